@@ -1,0 +1,59 @@
+"""Kolmogorov-Arnold networks and their MLP twins, built once and compared fairly."""
+
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from kanzoo.bases.base import get_basis
+    from kanzoo.build import create_model, list_bases, list_models
+    from kanzoo.layers.factory import LayerFactory
+    from kanzoo.layers.kan import (
+        KANConv1d,
+        KANConv2d,
+        KANConv3d,
+        KANConvTranspose1d,
+        KANConvTranspose2d,
+        KANLinear,
+    )
+
+try:
+    __version__ = version("kanzoo")
+except PackageNotFoundError:  # imported from a checkout that is not installed
+    __version__ = "0.0.0"
+
+# Imported at first use, so that the command line can refuse a typo before PyTorch is loaded.
+_HOMES = {
+    "KANConv1d": "kanzoo.layers.kan",
+    "KANConv2d": "kanzoo.layers.kan",
+    "KANConv3d": "kanzoo.layers.kan",
+    "KANConvTranspose1d": "kanzoo.layers.kan",
+    "KANConvTranspose2d": "kanzoo.layers.kan",
+    "KANLinear": "kanzoo.layers.kan",
+    "LayerFactory": "kanzoo.layers.factory",
+    "create_model": "kanzoo.build",
+    "get_basis": "kanzoo.bases.base",
+    "list_bases": "kanzoo.build",
+    "list_models": "kanzoo.build",
+}
+
+__all__ = [
+    "KANConv1d",
+    "KANConv2d",
+    "KANConv3d",
+    "KANConvTranspose1d",
+    "KANConvTranspose2d",
+    "KANLinear",
+    "LayerFactory",
+    "__version__",
+    "create_model",
+    "get_basis",
+    "list_bases",
+    "list_models",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'kanzoo' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

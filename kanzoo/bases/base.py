@@ -1,0 +1,174 @@
+"""The contract of a basis: an elementwise expansion R -> R^K of every feature.
+
+Axes: K functions, C features (input channels). Functions come first, so that each function's values
+lie together in memory as the inputs do: an order of magnitude faster than functions last.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from kanzoo import registry
+
+
+class Basis(nn.Module, ABC):
+    """Functions phi_1 .. phi_K, the same or one set per feature, evaluated on every feature.
+
+    Shapes: `(..., C) -> (K, ..., C)`. A basis holds no normalisation, squashing or residual branch:
+    those are options of the layer. Class attributes name what the literature combines it with and
+    are used where the layer's option is "auto".
+    """
+
+    default_squash: ClassVar[str] = "none"
+    default_residual: ClassVar[str | None] = "silu"
+    feature_tensors: tuple[str, ...] = ()  # parameters and buffers with C as last dimension
+
+    def __init__(self, in_features: int, num_functions: int) -> None:
+        super().__init__()
+        check_whole("in_features", in_features, 1)
+        if num_functions < 0:
+            raise ValueError(f"a basis cannot have {num_functions} functions")
+        self.in_features = in_features
+        self.num_functions = num_functions
+
+    @abstractmethod
+    def forward(self, x: Tensor) -> Tensor:
+        """Values of all functions: `(..., C) -> (K, ..., C)`, in the dtype of x."""
+
+    def on_features(self, x: Tensor, block: slice) -> Tensor:
+        """The functions of a block of features: `(..., b) -> (K, ..., b)`."""
+        own = {name: getattr(self, name)[..., block] for name in self.feature_tensors}
+        values: Tensor = torch.func.functional_call(self, own, (x,)) if own else self(x)
+        return values
+
+    @property
+    @abstractmethod
+    def flops(self) -> int:
+        """Arithmetic operations that evaluate all K functions at one input."""
+
+
+class GridBasis(Basis):
+    """A basis of functions on a grid that can follow the data and be refined; not trained itself.
+
+    The methods change the functions only. `kanzoo.layers.grid` changes the weights with them, so
+    that the function of a layer stays.
+    """
+
+    grid_size: int
+
+    @abstractmethod
+    def fit_grid(self, sample: Tensor, uniform_share: float, margin: float) -> None:
+        """Move the grid to data: sample `(N, C)`, float64 on the CPU, NaN for what is missing.
+
+        The share of equal intervals against equal numbers of data, where grids allow the latter;
+        `margin` times the range is added on both sides. Features without range stay.
+        """
+
+    @abstractmethod
+    def resize_grid(self, grid_size: int) -> None:
+        """Another number of cells over the same range."""
+
+    @abstractmethod
+    def size_with(self, num_functions: int) -> int:
+        """The grid size at which there are that many functions."""
+
+    @abstractmethod
+    def grid_ends(self) -> Tensor:
+        """Both ends of the range, per feature or for all: `(2, C)` or `(2, 1)`, float64, CPU."""
+
+    @abstractmethod
+    def grid_points(self) -> Tensor:
+        """Points at which values determine a function, `(P, C)`, float64 on the CPU."""
+
+
+@dataclass(frozen=True)
+class BasisFactory:
+    """A basis without its number of features: what `get_basis` returns and layers accept."""
+
+    cls: type[Basis]
+    options: tuple[tuple[str, Any], ...] = ()
+    name: str = ""
+
+    def __call__(
+        self,
+        in_features: int,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> Basis:
+        options = {**dict(self.options), "device": device, "dtype": dtype}
+        return self.cls(in_features, **options)
+
+
+def get_basis(name: str, **options: Any) -> BasisFactory:
+    """A factory for the basis of that name in `conf/basis`, with some of its options changed.
+
+    Raises `ValueError` for unknown names and options, and for options that cannot be.
+    """
+    node = registry.options("basis", name)
+    target = node.pop("_target_")
+    for key in options:
+        registry.check_name(f"option of basis {name!r}", key, node)
+    cls = registry.locate(target)
+    if not issubclass(cls, Basis):
+        raise ValueError(f"{target} of conf/basis/{name}.yaml is not a kanzoo.bases.base.Basis")
+    return make_factory(cls, name=name, **{**node, **options})
+
+
+def make_factory(cls: type[Basis], name: str = "", **options: Any) -> BasisFactory:
+    """A factory over a class; sequences become tuples so that factories can be compared."""
+    frozen = tuple(
+        (key, tuple(value) if isinstance(value, list) else value)
+        for key, value in sorted(options.items())
+    )
+    factory = BasisFactory(cls, frozen, name or cls.__name__.lower())
+    try:
+        factory(1)  # impossible options are refused here, not when the first layer is built
+    except TypeError as error:
+        raise ValueError(f"basis {factory.name!r}: {error}") from error
+    return factory
+
+
+def as_factory(basis: str | BasisFactory | type[Basis]) -> BasisFactory:
+    """A factory from a name, a factory or a `Basis` class."""
+    if isinstance(basis, BasisFactory):
+        return basis
+    if isinstance(basis, str):
+        return get_basis(basis)
+    if isinstance(basis, type) and issubclass(basis, Basis):
+        return make_factory(basis)
+    raise ValueError(f"basis must be a name, a factory or a Basis class, got {basis!r}")
+
+
+def check_whole(name: str, value: object, least: int) -> int:
+    """The value, if it is a whole number of at least `least`; else `ValueError`."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}")
+    return value
+
+
+def normal_quantiles(count: int = 4096) -> Tensor:
+    """`count` float64 points that divide the standard normal distribution evenly."""
+    levels = (torch.arange(count, dtype=torch.float64) + 0.5) / count
+    quantiles: Tensor = torch.special.ndtri(levels)
+    return quantiles
+
+
+@lru_cache(maxsize=1024)
+def second_moment(factory: BasisFactory, transform: Callable[[Tensor], Tensor]) -> float:
+    """E[sum_k phi_k(transform(x))^2] for x ~ N(0, 1), by quadrature in float64.
+
+    Several features are averaged, since the functions of some bases differ between features or are
+    drawn. Drawing must neither depend on nor advance the global generator.
+    """
+    features = 64
+    with torch.no_grad(), torch.device("cpu"), torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)
+        basis = factory(features, device="cpu", dtype=torch.float64)
+        x = transform(normal_quantiles(1024)).unsqueeze(-1).expand(-1, features)
+        return float(basis(x).square().sum(0).mean())

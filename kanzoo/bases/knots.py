@@ -1,0 +1,158 @@
+"""Knot vectors and the B-splines that are not zero on one of their cells.
+
+Axes: C features, G cells of the grid, k degree, M = G + 2 k + 1 knots, K = G + k functions. Cell j
+lies between knots j and j + 1; functions j - k .. j are not zero there.
+"""
+
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+
+def local_values(t: Tensor, order: int) -> Tensor:
+    """The order + 1 uniform B-splines that are not zero on a cell, at t in [0, 1] along the cell.
+
+    Shapes: `(...) -> (order + 1, ...)`, the function that began first in front. (Piegl and Tiller,
+    The NURBS Book, algorithm A2.2, where all knot differences of degree d are d cells.)
+    """
+    values = [torch.ones_like(t)]
+    for degree in range(1, order + 1):
+        raised = [torch.zeros_like(t)]
+        for index, value in enumerate(values):
+            share = value * (1.0 / degree)
+            raised[-1] = raised[-1] + (index + 1 - t) * share
+            raised.append((t + (degree - 1 - index)) * share)
+        values = raised
+    return torch.stack(values)
+
+
+def local_values_on(x: Tensor, around: Tensor, order: int) -> Tensor:
+    """The order + 1 B-splines that are not zero on the cell of x, for knots of any distance.
+
+    Shapes: `(...), (2 order, ...) -> (order + 1, ...)`; `around` holds the knots nearest to the
+    cell, `order` on each side. (The NURBS Book, algorithm A2.2, after de Boor.)
+    """
+    left = [x - around[order - step] for step in range(1, order + 1)]
+    right = [around[order - 1 + step] - x for step in range(1, order + 1)]
+    values = [torch.ones_like(x)]
+    for degree in range(1, order + 1):
+        raised: list[Tensor] = []
+        carried: Tensor | None = None
+        for index, value in enumerate(values):
+            share = value / (right[index] + left[degree - 1 - index])
+            lower = right[index] * share
+            raised.append(lower if carried is None else lower + carried)
+            carried = left[degree - 1 - index] * share
+        values = [*raised, carried] if carried is not None else raised
+    return torch.stack(values)
+
+
+def cells_of(x: Tensor, knots: Tensor) -> Tensor:
+    """Index of the cell of every x: `(..., C), (C, M) -> (..., C)`; the last cell is closed."""
+    columns = knots.t().reshape(knots.shape[1], *[1] * (x.dim() - 1), knots.shape[0])
+    return ((x >= columns).sum(0) - 1).clamp(0, knots.shape[1] - 2)
+
+
+def knots_around(cell: Tensor, knots: Tensor, order: int) -> Tensor:
+    """The `order` knots on each side of cells: `(..., C), (C, M) -> (2 order, ..., C)`.
+
+    Beyond the ends, where no function needs them, knots go on in steps of the end cells.
+    """
+    features, count = knots.shape
+    steps = torch.arange(1, order + 1, device=knots.device, dtype=knots.dtype)
+    before = knots[:, :1] - steps.flip(0) * (knots[:, 1:2] - knots[:, :1])
+    after = knots[:, -1:] + steps * (knots[:, -1:] - knots[:, -2:-1])
+    table = torch.cat([before, knots, after], 1)
+    rows = torch.arange(features, device=knots.device) * (count + 2 * order)
+    offsets = torch.arange(1, 2 * order + 1, device=knots.device)
+    index = (rows + cell) + offsets.view(-1, *[1] * cell.dim())
+    return table.flatten()[index]
+
+
+def extend(breaks: Tensor, order: int) -> Tensor:
+    """Knots `(C, M)` of grids with the given breaks `(C, G + 1)`, going on by their mean step."""
+    step = (breaks[:, -1:] - breaks[:, :1]) / (breaks.shape[1] - 1)
+    reach = torch.arange(1, order + 1, dtype=breaks.dtype, device=breaks.device)
+    return torch.cat(
+        [breaks[:, :1] - step * reach.flip(0), breaks, breaks[:, -1:] + step * reach], 1
+    )
+
+
+def end_slopes(knots: Tensor, order: int) -> Tensor:
+    """Derivatives of all functions at both ends of the grids: `(C, M) -> (2, K, C)`."""
+    features, count = knots.shape
+    functions = count - order - 1
+    slopes = knots.new_zeros(2, functions, features)
+    if order == 0:
+        return slopes
+    for end, cell in enumerate((order, count - 2 - order)):
+        x = knots[:, order if end == 0 else count - 1 - order]
+        place = torch.full((features,), cell, device=knots.device)
+        lower = local_values_on(x, knots_around(place, knots, order - 1), order - 1)
+        for index, value in enumerate(lower):  # the functions of one degree less, on this cell
+            function = cell - order + 1 + index
+            rate = order * value / (knots[:, function + order] - knots[:, function])
+            slopes[end, function] += rate
+            slopes[end, function - 1] -= rate
+    return slopes
+
+
+@lru_cache(maxsize=256)
+def uniform_grid(grid_size: int, order: int, low: float, high: float) -> tuple[Tensor, Tensor]:
+    """Knots (M,) and end slopes (2, K) of a uniform grid, in float64 on the CPU."""
+    with torch.device("cpu"):
+        step = (high - low) / grid_size
+        knots = low + step * torch.arange(-order, grid_size + order + 1, dtype=torch.float64)
+        return knots, end_slopes(knots.unsqueeze(0), order).squeeze(-1)
+
+
+def split_cells(breaks: Tensor, grid_size: int) -> Tensor:
+    """Breaks `(C, grid_size + 1)` that keep the given ones and halve the widest cells in turn.
+
+    With fewer cells than before, breaks are spread over the old ones instead.
+    """
+    count = breaks.shape[1] - 1
+    if grid_size < count:
+        place = torch.linspace(0, count, grid_size + 1, dtype=breaks.dtype, device=breaks.device)
+        lower = place.floor().clamp(max=count - 1).long()
+        share = place - lower
+        return breaks[:, lower] * (1 - share) + breaks[:, lower + 1] * share
+    for _ in range(grid_size - count):
+        widest = breaks.diff(dim=1).argmax(1, keepdim=True)
+        middle = (breaks.gather(1, widest) + breaks.gather(1, widest + 1)) / 2
+        breaks = torch.cat([breaks, middle], 1).sort(1).values
+    return breaks
+
+
+def blended_breaks(
+    sample: Tensor, breaks: Tensor, uniform_share: float, margin: float
+) -> tuple[Tensor, Tensor]:
+    """Breaks between the uniform grid over each feature's data and the quantiles of the data.
+
+    Shapes: sample `(N, C)` with NaN for what is missing, breaks `(C, G + 1)` of the grids so far;
+    returns new breaks and which features `(C,)` got them. The grid reaches `margin` times the range
+    beyond the data; features without range keep their breaks.
+    """
+    levels = torch.linspace(0, 1, breaks.shape[1], dtype=sample.dtype, device=sample.device)
+    quantiles = sample.nanquantile(levels, dim=0).t()  # (C, G + 1)
+    low, high = quantiles[:, :1], quantiles[:, -1:]
+    extent = high - low
+    moved = (extent > 1e-6 * (1 + torch.maximum(low.abs(), high.abs()))).squeeze(1)
+    low, high = low - margin * extent, high + margin * extent
+    crowded = torch.cat([low, quantiles[:, 1:-1], high], 1)
+    new = uniform_share * (low + (high - low) * levels) + (1 - uniform_share) * crowded
+    return torch.where(moved.unsqueeze(1), new, breaks), moved
+
+
+def common_range(sample: Tensor, breaks: Tensor, margin: float) -> Tensor:
+    """Equal breaks `(1, G + 1)` over the data of all features that have any range.
+
+    Shapes: sample `(N, C)`, breaks `(1, G + 1)` so far, which stay if no feature has.
+    """
+    own, moved = blended_breaks(sample, breaks.expand(sample.shape[1], -1), 1.0, margin)
+    if not moved.any():
+        return breaks
+    low, high = own[moved, 0].min(), own[moved, -1].max()
+    levels = torch.linspace(0, 1, breaks.shape[1], dtype=breaks.dtype, device=breaks.device)
+    return (low + (high - low) * levels).unsqueeze(0)

@@ -1,0 +1,172 @@
+"""Polynomials through their recurrences; meant for bounded inputs, so the layer squashes them."""
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from kanzoo.bases.base import Basis, check_whole
+
+
+class Chebyshev(Basis):
+    """Chebyshev polynomials T_0 .. T_degree (ChebyKAN, 2405.07200), T_n = 2 x T_(n-1) - T_(n-2).
+
+    The closed form cos(n acos x) is avoided, since its gradient is infinite at both ends.
+    """
+
+    default_squash: ClassVar[str] = "tanh"
+
+    def __init__(
+        self,
+        in_features: int,
+        *,
+        degree: int = 4,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(in_features, check_whole("degree", degree, 1) + 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        values = [torch.ones_like(x), x]
+        twice = 2 * x
+        while len(values) < self.num_functions:
+            values.append(twice * values[-1] - values[-2])
+        return torch.stack(values)
+
+    @property
+    def flops(self) -> int:
+        return 1 + 2 * (self.num_functions - 2)
+
+
+class ThreeTerm(Basis):
+    """Polynomials with p_0 = 1, p_(n+1) = (a_n x + b_n) p_n - c_n p_(n-1).
+
+    A subclass gives (a_n, b_n, c_n) for n = 0 .. degree - 1; c_0 is not used.
+    """
+
+    default_squash: ClassVar[str] = "tanh"
+
+    def __init__(self, in_features: int, steps: list[tuple[float, float, float]]) -> None:
+        super().__init__(in_features, len(steps) + 1)
+        self.steps = steps
+
+    def forward(self, x: Tensor) -> Tensor:
+        values = [torch.ones_like(x)]
+        for degree, (a, b, c) in enumerate(self.steps):
+            factor = a * x if b == 0 else a * x + b
+            if degree == 0:
+                values.append(factor)
+            else:
+                values.append(factor * values[-1] - c * values[-2])
+        return torch.stack(values)
+
+    @property
+    def flops(self) -> int:
+        shifts = sum(b != 0 for _, b, _ in self.steps)
+        return shifts + 1 + 4 * (len(self.steps) - 1)
+
+
+class Legendre(ThreeTerm):
+    """Legendre polynomials P_0 .. P_degree: (n+1) P_(n+1) = (2n+1) x P_n - n P_(n-1).
+
+    Sources: 2406.02583 (KANs with families of polynomials); DLMF 18.9.1.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        *,
+        degree: int = 4,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        check_whole("degree", degree, 1)
+        steps = [((2 * n + 1) / (n + 1), 0.0, n / (n + 1)) for n in range(degree)]
+        super().__init__(in_features, steps)
+
+
+class Jacobi(ThreeTerm):
+    """Jacobi polynomials P_n^(alpha, beta), orthogonal under (1 - x)^alpha (1 + x)^beta.
+
+    Sources: fKAN, 2406.07456, for their use in KANs; DLMF 18.9.2. Both exponents exceed -1;
+    alpha = beta = 0 are Legendre's polynomials.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        *,
+        degree: int = 4,
+        alpha: float = 1.0,
+        beta: float = 1.0,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        check_whole("degree", degree, 1)
+        for name, value in (("alpha", alpha), ("beta", beta)):
+            if not -1 < value < float("inf"):
+                raise ValueError(f"{name} must be greater than -1, got {value}")
+        steps = [((alpha + beta + 2) / 2, (alpha - beta) / 2, 0.0)]
+        for n in range(1, degree):
+            total = 2 * n + alpha + beta
+            below = 2 * (n + 1) * (n + alpha + beta + 1)
+            a = (total + 1) * (total + 2) / below
+            b = (alpha**2 - beta**2) * (total + 1) / (below * total)
+            c = 2 * (n + alpha) * (n + beta) * (total + 2) / (below * total)
+            steps.append((a, b, c))
+        super().__init__(in_features, steps)
+
+
+class Hermite(ThreeTerm):
+    """Hermite polynomials He_n / sqrt(n!), orthonormal for x ~ N(0, 1).
+
+    h_(n+1) = (x h_n - sqrt(n) h_(n-1)) / sqrt(n+1) (DLMF 18.9.1 with 18.3); scaled so that high
+    degrees do not drown low ones. Among the families of 2406.02583.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        *,
+        degree: int = 4,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        check_whole("degree", degree, 1)
+        steps = [((n + 1) ** -0.5, 0.0, (n / (n + 1)) ** 0.5) for n in range(degree)]
+        super().__init__(in_features, steps)
+
+
+class Bernstein(Basis):
+    """Bernstein polynomials B_(i, degree) on [0, 1]; they are positive and add up to one.
+
+    B_(i, n) = (1 - t) B_(i, n-1) + t B_(i-1, n-1), de Casteljau's scheme: only positive terms,
+    so nothing cancels at high degrees. Among the families of 2510.25781. The layer squashes with a
+    sigmoid unless told otherwise.
+    """
+
+    default_squash: ClassVar[str] = "sigmoid"
+
+    def __init__(
+        self,
+        in_features: int,
+        *,
+        degree: int = 4,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(in_features, check_whole("degree", degree, 1) + 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        rest = 1 - x
+        values = [rest, x]
+        while len(values) < self.num_functions:
+            falling = [rest * value for value in values]
+            rising = [x * value for value in values]
+            inner = [a + b for a, b in zip(falling[1:], rising[:-1], strict=True)]
+            values = [falling[0], *inner, rising[-1]]
+        return torch.stack(values)
+
+    @property
+    def flops(self) -> int:
+        return 1 + sum(3 * degree - 1 for degree in range(2, self.num_functions))

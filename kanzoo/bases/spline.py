@@ -1,0 +1,198 @@
+"""B-splines on uniform grids and on grids of their own for every feature.
+
+Axes: C features, K = grid_size + spline_order functions, M = K + spline_order + 1 knots.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kanzoo import registry
+from kanzoo.bases.base import GridBasis, check_whole
+from kanzoo.bases.knots import (
+    blended_breaks,
+    cells_of,
+    common_range,
+    end_slopes,
+    extend,
+    knots_around,
+    local_values,
+    local_values_on,
+    split_cells,
+    uniform_grid,
+)
+
+EXTRAPOLATIONS = ("zero", "clamp", "linear")
+GRIDS = ("uniform", "adaptive")
+
+
+class BSpline(GridBasis):
+    """B-splines of degree `spline_order` (KAN, 2404.19756, eq. 2.10; Cox-de Boor recursion).
+
+    `grid_size` intervals cover `grid_range`; the knots go on for `spline_order` intervals on
+    both sides, so that inside the range the K = grid_size + spline_order functions add up to one.
+    `grid` is "uniform": one grid of equal intervals for all features, knots `(M,)`; or "adaptive":
+    one for each, equal at the start and fitted to data later, knots `(C, M)`.
+
+    Outside the range, `extrapolation` decides: "zero" leaves every function as it is, which decays
+    to zero over the outer knots; "clamp" takes the value at the nearer end; "linear" continues the
+    tangent there, so that gradients survive.
+    """
+
+    knots: Tensor
+    end_slopes: Tensor
+
+    def __init__(
+        self,
+        in_features: int,
+        *,
+        grid_size: int = 5,
+        spline_order: int = 3,
+        grid_range: tuple[float, float] = (-3.0, 3.0),
+        extrapolation: str = "zero",
+        grid: str = "uniform",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        check_whole("grid_size", grid_size, 1)
+        check_whole("spline_order", spline_order, 0)
+        low, high = check_range(grid_range)
+        registry.check_name("extrapolation", extrapolation, EXTRAPOLATIONS)
+        registry.check_name("grid", grid, GRIDS)
+        super().__init__(in_features, grid_size + spline_order)
+        self.grid_size = grid_size
+        self.spline_order = spline_order
+        self.extrapolation = extrapolation
+        self.grid = grid
+        knots, slopes = uniform_grid(grid_size, spline_order, low, high)
+        if grid == "adaptive":
+            knots = knots.expand(in_features, -1).contiguous()
+            slopes = slopes.unsqueeze(-1).expand(-1, -1, in_features).contiguous()
+        dtype = dtype or torch.get_default_dtype()
+        device = device or torch.get_default_device()
+        self.register_buffer("knots", knots.to(device, dtype, copy=True))  # not the cached one
+        self.register_buffer("end_slopes", slopes.to(device, dtype, copy=True))
+
+    def forward(self, x: Tensor) -> Tensor:
+        functions = self._uniform if self.grid == "uniform" else self._adaptive
+        if self.extrapolation == "zero":
+            return functions(x)
+        order = self.spline_order
+        low, high = self.knots[..., order].to(x.dtype), self.knots[..., -1 - order].to(x.dtype)
+        inside = torch.minimum(torch.maximum(x, low), high)
+        values = functions(inside)
+        if self.extrapolation == "clamp":
+            return values
+        features = self.end_slopes.shape[2:] or (1,)
+        shape = (2, -1, *[1] * (x.dim() - 1), *features)
+        left, right = self.end_slopes.to(x.dtype).view(shape)
+        return values + (x - inside) * torch.where(x < low, left, right)
+
+    def _uniform(self, x: Tensor) -> Tensor:
+        order, num_cells = self.spline_order, self.knots.numel() - 1
+        first, last = self.knots[0].to(x.dtype), self.knots[-1].to(x.dtype)
+        position = ((x - first) * (num_cells / (last - first))).clamp(0, num_cells)
+        cell = position.detach().nan_to_num().floor().clamp(max=num_cells - 1)
+        values = local_values(position - cell, order)  # (order + 1, ..., C)
+        return self._scatter(x, values, cell.long(), first, last)
+
+    def _adaptive(self, x: Tensor) -> Tensor:
+        order, knots = self.spline_order, self.knots.to(x.dtype)
+        first, last = knots[:, 0], knots[:, -1]
+        inside = torch.minimum(torch.maximum(x, first), last)
+        cell = cells_of(inside.detach(), knots)
+        values = local_values_on(inside, knots_around(cell, knots, order), order)
+        return self._scatter(x, values, cell, first, last)
+
+    def _scatter(self, x: Tensor, values: Tensor, cell: Tensor, *ends: Tensor) -> Tensor:
+        order = self.spline_order
+        if order == 0:  # the only degree whose functions are not zero at the outermost knots
+            values = torch.where((x < ends[0]) | (x > ends[1]), 0, values)
+            values = torch.where(x.isnan(), x, values)
+        # Function f is one of the order + 1 that live on cell f + order; the first and the last
+        # cells also touch functions that do not exist, which the slice leaves out.
+        steps = torch.arange(order + 1, device=x.device).view(-1, *[1] * x.dim())
+        dense = values.new_zeros((self.num_functions + 2 * order, *x.shape))
+        dense = dense.scatter(0, cell + steps, values)
+        return dense[order : order + self.num_functions]
+
+    @property
+    def flops(self) -> int:
+        degrees = range(1, self.spline_order + 1)
+        if self.grid == "uniform":
+            local = 6 + sum(6 * degree for degree in degrees)
+        else:
+            local = 2 + 2 * self.spline_order + sum(5 * degree - 1 for degree in degrees)
+        outside = {"zero": 0, "clamp": 2, "linear": 3 + 2 * self.num_functions}
+        return local + outside[self.extrapolation]
+
+    def breaks(self) -> Tensor:
+        """Ends of the grid's intervals, float64 on the CPU: `(C, G + 1)`, or `(1, G + 1)`."""
+        knots = self.knots.detach().cpu().double()
+        knots = knots.unsqueeze(0) if knots.dim() == 1 else knots
+        return knots[:, self.spline_order : knots.shape[1] - self.spline_order]
+
+    def set_breaks(self, breaks: Tensor) -> None:
+        """Take the grid of these breaks, shaped as `breaks()`, of any grid size."""
+        if not (breaks.diff(dim=1) > 0).all():
+            raise ValueError("the breaks of a grid must increase")
+        knots = extend(breaks, self.spline_order)
+        slopes = end_slopes(knots, self.spline_order)
+        if self.grid == "uniform":
+            knots, slopes = knots.squeeze(0), slopes.squeeze(-1)
+        self.grid_size = breaks.shape[1] - 1
+        self.num_functions = self.grid_size + self.spline_order
+        self.knots = knots.to(self.knots)
+        self.end_slopes = slopes.to(self.end_slopes)
+
+    def fit_grid(self, sample: Tensor, uniform_share: float, margin: float) -> None:
+        breaks = self.breaks()
+        if self.grid == "adaptive":
+            self.set_breaks(blended_breaks(sample, breaks, uniform_share, margin)[0])
+        else:
+            self.set_breaks(common_range(sample, breaks, margin))
+
+    def resize_grid(self, grid_size: int) -> None:
+        check_whole("grid_size", grid_size, 1)
+        breaks = self.breaks()
+        if self.grid == "adaptive":
+            self.set_breaks(split_cells(breaks, grid_size))
+        else:
+            levels = torch.linspace(0, 1, grid_size + 1, dtype=torch.float64)
+            self.set_breaks(breaks[:, :1] + (breaks[:, -1:] - breaks[:, :1]) * levels)
+
+    def size_with(self, num_functions: int) -> int:
+        return num_functions - self.spline_order
+
+    def grid_ends(self) -> Tensor:
+        return self.breaks()[:, [0, -1]].t()
+
+    def grid_points(self) -> Tensor:
+        """Points that determine a function: degree + 2 in every cell, outer ones too, `(P, C)`."""
+        knots = extend(self.breaks(), self.spline_order).expand(self.in_features, -1)
+        count = self.spline_order + 2
+        inner = (torch.arange(count, dtype=torch.float64) + 0.5) / count
+        points = knots[:, :-1, None] + knots.diff(dim=1)[..., None] * inner
+        return points.flatten(1).t()
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
+    ) -> None:
+        knots = state_dict.get(f"{prefix}knots")
+        if knots is not None and knots.dim() == self.knots.dim():
+            grid_size = knots.shape[-1] - 2 * self.spline_order - 1
+            if grid_size >= 1 and grid_size != self.grid_size:
+                self.resize_grid(grid_size)
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+
+def check_range(grid_range: object) -> tuple[float, float]:
+    """The two ends of a range; anything but two finite increasing numbers is a `ValueError`."""
+    try:
+        low, high = (float(end) for end in grid_range)  # type: ignore[attr-defined]
+    except (TypeError, ValueError):
+        low = high = 0.0
+    if not -float("inf") < low < high < float("inf"):
+        raise ValueError(f"grid_range must be two increasing numbers, got {grid_range}")
+    return low, high

@@ -1,0 +1,1 @@
+"""Measured speed and memory, always as ratios within one process."""

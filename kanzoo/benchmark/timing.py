@@ -1,0 +1,57 @@
+"""Alternated timing of two functions, and what autograd saves."""
+
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+WARMUP = 3
+ROUNDS = 15
+
+
+def ratio(candidate: Callable[[], object], limit: Callable[[], object], rounds: int) -> float:
+    """Median over `rounds` of the candidate's time over the limit's, one after the other.
+
+    The machine's speed drifts; two neighbours in time see the same machine.
+    """
+    for _ in range(WARMUP):
+        candidate()
+        limit()
+    return statistics.median(_seconds(candidate) / _seconds(limit) for _ in range(rounds))
+
+
+def _seconds(call: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    call()
+    return time.perf_counter() - began
+
+
+def training_step(net: Callable[[Tensor], Tensor], x: Tensor, grad: Tensor) -> Callable[[], None]:
+    """Forward and backward, with the gradients of the input and of all parameters."""
+
+    def step() -> None:
+        x.grad = None
+        if isinstance(net, nn.Module):
+            net.zero_grad()
+        net(x).backward(grad)
+
+    return step
+
+
+def saved_bytes(net: nn.Module, x: Tensor) -> int:
+    """Bytes that autograd keeps between forward and backward, parameters and buffers aside."""
+    own = {t.untyped_storage().data_ptr() for t in (*net.parameters(), *net.buffers())}
+    kept: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        y = net(x)
+    del y
+    return sum(kept.values())

@@ -1,0 +1,170 @@
+"""From plain configuration values to objects: models with a solved budget, data, optimisers."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import torch
+from torch import nn
+
+from kanzoo import registry
+from kanzoo.bases.base import Basis, BasisFactory, make_factory
+from kanzoo.layers.factory import LayerFactory
+from kanzoo.models.base import Architecture
+from kanzoo.study.budget import MATCHES, count_flops, count_params, match_budget
+
+
+@dataclass(frozen=True)
+class ModelPlan:
+    """An architecture with everything decided and counted, but no weights yet."""
+
+    cls: type[Architecture]
+    in_shape: tuple[int, ...]
+    num_outputs: int
+    layers: LayerFactory
+    options: dict[str, Any]
+    params: int
+    flops: int
+    twin_params: int
+    twin_flops: int
+
+    def build(self, seed: int | None = None) -> Architecture:
+        """The network; with a seed, its weights depend on that alone and nothing is reseeded."""
+        if seed is None:
+            return self._construct()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return self._construct()
+
+    def _construct(self) -> Architecture:
+        return self.cls(self.in_shape, self.num_outputs, self.layers, **self.options)
+
+
+def plan_model(
+    name: str,
+    cls: type[Architecture],
+    options: dict[str, Any],
+    layers: LayerFactory,
+    in_shape: Iterable[int],
+    num_outputs: int,
+    match: str | None,
+) -> ModelPlan:
+    """Check an architecture on the meta device and solve its size for the twin's budget.
+
+    Raises `ValueError` for options that cannot be and for roles that the architecture lacks.
+    """
+    match = match or "none"
+    registry.check_name("match", match, MATCHES)
+    layers.check_roles(name, cls.roles)
+    in_shape = tuple(in_shape)
+
+    def cost(counter: str, factory: LayerFactory, trial: dict[str, Any]) -> int:
+        items = tuple(sorted(trial.items()))
+        return _count(counter, cls, in_shape, num_outputs, factory, items)  # type: ignore[arg-type]
+
+    twin = layers.twin()
+    solved = options
+    if layers.is_kan and match != "none":
+        solved = match_budget(
+            lambda trial: cost(match, layers, trial),
+            cost(match, twin, options),
+            options,
+            coarse=cls.coarse,
+            step=cls.coarse_step(options),
+            fine=cls.fine,
+        ).options
+    return ModelPlan(
+        cls,
+        in_shape,
+        num_outputs,
+        layers,
+        solved,
+        params=cost("params", layers, solved),
+        flops=cost("flops", layers, solved),
+        twin_params=cost("params", twin, options),
+        twin_flops=cost("flops", twin, options),
+    )
+
+
+@cache
+def _count(
+    counter: str,
+    cls: type[Architecture],
+    in_shape: tuple[int, ...],
+    num_outputs: int,
+    layers: LayerFactory,
+    options: tuple[tuple[str, Any], ...],
+) -> int:
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        net = cls(in_shape, num_outputs, layers, **dict(options))
+    return count_params(net) if counter == "params" else count_flops(net, in_shape)
+
+
+def build_layers(
+    layers: dict[str, Any], basis: dict[str, Any] | BasisFactory | str
+) -> LayerFactory:
+    """The layer factory of a `conf/layers` node with the basis of a `conf/basis` node."""
+    if isinstance(basis, dict):
+        keywords = {key: value for key, value in basis.items() if key != "_target_"}
+        cls = registry.locate(basis["_target_"])
+        if not issubclass(cls, Basis):
+            raise ValueError(f"basis {basis['_target_']} is not a kanzoo.bases.base.Basis")
+        basis = make_factory(cls, **keywords)
+    return registry.instantiate(layers, basis=basis)
+
+
+def build_plan(
+    model: dict[str, Any],
+    layers: LayerFactory,
+    in_shape: Iterable[int],
+    num_outputs: int,
+    match: str | None,
+    name: str = "",
+) -> ModelPlan:
+    """The plan of a `conf/model` node."""
+    options = {key: value for key, value in model.items() if key != "_target_"}
+    cls = registry.locate(model["_target_"])
+    if not issubclass(cls, Architecture):
+        raise ValueError(f"model {model['_target_']} is not a kanzoo.models.base.Architecture")
+    return plan_model(name or cls.__name__, cls, options, layers, in_shape, num_outputs, match)
+
+
+def create_model(
+    name: str,
+    *,
+    layers: str = "kan",
+    basis: str | BasisFactory = "bspline",
+    kan_roles: str | Iterable[str] | None = None,
+    in_shape: Iterable[int] = (1, 28, 28),
+    num_outputs: int = 10,
+    match: str | None = None,
+    seed: int | None = None,
+    **options: Any,
+) -> nn.Module:
+    """A network of the zoo by name.
+
+    `layers` names a file of `conf/layers`, `kan_roles` overrides its roles ("all", one, several),
+    `options` are those of `conf/model/NAME.yaml`. With `match`, the size is solved so that
+    trainable parameters or forward FLOPs equal those of the MLP twin with the same options. With a
+    seed, the weights depend on it alone. Unknown names raise `ValueError` with the nearest.
+    """
+    node = registry.options("model", name)
+    for key in options:
+        registry.check_name(f"option of model {name!r}", key, [k for k in node if k != "_target_"])
+    layer_node = registry.options("layers", layers)
+    if kan_roles is not None:
+        layer_node["kan_roles"] = kan_roles
+    factory = build_layers(layer_node, basis)
+    plan = build_plan({**node, **options}, factory, in_shape, num_outputs, match, name)
+    return plan.build(seed)
+
+
+def list_models() -> list[str]:
+    """Names for `create_model`."""
+    return registry.names("model")
+
+
+def list_bases() -> list[str]:
+    """Names for `get_basis` and the `basis` option of layers and models."""
+    return registry.names("basis")

@@ -1,0 +1,216 @@
+"""The command line: Hydra, and checks that refuse a typo before anything heavy is imported."""
+
+import math
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import NoneType
+from typing import Any, NoReturn
+
+import hydra
+import yaml
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.core.singleton import Singleton
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from kanzoo import registry
+
+Config = dict[str, Any]
+OPTIONAL_GROUPS = ("experiment", "debug")
+# Keys that also take another kind of value than their default is.
+FURTHER_KINDS: dict[str, tuple[type, ...]] = {
+    "data.test_size": (int, float),
+    "data.val_size": (int, float),
+    "layers.kan_roles": (str, list),
+    "layers.residual": (NoneType,),
+    "logger.wandb": (NoneType,),
+    "trainer.devices": (int, str, list),
+    "trainer.gradient_clip_val": (NoneType,),
+}
+
+
+def run_command(config_name: str, job: Callable[[Config], None]) -> None:
+    """Run `job` on the configuration of the command line.
+
+    Bad input ends the process with code 2 and one line on standard error that says what was wrong,
+    what is allowed and the nearest valid name.
+    """
+    words = [word for word in sys.argv[1:] if not word.startswith("-")]
+    multirun = bool({"-m", "--multirun"} & set(sys.argv))
+    with user_errors():
+        if multirun and config_name != "train":
+            raise ValueError("-m is for scripts/train.py only")
+        check_overrides(config_name, words, multirun=multirun)
+
+    @hydra.main(version_base="1.3", config_path=str(registry.conf_dir()), config_name=config_name)
+    def main(config: DictConfig) -> None:
+        with user_errors():
+            plain = to_plain(config, dict(HydraConfig.get().runtime.choices))
+        job(plain)
+
+    main()
+
+
+def compose(config_name: str, overrides: list[str]) -> Config:
+    """The checked, resolved configuration of a list of overrides, as plain values."""
+    check_overrides(config_name, overrides)
+    config = _compose(config_name, overrides)
+    return to_plain(config, dict(config.hydra.runtime.choices))
+
+
+def to_plain(config: DictConfig, choices: dict[str, Any]) -> Config:
+    """Plain resolved values, with the names chosen in the groups under `choices`."""
+    own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+    with _one_line():
+        plain = OmegaConf.to_container(own, resolve=True, throw_on_missing=True)
+    assert isinstance(plain, dict)
+    values = {str(key): value for key, value in plain.items()}
+    groups = {key: name for key, name in choices.items() if "/" not in key and name is not None}
+    return {**values, "choices": groups}
+
+
+def check_overrides(config_name: str, overrides: list[str], *, multirun: bool = False) -> None:
+    """Raise a `ValueError` of one line for an unknown key or group, or a value of a wrong kind.
+
+    The files of `conf/` are the schema: a key that the chosen files do not have is refused, also
+    with Hydra's `+`, which would otherwise add it and have no effect.
+    """
+    with _one_line():
+        parsed = OverridesParser.create().parse_overrides(overrides)
+    groups, keys = _root_names(config_name)
+    plain: list[str] = []
+    for override in parsed:
+        text = str(override.input_line)
+        name = override.key_or_group
+        if name.split(".")[0].split("/")[0] == "hydra":
+            continue
+        if override.is_delete():
+            raise ValueError(f"{text!r}: keys cannot be removed, only changed")
+        if "." not in name:
+            registry.check_name("key", name, [*groups, *keys])
+        values = _values(override)
+        if len(values) > 1 and not multirun:
+            raise ValueError(f"{text!r} has several values: add -m to run them all")
+        if name in groups:
+            for value in values:
+                _check_choice(name, value)
+        for value in values[1:]:
+            check_overrides(config_name, [*plain, f"{name}={value}"], multirun=True)
+        plain.append(f"{name}={values[0]}" if values else text.lstrip("+"))
+    final = _compose(config_name, [_forced(word, groups) for word in plain])
+    if multirun and final.trainer.get("strategy") != "auto":
+        raise ValueError(
+            "-m cannot run multi-process trainers one after the other: start one run at a time, "
+            "or a study with scripts/compare.py"
+        )
+    choices = dict(final.hydra.runtime.choices)
+    schema = _compose(
+        config_name,
+        [f"{g}={choices[g]}" for g in groups if g not in OPTIONAL_GROUPS and choices.get(g)],
+    )
+    _check_keys(_raw(final), _raw(schema))
+
+
+def fail(error: object) -> NoReturn:
+    """End the process with code 2 and one line on standard error."""
+    print(f"kanzoo: {' '.join(str(error).split())}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+@contextmanager
+def user_errors() -> Iterator[None]:
+    """Turn a `ValueError` of what is inside into one line on standard error and exit code 2."""
+    try:
+        yield
+    except ValueError as error:
+        fail(error)
+
+
+@contextmanager
+def _one_line() -> Iterator[None]:
+    """Hydra's and OmegaConf's errors as a `ValueError` of one line."""
+    try:
+        yield
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ValueError(" ".join(str(error).split())) from error
+
+
+def _compose(config_name: str, overrides: list[str]) -> DictConfig:
+    state = Singleton.get_state()  # a study composes its cells inside a running Hydra job
+    GlobalHydra.instance().clear()
+    try:
+        with (
+            _one_line(),
+            hydra.initialize_config_dir(str(registry.conf_dir()), version_base="1.3"),
+        ):
+            return hydra.compose(config_name, overrides, return_hydra_config=True)
+    finally:
+        Singleton.set_state(state)
+
+
+def _raw(config: DictConfig) -> Config:
+    values = OmegaConf.to_container(config, resolve=False)
+    assert isinstance(values, dict)
+    return {str(key): value for key, value in values.items() if key != "hydra"}
+
+
+def _root_names(config_name: str) -> tuple[list[str], list[str]]:
+    """Groups in the defaults list of a root file, and its own keys."""
+    text = (registry.conf_dir() / f"{config_name}.yaml").read_text(encoding="utf-8")
+    root = yaml.safe_load(text)
+    defaults = [entry for entry in root.pop("defaults", []) if isinstance(entry, dict)]
+    groups = [key for entry in defaults for key in entry if not key.startswith("override")]
+    return groups, [key for key in root if key != "hydra"]
+
+
+def _values(override: Override) -> list[str]:
+    if override.is_sweep_override():
+        return [str(value) for value in override.sweep_string_iterator()]
+    return [str(override.get_value_element_as_str())]
+
+
+def _check_choice(group: str, value: str) -> None:
+    if group in OPTIONAL_GROUPS and value == "null":
+        return
+    registry.check_name(group, value, registry.names(group))
+
+
+def _forced(word: str, groups: list[str]) -> str:
+    """A value that Hydra takes in any case, so that unknown keys are reported in one place."""
+    return word if word.split("=")[0] in groups else f"++{word}"
+
+
+def _check_keys(values: Config, schema: Config, path: str = "") -> None:
+    for key, value in values.items():
+        full = f"{path}{key}"
+        if key not in schema:
+            allowed = [f"{path}{name}" for name in schema if name != "_target_"]
+            raise ValueError(f"unknown key {full!r}: {registry.nearest(full, allowed)}")
+        default = schema[key]
+        if isinstance(value, dict) and isinstance(default, dict):
+            _check_keys(value, default, f"{full}.")
+        else:
+            _check_kind(full, value, default)
+
+
+def _check_kind(name: str, value: object, default: object) -> None:
+    """Refuse a value that cannot mean the same kind of thing as the default in the file."""
+    if name.endswith("_target_") and value != default:
+        raise ValueError(f"{name} cannot be changed from the command line")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{name} must be a finite number, got {value!r}")
+    if isinstance(value, dict) and not isinstance(default, dict):
+        raise ValueError(f"{name} has no keys of its own, got {value!r}")
+    if default is None:
+        return
+    kinds: dict[type, tuple[type, ...]] = {bool: (bool,), int: (int,), float: (int, float)}
+    allowed = (*kinds.get(type(default), (type(default),)), *FURTHER_KINDS.get(name, ()))
+    if (isinstance(value, bool) and bool not in allowed) or not isinstance(value, allowed):
+        meant = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
+        kind = meant.get(type(default), "a list")
+        raise ValueError(f"{name} must be {kind}, like {default!r}, got {value!r}")

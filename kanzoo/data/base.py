@@ -1,0 +1,144 @@
+"""What every data set offers: a description, a quick check, loading, and seeded loaders."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from kanzoo.data.loader import EpochSampler, Loader
+from kanzoo.data.options import check_part, check_whole
+
+
+@dataclass(frozen=True)
+class DataSpec:
+    """What a model has to know of a data set; `in_shape` is that of one sample, without a batch."""
+
+    in_shape: tuple[int, ...]
+    num_outputs: int
+    task: str
+    class_names: tuple[str, ...] = ()
+
+
+class Split(NamedTuple):
+    """Samples `x` `(N, ...)` and their targets `y` `(N, ...)`."""
+
+    x: Tensor
+    y: Tensor
+
+
+class Counts(NamedTuple):
+    """Samples in each split."""
+
+    train: int
+    val: int
+    test: int
+
+
+class Loaders(NamedTuple):
+    """One loader a split."""
+
+    train: Loader
+    val: Loader
+    test: Loader
+
+
+class Dataset(ABC):
+    """A data set with a fixed train, validation and test split.
+
+    The keyword options are the keys of its YAML file. `batch_size` counts samples over all
+    processes. `val_size` (a fraction or a count) of the official training part becomes validation
+    data; `split_seed` decides which, and which samples `limit_train`, `limit_val` and `limit_test`
+    keep. None of these depends on the seed of a run.
+    """
+
+    def __init__(
+        self,
+        *,
+        batch_size: int = 128,
+        limit_train: int | None = None,
+        limit_val: int | None = None,
+        limit_test: int | None = None,
+        val_size: float = 0.1,
+        split_seed: int = 0,
+    ) -> None:
+        self.batch_size = batch_size
+        self.limit_train = limit_train
+        self.limit_val = limit_val
+        self.limit_test = limit_test
+        self.val_size = val_size
+        self.split_seed = split_seed
+
+    @property
+    def name(self) -> str:
+        """The name for messages."""
+        return type(self).__name__
+
+    @property
+    @abstractmethod
+    def spec(self) -> DataSpec:
+        """The shapes that a model must fit, known before anything is loaded."""
+
+    def check(self, *, world_size: int = 1) -> None:
+        """Raise a `ValueError` of one line where an option or a file is wrong; read no data."""
+        check_whole("batch_size", self.batch_size, 1)
+        check_whole("split_seed", self.split_seed, 0)
+        check_part("val_size", self.val_size)
+        for part in ("train", "val", "test"):
+            limit = getattr(self, f"limit_{part}")
+            if limit is not None:
+                check_whole(f"limit_{part}", limit, 1)
+        check_whole("world_size", world_size, 1)
+        if self.batch_size % world_size:
+            raise ValueError(
+                f"batch_size={self.batch_size} cannot be shared equally by {world_size} processes; "
+                f"use a multiple of {world_size}"
+            )
+
+    @abstractmethod
+    def load(self) -> None:
+        """Make the data ready for use, once; raise a `ValueError` on a missing or corrupt file."""
+
+    @abstractmethod
+    def make_loader(
+        self, part: str, sampler: EpochSampler, *, device: torch.device, rank: int, world_size: int
+    ) -> Loader:
+        """Return the loader of one split of the loaded data."""
+
+    @abstractmethod
+    def counts(self) -> Counts:
+        """Return how many samples each split holds; raise `ValueError` where sizes do not fit."""
+
+    def loaders(
+        self, *, seed: int, device: torch.device, rank: int = 0, world_size: int = 1
+    ) -> Loaders:
+        """Return the loaders of one rank; `seed` decides order and augmentation in training."""
+        self.check(world_size=world_size)
+        check_whole("rank", rank, 0, world_size - 1)
+        self.load()
+        counts = self.counts()._asdict()
+        return Loaders(
+            **{
+                part: self.make_loader(
+                    part,
+                    EpochSampler(counts[part], seed=seed, shuffle=part == "train"),
+                    device=torch.device(device),
+                    rank=rank,
+                    world_size=world_size,
+                )
+                for part in ("train", "val", "test")
+            }
+        )
+
+    def limited_counts(self, train: int, val: int, test: int) -> Counts:
+        """Apply the limits to the sizes of the splits; raise `ValueError` for a limit too large."""
+        sizes = []
+        for part, size in (("train", train), ("val", val), ("test", test)):
+            limit = getattr(self, f"limit_{part}")
+            if limit is not None and limit > size:
+                raise ValueError(
+                    f"limit_{part} must be at most {size}, what {self.name} has there, not {limit}"
+                )
+            sizes.append(size if limit is None else limit)
+        return Counts(*sizes)

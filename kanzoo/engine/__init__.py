@@ -1,0 +1,1 @@
+"""Training: the LightningModule, objectives, optimisers, callbacks and loggers."""

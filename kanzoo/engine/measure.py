@@ -1,0 +1,124 @@
+"""What training costs: time of a step, and peak memory."""
+
+import copy
+import statistics
+import time
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map_only
+
+WARMUP_STEPS = 3
+
+
+class StepTimer(Callback):
+    """Time of every training step, and `seconds` of training, also over interruptions."""
+
+    def __init__(self) -> None:
+        self.steps: list[float] = []
+        self.seconds = 0.0
+        self._began = time.perf_counter()
+        self._step_began = 0.0
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._began = time.perf_counter()
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        self._step_began = self._now(pl_module)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self.steps.append(self._now(pl_module) - self._step_began)
+
+    def step_ms(self) -> float:
+        """Median milliseconds of a training step, the first few left out."""
+        steps = self.steps[WARMUP_STEPS:] or self.steps
+        return 1000.0 * statistics.median(steps) if steps else 0.0
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._count()
+
+    def state_dict(self) -> dict[str, Any]:
+        self._count()
+        return {"seconds": self.seconds}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.seconds = state_dict["seconds"]
+
+    def _count(self) -> None:
+        """Add the time since the last count to the seconds of training."""
+        now = time.perf_counter()
+        self.seconds += now - self._began
+        self._began = now
+
+    @staticmethod
+    def _now(module: LightningModule) -> float:
+        if module.device.type == "cuda":
+            torch.cuda.synchronize(module.device)
+        return time.perf_counter()
+
+
+class PeakMemory(TorchDispatchMode):
+    """Counts the bytes of all live tensors that operations made, on any device.
+
+    The process' resident size says little about a model of a few megabytes; this does, and gives
+    the same number on every machine. Scratch space inside an operation is not seen.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.live = 0
+        self.peak = 0
+        self._known: weakref.WeakSet[torch.UntypedStorage] = weakref.WeakSet()
+
+    def __torch_dispatch__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        tree_map_only(Tensor, self._track, result)
+        return result
+
+    def _track(self, tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()
+        if storage not in self._known:
+            self._known.add(storage)
+            size = storage.nbytes()
+            self.live += size
+            self.peak = max(self.peak, self.live)
+            weakref.finalize(storage, self._free, size)
+
+    def _free(self, size: int) -> None:
+        self.live -= size
+
+
+def peak_step_memory(
+    net: nn.Module,
+    loss: Callable[[Tensor, Tensor], Tensor],
+    make_optimizer: Callable[[nn.Module], torch.optim.Optimizer],
+    batch: tuple[Tensor, Tensor],
+) -> int:
+    """Peak bytes of a training step: weights, gradients, optimiser's state and activations.
+
+    Runs two steps on a copy; neither the network nor the random generators notice.
+    """
+    x, y = batch
+    with torch.random.fork_rng(), PeakMemory() as memory:
+        copied = copy.deepcopy(net).train()
+        optimizer = make_optimizer(copied)
+        for _ in range(2):
+            optimizer.zero_grad()
+            loss(copied(x), y).backward()
+            optimizer.step()
+    return memory.peak

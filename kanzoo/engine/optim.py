@@ -1,0 +1,68 @@
+"""Optimisers with the right parameters decayed, and schedules over training steps."""
+
+import math
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
+
+from kanzoo import registry
+
+
+def param_groups(net: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Two groups: what decays and what does not.
+
+    A layer names the parameters that decay in its attribute `decays`; of PyTorch's own linear and
+    convolution layers it is `weight`. Biases, norms, positions and the parameters of a basis stay.
+    """
+    decayed: list[nn.Parameter] = []
+    for module in net.modules():
+        plain = isinstance(module, nn.Linear | nn.modules.conv._ConvNd)
+        names = getattr(module, "decays", ("weight",) if plain else ())
+        decayed += [getattr(module, name) for name in names]
+    known = {id(p) for p in decayed}
+    rest = [p for p in net.parameters() if id(p) not in known]
+    return [
+        {"params": [p for p in decayed if p.requires_grad], "weight_decay": weight_decay},
+        {"params": [p for p in rest if p.requires_grad], "weight_decay": 0.0},
+    ]
+
+
+def build_optimizer(node: dict[str, Any], net: nn.Module) -> torch.optim.Optimizer:
+    """The optimiser of a `conf/optim` node over the parameters of a network."""
+    groups = param_groups(net, node.get("weight_decay", 0.0))
+    optimizer = registry.instantiate(node, [group for group in groups if group["params"]])
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        raise ValueError(f"optim {node['_target_']} is not a torch.optim.Optimizer")
+    return optimizer
+
+
+class WarmupCosine:
+    """Linear warm-up, then a cosine to `final_ratio` of the learning rate, step by step."""
+
+    def __init__(self, *, warmup_fraction: float = 0.1, final_ratio: float = 0.0) -> None:
+        for name, value in (("warmup_fraction", warmup_fraction), ("final_ratio", final_ratio)):
+            if not 0.0 <= value <= 1.0:
+                raise ValueError(f"sched.{name} must be between 0 and 1, got {value}")
+        self.warmup_fraction = warmup_fraction
+        self.final_ratio = final_ratio
+
+    def factor(self, step: int, total_steps: int) -> float:
+        """Learning rate at a step, relative to the optimiser's own."""
+        warmup = self.warmup_fraction * total_steps
+        if step < warmup:
+            return (step + 1) / (warmup + 1)
+        progress = min(1.0, (step - warmup) / max(1.0, total_steps - warmup))
+        cosine = 0.5 * (1.0 + math.cos(math.pi * progress))
+        return self.final_ratio + (1.0 - self.final_ratio) * cosine
+
+    def __call__(self, optimizer: torch.optim.Optimizer, total_steps: int) -> LambdaLR:
+        return LambdaLR(optimizer, lambda step: self.factor(step, total_steps))
+
+
+class Constant:
+    """The optimiser's own learning rate throughout."""
+
+    def __call__(self, optimizer: torch.optim.Optimizer, total_steps: int) -> LambdaLR:
+        return LambdaLR(optimizer, lambda step: 1.0)

@@ -1,0 +1,103 @@
+"""The LightningModule that trains every network: any objective, any optimiser."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.trainer.states import TrainerFn
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LRScheduler
+from torchmetrics import MeanMetric, MetricCollection
+
+from kanzoo.engine.objective import Objective
+
+Batch = tuple[Tensor, Tensor]
+
+
+class Task(LightningModule):
+    """A network, an objective and how to optimise it.
+
+    Losses and metrics are accumulated over a whole split and all processes, every sample weighing
+    the same, however it is cut into batches.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        objective: Objective,
+        num_outputs: int,
+        make_optimizer: Callable[[nn.Module], torch.optim.Optimizer],
+        make_schedule: Callable[[torch.optim.Optimizer, int], LRScheduler],
+        seed: int,
+    ) -> None:
+        super().__init__()
+        self.net = net
+        self.objective = objective
+        self.make_optimizer = make_optimizer
+        self.make_schedule = make_schedule
+        self.seed = seed
+        self.losses = nn.ModuleDict({f"{split}_loss": MeanMetric() for split in SPLITS})
+        self.metrics = nn.ModuleDict(
+            {f"{split}_metrics": objective.metrics(num_outputs) for split in SPLITS}
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x)
+
+    def on_train_epoch_start(self) -> None:
+        # Dropout then depends on seed and epoch alone, so that a resumed run repeats it exactly.
+        torch.manual_seed(self.seed * 100_003 + self.current_epoch)
+
+    def training_step(self, batch: Batch, batch_index: int) -> Tensor:
+        x, y = batch
+        loss = self.objective.loss(self(x), y)
+        self.log("train/loss", loss, prog_bar=True)
+        return loss
+
+    def on_train_epoch_end(self) -> None:
+        self.log("train/lr", self.optimizers().param_groups[0]["lr"])  # type: ignore[union-attr]
+
+    def validation_step(self, batch: Batch, batch_index: int) -> None:
+        self._evaluate(batch, "val")
+
+    def test_step(self, batch: Batch, batch_index: int) -> None:
+        self._evaluate(batch, "test")
+
+    def _evaluate(self, batch: Batch, split: str) -> None:
+        x, y = batch
+        output = self(x)
+        loss, metrics = self.losses[f"{split}_loss"], self.metrics[f"{split}_metrics"]
+        assert isinstance(loss, MeanMetric)
+        assert isinstance(metrics, MetricCollection)
+        loss.update(self.objective.loss(output, y), weight=len(y))
+        metrics.update(output, y)
+
+    def on_validation_epoch_end(self) -> None:
+        # What the best weights reach at the end is no further point of the learning curve.
+        fitting = self.trainer.state.fn == TrainerFn.FITTING
+        self._log_split("val", "val" if fitting else "best_val")
+
+    def on_test_epoch_end(self) -> None:
+        self._log_split("test", "test")
+
+    def _log_split(self, split: str, title: str) -> None:
+        loss, metrics = self.losses[f"{split}_loss"], self.metrics[f"{split}_metrics"]
+        assert isinstance(loss, MeanMetric)
+        assert isinstance(metrics, MetricCollection)
+        values = {"loss": loss.compute(), **metrics.compute()}
+        self.log_dict({f"{title}/{name}": value for name, value in values.items()}, prog_bar=True)
+        loss.reset()
+        metrics.reset()
+
+    def configure_optimizers(self) -> Any:
+        optimizer = self.make_optimizer(self.net)
+        total_steps = int(self.trainer.estimated_stepping_batches)
+        schedule = self.make_schedule(optimizer, total_steps)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
+        }
+
+
+SPLITS = ("val", "test")

@@ -1,0 +1,143 @@
+"""Which code computes a KAN layer: the same function, at different speed and memory.
+
+- "dense": all features at once, then one product a function; autograd keeps what it needs.
+- "blocked": a block of features at a time, computed again in the backward; only the input is kept.
+- "compiled": B-splines on the CPU by kernels that touch the non-zero functions only.
+- "auto": the fastest of these that can be had for the basis, the device and the size.
+
+Axes: C input channels, O output channels, K functions a channel (the residual branch last).
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from kanzoo import registry
+from kanzoo.bases.activation import ACTIVATIONS
+from kanzoo.bases.spline import BSpline
+from kanzoo.layers import kernels
+from kanzoo.layers.expansion import Expansion
+
+BACKENDS = ("auto", "dense", "blocked", "compiled")
+MAX_ORDER = 5  # of the compiled splines
+COMPILED_OPERATORS = ("KANLinear", "KANConv2d")
+SMALL = 2**14  # features of a batch below which recomputing costs more than it saves
+
+
+def check_backend(backend: str, expansion: Expansion, operator: str) -> None:
+    """Raise `ValueError` for an unknown backend, or one that cannot compute this layer."""
+    registry.check_name("backend", backend, BACKENDS)
+    if backend != "compiled":
+        return
+    basis = expansion.basis
+    splines = isinstance(basis, BSpline) and basis.spline_order <= MAX_ORDER
+    if not splines or operator not in COMPILED_OPERATORS:
+        raise ValueError(
+            f"backend 'compiled' has {' and '.join(COMPILED_OPERATORS)} of B-splines up to order "
+            f"{MAX_ORDER}, not {operator} of basis {expansion.factory.name!r}; allowed are auto, "
+            "dense, blocked"
+        )
+    assert isinstance(basis, BSpline)
+    reason = kernels.unavailable_reason(basis.spline_order)
+    if reason is not None:
+        raise ValueError(f"backend 'compiled' is not available: {reason}")
+
+
+def linear(
+    expansion: Expansion, weight: Tensor, bias: Tensor | None, x: Tensor, backend: str
+) -> Tensor:
+    """b + sum_i sum_k weight[i, k] phi_k(x_i): x `(..., C)`, weight `(C, K, O)` -> `(..., O)`."""
+    backend = choose(expansion, weight, x, backend)
+    # A squash that looks at other features or rows cannot be computed a block at a time.
+    if backend == "dense" or (backend == "blocked" and not expansion.squash_is_elementwise):
+        return dense_linear(expansion(x), weight, bias)
+    wide = expansion.wide(x)
+    if isinstance(expansion.basis, BSpline):
+        compiled = backend == "compiled"
+        compute = kernels.spline_linear if compiled else kernels.blocked_spline_linear
+        inputs = expansion.squasher(wide)
+        y = compute(inputs, *spline_arguments(expansion, wide, weight))
+    else:
+        parameters = [p for p in expansion.parameters() if p.requires_grad]
+        y = kernels.blocked_linear(expansion.on_features, wide, weight, parameters)
+    y = y if bias is None else y + bias
+    return _as_dense(y, weight)
+
+
+def dense_linear(values: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """One product a function, which copies neither side: `(K, ..., C), (C, K, O) -> (..., O)`."""
+    values = values.to(weight.dtype)
+    first, *weights = weight.unbind(1)
+    y = F.linear(values[0], first.t(), bias)
+    for value, matrix in zip(values[1:], weights, strict=True):
+        y = y + F.linear(value, matrix.t())
+    return y
+
+
+def conv2d(
+    expansion: Expansion,
+    weight: Tensor,
+    bias: Tensor | None,
+    pixels: Tensor,
+    options: dict[str, Any],
+) -> Tensor:
+    """The compiled convolution: pixels `(..., C, H, W)`, weight `(O, C / groups, K, kH, kW)`."""
+    wide = expansion.wide(pixels if pixels.dim() == 4 else pixels.unsqueeze(0))
+    groups = options["groups"]
+    # (C, kH, kW, K, O / groups), a view where there is one: autograd then keeps no copy.
+    laid = weight.unflatten(0, (groups, -1)).permute(0, 2, 4, 5, 3, 1).flatten(0, 1)
+    inputs = wide
+    if expansion.squash != "none":
+        inputs = expansion.squasher(wide.movedim(1, -1)).movedim(-1, 1)
+    y = kernels.spline_conv2d(inputs, *spline_arguments(expansion, wide, laid), **options)
+    y = y if bias is None else y + bias.view(-1, 1, 1)
+    y = y if pixels.dim() == 4 else y.squeeze(0)
+    return _as_dense(y, weight)
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _has_kernels(order: int) -> bool:
+    return kernels.is_available(order)
+
+
+def _as_dense(y: Tensor, weight: Tensor) -> Tensor:
+    """The output in the dtype that the dense path has: autocast's, or else the weight's."""
+    kind = weight.device.type
+    return y.to(torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype)
+
+
+def choose(
+    expansion: Expansion, weight: Tensor, x: Tensor, backend: str, operator: str = "KANLinear"
+) -> str:
+    """The backend that "auto" stands for; the given one where it can be used."""
+    if x.is_meta or expansion.num_functions == 1:
+        return "dense"
+    if backend != "auto":
+        return backend
+    if x.device.type != "cpu" or torch.compiler.is_exporting():
+        return "dense"
+    basis = expansion.basis
+    if (
+        operator in COMPILED_OPERATORS
+        and isinstance(basis, BSpline)
+        and basis.spline_order <= MAX_ORDER
+        and _has_kernels(basis.spline_order)
+    ):
+        return "compiled"
+    kept = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
+    large = x.numel() * expansion.num_functions >= SMALL
+    return "blocked" if kept and large and not torch.compiler.is_compiling() else "dense"
+
+
+def spline_arguments(
+    expansion: Expansion, wide: Tensor, weight: Tensor
+) -> tuple[Tensor, Tensor | None, Tensor, int, str]:
+    """What the kernels of B-splines take beside inputs: weight, residual branch, knots, options."""
+    basis = expansion.basis
+    assert isinstance(basis, BSpline)
+    residual = None if expansion.residual is None else ACTIVATIONS[expansion.residual](wide)
+    knots = basis.knots.to(wide.dtype)
+    knots = knots.unsqueeze(0) if knots.dim() == 1 else knots
+    return weight.to(wide.dtype), residual, knots, basis.spline_order, basis.extrapolation

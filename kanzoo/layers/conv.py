@@ -1,0 +1,316 @@
+"""Convolutions of basis functions, in any number of dimensions.
+
+Axes: B batch, C input channels, O output channels, K functions a channel, S the pixels.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from kanzoo.bases.base import Basis, BasisFactory, as_factory
+from kanzoo.layers.backend import check_backend, choose, conv2d
+from kanzoo.layers.expansion import Expansion
+from kanzoo.layers.kernels import recomputed_conv
+from kanzoo.layers.layer import KANLayer, check_channels, check_sizes, weighted_sum
+
+Sizes = int | tuple[int, ...]
+
+CONVOLUTIONS: dict[int, Callable[..., Tensor]] = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
+TRANSPOSED: dict[int, Callable[..., Tensor]] = {1: F.conv_transpose1d, 2: F.conv_transpose2d}
+
+
+class ConvLayer(KANLayer):
+    """What convolutions and transposed ones share: sizes, channels first, a weight with taps.
+
+    A subclass says how many dimensions its pixels have.
+    """
+
+    dims: ClassVar[int]
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Sizes,
+        stride: Sizes = 1,
+        padding: Sizes = 0,
+        dilation: Sizes = 1,
+        groups: int = 1,
+        bias: bool = True,
+        *,
+        basis: str | BasisFactory | type[Basis] = "bspline",
+        residual: str | None = "auto",
+        squash: str = "auto",
+        init: str = "variance",
+        backend: str = "auto",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        check_sizes(in_channels=in_channels, out_channels=out_channels, groups=groups)
+        if in_channels % groups or out_channels % groups:
+            raise ValueError(
+                f"groups={groups} must divide in_channels={in_channels} and "
+                f"out_channels={out_channels}"
+            )
+        kernel = self._sizes("kernel_size", kernel_size, 1)
+        strides = self._sizes("stride", stride, 1)
+        place: dict[str, Any] = {"device": device, "dtype": dtype}
+        expansion = Expansion(
+            in_channels, as_factory(basis), residual=residual, squash=squash, **place
+        )
+        self._stride = strides  # the initialisation of transposed convolutions depends on it
+        super().__init__(
+            in_channels,
+            out_channels,
+            self.weight_shape(in_channels, out_channels, groups, expansion.num_functions, kernel),
+            bias=bias,
+            expansion=expansion,
+            init=init,
+            **place,
+        )
+        self.kernel_size = kernel
+        self.stride = strides
+        self.padding = self._sizes("padding", padding, 0)
+        self.dilation = self._sizes("dilation", dilation, 1)
+        self.groups = groups
+        check_backend(backend, expansion, type(self).__name__)
+        self.backend = backend
+
+    @staticmethod
+    def weight_shape(
+        channels: int, outputs: int, groups: int, functions: int, kernel: tuple[int, ...]
+    ) -> tuple[int, ...]:
+        """Shape of the weight."""
+        raise TypeError("a convolution must say how its weight is laid out")
+
+    @property
+    def taps(self) -> int:
+        return math.prod(self.weight.shape[3:])
+
+    def _sizes(self, name: str, value: Sizes, least: int) -> tuple[int, ...]:
+        sizes = (value,) * self.dims if isinstance(value, int) else value
+        whole = isinstance(sizes, (tuple, list)) and all(isinstance(size, int) for size in sizes)
+        if not whole or len(sizes) != self.dims or min(sizes) < least:
+            allowed = "a whole number" if self.dims == 1 else f"one or {self.dims} whole numbers"
+            raise ValueError(f"{name} must be {allowed} from {least}, got {value!r}")
+        return tuple(sizes)
+
+    def _tap(self, tap: tuple[int, ...] | None) -> int:
+        place = 0
+        for index, size in zip(tap or (0,) * self.dims, self.kernel_size, strict=True):
+            if not 0 <= index < size:
+                raise ValueError(f"tap {tap} is outside a kernel of size {self.kernel_size}")
+            place = place * size + index
+        return place
+
+    def rows(self, x: Tensor) -> Tensor:
+        return super().rows(x.movedim(-1 - self.dims, -1))
+
+    def features(self, pixels: Tensor) -> Tensor:
+        """Functions of all pixels as channels, functions fastest: `(B, C, S) -> (B, C K, S)`."""
+        channel = -1 - self.dims
+        values: Tensor = self.expansion(pixels.movedim(channel, -1).contiguous())
+        return values.movedim(0, -1).flatten(-2).movedim(-1, channel).to(self.weight.dtype)
+
+    def operate(
+        self, pixels: Tensor, weight: Tensor, operator: Callable[..., Tensor], **options: Any
+    ) -> Tensor:
+        """The plain operator on the features of all pixels, `options` as it takes them."""
+        chosen = choose(self.expansion, self.weight, pixels, self.backend, type(self).__name__)
+        # Statistics over the batch would be updated again when the features are.
+        if chosen == "dense" or self.expansion.squash == "batch":
+            return operator(self.features(pixels), weight, self.bias, **options)
+        batched = pixels.dim() == self.dims + 2
+        y = recomputed_conv(
+            self.features,
+            pixels if batched else pixels.unsqueeze(0),
+            weight,
+            [p for p in self.expansion.parameters() if p.requires_grad],
+            transposed=operator is TRANSPOSED.get(self.dims),
+            **{"padding": (0,) * self.dims, **options},
+        )
+        y = y if self.bias is None else y + self.bias.view(-1, *[1] * self.dims)
+        return y if batched else y.squeeze(0)
+
+    def extra_repr(self) -> str:
+        return (
+            f"{super().extra_repr()}, kernel_size={self.kernel_size}, stride={self.stride}, "
+            f"padding={self.padding}, dilation={self.dilation}, groups={self.groups}"
+        )
+
+
+class KANConv(ConvLayer):
+    """Convolution of basis functions; options as `nn.Conv2d`.
+
+    Shapes: `(B, C, S) -> (B, O, S')`, also unbatched; weight `(O, C / groups, K, *kernel_size)`.
+    Padding is a pixel of value zero that goes through the basis as every other: phi(0), not zero.
+    """
+
+    function_dim = 2
+
+    @staticmethod
+    def weight_shape(
+        channels: int, outputs: int, groups: int, functions: int, kernel: tuple[int, ...]
+    ) -> tuple[int, ...]:
+        return (outputs, channels // groups, functions, *kernel)
+
+    def rows(self, x: Tensor) -> Tensor:
+        return super().rows(self.padded(x))
+
+    def padded(self, x: Tensor) -> Tensor:
+        """The input with its padding as pixels."""
+        return F.pad(x, [side for size in reversed(self.padding) for side in (size, size)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        check_channels(x, -1 - self.dims, self.in_features)
+        pixels = self.padded(x)
+        options = {"stride": self.stride, "dilation": self.dilation, "groups": self.groups}
+        operator = type(self).__name__
+        if choose(self.expansion, self.weight, x, self.backend, operator) == "compiled":
+            return conv2d(self.expansion, self.weight, self.bias, pixels, options)
+        return self.operate(pixels, self.weight.flatten(1, 2), CONVOLUTIONS[self.dims], **options)
+
+    def map_functions(self, tensor: Tensor, matrix: Tensor) -> Tensor:
+        matrix = matrix.to(tensor.device).unflatten(0, (self.groups, -1))
+        grouped = tensor.to(matrix.dtype).unflatten(0, (self.groups, -1))
+        mapped = torch.einsum("gclk,gock...->gocl...", matrix, grouped)
+        return mapped.flatten(0, 1).to(tensor.dtype)
+
+    def edge(self, i: int, o: int, x: Tensor, tap: tuple[int, ...] | None = None) -> Tensor:
+        """Value at x of the function on the edge i -> o at one tap of the kernel, else the first.
+
+        With groups, i counts within the group of o.
+        """
+        channel = i + (o * self.groups // self.out_features) * (self.in_features // self.groups)
+        inputs = x.new_zeros((*x.shape, self.in_features))
+        inputs[..., channel] = x
+        values = self.expansion.univariate(inputs)[..., channel]
+        taps = self.weight[o, i].flatten(1)  # (K, taps)
+        return weighted_sum(taps[:, self._tap(tap)], values)
+
+
+class KANConv1d(KANConv):
+    """`KANConv` over sequences: `(B, C, L) -> (B, O, L')`."""
+
+    dims = 1
+
+
+class KANConv2d(KANConv):
+    """`KANConv` over images: `(B, C, H, W) -> (B, O, H', W')`."""
+
+    dims = 2
+
+
+class KANConv3d(KANConv):
+    """`KANConv` over volumes: `(B, C, D, H, W) -> (B, O, D', H', W')`."""
+
+    dims = 3
+
+
+class KANConvTranspose(ConvLayer):
+    """Transposed convolution of basis functions; options as `nn.ConvTranspose2d`.
+
+    Shapes: `(B, C, S) -> (B, O, S')`, also unbatched; weight `(C, K, O / groups, *kernel_size)`.
+    Every pixel spreads its edge functions over its surroundings. The gaps that a stride opens are
+    no pixels and spread nothing; `padding` cuts the rim of the output.
+    """
+
+    function_dim = 1
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Sizes,
+        stride: Sizes = 1,
+        padding: Sizes = 0,
+        output_padding: Sizes = 0,
+        groups: int = 1,
+        bias: bool = True,
+        dilation: Sizes = 1,
+        *,
+        basis: str | BasisFactory | type[Basis] = "bspline",
+        residual: str | None = "auto",
+        squash: str = "auto",
+        init: str = "variance",
+        backend: str = "auto",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(
+            in_channels,
+            out_channels,
+            kernel_size,
+            stride,
+            padding,
+            dilation,
+            groups,
+            bias,
+            basis=basis,
+            residual=residual,
+            squash=squash,
+            init=init,
+            backend=backend,
+            device=device,
+            dtype=dtype,
+        )
+        self.output_padding = self._sizes("output_padding", output_padding, 0)
+        for extra, stride_, dilation_ in zip(
+            self.output_padding, self.stride, self.dilation, strict=True
+        ):
+            if extra >= max(stride_, dilation_):
+                raise ValueError(
+                    f"output_padding must be smaller than stride or dilation, got {output_padding}"
+                )
+
+    @staticmethod
+    def weight_shape(
+        channels: int, outputs: int, groups: int, functions: int, kernel: tuple[int, ...]
+    ) -> tuple[int, ...]:
+        return (channels, functions, outputs // groups, *kernel)
+
+    @property
+    def fan_in(self) -> float:
+        return super().fan_in / math.prod(self._stride)  # an output is reached by so many taps
+
+    def forward(self, x: Tensor) -> Tensor:
+        check_channels(x, -1 - self.dims, self.in_features)
+        return self.operate(
+            x,
+            self.weight.flatten(0, 1),
+            TRANSPOSED[self.dims],
+            stride=self.stride,
+            padding=self.padding,
+            output_padding=self.output_padding,
+            groups=self.groups,
+            dilation=self.dilation,
+        )
+
+    def edge(self, i: int, o: int, x: Tensor, tap: tuple[int, ...] | None = None) -> Tensor:
+        """Value at x of the function on the edge i -> o at one tap of the kernel, else the first.
+
+        With groups, i counts within the group of o.
+        """
+        group, place = divmod(o, self.out_features // self.groups)
+        channel = i + group * (self.in_features // self.groups)
+        inputs = x.new_zeros((*x.shape, self.in_features))
+        inputs[..., channel] = x
+        values = self.expansion.univariate(inputs)[..., channel]
+        taps = self.weight[channel, :, place].flatten(1)  # (K, taps)
+        return weighted_sum(taps[:, self._tap(tap)], values)
+
+
+class KANConvTranspose1d(KANConvTranspose):
+    """`KANConvTranspose` over sequences: `(B, C, L) -> (B, O, L')`."""
+
+    dims = 1
+
+
+class KANConvTranspose2d(KANConvTranspose):
+    """`KANConvTranspose` over images: `(B, C, H, W) -> (B, O, H', W')`."""
+
+    dims = 2

@@ -1,0 +1,142 @@
+"""What every KAN layer does first: squash, expand in the basis, append the residual branch.
+
+Axes: C features (input channels), K basis functions, R = 1 with a residual branch, else 0.
+"""
+
+import dataclasses
+
+import torch
+from torch import Tensor, nn
+
+from kanzoo import registry
+from kanzoo.bases.activation import ACTIVATIONS, Activation
+from kanzoo.bases.base import BasisFactory, second_moment
+from kanzoo.layers.squash import SQUASHES, identity
+
+INITS = ("variance", "paper", "power_law")
+
+
+class Expansion(nn.Module):
+    """Features of a KAN layer: `(..., C) -> (K + R, ..., C)`, the residual branch last.
+
+    Evaluated in at least float32, also under autocast, since squares and cubes of bfloat16 inputs
+    lose what distinguishes neighbouring functions. `"auto"` for `residual` and `squash` means what
+    the basis' literature combines it with (`Basis.default_residual`, `default_squash`). The
+    squashed input goes to the basis only; the residual branch sees the input as it is.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        basis: BasisFactory,
+        *,
+        residual: str | None = "auto",
+        squash: str = "auto",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        residual = basis.cls.default_residual if residual == "auto" else residual
+        squash = basis.cls.default_squash if squash == "auto" else squash
+        if residual is not None:
+            registry.check_name("residual", residual, ACTIVATIONS)
+        registry.check_name("squash", squash, SQUASHES)
+        self.factory = basis
+        self.residual = residual
+        self.basis = basis(in_features, device=device, dtype=dtype)
+        self.squash = squash if self.basis.num_functions else "none"  # nothing else would use it
+        self.squasher = SQUASHES[self.squash](in_features, device=device, dtype=dtype)
+        self.num_functions = self.basis.num_functions + (residual is not None)
+        if self.num_functions == 0:
+            raise ValueError(
+                f"basis {basis.name!r} without a residual branch has no functions: set residual"
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.wide(x)
+        return self._with_residual(self.basis(self.squasher(x)), x)
+
+    def univariate(self, x: Tensor) -> Tensor:
+        """As `forward`, but every feature by itself and without side effects: what edges show."""
+        x = self.wide(x)
+        return self._with_residual(self.basis(self.squasher.univariate(x)), x)
+
+    def squashed(self, x: Tensor) -> Tensor:
+        """What the basis gets to see of x, as in evaluation: no statistics are updated."""
+        training = self.squasher.training
+        self.squasher.eval()
+        values: Tensor = self.squasher(self.wide(x))
+        self.squasher.train(training)
+        return values
+
+    def on_features(self, x: Tensor, block: slice) -> Tensor:
+        """`forward` for a block of features, where the squash is elementwise: `(..., b)`."""
+        values = self.basis.on_features(self.squasher(x), block)
+        return self._with_residual(values, x)
+
+    @property
+    def squash_is_elementwise(self) -> bool:
+        """Whether the squash is the same fixed function of every value."""
+        return self.squash in ("none", "tanh", "sigmoid")
+
+    def grid_changed(self) -> None:
+        """Take note that the basis has another grid, and perhaps another number of functions."""
+        self.num_functions = self.basis.num_functions + (self.residual is not None)
+        options = dict(self.factory.options) | {"grid_size": self.basis.grid_size}
+        self.factory = dataclasses.replace(self.factory, options=tuple(sorted(options.items())))
+
+    def wide(self, x: Tensor) -> Tensor:
+        """The input in at least float32, the precision of all bases."""
+        if not x.is_floating_point():
+            raise ValueError(f"a KAN layer needs floating point inputs, got {x.dtype}")
+        return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+
+    def _with_residual(self, values: Tensor, x: Tensor) -> Tensor:
+        if self.residual is None:
+            return values
+        return torch.cat([values, ACTIVATIONS[self.residual](x).unsqueeze(0)])
+
+    @property
+    def flops(self) -> int:
+        """Operations per input value: every function is evaluated once an input, not an edge."""
+        residual = self.residual not in (None, "identity")
+        return self.basis.flops + residual + self.squasher.flops
+
+    def moments(self) -> tuple[float, float]:
+        """E[sum_k phi_k(x)^2] of the basis and E[act(x)^2] of the residual, for x ~ N(0, 1)."""
+        basis = second_moment(self.factory, SQUASHES[self.squash].at_start)
+        if self.residual is None:
+            return basis, 0.0
+        residual = BasisFactory(Activation, (("function", self.residual),))
+        return basis, second_moment(residual, identity)
+
+    @torch.no_grad()
+    def init_weight(
+        self, weight: Tensor, fan_in: float, scheme: str, fan_out: float | None = None
+    ) -> None:
+        """Draw the weights of a layer, given as a view with functions first.
+
+        Shapes: weight `(K + R, ...)`; `fan_out` is its size over fan-in unless given. Schemes:
+        "variance" keeps the variance of N(0, 1) inputs: std = 1 / sqrt(fan_in E[sum phi^2]);
+        "paper" (2404.19756, section 2.2) draws the basis with std 0.1 / sqrt(K) over fan-in and
+        the residual by Glorot; "power_law" (2509.03417, eq. 13) has
+        std = 1 / ((K + R)^a fan_in^b) with a = 0.25 and b = 0.5.
+        """
+        registry.check_name("init", scheme, INITS)
+        if weight.is_meta:
+            return
+        num_basis = self.basis.num_functions
+        basis_moment, residual_moment = self.moments()
+        if scheme == "variance":
+            weight.normal_(0.0, (fan_in * (basis_moment + residual_moment)) ** -0.5)
+        elif scheme == "power_law":
+            weight.normal_(0.0, self.num_functions**-0.25 * fan_in**-0.5)
+        else:
+            fan_out = fan_out or weight[0].numel() / fan_in
+            if num_basis:
+                weight[:num_basis].normal_(0.0, 0.1 * (num_basis * fan_in) ** -0.5)
+            if self.residual is not None:
+                weight[num_basis:].normal_(0.0, (2.0 / (fan_in + fan_out)) ** 0.5)
+
+    def extra_repr(self) -> str:
+        return f"functions={self.num_functions}, residual={self.residual}, squash={self.squash}"

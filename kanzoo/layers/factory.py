@@ -1,0 +1,127 @@
+"""The factory that decides, role by role, whether a position of an architecture becomes KAN."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from kanzoo import registry
+from kanzoo.bases.activation import ACTIVATIONS, Activation
+from kanzoo.bases.base import BasisFactory, as_factory
+from kanzoo.layers.backend import BACKENDS
+from kanzoo.layers.expansion import INITS
+from kanzoo.layers.kan import KANConv2d, KANLinear
+
+ROLES = (
+    "stem",
+    "hidden",
+    "conv",
+    "attn",
+    "ffn",
+    "token_mix",
+    "channel_mix",
+    "recurrent",
+    "head",
+)
+
+
+@dataclass(frozen=True)
+class LayerFactory:
+    """Makes the layers of an architecture: KAN in the roles of `kan_roles`, ordinary elsewhere.
+
+    `kan_roles` is "all", one role or several. An ordinary layer is `activation`, then the linear
+    operator; a KAN layer takes the place of both. Without KAN roles every architecture is the MLP
+    twin. `residual`, `squash` and `init` are those of `KANLinear`; `init` holds for both kinds;
+    `backend` says how KAN layers are computed.
+    """
+
+    kan_roles: str | Iterable[str] = "all"
+    basis: str | BasisFactory = "bspline"
+    activation: str = "gelu"
+    residual: str | None = "auto"
+    squash: str = "auto"
+    init: str = "variance"
+    backend: str = "auto"
+    _roles: frozenset[str] = field(init=False, repr=False, default=frozenset())
+
+    def __post_init__(self) -> None:
+        roles = [self.kan_roles] if isinstance(self.kan_roles, str) else list(self.kan_roles)
+        if roles == ["all"]:
+            roles = list(ROLES)
+        for role in roles:
+            registry.check_name("role", role, ("all", *ROLES))
+        registry.check_name("activation", self.activation, ACTIVATIONS)
+        registry.check_name("init", self.init, INITS)
+        registry.check_name("backend", self.backend, BACKENDS)
+        object.__setattr__(self, "_roles", frozenset(roles))
+        object.__setattr__(self, "basis", as_factory(self.basis))
+        if not isinstance(self.kan_roles, str):  # factories are compared and hashed
+            object.__setattr__(self, "kan_roles", tuple(roles))
+
+    @property
+    def is_kan(self) -> bool:
+        """Whether any role is KAN; if not, this is the factory of the MLP twin."""
+        return bool(self._roles)
+
+    def twin(self) -> "LayerFactory":
+        """The same factory without KAN roles."""
+        return LayerFactory(kan_roles=(), activation=self.activation, init=self.init)
+
+    def check_roles(self, architecture: str, declared: Iterable[str]) -> None:
+        """Raise `ValueError` if a KAN role is not one of the roles that the architecture has."""
+        if self.kan_roles == "all":
+            return
+        for role in sorted(self._roles):
+            registry.check_name(f"role of model {architecture!r}", role, declared)
+
+    def linear(
+        self,
+        role: str,
+        in_features: int,
+        out_features: int,
+        *,
+        activate: bool = True,
+        bias: bool = True,
+    ) -> KANLinear:
+        """The linear layer of a role; `activate=False` where the twin has no activation."""
+        options = self._options(role, activate)
+        return KANLinear(in_features, out_features, bias, **options)
+
+    def conv2d(
+        self,
+        role: str,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        *,
+        stride: int = 1,
+        padding: int = 0,
+        groups: int = 1,
+        activate: bool = True,
+        bias: bool = True,
+    ) -> KANConv2d:
+        """The convolution of a role; `activate=False` where the twin has no activation."""
+        return KANConv2d(
+            in_channels,
+            out_channels,
+            kernel_size,
+            stride,
+            padding,
+            groups=groups,
+            bias=bias,
+            **self._options(role, activate),
+        )
+
+    def _options(self, role: str, activate: bool) -> dict[str, Any]:
+        if role not in ROLES:
+            raise ValueError(f"unknown role {role!r}: {registry.nearest(role, ROLES)}")
+        if role not in self._roles:
+            function = self.activation if activate else "identity"
+            plain = BasisFactory(Activation, (("function", function),), function)
+            return {"basis": plain, "residual": None, "squash": "none", "init": self.init}
+        return {
+            "basis": self.basis,
+            "residual": self.residual,
+            "squash": self.squash,
+            "init": self.init,
+            "backend": self.backend,
+        }

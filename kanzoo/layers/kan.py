@@ -1,0 +1,84 @@
+"""KAN layers: a basis expansion of the inputs, then an ordinary linear operator.
+
+Axes: C input channels, O output channels, K functions a channel (basis and residual).
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kanzoo.bases.base import Basis, BasisFactory, as_factory
+from kanzoo.layers.backend import check_backend, linear
+from kanzoo.layers.conv import (
+    KANConv1d,
+    KANConv2d,
+    KANConv3d,
+    KANConvTranspose1d,
+    KANConvTranspose2d,
+)
+from kanzoo.layers.expansion import Expansion
+from kanzoo.layers.layer import KANLayer, check_channels, check_sizes, weighted_sum
+
+__all__ = [
+    "KANConv1d",
+    "KANConv2d",
+    "KANConv3d",
+    "KANConvTranspose1d",
+    "KANConvTranspose2d",
+    "KANLayer",
+    "KANLinear",
+]
+
+
+class KANLinear(KANLayer):
+    """Linear map of basis functions: y_o = b_o + sum_i sum_k W[i, k, o] phi_k(x_i).
+
+    Shapes: `(..., in_features) -> (..., out_features)`, as `nn.Linear`; weight `(C, K, O)`. Every
+    edge i -> o has its own function sum_k W[i, k, o] phi_k, the residual branch being the last phi
+    (KAN, 2404.19756, eq. 2.10, with the scale factors absorbed in the weights).
+    """
+
+    function_dim = 1
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        *,
+        basis: str | BasisFactory | type[Basis] = "bspline",
+        residual: str | None = "auto",
+        squash: str = "auto",
+        init: str = "variance",
+        backend: str = "auto",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        check_sizes(in_features=in_features, out_features=out_features)
+        place: dict[str, Any] = {"device": device, "dtype": dtype}
+        expansion = Expansion(
+            in_features, as_factory(basis), residual=residual, squash=squash, **place
+        )
+        super().__init__(
+            in_features,
+            out_features,
+            (in_features, expansion.num_functions, out_features),
+            bias=bias,
+            expansion=expansion,
+            init=init,
+            **place,
+        )
+        check_backend(backend, expansion, "KANLinear")
+        self.backend = backend
+
+    def forward(self, x: Tensor) -> Tensor:
+        check_channels(x, -1, self.in_features)
+        return linear(self.expansion, self.weight, self.bias, x, self.backend)
+
+    def edge(self, i: int, o: int, x: Tensor) -> Tensor:
+        """Value of the edge function i -> o at x, of any shape; the bias belongs to no edge."""
+        inputs = x.new_zeros((*x.shape, self.in_features))
+        inputs[..., i] = x
+        values = self.expansion.univariate(inputs)[..., i]  # (K, ...)
+        return weighted_sum(self.weight[i, :, o], values)

@@ -1,0 +1,23 @@
+"""Fast paths of KAN layers: compiled B-splines, and blocks of features elsewhere."""
+
+from .blocked import blocked_linear
+from .blocked_spline import blocked_spline_linear
+from .compile import CompileError, is_available, unavailable_reason
+from .compiled import spline_linear
+from .convolution import spline_conv2d
+from .dense import dense_conv2d, dense_linear, spline_features
+from .recompute import recomputed_conv
+
+__all__ = [
+    "CompileError",
+    "blocked_linear",
+    "blocked_spline_linear",
+    "dense_conv2d",
+    "dense_linear",
+    "is_available",
+    "recomputed_conv",
+    "spline_conv2d",
+    "spline_features",
+    "spline_linear",
+    "unavailable_reason",
+]

@@ -1,0 +1,214 @@
+"""Build the C++ kernels at first use and keep them in the user's cache.
+
+A binary is named by everything it depends on (sources, compiler, flags, CPU features), built
+under a lock into a temporary file, renamed into place and loaded only if its checksum matches.
+"""
+
+import contextlib
+import ctypes
+import functools
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+SOURCES = Path(__file__).parent
+MAIN = "spline.cpp"
+COMPILERS = ("g++", "clang++", "c++")
+BASE_FLAGS = (
+    "-std=c++17",
+    "-O3",
+    "-shared",
+    "-fPIC",
+    "-ffp-contract=fast",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+)
+TIMEOUT = 120  # seconds for one build
+ORDERS = range(6)
+REALS = ("float", "double")
+
+
+class CompileError(RuntimeError):
+    """No usable compiler; the message says what is missing."""
+
+
+def cache_dir() -> Path:
+    """Directory of the binaries: ``KANZOO_CACHE``, else kanzoo in the XDG cache directory."""
+    if chosen := os.environ.get("KANZOO_CACHE"):
+        return Path(chosen)
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "kanzoo"
+
+
+def find_compiler() -> str:
+    """Path of the C++ compiler: ``CXX`` if set, else the first of g++, clang++, c++."""
+    if os.name != "posix":
+        raise CompileError("compiled kernels need Linux or macOS")
+    names = (os.environ["CXX"],) if os.environ.get("CXX") else COMPILERS
+    for name in names:
+        if path := shutil.which(name):
+            return path
+    raise CompileError(
+        f"no C++ compiler: none of {', '.join(names)} is on PATH;"
+        " install g++ or clang++, or set CXX"
+    )
+
+
+@functools.cache
+def cpu_features() -> str:
+    """The instruction sets of this CPU, as the operating system names them."""
+    found = [platform.machine(), platform.processor()]
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            name, _, value = line.partition(":")
+            if name.strip() in ("flags", "Features", "CPU part", "model"):
+                found.append(value.strip())
+            if not line.strip():  # one core is enough
+                break
+    return "\n".join(found)
+
+
+def _run(command: list[str]) -> str:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise CompileError(f"{command[0]} does not run: {error}") from error
+    if done.returncode:
+        raise CompileError(f"{' '.join(command)} failed:\n{done.stderr.strip()[-2000:]}")
+    return done.stdout
+
+
+def _native_flag() -> str:
+    return "-march=native" if platform.machine() in ("x86_64", "AMD64", "i686") else "-mcpu=native"
+
+
+@functools.cache
+def _compiler_version(compiler: str) -> str:
+    return _run([compiler, "--version"])
+
+
+def _key(compiler: str, flags: tuple[str, ...]) -> str:
+    digest = hashlib.sha256()
+    for source in sorted(SOURCES.glob("*.[hc]pp")):
+        digest.update(source.name.encode() + b"\0" + source.read_bytes() + b"\0")
+    for part in (compiler, _compiler_version(compiler), *flags, cpu_features()):
+        digest.update(part.encode() + b"\0")
+    return digest.hexdigest()[:24]
+
+
+def _checksum(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def is_intact(binary: Path) -> bool:
+    """Whether the binary is there and equals what was built."""
+    try:
+        return _checksum(binary) == binary.with_suffix(".sha256").read_text().strip()
+    except OSError:
+        return False
+
+
+def _write_directory() -> Path:
+    directory = cache_dir()
+    try:
+        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError:
+        return _private_directory()
+    return directory if os.access(directory, os.W_OK | os.X_OK) else _private_directory()
+
+
+@functools.cache
+def _private_directory() -> Path:
+    return Path(tempfile.mkdtemp(prefix="kanzoo-"))
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold an exclusive lock; file systems without locks rely on the atomic rename alone."""
+    import fcntl
+
+    with path.open("w") as handle:
+        with contextlib.suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
+def _build(compiler: str, flags: tuple[str, ...], binary: Path) -> None:
+    """Compile into a temporary file beside the binary, then rename it and its checksum."""
+    with tempfile.TemporaryDirectory(dir=binary.parent, prefix="build-") as scratch:
+        made = Path(scratch) / binary.name
+        command = [compiler, *flags, str(SOURCES / MAIN), "-o", str(made)]
+        try:
+            _run([*command, "-fopenmp"])
+        except CompileError:
+            _run(command)  # no OpenMP: one thread
+        note = made.with_suffix(".sha256")
+        note.write_text(_checksum(made))
+        made.replace(binary)
+        note.replace(binary.with_suffix(".sha256"))
+
+
+def build(order: int, real: str) -> Path:
+    """Path of an intact binary for a spline order and a C type, built if need be."""
+    if order not in ORDERS:
+        raise ValueError(f"order must be 0 to 5, got {order}")
+    if real not in REALS:
+        raise ValueError(f"real must be one of {REALS}, got {real!r}")
+    compiler = find_compiler()
+    flags = (*BASE_FLAGS, _native_flag(), f"-DREAL={real}", f"-DORDER={order}")
+    binary = _write_directory() / f"spline-{real}-{order}-{_key(compiler, flags)}.so"
+    if not is_intact(binary):
+        with _locked(binary.with_suffix(".lock")):
+            if not is_intact(binary):
+                _build(compiler, flags, binary)
+    return binary
+
+
+@functools.cache
+def _outcome(order: int, real: str) -> ctypes.CDLL | str:
+    """The loaded library, or why there is none."""
+    try:
+        library = ctypes.CDLL(str(build(order, real)))
+    except (CompileError, OSError) as error:
+        return str(error)
+    pointer, sizes = ctypes.c_void_p, ctypes.POINTER(ctypes.c_int64)
+    for name, pointers in FUNCTIONS.items():
+        function = getattr(library, name)
+        function.argtypes = [pointer] * pointers + [sizes]
+        function.restype = ctypes.c_int
+    return library
+
+
+FUNCTIONS = {  # number of tensors of each C function
+    "kanzoo_linear_forward": 4,
+    "kanzoo_linear_backward": 6,
+    "kanzoo_conv_forward": 4,
+    "kanzoo_conv_backward": 6,
+}
+
+
+def load(order: int, real: str) -> ctypes.CDLL:
+    """The kernels for a spline order (0 to 5) and ``float`` or ``double``.
+
+    Raises ``CompileError`` with what is missing.
+    """
+    outcome = _outcome(order, real)
+    if isinstance(outcome, str):
+        raise CompileError(f"backend 'compiled' is not available: {outcome}")
+    return outcome
+
+
+def unavailable_reason(order: int = 3, real: str = "float") -> str | None:
+    """Why the kernels cannot be used, or None if they can; builds them at the first call."""
+    outcome = _outcome(order, real)
+    return outcome if isinstance(outcome, str) else None
+
+
+def is_available(order: int = 3, real: str = "float") -> bool:
+    """Whether the kernels can be used; builds them at the first call."""
+    return unavailable_reason(order, real) is None

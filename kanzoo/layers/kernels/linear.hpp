@@ -1,0 +1,127 @@
+// y[n, o] += sum over inputs i and functions k of w[i, k, o] phi_k(x[n, i]), and its gradients.
+#pragma once
+#include "sweep.hpp"
+
+static constexpr index_t Y_BYTES = 384 * 1024;      // block of y that stays in the L2 cache
+static constexpr index_t TABLE_BYTES = 160 * 1024;  // sorted tables of a group of inputs
+static constexpr index_t MOST_INPUTS = 8;           // inputs of a group
+static constexpr index_t MOST_ROWS = 2048;
+static constexpr index_t FEW_ROWS = 8;              // up to here whole weight rows are read in turn
+
+struct Shape {
+    index_t N, I, O;
+    int T, threads;
+    index_t vectors() const { return ceil_div(O, L); }
+};
+
+// Copy rows of `columns` numbers to rows of ldt, the rest zero.
+static void copy_rows(const real* from, index_t ldf, real* to, index_t ldt, index_t rows, index_t columns) {
+    for (index_t n = 0; n < rows; ++n) {
+        std::memcpy(to + n * ldt, from + n * ldf, columns * sizeof(real));
+        for (index_t o = columns; o < ldt; ++o) to[n * ldt + o] = 0;
+    }
+}
+
+static index_t group_of(index_t rows, index_t inputs) {
+    const index_t fit = TABLE_BYTES / (rows * 2 * PL * sizeof(real));
+    return max_of(min_of(min_of(fit, MOST_INPUTS), inputs), 1);
+}
+
+// Threads split the rows; where these are few, also the outputs.
+static int linear_forward(const Spline& spline, const Shape& s, const real* x, const real* w, real* y) {
+    const index_t vectors = s.vectors();
+    const index_t fit = max_of(Y_BYTES / (vectors * L * sizeof(real)), 64);
+    const index_t rounds = ceil_div(ceil_div(s.N, s.threads), min_of(fit, 512));
+    const index_t rows = max_of(ceil_div(s.N, rounds * s.threads), min_of(s.N, 16));
+    const index_t chunks = ceil_div(s.N, rows);
+    const index_t parts = chunks < s.threads ? min_of(ceil_div(s.threads, chunks), vectors) : 1;
+    const index_t part = ceil_div(vectors, parts), group = group_of(rows, s.I);
+    const size_t each = Sorted::bytes(rows, spline.G), tables = group * each, sorter = Sorter::bytes(rows);
+    const size_t bytes = tables + sorter + round_up(rows * part * L * sizeof(real));
+    Buffer memory(bytes * s.threads);
+    if (!memory.p) return 1;
+    parallel(chunks * parts, s.threads, [&](index_t task) {
+        const index_t n0 = task / parts * rows, count = min_of(n0 + rows, s.N) - n0;
+        const index_t v0 = task % parts * part, v1 = min_of(v0 + part, vectors);
+        if (v0 >= v1) return;
+        char* mine = (char*)memory.p + bytes * thread_number();
+        const Sorter sort(spline, count, mine + tables);
+        real* out = (real*)(mine + tables + sorter);
+        const index_t ldy = (v1 - v0) * L, o0 = v0 * L, columns = min_of(s.O - o0, ldy);
+        copy_rows(y + n0 * s.O + o0, s.O, out, ldy, count, columns);
+        Sorted sorted[MOST_INPUTS];
+        for (index_t i0 = 0; i0 < s.I; i0 += group) {
+            const index_t inputs = min_of(group, s.I - i0);
+            for (index_t i = 0; i < inputs; ++i) {
+                sorted[i].place(mine + i * each, count);
+                sort.sort<false>(i0 + i, x + n0 * s.I + i0 + i, s.I, sorted[i]);
+            }
+            auto sweep = [&](index_t first, index_t last) {
+                pieces(v0, v1, [&](index_t v, auto width) {
+                    for (index_t i = first; i < last; ++i)
+                        forward_sweep<width.value>(sorted[i], spline.G, w + (i0 + i) * s.T * s.O + v * L, s.O,
+                                                   s.O - v * L, out + (v - v0) * L, ldy);
+                });
+            };
+            if (count > FEW_ROWS) sweep(0, inputs);
+            else for (index_t i = 0; i < inputs; ++i) sweep(i, i + 1);
+        }
+        for (index_t n = 0; n < count; ++n)
+            std::memcpy(y + (n0 + n) * s.O + o0, out + n * ldy, columns * sizeof(real));
+    });
+    return 0;
+}
+
+// Threads split the inputs; where these are few and only the weight's gradient is asked, also the
+// outputs. gx or gw may be null.
+static int linear_backward(const Spline& spline, const Shape& s, const real* gy, const real* x, const real* w,
+                           real* gx, real* gw) {
+    const index_t vectors = s.vectors(), ldy = vectors * L, rows = min_of(s.N, MOST_ROWS);
+    const bool whole = s.O == ldy;
+    Buffer padded(whole ? 0 : s.N * ldy * sizeof(real));
+    if (!padded.p) return 1;
+    if (!whole) copy_rows(gy, s.O, (real*)padded.p, ldy, s.N, s.O);
+    const real* g = whole ? gy : (const real*)padded.p;
+    const index_t group = min_of(group_of(rows, s.I), ceil_div(s.I, s.threads));
+    const index_t groups = ceil_div(s.I, group);
+    const index_t parts = !gx && groups < s.threads ? min_of(ceil_div(s.threads, groups), vectors) : 1;
+    const index_t part = ceil_div(vectors, parts);
+    const size_t each = Sorted::bytes(rows, spline.G), sums = round_up(rows * FL * sizeof(real));
+    const size_t bytes = group * (each + sums) + Sorter::bytes(rows);
+    Buffer memory(bytes * s.threads);
+    if (!memory.p) return 1;
+    if (gw) expect_large(gw, s.I * s.T * s.O * sizeof(real));
+    parallel(groups * parts, s.threads, [&](index_t task) {
+        const index_t i0 = task / parts * group, inputs = min_of(group, s.I - i0);
+        const index_t v0 = task % parts * part, v1 = min_of(v0 + part, vectors);
+        char* mine = (char*)memory.p + bytes * thread_number();
+        Sorted sorted[MOST_INPUTS];
+        for (index_t n0 = 0; n0 < s.N && v0 < v1; n0 += rows) {
+            const index_t count = min_of(rows, s.N - n0);
+            const Sorter sort(spline, count, mine + group * (each + sums));
+            for (index_t i = 0; i < inputs; ++i) {
+                sorted[i].place(mine + i * (each + sums) + sums, count);
+                sort.sort<true>(i0 + i, x + n0 * s.I + i0 + i, s.I, sorted[i]);
+            }
+            pieces(v0, v1, [&](index_t v, auto width) {
+                const index_t columns = s.O - v * L;
+                const real* part_g = g + n0 * ldy + v * L;
+                for (index_t i = 0; i < inputs; ++i) {
+                    const index_t at = (i0 + i) * s.T * s.O + v * L;
+                    if (gw)
+                        weight_sweep<width.value>(sorted[i], spline.G, part_g, ldy, gw + at, s.O, columns, n0 > 0);
+                    if (gx)
+                        input_sweep<width.value>(sorted[i], spline.G, w + at, s.O, columns, part_g, ldy,
+                                                 (real*)(mine + i * (each + sums)), v > v0);
+                }
+            });
+            if (!gx) continue;
+            for (index_t i = 0; i < inputs; ++i) {
+                const real* sum = (const real*)(mine + i * (each + sums));
+                for (index_t n = 0; n < count; ++n)
+                    gx[(n0 + sorted[i].row[n]) * s.I + i0 + i] = Fold<FL, 1>::run(*(const fvec*)(sum + n * FL))[0];
+            }
+        }
+    });
+    return 0;
+}

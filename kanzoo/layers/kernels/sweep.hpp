@@ -1,0 +1,143 @@
+// The inner loops: one input, a few vectors of outputs, rows sorted by grid cell.
+//
+// The P rows of weight (or of its gradient) that a cell uses stay in registers and slide by one
+// row from cell to cell, so that each is read (written) once per sweep and nothing is scattered
+// but whole vectors of y.
+#pragma once
+#include "table.hpp"
+
+#if defined(__AVX512F__) || defined(__aarch64__)
+static constexpr int WIDE = P <= 4 ? 4 : 2;  // vectors of a sweep: P * WIDE of 32 registers
+#else
+static constexpr int WIDE = P <= 4 ? 2 : 1;  // of 16 registers
+#endif
+static constexpr int FL = L < 4 ? L : 4;     // lanes of a partial sum
+typedef Vector<FL>::type fvec;
+
+template <int NV>
+struct Window {
+    vec at[P][NV];
+
+    // The first `columns` outputs of a weight row, the rest zero.
+    static inline void row(vec* to, const real* w, index_t columns) {
+        if (columns >= NV * L) {
+            for (int v = 0; v < NV; ++v) to[v] = load(w + v * L);
+            return;
+        }
+        real padded[NV * L] = {0};
+        for (index_t o = 0; o < columns; ++o) padded[o] = w[o];
+        for (int v = 0; v < NV; ++v) to[v] = load(padded + v * L);
+    }
+    inline void slide() {
+        for (int j = 0; j + 1 < P; ++j)
+            for (int v = 0; v < NV; ++v) at[j][v] = at[j + 1][v];
+    }
+    inline void move(int from, int to, const real* w, index_t ld, index_t columns) {
+        if (to == from + 1) {
+            slide();
+            row(at[P - 1], w + (to + P - 1) * ld, columns);
+        } else {
+            for (int j = 0; j < P; ++j) row(at[j], w + (to + j) * ld, columns);
+        }
+    }
+};
+
+// y[row] += sum_j w_j W_j
+template <int NV>
+static void forward_sweep(const Sorted& s, int G, const real* w, index_t ldw, index_t columns, real* y,
+                          index_t ldy) {
+    Window<NV> window;
+    const int32_t *start = s.start, *row = s.row;
+    const real* t = s.w;
+    for (int c = 0, last = -2; c < G; ++c) {
+        const index_t n0 = start[c], n1 = start[c + 1];
+        if (n0 == n1) continue;
+        window.move(last, c, w, ldw, columns);
+        last = c;
+        for (int v = 0; v < NV; ++v) __builtin_prefetch(w + (c + P + 3) * ldw + v * L);
+        for (index_t n = n0; n < n1; ++n) {
+            real* out = y + row[n] * ldy;
+            vec acc[NV];
+            for (int v = 0; v < NV; ++v) acc[v] = load(out + v * L);
+            for (int j = 0; j < P; ++j)
+                for (int v = 0; v < NV; ++v) acc[v] += t[n * PL + j] * window.at[j][v];
+            for (int v = 0; v < NV; ++v) store(out + v * L, acc[v]);
+        }
+    }
+}
+
+// part[n] (+)= sum_j d_j <W_j, gy[row]>, as FL partial sums
+template <int NV>
+static void input_sweep(const Sorted& s, int G, const real* w, index_t ldw, index_t columns,
+                        const real* gy, index_t ldy, real* part, bool add) {
+    Window<NV> window;
+    const int32_t *start = s.start, *row = s.row;
+    const real* t = s.d;
+    for (int c = 0, last = -2; c < G; ++c) {
+        const index_t n0 = start[c], n1 = start[c + 1];
+        if (n0 == n1) continue;
+        window.move(last, c, w, ldw, columns);
+        last = c;
+        for (int v = 0; v < NV; ++v) __builtin_prefetch(w + (c + P + 3) * ldw + v * L);
+        for (index_t n = n0; n < n1; ++n) {
+            const real* g = gy + row[n] * ldy;
+            // Two short chains instead of one long: latency bounds this loop.
+            vec sum = {}, other = {};
+            for (int v = 0; v < NV; ++v) {
+                vec mixed = t[n * PL] * window.at[0][v];
+                for (int j = 1; j < P; ++j) mixed += t[n * PL + j] * window.at[j][v];
+                vec& to = v % 2 ? other : sum;
+                to += mixed * load(g + v * L);
+            }
+            sum += other;
+            fvec* to = (fvec*)(part + n * FL);
+            const fvec folded = Fold<L, FL>::run(sum);
+            *to = add ? *to + folded : folded;
+        }
+    }
+}
+
+// gw row k (+)= sum over rows of w_k gy[row]
+template <int NV>
+static void weight_sweep(const Sorted& s, int G, const real* gy, index_t ldy, real* gw, index_t ldw,
+                         index_t columns, bool add) {
+    Window<NV> window = {};
+    const int32_t *start = s.start, *row = s.row;
+    const real* t = s.w;
+    auto put = [&](real* out, const vec* a) {
+        if (columns >= NV * L) {
+            for (int v = 0; v < NV; ++v) store(out + v * L, add ? load(out + v * L) + a[v] : a[v]);
+            return;
+        }
+        real padded[NV * L];
+        for (int v = 0; v < NV; ++v) store(padded + v * L, a[v]);
+        for (index_t o = 0; o < columns; ++o) out[o] = add ? out[o] + padded[o] : padded[o];
+    };
+    for (int c = 0; c < G; ++c) {
+        for (index_t n = start[c]; n < start[c + 1]; ++n) {
+            const real* g = gy + row[n] * ldy;
+            for (int v = 0; v < NV; ++v) __builtin_prefetch(gy + row[n + Sorted::AHEAD] * ldy + v * L);
+            for (int v = 0; v < NV; ++v) {
+                const vec q = load(g + v * L);
+                for (int j = 0; j < P; ++j) window.at[j][v] += t[n * PL + j] * q;
+            }
+        }
+        put(gw + c * ldw, window.at[0]);
+        window.slide();
+        for (int v = 0; v < NV; ++v) window.at[P - 1][v] = vec{};
+    }
+    for (int j = 0; j < P - 1; ++j) put(gw + (G + j) * ldw, window.at[j]);
+}
+
+// Call f(vector, width as a constant) over vectors [v0, v1) of outputs in pieces of WIDE, .., 2, 1.
+template <int NV>
+struct Width {
+    static constexpr int value = NV;
+};
+template <class F>
+static inline void pieces(index_t v0, index_t v1, F f) {
+    index_t v = v0;
+    for (; v + WIDE <= v1; v += WIDE) f(v, Width<WIDE>());
+    if (WIDE > 2 && v + 2 <= v1) f(v, Width<2>()), v += 2;
+    for (; v < v1; ++v) f(v, Width<1>());
+}

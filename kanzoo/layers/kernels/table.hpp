@@ -1,0 +1,331 @@
+// Shared parts of the B-spline kernels: vectors, threads and the local basis.
+//
+// Compiled with -DREAL=float|double and -DORDER=0..5, so that every loop over the
+// ORDER + 1 non-zero functions unrolls. Names: N rows (samples), I inputs, O outputs,
+// G grid cells, K = G + ORDER basis functions, T >= K rows of weight per input.
+#pragma once
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#ifdef _OPENMP
+#include <omp.h>
+#endif
+#ifdef __linux__
+#include <sys/mman.h>
+#endif
+
+#if defined(__AVX512F__)
+#define VECTOR_BYTES 64
+#elif defined(__AVX__)
+#define VECTOR_BYTES 32
+#else
+#define VECTOR_BYTES 16
+#endif
+
+typedef REAL real;
+typedef int64_t index_t;
+
+static constexpr int L = VECTOR_BYTES / sizeof(real);  // lanes of a vector
+static constexpr int P = ORDER + 1;                    // non-zero functions
+static constexpr int PL = P <= 4 ? 4 : 8;              // the same, padded to a vector
+
+template <int lanes>
+struct Vector {
+    typedef real type __attribute__((vector_size(lanes * sizeof(real)), aligned(sizeof(real)), may_alias));
+};
+typedef Vector<L>::type vec;
+typedef Vector<PL>::type pvec;
+
+static inline vec load(const real* p) { return *(const vec*)p; }
+static inline void store(real* p, vec v) { *(vec*)p = v; }
+static inline index_t min_of(index_t a, index_t b) { return a < b ? a : b; }
+static inline index_t max_of(index_t a, index_t b) { return a > b ? a : b; }
+static inline index_t ceil_div(index_t a, index_t b) { return (a + b - 1) / b; }
+static inline size_t round_up(size_t bytes) { return (bytes + 63) / 64 * 64; }
+
+// Add halves of a vector onto each other until `to` lanes are left.
+template <int from, int to>
+struct Fold {
+    typedef typename Vector<from / 2>::type half;
+    static inline typename Vector<to>::type run(typename Vector<from>::type v) {
+        return Fold<from / 2, to>::run(((const half*)&v)[0] + ((const half*)&v)[1]);
+    }
+};
+template <int to>
+struct Fold<to, to> {
+    static inline typename Vector<to>::type run(typename Vector<to>::type v) { return v; }
+};
+
+static inline int thread_number() {
+#ifdef _OPENMP
+    return omp_get_thread_num();
+#else
+    return 0;
+#endif
+}
+
+// Run f(task) for every task. One thread never enters OpenMP: its pool does not survive fork().
+template <class F>
+static void parallel(index_t tasks, int threads, F f) {
+    if (threads <= 1 || tasks <= 1) {
+        for (index_t t = 0; t < tasks; ++t) f(t);
+        return;
+    }
+#ifdef _OPENMP
+#pragma omp parallel for schedule(dynamic, 1) num_threads(threads)
+#endif
+    for (index_t t = 0; t < tasks; ++t) f(t);
+}
+
+struct Buffer {  // uninitialised memory, aligned to a cache line; p is null when memory is short
+    void* p;
+    explicit Buffer(size_t bytes) : p(std::aligned_alloc(64, round_up(bytes + 64))) {}
+    ~Buffer() { std::free(p); }
+    Buffer(const Buffer&) = delete;
+};
+
+// Ask for huge pages: the first touch of a large fresh output costs more than computing it.
+static inline void expect_large(void* p, size_t bytes) {
+#ifdef MADV_HUGEPAGE
+    const size_t page = 2 << 20, begin = ((size_t)p + page - 1) / page * page, end = ((size_t)p + bytes) / page * page;
+    if (end > begin + page) madvise((void*)begin, end - begin, MADV_HUGEPAGE);
+#else
+    (void)p, (void)bytes;
+#endif
+}
+
+enum Extrapolation { ZERO = 0, CLAMP = 1, LINEAR = 2 };
+
+// The polynomials of every cell, for one knot vector or for one per feature.
+struct Spline {
+    const real* knots;  // (vectors, G + 2 * ORDER + 1)
+    index_t vectors;
+    int G, extrapolation;
+    real* coef;      // (vectors, G, P, PL): coefficient of u^m of each function, u in [0, 1]
+    real* inverse;   // (vectors, G): 1 / cell width
+    real* scale;     // (vectors): buckets per unit of length
+    int32_t* first;  // (vectors, G + 1): first cell that can hold a point of the bucket
+    int32_t* steps;  // (vectors): bisections that find the cell within a bucket
+
+    index_t which(index_t i) const { return vectors == 1 ? 0 : i; }
+    const real* grid(index_t v) const { return knots + v * (G + 2 * ORDER + 1) + ORDER; }
+
+    static size_t bytes(index_t vectors, int G) {
+        return vectors * (sizeof(real) * (G * (P * PL + 1) + 1) + sizeof(int32_t) * (G + 2));
+    }
+    void place(void* p) {
+        coef = (real*)p;
+        inverse = coef + vectors * G * P * PL;
+        scale = inverse + vectors * G;
+        first = (int32_t*)(scale + vectors);
+        steps = first + vectors * (G + 1);
+    }
+    static inline int bucket_of(real x, real low, real scale, int G) {
+        const int b = (int)((x - low) * scale);
+        return b < G - 1 ? b : G - 1;
+    }
+
+    // Cox-de Boor on the cell's own coordinate: the functions as polynomials in u.
+    void prepare_cell(index_t v, int c) const {
+        const real* t = grid(v) + c;
+        const double h = (double)t[1] - t[0];
+        real* out = coef + (v * G + c) * P * PL;
+        for (int m = 0; m < P * PL; ++m) out[m] = 0;
+        inverse[v * G + c] = h > 0 ? (real)(1 / h) : 0;
+        if (!(h > 0)) return;
+        double n[P][P + 1] = {{1}};  // n[j][m]: function j, power m
+        for (int r = 1; r <= ORDER; ++r) {
+            double saved[P + 1] = {0};
+            for (int j = 0; j < r; ++j) {
+                const double right = (double)t[j + 1] - t[0], left = (double)t[0] - t[1 - r + j];
+                const double weight = 1 / (right + left);
+                double next[P + 1] = {0}, here[P + 1] = {0};
+                for (int m = 0; m < r; ++m) {
+                    const double q = n[j][m] * weight;
+                    here[m] += saved[m] + right * q;
+                    here[m + 1] -= h * q;
+                    next[m] += left * q;
+                    next[m + 1] += h * q;
+                }
+                here[r] += saved[r];
+                for (int m = 0; m <= r; ++m) n[j][m] = here[m], saved[m] = next[m];
+            }
+            for (int m = 0; m <= r; ++m) n[r][m] = saved[m];
+        }
+        for (int m = 0; m < P; ++m)
+            for (int j = 0; j < P; ++j) out[m * PL + j] = (real)n[j][m];
+    }
+
+    // Knot j, counted from the first; beyond both ends they go on, which changes no function.
+    real knot(index_t v, int j) const {
+        const real* t = knots + v * (G + 2 * ORDER + 1);
+        const int last = G + 2 * ORDER;
+        if (j < 0) return t[0] + j * (t[1] - t[0]);
+        return j > last ? t[last] + (j - last) * (t[last] - t[last - 1]) : t[j];
+    }
+
+    // The functions outside the grid, where they decay over the ORDER outer cells: values and
+    // derivatives of those that belong to grid cell `base`, by Cox and de Boor.
+    void decay(index_t v, real x, int base, real* w, real* d) const {
+        for (int j = 0; j < PL; ++j) w[j] = d[j] = 0;
+        const int last = G + 2 * ORDER;
+        if (ORDER == 0 || !(x >= knot(v, 0) && x <= knot(v, last))) return;
+        int c = x < knot(v, ORDER) ? ORDER - 1 : last - 1;  // the last cell that begins before x
+        while (c > 0 && (knot(v, c) > x || !(knot(v, c) < knot(v, c + 1)))) --c;
+        real t[2 * ORDER + 1], n[P] = {1}, lower[P] = {0};  // t[j]: knot c + 1 - ORDER + j
+        for (int j = 0; j < 2 * ORDER; ++j) t[j] = knot(v, c + 1 - ORDER + j);
+        for (int r = 1; r <= ORDER; ++r) {
+            real saved = 0;
+            for (int j = 0; j < r; ++j) {
+                const real right = t[ORDER + j], left = t[ORDER - r + j];
+                const real q = n[j] / (right - left);
+                lower[j] = q;
+                n[j] = saved + (right - x) * q;
+                saved = (x - left) * q;
+            }
+            n[r] = saved;
+        }
+        const int shift = c - ORDER - base;
+        for (int j = 0; j < P; ++j) {
+            const int to = j + shift;
+            if (to < 0 || to >= P) continue;
+            w[to] = n[j];
+            d[to] = ORDER * ((j > 0 ? lower[j - 1] : 0) - (j < ORDER ? lower[j] : 0));
+        }
+    }
+
+    void prepare(index_t v) const {
+        const real* t = grid(v);
+        for (int c = 0; c < G; ++c) prepare_cell(v, c);
+        const real width = t[G] - t[0];
+        scale[v] = width > 0 ? G / width : 0;
+        int last = G - 1;  // the right end belongs to the last cell that is not empty
+        while (last > 0 && !(t[last] < t[last + 1])) --last;
+        // A point of bucket b lies in a cell that starts in an earlier bucket or in b itself;
+        // rounding cannot break this because bucket_of is monotone.
+        int32_t* f = first + v * (G + 1);
+        int c = 0, most = 0;
+        for (int b = 0; b < G; ++b) {
+            while (c < last && bucket_of(t[c + 1], t[0], scale[v], G) < b) ++c;
+            f[b] = c;
+            if (b) most = (int)max_of(most, f[b] - f[b - 1]);
+        }
+        f[G] = last;
+        most = (int)max_of(most, f[G] - f[G - 1]);
+        for (steps[v] = 0; most >> steps[v];) ++steps[v];
+    }
+};
+
+// Rows of one input, sorted by cell: what every sweep over the cells needs.
+struct Sorted {
+    int32_t* start;  // (G + 1): first sorted row of each cell
+    int32_t* row;    // (rows + AHEAD): sample of each sorted row
+    real* w;         // (rows, PL): the functions
+    real* d;         // (rows, PL): their derivatives
+    static constexpr int AHEAD = 4;
+
+    static size_t bytes(index_t rows, int G) {
+        return round_up(sizeof(real) * rows * 2 * PL + sizeof(int32_t) * (rows + AHEAD + G + 2));
+    }
+    void place(void* p, index_t rows) {
+        w = (real*)p;
+        d = w + rows * PL;
+        row = (int32_t*)(d + rows * PL);
+        start = row + rows + AHEAD;
+    }
+};
+
+struct Sorter {
+    const Spline& spline;
+    index_t rows;
+    real *x, *y;    // (rows): input, input moved into the grid
+    int32_t* cell;  // (rows)
+
+    static size_t bytes(index_t rows) { return round_up(rows * (2 * sizeof(real) + sizeof(int32_t))); }
+    Sorter(const Spline& spline, index_t rows, void* p) : spline(spline), rows(rows) {
+        x = (real*)p;
+        y = x + rows;
+        cell = (int32_t*)(y + rows);
+    }
+
+    template <bool outside, bool derivative>
+    void fill(index_t v, Sorted& out) const {
+        const real* coef = spline.coef + v * spline.G * P * PL;
+        const real *inverse = spline.inverse + v * spline.G, *grid = spline.grid(v);
+        const bool linear = spline.extrapolation == LINEAR, zero = spline.extrapolation == ZERO;
+        int32_t* start = out.start + 1;
+        for (index_t n = 0; n < rows; ++n) {
+            const int c = cell[n];
+            const index_t to = start[c]++;
+            const pvec* a = (const pvec*)(coef + c * P * PL);
+            const real t = (y[n] - grid[c]) * inverse[c];
+            pvec w = a[ORDER], d = {};
+            for (int m = ORDER - 1; m >= 0; --m) {
+                if (derivative || outside) d = d * t + w;
+                w = w * t + a[m];
+            }
+            d *= inverse[c];
+            if (outside && x[n] != y[n]) {  // also true for NaN
+                if (x[n] != x[n]) w = d = w + x[n];
+                else if (zero) spline.decay(v, x[n], c, (real*)&w, (real*)&d);
+                else if (linear) w += d * (x[n] - y[n]);
+                else d = pvec{};
+            }
+            out.row[to] = (int32_t)n;
+            *(pvec*)(out.w + to * PL) = w;
+            if (derivative) *(pvec*)(out.d + to * PL) = d;
+        }
+    }
+
+    // Count points outside the grid to its first or last cell, and mark them by y != x.
+    void move_out(real low, real high, bool open, int32_t* count) const {
+        for (index_t n = 0; n < rows; ++n) {
+            const bool left = x[n] < low, right = x[n] > high || (open && x[n] == high);
+            if (!left && !right) continue;
+            --count[cell[n]];
+            cell[n] = left ? 0 : spline.G - 1;
+            ++count[cell[n]];
+            y[n] = left ? high : low;
+        }
+    }
+
+    // Counting sort of `rows` values (stride ld apart) of input i.
+    template <bool derivative>
+    void sort(index_t i, const real* from, index_t ld, Sorted& out) const {
+        const index_t v = spline.which(i);
+        const int G = spline.G;
+        const real* t = spline.grid(v);
+        const int32_t* first = spline.first + v * (G + 1);
+        const real low = t[0], high = t[G], scale = spline.scale[v];
+        // "zero" counts the right end to the outer cells, if there are any.
+        const bool zero = spline.extrapolation == ZERO, open = zero && high < t[G + ORDER];
+        const real end = open ? high : __builtin_huge_valf();
+        const int steps = spline.steps[v];
+        int away = 0;
+        for (index_t n = 0; n < rows; ++n) x[n] = from[n * ld];
+        for (index_t n = 0; n < rows; ++n) {
+            real q = x[n] > low ? x[n] : low;  // NaN goes to the left end
+            q = q < high ? q : high;
+            y[n] = q;
+            away += (q != x[n]) | (q == end);
+            const int b = (int)((q - low) * scale);
+            cell[n] = b < G - 1 ? b : G - 1;
+        }
+        // The count keeps compilers from vectorising this with gathers, which are slower.
+        std::memset(out.start, 0, (G + 2) * sizeof(int32_t));
+        for (index_t n = 0; n < rows; ++n) {
+            int c = first[cell[n]], left = first[cell[n] + 1] - c;
+            for (int s = 0; s < steps; ++s) {  // without branches: cells are unpredictable
+                const int half = (left + 1) >> 1;
+                c += half & -(int)(y[n] >= t[c + half]);
+                left -= half;
+            }
+            cell[n] = c;
+            ++out.start[c + 2];
+        }
+        if (away && zero) move_out(low, high, open, out.start + 2);
+        for (int c = 2; c <= G; ++c) out.start[c] += out.start[c - 1];
+        away ? fill<true, derivative>(v, out) : fill<false, derivative>(v, out);
+        for (int n = 0; n < Sorted::AHEAD; ++n) out.row[rows + n] = out.row[rows - 1];
+    }
+};

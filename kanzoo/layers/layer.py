@@ -1,0 +1,200 @@
+"""What all KAN layers share: a basis expansion of the inputs, then an ordinary linear operator.
+
+Axes: C input channels, O output channels, K functions a channel (basis and residual).
+"""
+
+import copy
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from kanzoo.bases.base import GridBasis
+from kanzoo.layers.expansion import Expansion
+from kanzoo.layers.grid import (
+    GridChange,
+    replace_data,
+    sample_rows,
+    share_from_first,
+    transfer,
+)
+
+
+class KANLayer(nn.Module):
+    """What all KAN layers share: expansion, weight, bias, edges and initialisation.
+
+    A fixed activation as basis (K = 1) makes it the ordinary "activation, then linear" layer, which
+    is how the MLP twins are built.
+    """
+
+    decays: ClassVar[tuple[str, ...]] = ("weight",)  # what weight decay applies to
+    function_dim: ClassVar[int]  # the dimension of the weight that counts functions
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        weight_shape: tuple[int, ...],
+        *,
+        bias: bool,
+        expansion: Expansion,
+        init: str,
+        device: torch.device | str | None,
+        dtype: torch.dtype | None,
+    ) -> None:
+        super().__init__()
+        self.in_features = in_features
+        self.out_features = out_features
+        self.expansion = expansion
+        self.init = init
+        self.weight = nn.Parameter(torch.empty(weight_shape, device=device, dtype=dtype))
+        self.bias = (
+            nn.Parameter(torch.empty(out_features, device=device, dtype=dtype)) if bias else None
+        )
+        self.reset_parameters()
+
+    def by_function(self) -> Tensor:
+        """The weight as a view with functions first."""
+        return self.weight.movedim(self.function_dim, 0)
+
+    def rows(self, x: Tensor) -> Tensor:
+        """All values that the basis gets to see, as `(N, C)`."""
+        return x.reshape(-1, self.in_features)
+
+    def map_functions(self, tensor: Tensor, matrix: Tensor) -> Tensor:
+        """sum_k M[c, l, k] W[.., c, k, ..] for W shaped as the weight, in the dtype of W.
+
+        Shapes: tensor as weight, matrix `(C, L, K)` -> as weight with L functions.
+        """
+        matrix = matrix.to(tensor.device)
+        return torch.einsum("clk,ck...->cl...", matrix, tensor.to(matrix.dtype)).to(tensor.dtype)
+
+    def reset_parameters(self) -> None:
+        """Draw the weights by the chosen scheme from PyTorch's generator; biases are zero."""
+        fan_out = self.out_features * self.taps
+        self.expansion.init_weight(self.by_function(), self.fan_in, self.init, fan_out)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+
+    @property
+    def fan_in(self) -> float:
+        """How many values of every function are added up in an output."""
+        return self.by_function()[0].numel() / self.out_features
+
+    @property
+    def taps(self) -> int:
+        """How many weights a function has on one edge: the pixels of a kernel, or 1."""
+        return 1
+
+    @property
+    def num_params(self) -> int:
+        """Trainable parameters by the formula: C O K / groups per tap, O biases, the basis' own."""
+        basis = sum(p.numel() for p in self.expansion.parameters())
+        return self.weight.numel() + (self.out_features if self.bias is not None else 0) + basis
+
+    @property
+    def has_grid(self) -> bool:
+        """Whether `update_grid` and `refine` can be called."""
+        return isinstance(self.expansion.basis, GridBasis)
+
+    def update_grid(
+        self, x: Tensor, *, uniform_share: float = 0.1, margin: float = 0.01
+    ) -> GridChange:
+        """Move the grid to where the inputs x of this layer are; its function on them stays.
+
+        Adaptive grids get breaks between equal intervals (`uniform_share` 1) and equally many data
+        (towards 0); `margin` times the range is added on both sides. Features whose values hardly
+        differ keep their grid. All processes of a group must call it and end with the same grid.
+        The optimiser's state no longer fits: see `kanzoo.layers.grid.adjust_optimizer`.
+        """
+        if not 0 < uniform_share <= 1:
+            raise ValueError(f"uniform_share must be above 0 and at most 1, got {uniform_share}")
+        if not 0 <= margin < float("inf"):
+            raise ValueError(f"margin must be at least 0, got {margin}")
+        basis = self._grid_basis()
+        sample = self._sample(x)
+        old = copy.deepcopy(basis)
+        if sample.isfinite().any():
+            basis.fit_grid(sample, uniform_share, margin)
+        return self._refit(old, sample)
+
+    def refine(self, grid_size: int, x: Tensor | None = None) -> GridChange:
+        """Change the number of grid cells; the function stays, on the inputs x above all if given.
+
+        Exact where the new grid contains the old one: adaptive grids always when they grow, uniform
+        ones when they grow by a whole factor. The weight stays the same `Parameter`, with another
+        shape: wrap the layer in DDP or FSDP afterwards, and adjust the optimiser as above.
+        """
+        basis = self._grid_basis()
+        sample = None if x is None else self._sample(x)
+        old = copy.deepcopy(basis)
+        basis.resize_grid(grid_size)
+        return self._refit(old, sample)
+
+    def _grid_basis(self) -> GridBasis:
+        basis = self.expansion.basis
+        if not isinstance(basis, GridBasis):
+            raise ValueError(f"basis {self.expansion.factory.name!r} has no grid")
+        return basis
+
+    def _sample(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            return sample_rows(self.expansion.squashed(self.rows(x)))
+
+    @torch.no_grad()
+    def _refit(self, old: GridBasis, sample: Tensor | None) -> GridChange:
+        basis = self._grid_basis()
+        self.expansion.grid_changed()
+        matrix = transfer(old, basis, sample)
+        if self.expansion.residual is not None:
+            matrix = F.pad(matrix, (0, 1, 0, 1))
+            matrix[:, -1, -1] = 1
+        replace_data(self.weight, self.map_functions(self.weight.data, matrix).contiguous())
+        share_from_first([self.weight.data, *basis.buffers()])
+        return GridChange(self, matrix)
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
+    ) -> None:
+        stored = state_dict.get(f"{prefix}weight")
+        if isinstance(self.expansion.basis, GridBasis) and stored is not None:
+            self._resize_to(stored.shape)
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+    def _resize_to(self, shape: torch.Size) -> None:
+        """Take another grid size if that alone makes the weight fit a shape."""
+        own, dim = list(self.weight.shape), self.function_dim
+        basis = self._grid_basis()
+        if len(shape) != len(own) or shape[dim] == own[dim]:
+            return
+        grid_size = basis.size_with(basis.num_functions + shape[dim] - own[dim])
+        own[dim] = shape[dim]
+        if own == list(shape) and grid_size >= 1:
+            basis.resize_grid(grid_size)
+            self.expansion.grid_changed()
+            replace_data(self.weight, self.weight.data.new_empty(shape))
+
+    def extra_repr(self) -> str:
+        return f"{self.in_features}, {self.out_features}, bias={self.bias is not None}"
+
+
+def weighted_sum(weight: Tensor, values: Tensor) -> Tensor:
+    """sum_k weight_k values_k, never in reduced precision: `(K), (K, ...) -> (...)`."""
+    return (weight.to(values.dtype).view(-1, *[1] * (values.dim() - 1)) * values).sum(0)
+
+
+def check_sizes(**sizes: int) -> None:
+    """Raise `ValueError` for a size that is not a positive whole number."""
+    for name, size in sizes.items():
+        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+            raise ValueError(f"{name} must be a positive whole number, got {size!r}")
+
+
+def check_channels(x: Tensor, dim: int, expected: int) -> None:
+    """Raise `ValueError` unless dimension `dim` of x, from behind, has `expected` features."""
+    if x.dim() < -dim or x.shape[dim] != expected:
+        raise ValueError(
+            f"expected {expected} features in dimension {dim}, got an input of shape "
+            f"{tuple(x.shape)}"
+        )

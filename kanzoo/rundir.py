@@ -1,0 +1,155 @@
+"""Where a run lives: a folder that follows from its configuration, and what is written there."""
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import subprocess
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+# What does not change the result of a run: these keys name, place or show it.
+VOLATILE = ("name", "runs", "seed", "overwrite", "choices", "logger", "data.root", "data.download")
+
+
+@dataclass(frozen=True)
+class RunDir:
+    """The folder `RUNS/NAME/DATA/MODEL-LAYERS[-BASIS]-HASH/seedS` of a configuration."""
+
+    path: Path
+    config: dict[str, Any]
+    config_hash: str
+
+    @classmethod
+    def of(cls, config: dict[str, Any]) -> "RunDir":
+        if not re.fullmatch(r"[A-Za-z0-9_][\w.+-]*", config["name"]):
+            raise ValueError(
+                f"name must be a plain folder name of letters, digits and _ . + -, "
+                f"got {config['name']!r}"
+            )
+        choices = config["choices"]
+        digest = hashlib.sha256(json.dumps(identity(config), sort_keys=True).encode()).hexdigest()
+        parts = [choices["model"], choices["layers"]]
+        if is_kan(config):
+            parts.append(choices["basis"])
+        path = Path(config["runs"]) / config["name"] / choices["data"]
+        path = path / "-".join([*parts, digest[:8]]) / f"seed{config['seed']}"
+        return cls(path, config, digest[:8])
+
+    @property
+    def last_checkpoint(self) -> Path:
+        return self.path / "checkpoints" / "last.ckpt"
+
+    def result(self) -> dict[str, Any] | None:
+        """The result of a finished run, None for a missing or unfinished one."""
+        try:
+            result = json.loads((self.path / "result.json").read_text(encoding="utf-8"))
+        except (FileNotFoundError, json.JSONDecodeError):
+            return None
+        return result if result.get("status") == "finished" else None
+
+    def check_config(self) -> None:
+        """Raise a `ValueError` that names the keys in which the saved configuration differs."""
+        path = self.path / "config.yaml"
+        if not path.is_file():
+            return
+        saved, new = flatten(identity(read_yaml(path))), flatten(identity(self.config))
+        keys = sorted(k for k in saved.keys() | new.keys() if saved.get(k) != new.get(k))
+        if keys:
+            raise ValueError(
+                f"{self.path} holds a run of another configuration; these keys differ: "
+                f"{', '.join(keys)}; choose another name or set overwrite=true"
+            )
+
+    def clear(self) -> None:
+        """Forget an earlier run in this folder."""
+        for name in ("result.json", "config.yaml", "metrics.csv"):
+            (self.path / name).unlink(missing_ok=True)
+        for checkpoint in (self.path / "checkpoints").glob("*.ckpt"):
+            checkpoint.unlink()
+
+    def write_config(self) -> None:
+        """Write `config.yaml`, the resolved configuration."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        write_atomic(self.path / "config.yaml", yaml.safe_dump(self.config, sort_keys=False))
+
+    def write_result(self, result: dict[str, Any]) -> None:
+        """Write `result.json` in one step: whoever sees the file sees a whole result."""
+        write_atomic(self.path / "result.json", json.dumps(result, indent=2) + "\n")
+
+
+def is_first_process() -> bool:
+    """False in the processes that a multi-process trainer starts beside the first."""
+    return all(os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML file of plain values; a file that is none is a `ValueError`."""
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not readable YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds no configuration")
+    return content
+
+
+def is_kan(config: dict[str, Any]) -> bool:
+    """Whether any layer of the model is KAN, so that its basis matters."""
+    return bool(config["layers"]["kan_roles"])
+
+
+def identity(config: dict[str, Any]) -> dict[str, Any]:
+    """The part of a configuration that decides the result, the seed aside."""
+    kept = {
+        group: (
+            {k: v for k, v in content.items() if f"{group}.{k}" not in VOLATILE}
+            if isinstance(content, dict)
+            else content
+        )
+        for group, content in config.items()
+        if group not in VOLATILE
+    }
+    kept["callbacks"] = {k: v for k, v in config["callbacks"].items() if k != "progress"}
+    if not is_kan(config):
+        del kept["basis"], kept["match"]
+        kept["layers"] = {
+            k: v for k, v in config["layers"].items() if k not in ("residual", "squash", "backend")
+        }
+    return kept
+
+
+def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested values under dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Write a file so that it is either the old or the new one, never half of it."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
+
+
+@cache
+def git_sha() -> str | None:
+    """Commit of the checkout that this package runs from, None for an installed package."""
+    with contextlib.suppress(OSError, subprocess.CalledProcessError):
+        folder = Path(__file__).resolve().parents[1]
+        if (folder / ".git").exists():
+            command = ["git", "-C", str(folder), "rev-parse", "HEAD"]
+            return subprocess.run(
+                command, check=True, capture_output=True, text=True
+            ).stdout.strip()
+    return None

@@ -1,0 +1,1 @@
+"""Comparisons: cells of a study, budgets, engines, statistics and the report."""

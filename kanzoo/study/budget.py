@@ -1,0 +1,125 @@
+"""Budgets: parameters and FLOPs of a network, and the size of a KAN that equals its twin's."""
+
+import copy
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from kanzoo.layers.expansion import Expansion
+
+MATCHES = ("params", "flops", "none")
+MAX_WIDTH = 2**16
+CLOSE = 0.01  # relative mismatch with which the search ends
+
+
+def count_params(net: nn.Module) -> int:
+    """Trainable parameters."""
+    return sum(p.numel() for p in net.parameters() if p.requires_grad)
+
+
+def count_flops(net: nn.Module, in_shape: tuple[int, ...]) -> int:
+    """Forward FLOPs of one sample, counted on a meta copy: nothing is computed.
+
+    Products and convolutions as PyTorch counts them (a multiplication and an addition are two), and
+    every basis once per input value. Normalisation, softmax and additions are left out: they are
+    the same in both twins.
+    """
+    net = copy.deepcopy(net).to("meta").eval()
+    counted = []
+    for module in list(net.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, Expansion):
+                counted.append(_CountedExpansion(child))
+                setattr(module, name, counted[-1])
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        net(torch.empty((1, *in_shape), device="meta"))
+    return int(counter.get_total_flops()) + sum(expansion.total for expansion in counted)
+
+
+class _CountedExpansion(nn.Module):
+    """Stands for an expansion on the meta device: the shape of its output, and what it costs."""
+
+    def __init__(self, expansion: Expansion) -> None:
+        super().__init__()
+        self.num_functions = expansion.num_functions
+        self.flops = expansion.flops
+        self.total = 0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.total += x.numel() * self.flops
+        return x.new_empty((self.num_functions, *x.shape))
+
+
+@dataclass(frozen=True)
+class Match:
+    """Solved options, and how near they come: `ratio` is the KAN's cost over its twin's."""
+
+    options: dict[str, Any]
+    ratio: float
+
+
+def match_budget(
+    cost: Callable[[dict[str, Any]], int],
+    target: int,
+    options: dict[str, Any],
+    *,
+    coarse: str,
+    step: int = 1,
+    fine: str | None = None,
+) -> Match:
+    """Options whose cost is nearest to `target`.
+
+    The coarse option is solved first, a multiple of `step`, all else as given; then the fine one
+    trims between a quarter and four times its value. Where its steps are too coarse, neighbouring
+    multiples are trimmed too. Cost must rise with both.
+    """
+
+    def error(value: int) -> float:
+        return abs(math.log(value / target))
+
+    def with_coarse(multiple: int) -> dict[str, Any]:
+        return {**options, coarse: multiple * step}
+
+    low, high = 1, 2
+    while cost(with_coarse(high)) < target:
+        if high * step > MAX_WIDTH:
+            raise ValueError(f"no {coarse} below {MAX_WIDTH} reaches the twin's budget of {target}")
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if cost(with_coarse(middle)) < target else (low, middle)
+    near = [with_coarse(multiple) for multiple in range(max(1, low - 1), high + 2)]
+    near.sort(key=lambda o: error(cost(o)))
+    best = near[0]
+    for start in near:
+        if fine is None:
+            break
+        best = min((best, _trim(cost, target, start, fine)), key=lambda o: error(cost(o)))
+        if error(cost(best)) < CLOSE:
+            break
+    return Match(best, cost(best) / target)
+
+
+def _trim(
+    cost: Callable[[dict[str, Any]], int], target: int, options: dict[str, Any], fine: str
+) -> dict[str, Any]:
+    """Bisect the fine option; the best of all that were tried, since cost is a staircase in it."""
+    low, high = options[fine] / 4, options[fine] * 4
+    best, best_cost = options, cost(options)
+    for _ in range(14):
+        middle = round(math.sqrt(low * high), 4)
+        trial = {**options, fine: middle}
+        try:
+            trial_cost = cost(trial)
+        except ValueError:  # so small that a layer has no features left
+            low = middle
+            continue
+        if abs(math.log(trial_cost / target)) < abs(math.log(best_cost / target)):
+            best, best_cost = trial, trial_cost
+        low, high = (middle, high) if trial_cost < target else (low, middle)
+    return best

@@ -1,0 +1,242 @@
+"""Plots of a report: small SVG panels whose colours the page's style sheet decides.
+
+Matplotlib draws with placeholder colours, which are then replaced by CSS variables, so that one
+drawing is legible on light and on dark pages. Text stays text: it is set in the page's font.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import warnings
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import (
+    EngFormatter,
+    LogLocator,
+    MaxNLocator,
+    NullFormatter,
+    StrMethodFormatter,
+)
+from numpy.typing import ArrayLike
+
+from kanzoo.study.stats import Verdict
+
+SERIES = 8  # colours in the style sheet, --c0 (the baseline) to --c7
+MARKERS = {"o": "●", "s": "■", "^": "▲", "D": "◆", "v": "▼", "P": "✚", "X": "✖", "*": "★"}
+DASHES = {"solid": "-", "dashed": (0, (5, 2)), "dotted": (0, (1.5, 1.5))}
+MAX_EDGES = 16
+MAX_POINTS = 200
+_INK, _MUTED, _LINE, _BAND = "#010101", "#010102", "#010103", "#010104"
+_VARIABLES = {_INK: "--ink", _MUTED: "--muted", _LINE: "--line", _BAND: "--band"}
+_VARIABLES |= {f"#0200{i:02d}": f"--c{i}" for i in range(SERIES)}
+_WORDS = ("better", "worse", "equivalent", "undecided")
+_VARIABLES |= {f"#0300{i:02d}": f"--{word}" for i, word in enumerate(_WORDS)}
+_STYLE: dict[Any, Any] = {
+    "svg.fonttype": "none", "svg.hashsalt": "kanzoo", "text.parse_math": False,
+    "font.size": 9.5,
+    "text.color": _INK, "axes.labelcolor": _MUTED, "axes.edgecolor": _LINE, "grid.color": _LINE,
+    "xtick.color": _LINE, "ytick.color": _LINE, "xtick.labelcolor": _MUTED,
+    "ytick.labelcolor": _MUTED, "axes.spines.top": False, "axes.spines.right": False,
+    "axes.grid": True, "grid.linewidth": 0.6, "axes.axisbelow": True, "lines.linewidth": 1.6,
+    "axes.labelsize": 9.5, "xtick.labelsize": 9, "ytick.labelsize": 9,
+    "font.family": "DejaVu Sans",
+    "axes.formatter.useoffset": False, "xtick.minor.size": 0, "axes.unicode_minus": True,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class EdgePlot:
+    """Edge functions of one layer: x (n_points,), ys (n_edges, n_points)."""
+
+    title: str
+    x: ArrayLike
+    ys: ArrayLike
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One small drawing with the heading and the line below it that the page sets."""
+
+    title: str
+    svg: str
+    note: str = ""
+
+
+def tone(index: int) -> str:
+    """The style sheet's variable for the colour of the index-th arm; the baseline is 0."""
+    return f"c{index if index < SERIES else 1 + (index - 1) % (SERIES - 1)}"
+
+
+def colour(index: int) -> str:
+    """The placeholder that becomes `tone`."""
+    return f"#02000{tone(index)[1:]}"
+
+
+def dash_name(index: int) -> str:
+    """The CSS name of the index-th arm's line style in learning curves."""
+    return list(DASHES)[index % len(DASHES)]
+
+
+def sign(index: int) -> str:
+    """The index-th model's marker as a character, for legends."""
+    return list(MARKERS.values())[index % len(MARKERS)]
+
+
+@contextmanager
+def _axes(finish: Callable[[str], None], label: str, height: float = 2.5) -> Iterator[Axes]:
+    """Axes of one panel; on leaving, `finish` gets the SVG."""
+    with mpl.rc_context(_STYLE), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph")  # the browser has fonts of its own
+        figure = Figure(figsize=(4.0, height), layout="constrained")
+        figure.patch.set_alpha(0)
+        axes = figure.add_subplot()
+        axes.patch.set_alpha(0)
+        yield axes
+        buffer = io.StringIO()
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    finish(_inline(buffer.getvalue(), label))
+
+
+def _inline(svg: str, label: str) -> str:
+    """An SVG file as an element for HTML: no prologue, own ids, CSS colours, the page's font."""
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->|<title>.*?</title>", "", svg, flags=re.S)
+    svg = re.sub(r"<style.*?</style>|font-family: [^;\"]*; ", "", re.sub(r"\s*\n\s*", " ", svg))
+    head, rest = svg.split(">", 1)
+    box = re.search(r'viewBox="[\d. ]+"', head)
+    prefix = f"p{zlib.crc32((label + svg).encode()):x}-"
+    rest = re.sub(r'<g id="[^"]*">', "<g>", rest)
+    rest = re.sub(r'\b(id="|href="#|url\(#)', rf"\g<1>{prefix}", rest)
+    rest = re.sub(r"#0[123]0[01]\d\d", lambda m: f"var({_VARIABLES.get(m[0], '--ink')})", rest)
+    label = re.sub(r'[&<>"]', lambda m: f"&#{ord(m[0])};", label)
+    return f'<svg {box[0] if box else ""} role="img" aria-label="{label}">{rest}'
+
+
+def forest(
+    title: str, rows: Sequence[Verdict], names: Sequence[str], colours: Sequence[int]
+) -> Panel:
+    """Mean differences with their intervals, the zero line and the band of the margin."""
+    found: list[str] = []
+    with _axes(found.append, f"Differences with intervals: {title}", 0.75 + 0.46 * len(rows)) as ax:
+        margin = max(row.margin for row in rows)
+        ax.axvspan(-margin, margin, color=_BAND, lw=0)
+        ax.axvline(0, color=_MUTED, lw=1)
+        ends = [-1.3 * margin, 1.3 * margin]
+        for y, (row, name, index) in enumerate(zip(rows, names, colours, strict=True)):
+            word = f"#0300{_WORDS.index(row.verdict):02d}"
+            text: dict[str, Any] = {
+                "xycoords": ("axes fraction", "data"),
+                "va": "bottom",
+                "fontsize": 9.5,
+            }
+            ax.annotate(name, (0, y - 0.16), **text)
+            ax.annotate(row.verdict, (1, y - 0.16), ha="right", color=word, **text)
+            if row.mean_difference is None:
+                continue
+            low, high = (
+                row.mean_difference if end is None else end for end in (row.ci_low, row.ci_high)
+            )
+            if row.bootstrap_low is not None and row.bootstrap_high is not None:
+                ax.plot([row.bootstrap_low, row.bootstrap_high], [y, y], color=colour(index),
+                        lw=1, alpha=0.55)  # fmt: skip
+            ax.plot([low, high], [y, y], color=colour(index), lw=3.2, solid_capstyle="butt")
+            ax.plot(row.mean_difference, y, marker="o", ms=6.5, color=colour(index))
+            ends += [low, high]
+        spread = (max(ends) - min(ends)) or 1.0
+        ax.set_xlim(min(ends) - 0.06 * spread, max(ends) + 0.06 * spread)
+        ax.set_ylim(len(rows) - 0.55, -0.75)
+        ax.set_yticks([])
+        ax.spines["left"].set_visible(False)
+        ax.grid(axis="y", visible=False)
+        ax.locator_params(axis="x", nbins=5)
+        ax.set_xlabel(f"← worse\u2003difference in {rows[0].metric}\u2003better →")
+    return Panel(title, found[0])
+
+
+def cost(
+    title: str, points: pd.DataFrame, label: str, metric: str, mode: str,
+    colours: Mapping[str, int], markers: Mapping[str, int],
+) -> Panel:  # fmt: skip
+    """Metric against one cost and the Pareto front of the means.
+
+    points: a row a (model, arm) with columns model, arm, cost, mean, std.
+    """
+    found: list[str] = []
+    with _axes(found.append, f"{metric} against {label}: {title}", 2.7) as ax:
+        ordered = points.sort_values(["cost", "mean"], ascending=[True, mode == "min"])
+        best = ordered["mean"].cummax() if mode == "max" else ordered["mean"].cummin()
+        front = ordered[best != best.shift()]
+        ax.step(front["cost"], front["mean"], where="post", color=_MUTED, lw=1, ls=(0, (3, 2)))
+        for row in points.fillna({"std": 0.0}).to_dict("records"):
+            ax.errorbar(
+                row["cost"], row["mean"], yerr=row["std"], ms=6.5, elinewidth=1,
+                fmt=list(MARKERS)[markers[row["model"]] % len(MARKERS)],
+                color=colour(colours[row["arm"]]),
+            )  # fmt: skip
+        if len(points) and points["cost"].max() > 4 * points["cost"].min() > 0:
+            ax.set_xscale("log")
+            ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        else:
+            ax.locator_params(axis="x", nbins=5)
+        count = "(" not in label  # without a unit
+        ax.xaxis.set_major_formatter(EngFormatter(sep="") if count else StrMethodFormatter("{x:g}"))
+        ax.xaxis.set_minor_formatter(NullFormatter())
+        ax.margins(x=0.1)
+        ax.set_xlabel(label)
+        ax.set_ylabel(metric)
+    return Panel(title, found[0])
+
+
+def curves(
+    title: str, tables: Mapping[str, list[pd.Series]], label: str, colours: Mapping[str, int]
+) -> Panel:
+    """Mean over seeds of a series indexed by epoch, with a band of one standard deviation."""
+    found: list[str] = []
+    seen: list[float] = []
+    with _axes(found.append, f"Learning curves: {title}") as ax:
+        for arm, series in tables.items():
+            table = pd.concat(series, axis=1).sort_index()
+            table = table.iloc[:: max(1, len(table) // MAX_POINTS)]
+            mean, std = table.mean(axis=1), table.std(axis=1).fillna(0.0)
+            index, dash = colours[arm], DASHES[dash_name(colours[arm])]
+            alone = "o" if len(table) == 1 else None
+            ax.plot(table.index, mean, color=colour(index), ls=dash, marker=alone)
+            ax.fill_between(table.index, mean - std, mean + std, color=colour(index), alpha=0.15,
+                            lw=0)  # fmt: skip
+            late = slice(len(table) // 5, None)  # the steep start would flatten all that follows
+            seen += [(mean - std)[late].min(), (mean + std)[late].max()]
+        spread = max(seen) - min(seen)
+        if spread > 0:
+            ax.set_ylim(min(seen) - 0.08 * spread, max(seen) + 0.08 * spread)
+        ax.margins(x=0.02)
+        ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        ax.set_xlabel("epoch")
+        ax.set_ylabel(label)
+    return Panel(title, found[0], f"{max(map(len, tables.values()))} seeds")
+
+
+def edges(plot: EdgePlot) -> Panel:
+    """Edge functions over their input; at most `MAX_EDGES`, the rest is counted in the note."""
+    x, ys = np.asarray(plot.x, float), np.atleast_2d(np.asarray(plot.ys, float))
+    if x.ndim != 1 or ys.shape[1:] != x.shape:
+        raise ValueError(f"edge plot {plot.title!r}: x {x.shape} and ys {ys.shape} do not agree")
+    found: list[str] = []
+    with _axes(found.append, f"Edge functions: {plot.title}", 2.2) as ax:
+        for index, y in enumerate(ys[:MAX_EDGES]):
+            ax.plot(x, y, color=colour(1 + index), lw=1.2, alpha=0.85)
+        ax.margins(x=0.0)
+        ax.set_xlabel("input")
+        ax.set_ylabel("edge output")
+    more = f"{MAX_EDGES} of {len(ys)} edges shown" if len(ys) > MAX_EDGES else ""
+    return Panel(plot.title, found[0], "; ".join(filter(None, (plot.note, more))))

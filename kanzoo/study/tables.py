@@ -1,0 +1,191 @@
+"""Numbers as a reader wants them: the verdicts and budgets of a study as rows of text."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from rich.table import Table
+from rich.text import Text
+
+from kanzoo.study.stats import MIN_SEEDS, POWER, Verdict
+
+CELL = ["data", "model", "match", "arm"]
+TONES = {"better": "green", "worse": "red", "equivalent": "blue", "undecided": "yellow"}
+TOLERANCE = 0.02  # of a matched budget
+NONE = "–"  # noqa: RUF001
+TEXTS = ("data", "model", "arm", "match", "reason", "metric", "mode", "width", "run_dir", "command")
+NUMBERS = ("test", "val", "params", "flops", "step_time_ms", "peak_memory_mb", "train_seconds",
+           "epochs")  # fmt: skip
+
+
+def tidy(results: pd.DataFrame) -> pd.DataFrame:
+    """Results with every column that a report reads, in a fixed order of rows."""
+    columns: dict[str, Any] = {}
+    for name in TEXTS:
+        text = results[name] if name in results else pd.Series("", index=results.index)
+        columns[name] = text.astype(object).where(text.notna(), "").astype(str)
+    for name in NUMBERS:
+        value = results[name] if name in results else pd.Series(np.nan, index=results.index)
+        columns[name] = pd.to_numeric(value, errors="coerce").astype(float)
+    table = results.assign(**columns)
+    return table.sort_values([*CELL, "seed"], kind="stable", ignore_index=True)
+
+
+def finished(results: pd.DataFrame) -> pd.Series[bool]:
+    """Which runs count: finished, with a finite test value."""
+    return results["status"].eq("finished") & results["test"].abs().lt(np.inf)
+
+
+def arms_of(results: pd.DataFrame, baseline: str) -> dict[str, int]:
+    """Every arm and the number of its colour, the baseline first."""
+    others = sorted(set(results["arm"]) - {baseline})
+    return {arm: index for index, arm in enumerate([baseline, *others])}
+
+
+def rule(verdict: Verdict, rows: int) -> str:
+    """The rule that decided, for readers."""
+    return (
+        f"“Better” and “worse” need a paired t-test with p ≤ {verdict.alpha:g}, “equivalent” two "
+        f"one-sided paired t-tests that put the difference inside ±{verdict.margin:g}; both are "
+        f"Holm-adjusted over the study's {rows} comparisons. No verdict below {MIN_SEEDS} paired "
+        f"seeds. Beside “undecided” stands the number of further seeds that would decide it with "
+        f"a probability of {100 * POWER:g} %, were the estimates the truth."
+    )
+
+
+def verdict_rows(verdicts: Sequence[Verdict]) -> list[dict[str, Any]]:
+    """Each verdict as text, decimals chosen by the spread of its metric."""
+    spreads: dict[str, list[float]] = {}
+    for v in verdicts:
+        if v.std_difference:
+            spreads.setdefault(v.metric, []).append(v.std_difference)
+    places = {metric: decimals(float(np.median(values))) for metric, values in spreads.items()}
+    return [_verdict_row(v, places.get(v.metric, 4)) for v in verdicts]
+
+
+def _verdict_row(v: Verdict, places: int) -> dict[str, Any]:
+    known = v.ci_low is not None and v.ci_high is not None
+    interval = f"[{signed(v.ci_low, places)}, {signed(v.ci_high, places)}]" if known else ""
+    more = f"+{v.seeds_needed} seed{'s' * (v.seeds_needed > 1)}" if v.seeds_needed else ""
+    return {
+        "data": v.data, "model": v.model, "arm": v.arm, "match": v.match, "verdict": v.verdict,
+        "more": more, "difference": signed(v.mean_difference, places), "interval": interval,
+        "p_adjusted": p_value(v.p_adjusted), "p_permutation": p_value(v.p_permutation),
+        "n_seeds": v.n_seeds, "note": v.note,
+        "ours": _mean(v.mean_arm, v.std_arm, places),
+        "theirs": _mean(v.mean_baseline, v.std_baseline, places),
+        "params": ratio(v.params_ratio), "flops": ratio(v.flops_ratio),
+        "step_time": ratio(v.step_time_ratio), "memory": ratio(v.memory_ratio),
+    }  # fmt: skip
+
+
+def verdict_table(verdicts: Sequence[Verdict]) -> Table:
+    """The verdicts for a terminal of 100 columns."""
+    several = len({v.match for v in verdicts}) > 1
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("data", "model", "arm", "verdict"):
+        table.add_column(name, overflow="fold")
+    for name in ("difference [interval]", "p adj", "n", "params", "time"):
+        table.add_column(name, justify="right", overflow="fold", no_wrap=name != "params")
+    for row in verdict_rows(verdicts):
+        word = Text(row["verdict"], style=TONES[row["verdict"]])
+        arm = row["arm"] + (f" ({row['match']})" if several else "")
+        table.add_row(
+            *(Text(text) for text in (row["data"], row["model"], arm)),
+            word + Text(row["more"].replace(" seeds", "").replace(" seed", "").replace("+", " +")),
+            Text(f"{row['difference']} {row['interval']}"),
+            row["p_adjusted"], str(row["n_seeds"]), row["params"], row["step_time"],
+        )  # fmt: skip
+    return table
+
+
+def budget_rows(results: pd.DataFrame, baseline: str) -> list[dict[str, Any]]:
+    """Median costs of every cell and their mismatch against the baseline's."""
+    usable = results[finished(results)]
+    columns = ["params", "flops", "step_time_ms", "peak_memory_mb", "train_seconds", "epochs"]
+    groups = usable.groupby(CELL)
+    table = groups[columns].median()
+    table["width"], table["runs"] = groups["width"].first(), groups.size()
+    twins: dict[tuple[str, str], dict[str, Mapping[Hashable, Any]]] = {}
+    records = table.reset_index().to_dict("records")
+    cells = [({name: str(row[name]) for name in CELL}, row) for row in records]
+    cells.sort(key=lambda cell: (cell[0]["data"], cell[0]["model"], cell[0]["arm"] != baseline))
+    for cell, row in cells:
+        if cell["arm"] == baseline:
+            twins.setdefault((cell["data"], cell["model"]), {})[cell["match"]] = row
+    rows = []
+    for cell, row in cells:
+        modes = twins.get((cell["data"], cell["model"]), {})
+        only = next(iter(modes.values())) if len(modes) == 1 else None
+        twin = modes.get(cell["match"], only)
+        own = cell["arm"] == baseline
+        rows.append(cell | {
+            "width": row["width"] or NONE, "runs": int(row["runs"]),
+            "params": _budget(row, None if own else twin, "params", cell["match"]),
+            "flops": _budget(row, None if own else twin, "flops", cell["match"]),
+            "step": quantity(row["step_time_ms"], "ms"),
+            "memory": quantity(row["peak_memory_mb"], "MB"),
+            "seconds": quantity(row["train_seconds"], "s"), "epochs": quantity(row["epochs"]),
+        })  # fmt: skip
+    return rows
+
+
+def _budget(
+    row: Mapping[Hashable, Any], twin: Mapping[Hashable, Any] | None, name: str, match: str
+) -> dict[str, Any]:
+    value, of = row[name], twin[name] if twin is not None else math.nan
+    off = value / of - 1 if of else math.nan
+    known = math.isfinite(off)
+    return {
+        "value": f"{value:,.0f}" if name == "params" and value == value else quantity(value),
+        "off": f"{100 * off:+.1f} %".replace("-", "−") if known else None,  # noqa: RUF001
+        "bad": known and match == name and abs(off) > TOLERANCE,
+    }
+
+
+# Formats. A value that does not exist is a dash.
+
+
+def decimals(spread: float) -> int:
+    """Decimals that show a spread with two significant digits."""
+    return int(np.clip(1 - math.floor(math.log10(spread)), 0, 8)) if spread > 0 else 4
+
+
+def signed(value: float | None, places: int) -> str:
+    if value is None:
+        return NONE
+    return f"{value:+.{places}f}".replace("-", "−")  # noqa: RUF001
+
+
+def _mean(mean: float | None, std: float | None, places: int) -> str:
+    if mean is None:
+        return NONE
+    return f"{mean:.{places}f}" + (f" ± {std:.{places}f}" if std is not None else "")
+
+
+def p_value(value: float | None) -> str:
+    if value is None:
+        return NONE
+    return "<0.001" if value < 0.0005 else f"{value:.3f}"
+
+
+def ratio(value: float | None) -> str:
+    if value is None:
+        return NONE
+    return f"{value:.2f}×" if value < 9.995 else f"{value:,.1f}×"  # noqa: RUF001
+
+
+def quantity(value: float, unit: str = "") -> str:
+    """Three digits with a prefix of thousands; a dash for what was not measured."""
+    if not math.isfinite(value) or (unit and value <= 0):
+        return NONE
+    for size, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e4, "k")):
+        if not unit and abs(value) >= size:
+            scale = 1e3 if prefix == "k" else size
+            return f"{value / scale:.3g} {prefix}"
+    number = f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+    return f"{number} {unit}".strip()

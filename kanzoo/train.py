@@ -1,0 +1,287 @@
+"""Train one run from its configuration, and the command that does so."""
+
+import logging
+import platform
+import sys
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from kanzoo import __version__, registry
+from kanzoo.config import Config, run_command, user_errors
+from kanzoo.rundir import RunDir, git_sha, is_first_process
+
+log = logging.getLogger("kanzoo")
+
+WANDB_MODES = ("offline", "online", "disabled")
+ACCELERATORS = ("auto", "cpu", "gpu", "mps", "tpu")
+STRATEGIES = ("auto", "ddp", "fsdp")
+PRECISIONS = ("16-mixed", "bf16-mixed", "16-true", "bf16-true", "32-true", "64-true")
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Everything that a configuration describes, checked and without data or weights."""
+
+    plan: Any
+    dataset: Any
+    objective: Any
+    schedule: Any
+
+
+def main() -> None:
+    """Entry of `scripts/train.py`: one run, or with `-m` several one after the other."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    run_command("train", _job)
+
+
+def _job(config: Config) -> None:
+    with user_errors():
+        folder = RunDir.of(config)
+        if skip(folder):
+            return
+        prepared = prepare(config)
+        check_machine(config["trainer"])
+        prepared.dataset.load()
+    try:
+        result = fit(config, folder, prepared)
+    except (KeyboardInterrupt, SystemExit) as end:
+        # Lightning turns an interrupt into an exit with code 1.
+        if KeyboardInterrupt not in (type(end), type(end.__context__)):
+            raise
+        print("kanzoo: interrupted; the same command goes on from the last epoch", file=sys.stderr)
+        raise SystemExit(130) from None
+    if result is not None:
+        _print_summary(result, folder)
+
+
+def train(config: Config) -> dict[str, Any]:
+    """Train one run, or return the result of the finished one; the content of `result.json`.
+
+    Raises `ValueError` for a configuration that cannot be, before anything is written.
+    """
+    folder = RunDir.of(config)
+    if skip(folder):
+        return folder.result() or {}
+    prepared = prepare(config)
+    check_machine(config["trainer"])
+    prepared.dataset.load()
+    return fit(config, folder, prepared) or {}
+
+
+def skip(folder: RunDir) -> bool:
+    """Whether a run is finished already; refuses a folder of another configuration."""
+    if not is_first_process():
+        return False
+    if folder.config["overwrite"]:
+        folder.clear()
+        return False
+    folder.check_config()
+    if folder.result() is not None:
+        log.info("finished before, skipped: %s", folder.path)
+        return True
+    return False
+
+
+def prepare(config: Config) -> Prepared:
+    """Check a configuration and describe its parts; nothing is loaded or written.
+
+    Raises `ValueError` of one line for anything that cannot be.
+    """
+    from torch import nn
+
+    from kanzoo.build import build_layers, build_plan
+    from kanzoo.engine.optim import build_optimizer
+
+    choices = config["choices"]
+    seed = config["seed"]
+    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+        raise ValueError(f"seed must be a whole number from 0, got {seed!r}")
+    _check_trainer(config["trainer"])
+    for key in ("lr", "weight_decay"):
+        if config["optim"].get(key, 0.0) < 0:
+            raise ValueError(f"optim.{key} must not be negative, got {config['optim'][key]}")
+    wandb = config["logger"]["wandb"]
+    if wandb is not None:
+        if not isinstance(wandb, dict):
+            raise ValueError(f"logger.wandb must be null or chosen by logger=wandb, got {wandb!r}")
+        registry.check_name("logger.wandb.mode", wandb["mode"], WANDB_MODES)
+    patience = config["callbacks"]["patience"]
+    if patience is not None and (not isinstance(patience, int) or patience < 1):
+        raise ValueError(f"callbacks.patience must be a whole number or null, got {patience!r}")
+    dataset = registry.instantiate(config["data"])
+    objective = registry.instantiate(config["task"])
+    schedule = registry.instantiate(config["sched"])
+    devices, num_nodes = config["trainer"]["devices"], config["trainer"]["num_nodes"]
+    if isinstance(devices, list):
+        devices = len(devices)
+    dataset.check(world_size=devices * num_nodes if isinstance(devices, int) else 1)
+    spec = dataset.spec
+    if spec.task != objective.task:
+        raise ValueError(
+            f"data {choices['data']!r} are for the task {spec.task!r}, not {objective.task!r}"
+        )
+    layers = build_layers(config["layers"], config["basis"])
+    plan = build_plan(
+        config["model"], layers, spec.in_shape, spec.num_outputs, config["match"], choices["model"]
+    )
+    build_optimizer(config["optim"], nn.Linear(1, 1))
+    return Prepared(plan, dataset, objective, schedule)
+
+
+def _check_trainer(node: dict[str, Any]) -> None:
+    registry.check_name("trainer.accelerator", node["accelerator"], ACCELERATORS)
+    registry.check_name("trainer.strategy", node["strategy"], STRATEGIES)
+    registry.check_name("trainer.precision", node["precision"], PRECISIONS)
+    for key in ("max_epochs", "num_nodes", "accumulate_grad_batches", "log_every_n_steps"):
+        if not isinstance(node[key], int) or node[key] < 1:
+            raise ValueError(f"trainer.{key} must be a whole number from 1, got {node[key]!r}")
+    devices = node["devices"]
+    numbers = devices if isinstance(devices, list) else [devices]
+    if devices != "auto" and not all(isinstance(n, int) for n in numbers):
+        raise ValueError(f"trainer.devices must be a count, auto or a list, got {devices!r}")
+    if devices == [] or (isinstance(devices, int) and devices < 1):
+        raise ValueError(f"trainer.devices must be at least 1, auto or a list, got {devices}")
+    if node["accelerator"] == "cpu" and (node["strategy"] == "fsdp" or isinstance(devices, list)):
+        raise ValueError(
+            "trainer.strategy=fsdp and lists of trainer.devices need GPUs; with "
+            "trainer.accelerator=cpu use ddp and a count"
+        )
+    clip = node["gradient_clip_val"]
+    if clip is not None and clip <= 0:
+        raise ValueError(f"trainer.gradient_clip_val must be positive or null, got {clip}")
+
+
+def check_machine(node: Config) -> None:
+    """Raise `ValueError` for a trainer that needs devices which this machine does not have."""
+    import torch
+
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    found = torch.accelerator.device_count() if accelerator else 0
+    devices = node["devices"]
+    if node["accelerator"] == "gpu" or node["strategy"] == "fsdp" or isinstance(devices, list):
+        if not found:
+            raise ValueError("PyTorch finds no GPU on this machine; use trainer=cpu")
+        last = max(devices) + 1 if isinstance(devices, list) else devices
+        if isinstance(last, int) and last > found:
+            raise ValueError(f"trainer.devices={devices}, but this machine has {found}")
+
+
+def fit(config: Config, folder: RunDir, prepared: Prepared) -> dict[str, Any] | None:
+    """Train and test; returns the result, or None in all processes but the first."""
+    import torch
+
+    from kanzoo.engine.data import DataModule
+    from kanzoo.engine.measure import StepTimer, peak_step_memory
+    from kanzoo.engine.optim import build_optimizer
+    from kanzoo.engine.task import Task
+    from kanzoo.engine.trainer import build_trainer, close_wandb
+
+    plan, dataset, objective = prepared.plan, prepared.dataset, prepared.objective
+    net = plan.build(config["seed"])
+    make_optimizer = partial(build_optimizer, config["optim"])
+    task = Task(
+        net,
+        objective,
+        dataset.spec.num_outputs,
+        make_optimizer,
+        prepared.schedule,
+        config["seed"],
+    )
+    if is_first_process():
+        folder.write_config()
+    facts = {
+        "params": plan.params,
+        "flops": plan.flops,
+        "twin_params": plan.twin_params,
+        "twin_flops": plan.twin_flops,
+        "options": plan.options,
+    }
+    timer = StepTimer()
+    resume = folder.last_checkpoint if folder.last_checkpoint.is_file() else None
+    if resume:
+        log.info("resuming from %s", resume)
+    try:
+        trainer = build_trainer(config, folder, objective, facts, resume, timer)
+        data = DataModule(dataset, config["seed"])
+        if torch.cuda.is_available():
+            torch.cuda.reset_peak_memory_stats()
+        trainer.fit(task, data, ckpt_path=resume, weights_only=True)
+        best = trainer.checkpoint_callback.best_model_path  # type: ignore[union-attr]
+        val = trainer.checkpoint_callback.best_model_score  # type: ignore[union-attr]
+        scores = {}
+        for split, run in (("val", trainer.validate), ("test", trainer.test)):
+            (values,) = run(task, data, ckpt_path=best, weights_only=True, verbose=False)
+            scores[split] = {name.rpartition("/")[2]: v for name, v in values.items()}
+    finally:
+        close_wandb()
+    if not trainer.is_global_zero:
+        return None
+    assert val is not None
+    if trainer.strategy.root_device.type == "cuda":
+        peak = torch.cuda.max_memory_allocated()
+    else:
+        batch = next(iter(data.train_dataloader()))
+        peak = peak_step_memory(net, objective.loss, make_optimizer, batch)
+    result = {
+        "status": "finished",
+        "name": config["name"],
+        "model": config["choices"]["model"],
+        "layers": config["choices"]["layers"],
+        "basis": config["choices"]["basis"] if plan.layers.is_kan else None,
+        "data": config["choices"]["data"],
+        "seed": config["seed"],
+        "match": config["match"] if plan.layers.is_kan else None,
+        **facts,
+        **_final_size(net, facts, dataset.spec.in_shape),
+        "step_time_ms": timer.step_ms(),
+        "peak_memory_mb": peak / 2**20,
+        "train_seconds": timer.seconds,
+        "epochs": trainer.current_epoch,
+        "metric": objective.monitor,
+        "mode": objective.mode,
+        **scores,
+        "git_sha": git_sha(),
+        "versions": _versions(),
+        "config_hash": folder.config_hash,
+    }
+    folder.write_result(result)
+    return result
+
+
+def _final_size(net: Any, facts: dict[str, Any], in_shape: tuple[int, ...]) -> dict[str, int]:
+    """Parameters and FLOPs of the trained network: refined grids have more than was planned."""
+    from kanzoo.study.budget import count_flops, count_params
+
+    if count_params(net) == facts["params"]:
+        return {}
+    return {"params": count_params(net), "flops": count_flops(net, in_shape)}
+
+
+def _versions() -> dict[str, str]:
+    packages = ("torch", "lightning", "numpy")
+    found = {name: version(name) for name in packages}
+    return {"kanzoo": __version__, "python": platform.python_version(), **found}
+
+
+def _print_summary(result: dict[str, Any], folder: RunDir) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=str(folder.path), title_justify="left", show_header=False)
+    metric = result["metric"]
+    rows = {
+        f"test {metric}": f"{result['test'][metric]:.4f}",
+        f"validation {metric}": f"{result['val'][metric]:.4f}",
+        "parameters": f"{result['params']:,} (twin {result['twin_params']:,})",
+        "forward FLOPs": f"{result['flops']:,} (twin {result['twin_flops']:,})",
+        "training step": f"{result['step_time_ms']:.2f} ms",
+        "peak memory": f"{result['peak_memory_mb']:.1f} MB",
+        "training": f"{result['train_seconds']:.1f} s, {result['epochs']} epochs",
+        "result": str(Path(folder.path) / "result.json"),
+    }
+    for name, value in rows.items():
+        table.add_row(name, value)
+    Console().print(table)

@@ -1,0 +1,6 @@
+"""Write docs/bases.md and its plots from the code: python scripts/document.py."""
+
+from kanzoo.document import main
+
+if __name__ == "__main__":
+    main()

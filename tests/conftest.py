@@ -1,0 +1,65 @@
+"""What several test files share: commands as processes, and short real runs."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+# A run of about a second: 128 real digits, two epochs, nothing but metrics.csv.
+SHORT = ("logger=csv", "callbacks.progress=false", "trainer.max_epochs=2", "data.limit_train=128")
+SMALL = ("model=mlp", "model.width=16", "match=none", *SHORT)
+
+Run = Callable[..., dict[str, Any]]
+
+
+def environment() -> dict[str, str]:
+    """Variables for a command that must find this checkout and leave the cores to others."""
+    paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
+    return {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(filter(None, paths)),
+        "OMP_NUM_THREADS": "1",
+        "WANDB_SILENT": "true",
+    }
+
+
+def command(script: str, *words: str) -> list[str]:
+    """The command line of one of `scripts/`."""
+    return [sys.executable, str(ROOT / "scripts" / f"{script}.py"), *words]
+
+
+def run_script(script: str, *words: str, cwd: Path) -> "subprocess.CompletedProcess[str]":
+    """Run one of `scripts/` in a folder and return what it said."""
+    return subprocess.run(
+        command(script, *words),
+        cwd=cwd,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+@pytest.fixture
+def train_run(tmp_path: Path) -> Run:
+    """Train a small network on a few digits below `tmp_path`; returns `result.json`'s content."""
+    from kanzoo.config import compose
+    from kanzoo.train import train
+
+    def run(*words: str) -> dict[str, Any]:
+        return train(compose("train", [*SMALL, f"runs={tmp_path}", *words]))
+
+    return run
+
+
+def folder_of(*words: str) -> Path:
+    """Folder of the run that these overrides describe."""
+    from kanzoo.config import compose
+    from kanzoo.rundir import RunDir
+
+    return RunDir.of(compose("train", list(words))).path

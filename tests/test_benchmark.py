@@ -1,0 +1,74 @@
+"""What the benchmark measures, apart from time itself."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from kanzoo.bases.base import get_basis
+from kanzoo.benchmark import peers
+from kanzoo.benchmark.layers import SHAPES, Shape, measure
+from kanzoo.benchmark.timing import ratio, saved_bytes, training_step
+from kanzoo.document import page
+from kanzoo.registry import conf_dir
+
+
+def test_ratio_is_the_median_of_neighbours(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter(range(10**6))
+    monkeypatch.setattr("kanzoo.benchmark.timing.time.perf_counter", lambda: float(next(clock)))
+    calls = []
+
+    def candidate() -> None:
+        calls.append("candidate")
+        next(clock)  # takes two ticks more than nothing
+        next(clock)
+
+    assert ratio(candidate, lambda: calls.append("limit"), rounds=5) == 3.0
+    assert calls[6:] == ["candidate", "limit"] * 5  # after three of each to warm up
+
+
+def test_saved_bytes_count_activations_once() -> None:
+    x = torch.randn(8, 4, requires_grad=True)
+    assert saved_bytes(nn.Linear(4, 3), x) == x.nbytes
+    assert saved_bytes(nn.Sequential(nn.Linear(4, 3), nn.Sigmoid()), x) == x.nbytes + 8 * 3 * 4
+
+
+def test_training_step_gives_all_gradients() -> None:
+    net = nn.Linear(4, 3)
+    x = torch.randn(8, 4, requires_grad=True)
+    step = training_step(net, x, torch.ones(8, 3))
+    step()
+    step()
+    torch.testing.assert_close(net.bias.grad, torch.full((3,), 8.0))  # not twice
+    torch.testing.assert_close(x.grad, net.weight.sum(0).expand(8, 4))
+
+
+@pytest.mark.parametrize("shape", [Shape(6, 5, 4), Shape(2, 3, 4, pixels=5)])
+def test_a_row_names_what_was_measured(shape: Shape) -> None:
+    net = shape.kan(get_basis("rbf"), "auto")
+    row = measure(shape, net, net.expansion.num_functions, ("rbf", 8, "auto"), rounds=1).to_dict()
+    assert list(row)[:5] == ["operator", "shape", "basis", "grid_size", "backend"]
+    assert row["operator"] == ("conv" if shape.pixels else "linear")
+    for name in ("step_ratio", "forward_ratio", "saved_bytes_ratio"):
+        assert math.isfinite(row[name])
+        assert row[name] > 0
+
+
+def test_peers_are_built_where_they_are_installed() -> None:
+    for peer in peers.installed():
+        net = peer.build(6, 4, 5, conv=False)
+        assert net is not None
+        assert net(torch.zeros(3, 6)).shape == (3, 4)
+        assert peer.build(6, 4, 5, conv=True) is None
+    assert {peer.name for peer in peers.PEERS} == {"inkan", "flashkan", "pykan"}
+    assert len(SHAPES) == 4
+
+
+def test_the_page_of_bases_is_up_to_date() -> None:
+    docs = conf_dir().parent / "docs"
+    if not docs.is_dir():
+        pytest.skip("installed without docs/")
+    assert (docs / "bases.md").read_text(encoding="utf-8") == page(), "run scripts/document.py"
+    for path in (conf_dir() / "basis").glob("*.yaml"):
+        assert (docs / "bases" / f"{path.stem}.svg").is_file()

@@ -1,0 +1,231 @@
+"""A study from plan to report, on cells of a second, and cells that fail in every way."""
+
+import json
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from conftest import run_script
+
+from kanzoo.compare import _job, check_cells, plan
+from kanzoo.config import compose
+from kanzoo.study.plan import Cell
+from kanzoo.study.results import collect
+from kanzoo.study.run import run_local
+
+SHORT = ["callbacks.progress=false", "logger=csv", "trainer.max_epochs=1"]
+TINY: dict[str, Any] = {
+    "models": {"mlp": ["model.width=8"]},
+    "arms": {"mlp": ["layers=mlp"], "kan": ["layers=kan"]},
+    "overrides": [*SHORT, "data.limit_train=128"],
+}
+
+
+def configured(tmp_path: Path, **study: Any) -> dict[str, Any]:
+    """The smoke study cut down to four cells of a second, with some of its keys changed."""
+    config = compose("compare", ["study=smoke", f"runs={tmp_path / 'runs'}", "engine.workers=2"])
+    return {**config, "study": {**config["study"], **TINY, **study}}
+
+
+def cells_of(tmp_path: Path, **study: Any) -> list[Cell]:
+    return plan(configured(tmp_path, **study))
+
+
+# --- refused before anything runs ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("study", "hint"),
+    [
+        ({"baseline": "mpl"}, "'mlp'"),
+        ({"baseline": "kan"}, "baseline must be the MLP twin"),
+        ({"seeds": 1}, "at least 2"),
+        ({"margin": 0}, "margin"),
+        ({"margin": -0.1}, "margin"),
+        ({"data": []}, "study.data is empty"),
+        ({"data": ["digit"]}, "'digits'"),
+        ({"models": {"mpl": []}}, "'mlp'"),
+        ({"arms": {"mlp": ["layers=mlp"]}}, "nothing to compare"),
+        ({"arms": {"mlp": ["layers=mlp"], "kan": ["layers=kna"]}}, "'kan'"),
+        ({"match": ["parms"]}, "'params'"),
+        ({"models": {"mlp": ["model.widht=8"]}}, "'model.width'"),
+        ({"arms": {"mlp": ["layers=mlp"], "kan": ["layers=kan_ffn"]}}, "'ffn'"),
+        ({"overrides": ["trainer.max_epochs=0"]}, "max_epochs"),
+        ({"first_seed": -1}, "seed"),
+    ],
+)
+def test_studies_without_a_verdict_are_refused(
+    tmp_path: Path, study: dict[str, Any], hint: str
+) -> None:
+    with pytest.raises(ValueError, match=r"\w") as refusal:
+        check_cells(cells_of(tmp_path, **study))
+    assert hint in str(refusal.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_seeds_pair_the_arms(tmp_path: Path) -> None:
+    cells = cells_of(tmp_path, seeds=3, first_seed=5)
+    assert [(c.seed, c.arm) for c in cells] == [(s, a) for s in (5, 6, 7) for a in ("mlp", "kan")]
+    for cell in cells:
+        assert cell.config["seed"] == cell.seed
+        assert cell.config["data"] == cells[0].config["data"]
+        assert cell.config["optim"] == cells[0].config["optim"]
+        # The command that the report names repeats this very run.
+        assert compose("train", list(cell.overrides)) == cell.config
+
+
+# --- cells that fail -----------------------------------------------------------------------------
+
+
+def result_of(config: dict[str, Any]) -> dict[str, Any]:
+    """What a finished cell leaves, without training."""
+    from kanzoo.rundir import RunDir
+
+    folder = RunDir.of(config)
+    folder.write_config()
+    result = {
+        **{"status": "finished", "metric": "accuracy", "mode": "max", "options": {"width": 8}},
+        **{"test": {"accuracy": 0.5}, "val": {"accuracy": 0.5}, "params": 1, "flops": 1},
+        **{"step_time_ms": 1.0, "peak_memory_mb": 1.0, "train_seconds": 1.0, "epochs": 1},
+    }
+    folder.write_result(result)
+    return result
+
+
+def first_kan(config: dict[str, Any]) -> bool:
+    return config["seed"] == 0 and config["choices"]["layers"] == "kan"
+
+
+def dies(config: dict[str, Any]) -> dict[str, Any]:
+    if first_kan(config):
+        os._exit(9)
+    return result_of(config)
+
+
+def raises(config: dict[str, Any]) -> dict[str, Any]:
+    if first_kan(config):
+        raise RuntimeError("out of luck\nand of memory")
+    return result_of(config)
+
+
+def hangs(config: dict[str, Any]) -> dict[str, Any]:
+    if first_kan(config):
+        time.sleep(600)
+    return result_of(config)
+
+
+def succeeds_late(config: dict[str, Any]) -> dict[str, Any]:
+    marker = Path(config["runs"]) / "tried"
+    if first_kan(config) and not marker.exists():
+        marker.parent.mkdir(parents=True, exist_ok=True)
+        marker.touch()
+        os._exit(9)
+    return result_of(config)
+
+
+def drive(
+    cells: list[Cell], train: Callable[..., dict[str, Any]], **options: Any
+) -> dict[tuple[int, str], str]:
+    ends: dict[tuple[int, str], str] = {}
+
+    def on_end(cell: Cell, reason: str) -> None:
+        assert (cell.seed, cell.arm) not in ends
+        ends[cell.seed, cell.arm] = reason
+
+    keywords = {"workers": 2, "threads": 1, "cell_timeout": None, "max_retries": 0, **options}
+    run_local(cells, train, on_end=on_end, **keywords)
+    return ends
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("train", "options", "word"),
+    [
+        (dies, {"max_retries": 1}, "exit code 9"),
+        (raises, {"max_retries": 1}, "RuntimeError: out of luck and of memory"),
+        (hangs, {"cell_timeout": 8.0}, "cell_timeout=8 s"),
+    ],
+)
+def test_a_failing_cell_is_reported_and_the_others_go_on(
+    tmp_path: Path, train: Callable[..., dict[str, Any]], options: dict[str, Any], word: str
+) -> None:
+    cells = cells_of(tmp_path)
+    ends = drive(cells, train, **options)
+    assert word in ends.pop((0, "kan"))
+    assert ends == {(0, "mlp"): "", (1, "mlp"): "", (1, "kan"): ""}
+    table = collect(cells, tmp_path / "runs" / "smoke", "accuracy", "max")
+    failed = table[table["status"] == "failed"]
+    assert list(zip(failed["seed"], failed["arm"], strict=True)) == [(0, "kan")]
+    assert word in failed["reason"].item()
+    # What failed is tried again, and its reason goes when it works.
+    waiting = [cell for cell in cells if cell.folder.result() is None]
+    assert drive(waiting, result_of) == {(0, "kan"): ""}
+    table = collect(cells, tmp_path / "runs" / "smoke", "accuracy", "max")
+    assert set(table["status"]) == {"finished"}
+    assert not list(tmp_path.rglob("failure.txt"))
+
+
+@pytest.mark.slow
+def test_a_failed_cell_is_retried(tmp_path: Path) -> None:
+    before = dict(os.environ)
+    ends = drive(cells_of(tmp_path), succeeds_late, max_retries=1)
+    assert set(ends.values()) == {""}
+    assert dict(os.environ) == before
+
+
+def test_cells_that_were_not_run_say_so(tmp_path: Path) -> None:
+    cells = cells_of(tmp_path)
+    table = collect(cells, tmp_path / "runs" / "smoke", "accuracy", "max")
+    assert set(table["reason"]) == {"not run"}
+    assert table["command"].str.startswith("python scripts/train.py data=digits").all()
+
+
+# --- the whole -----------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_a_study_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = configured(tmp_path, match=["params"])
+
+    def times() -> dict[Path, int]:
+        return {p: p.stat().st_mtime_ns for p in (tmp_path / "runs").rglob("result.json")}
+
+    _job(config)
+    report = tmp_path / "runs" / "smoke" / "report"
+    assert {path.name for path in report.iterdir()} >= {
+        *("index.html", "report.md", "results.csv", "verdicts.json")
+    }
+    rows = pd.read_csv(report / "results.csv")
+    assert sorted(zip(rows["seed"], rows["arm"], strict=True)) == [
+        *((0, "kan"), (0, "mlp"), (1, "kan"), (1, "mlp"))
+    ]
+    assert set(rows["status"]) == {"finished"}
+    (verdict,) = json.loads((report / "verdicts.json").read_text())
+    assert (verdict["model"], verdict["arm"], verdict["n_seeds"]) == ("mlp", "kan", 2)
+    by_arm = rows.groupby("arm")["test"].mean()
+    assert verdict["mean_difference"] == pytest.approx(by_arm["kan"] - by_arm["mlp"])
+    assert "mlp" in capsys.readouterr().out
+    first = times()
+    assert len(first) == 4
+
+    _job(config)
+    assert times() == first
+
+    lost = sorted(first)[1]
+    lost.unlink()
+    capsys.readouterr()
+    _job(config)
+    assert "1 of 4 cells to run" in capsys.readouterr().err
+    assert {p for p, t in times().items() if t != first[p]} == {lost}
+
+
+@pytest.mark.slow
+def test_a_dry_run_writes_nothing(tmp_path: Path) -> None:
+    done = run_script("compare", "study=smoke", "dry_run=true", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "18 cells" in done.stdout
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,306 @@
+"""The command line: everything in conf/ composes, and bad input is one line that names the key."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import environment, run_script
+
+from kanzoo import registry
+from kanzoo.config import check_overrides, compose
+from kanzoo.rundir import RunDir
+from kanzoo.train import prepare
+
+GROUPS = ("data", "model", "layers", "basis", "task", "optim", "sched", "trainer", "logger")
+GROUPS += ("callbacks", "experiment", "debug")
+CHOICES = [(group, name) for group in GROUPS for name in registry.names(group)]
+
+# Overrides, and the words that the message must hold: the key, and the nearest or what is allowed.
+TYPOS = [
+    ("modle=vit", "'modle'", "'model'"),
+    ("+modle=vit", "'modle'", "'model'"),
+    ("model=vti", "'vti'", "'vit'"),
+    ("data=mnits", "'mnits'", "'mnist'"),
+    ("basis=bsplin", "'bsplin'", "'bspline'"),
+    ("experiment=mnist_kann", "'mnist_kann'", "'mnist_kan'"),
+    ("debug=fats", "'fats'", "'fast'"),
+    ("model.dpeth=3", "'model.dpeth'", "'model.depth'"),
+    ("+model.dpeth=3", "'model.dpeth'", "'model.depth'"),
+    ("++model.dpeth=3", "'model.dpeth'", "'model.depth'"),
+    ("model={dpeth: 3}", "dpeth", "mlp, resnet, vit"),
+    ("basis.gridsize=3", "'basis.gridsize'", "'basis.grid_size'"),
+    ("trainer.max_epoch=3", "'trainer.max_epoch'", "'trainer.max_epochs'"),
+    ("logger.wandb.projet=x", "'logger.wandb.projet'", "'logger.wandb.project'"),
+    ("+new.key=1", "'new'", "allowed are"),
+    ("+sede=1", "'sede'", "'seed'"),
+    ("choices.model=vit", "'choices'", "allowed are"),
+    ("~model.width", "'~model.width'", "removed"),
+    ("~model", "'~model'", "removed"),
+    ("model.width", "model.width", "EQUAL"),
+    ("model=null", "'null'", "mlp, resnet, vit"),
+    ("model=[vit,mlp]", "model", "mlp, resnet, vit"),
+    ("model._target_=os.system", "model._target_", "cannot be changed"),
+    ("data={_target_: os.system}", "os.system", "digits"),
+    ("+model.width.x=3", "model.width", "no keys"),
+    ("model.width=3,4", "'model.width=3,4'", "-m"),
+    ("model.width=choice(3,4)", "'model.width", "-m"),
+]
+KINDS = [
+    ("model.width=wide", "model.width", "whole number"),
+    ("model.width=1.5", "model.width", "whole number"),
+    ("model.width=true", "model.width", "whole number"),
+    ("model.width=null", "model.width", "whole number"),
+    ("model.width=auto", "model.width", "whole number"),
+    ("model.width=[3]", "model.width", "whole number"),
+    ("model.taper=nan", "model.taper", "finite"),
+    ("model.taper=inf", "model.taper", "finite"),
+    ("model.norm=null", "model.norm", "text"),
+    ("seed=one", "seed", "whole number"),
+    ("seed=null", "seed", "whole number"),
+    ("overwrite=3", "overwrite", "true or false"),
+    ("name=null", "name", "text"),
+    ("runs=3", "runs", "text"),
+    ("match=null", "match", "text"),
+    ("layers.kan_roles=3", "layers.kan_roles", "text"),
+    ("basis.grid_range=wide", "basis.grid_range", "list"),
+    ("optim.lr=fast", "optim.lr", "number"),
+    ("optim.lr=null", "optim.lr", "number"),
+    ("optim.betas=0.9", "optim.betas", "list"),
+    ("sched.warmup_fraction=auto", "sched.warmup_fraction", "number"),
+    ("task.label_smoothing=null", "task.label_smoothing", "number"),
+    ("callbacks.progress=1", "callbacks.progress", "true or false"),
+    ("logger.wandb=3", "logger.wandb", "list"),
+    ("trainer.strategy=3", "trainer.strategy", "text"),
+]
+# Refused when the parts are described, before data are loaded.
+IMPOSSIBLE = [
+    ("seed=-1", "seed", "from 0"),
+    ("name=../x", "name", "'../x'"),
+    ("name=a/b", "name", "'a/b'"),
+    ("match=flop", "'flop'", "'flops'"),
+    ("model.width=-4", "width", "-4"),
+    ("model.depth=0", "depth", "0"),
+    ("model.taper=0", "taper", "0"),
+    ("model.dropout=1.5", "dropout", "1.5"),
+    ("model.norm=lyaer", "'lyaer'", "'layer'"),
+    ("model=vit model.heads=3", "heads=3", "width=64"),
+    ("model=vit model.patch_size=3", "patch_size=3", "8 x 8"),
+    ("model=vit model.norm=batch", "norm", "layer or none"),
+    ("model=vit model.ffn_ratio=0", "ffn_ratio=0", "width"),
+    ("model=resnet model.depth=9", "depth", "nearest is 8"),
+    ("model=resnet model.expansion=0", "expansion", "positive"),
+    ("model=resnet layers.kan_roles=[ffn]", "'ffn'", "stem, conv, head"),
+    ("layers=kan_ffn", "'ffn'", "stem, hidden, head"),
+    ("layers.kan_roles=[heda]", "'heda'", "'head'"),
+    ("layers.kan_roles=haed", "'haed'", "'head'"),
+    ("layers.activation=gleu", "'gleu'", "'gelu'"),
+    ("layers.residual=sliu", "'sliu'", "'silu'"),
+    ("layers.squash=tahn", "'tahn'", "'tanh'"),
+    ("layers.init=varaince", "'varaince'", "'variance'"),
+    ("basis=none layers.residual=null", "basis", "residual"),
+    ("basis.grid_size=0", "grid_size", "at least 1"),
+    ("basis.grid_range=[1,-1]", "grid_range", "increasing"),
+    ("basis.grid_range=[1,a]", "grid_range", "increasing"),
+    ("basis.extrapolation=lienar", "'lienar'", "'linear'"),
+    ("optim.lr=-1", "optim.lr", "-1"),
+    ("optim.weight_decay=-1", "optim.weight_decay", "-1"),
+    ("sched.warmup_fraction=2", "sched.warmup_fraction", "between 0 and 1"),
+    ("task.label_smoothing=1", "task.label_smoothing", "[0, 1)"),
+    ("callbacks.patience=0", "callbacks.patience", "whole number"),
+    ("callbacks.patience=soon", "callbacks.patience", "whole number"),
+    ("logger=csv logger.wandb=yes", "logger.wandb", "logger=wandb"),
+    ("logger.wandb.mode=onlin", "'onlin'", "'online'"),
+    ("trainer.max_epochs=0", "trainer.max_epochs", "from 1"),
+    ("trainer.accelerator=gpuu", "'gpuu'", "'gpu'"),
+    ("trainer.strategy=dpp", "'dpp'", "'ddp'"),
+    ("trainer.precision=16", "trainer.precision", "text"),
+    ("trainer.precision=32-ture", "'32-ture'", "'32-true'"),
+    ("trainer.devices=0", "trainer.devices", "at least 1"),
+    ("trainer.devices=two", "trainer.devices", "count"),
+    ("trainer.gradient_clip_val=0", "trainer.gradient_clip_val", "positive"),
+    ("trainer=ddp trainer.devices=3", "batch_size=128", "multiple of 3"),
+    ("data.batch_size=0", "batch_size", "0"),
+    ("data.limit_train=0", "limit_train", "0"),
+    ("data.limit_train=all", "limit_train", "whole number"),
+    ("data.limit_train=99999", "limit_train", "1077"),
+    ("data.val_size=2.5", "val_size", "2.5"),
+    ("data=imagefolder data.root=/nowhere", "/nowhere/train", "root"),
+    ("data=mnist data.root=/nowhere data.download=false", "/nowhere/MNIST", "download"),
+]
+
+
+def refusal_of(action: Callable[[], object]) -> str:
+    """The one line with which an action is refused."""
+    with pytest.raises(ValueError) as refusal:  # noqa: PT011, the caller looks at the message
+        action()
+    assert "\n" not in str(refusal.value)
+    return str(refusal.value)
+
+
+@pytest.mark.parametrize(("line", "key", "hint"), TYPOS + KINDS)
+def test_typos_and_wrong_kinds_are_refused_by_name(line: str, key: str, hint: str) -> None:
+    message = refusal_of(lambda: check_overrides("train", [line]))
+    assert key in message
+    assert hint in message
+
+
+@pytest.mark.parametrize(("line", "key", "hint"), IMPOSSIBLE)
+def test_impossible_values_are_refused_by_name(line: str, key: str, hint: str) -> None:
+    def describe() -> None:
+        config = compose("train", line.split())
+        RunDir.of(config)
+        prepare(config)
+
+    message = refusal_of(describe)
+    assert key in message
+    assert hint in message
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "data.val_size=0.2",
+        "layers.kan_roles=head",
+        "layers.kan_roles=[stem,head]",
+        "layers.residual=null",
+        "trainer.gradient_clip_val=null",
+        "optim.lr=1",
+        "callbacks.patience=3",
+        "logger.wandb=null",
+        "++model.width=32",
+    ],
+)
+def test_possible_values_are_taken(line: str) -> None:
+    prepare(compose("train", [line]))
+
+
+def test_values_reach_the_configuration() -> None:
+    config = compose("train", ["model=vit", "model.depth=3", "basis=rbf", "seed=0", "data=digits"])
+    assert config["model"]["depth"] == 3
+    assert config["seed"] == 0
+    assert config["choices"]["basis"] == "rbf"
+    assert config["basis"]["_target_"].endswith("GaussianRBF")
+
+
+@pytest.mark.parametrize(("group", "name"), CHOICES)
+def test_every_choice_composes(group: str, name: str) -> None:
+    config = compose("train", [f"{group}={name}"])
+    for node in config.values():
+        if isinstance(node, dict) and "_target_" in node:
+            registry.locate(node["_target_"])
+    if group not in ("experiment", "debug"):
+        assert config["choices"][group] == name
+        node = registry.options(group, name)
+        assert set(config[group]) == set(node)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", registry.names("study"))
+def test_every_study_plans(name: str) -> None:
+    from kanzoo.compare import plan
+
+    config = compose("compare", [f"study={name}"])
+    study = config["study"]
+    cells = plan(config)
+    kinds = len(study["data"]) * len(study["models"]) * len(study["arms"]) * len(study["match"])
+    assert len(cells) == kinds * study["seeds"]
+    assert len({cell.folder.path for cell in cells}) == len(cells)
+
+
+@pytest.mark.parametrize("name", registry.names("experiment"))
+def test_an_experiment_yields_to_the_command_line(name: str) -> None:
+    config = compose("train", [f"experiment={name}", "model.width=12", "name=other"])
+    assert config["model"]["width"] == 12
+    assert config["name"] == "other"
+
+
+def test_a_sweep_is_checked_value_by_value() -> None:
+    check_overrides("train", ["model=mlp,vit", "seed=0,1"], multirun=True)
+    with pytest.raises(ValueError, match="'vti'"):
+        check_overrides("train", ["model=mlp,vti"], multirun=True)
+    with pytest.raises(ValueError, match=r"model\.width"):
+        check_overrides("train", ["model.width=3,wide"], multirun=True)
+    with pytest.raises(ValueError, match=r"compare\.py"):
+        check_overrides("train", ["trainer=ddp", "seed=0,1"], multirun=True)
+    with pytest.raises(ValueError, match=r"compare\.py"):
+        check_overrides("train", ["trainer=cpu,ddp"], multirun=True)
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ["+model.dpeth=3"],
+        ["model=vti"],
+        ["model.width=wide"],
+        ["study=dmeo"],
+        ["trainer=ddp", "-m"],
+    ],
+)
+def test_typos_are_refused_before_anything_heavy_is_imported(
+    lines: list[str], tmp_path: Path
+) -> None:
+    """Seconds of imports are what a mistyped key must not cost."""
+    module = "compare" if "study=dmeo" in lines else "train"
+    code = (
+        f"import sys; sys.argv = ['{module}.py', *{lines!r}]\n"
+        f"from kanzoo.{module} import main\n"
+        "try: main()\n"
+        "except SystemExit as end: assert end.code == 2, end.code\n"
+        "else: raise AssertionError('not refused')\n"
+        "heavy = {'torch', 'lightning', 'wandb', 'torchmetrics', 'pandas'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env=environment(),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("script", "words"),
+    [
+        ("train", ["model.width=-3"]),
+        ("train", ["model=resnet", "layers=kan_ffn"]),
+        ("train", ["data=imagefolder", "data.root=nowhere"]),
+        ("evaluate", ["run=nowhere"]),
+        ("evaluate", []),
+        ("compare", ["study=demo", "study.seeds=1"]),
+    ],
+)
+def test_bad_input_ends_a_command_with_one_line(
+    script: str, words: list[str], tmp_path: Path
+) -> None:
+    done = run_script(script, *words, cwd=tmp_path)
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+    assert done.stderr.startswith("kanzoo: ")
+    assert not done.stdout
+    assert not list(tmp_path.iterdir())
+
+
+def test_corrupt_data_end_in_one_line(tmp_path: Path) -> None:
+    folder = tmp_path / "data" / "MNIST" / "raw"
+    folder.mkdir(parents=True)
+    for part in ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1"):
+        (folder / f"{part}-ubyte").write_bytes(b"not an image")
+    words = ["data=mnist", f"data.root={tmp_path / 'data'}", "data.download=false"]
+    done = run_script("train", *words, cwd=tmp_path)
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+    assert "-ubyte" in done.stderr
+    assert not (tmp_path / "runs").exists()
+
+
+def test_no_resolver_evaluates_code() -> None:
+    for path in registry.conf_dir().rglob("*.yaml"):
+        text = path.read_text(encoding="utf-8")
+        assert "eval:" not in text
+        assert "now:" not in text

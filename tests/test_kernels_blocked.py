@@ -1,0 +1,100 @@
+"""Any basis a block of features at a time, computed again in the backward."""
+
+import pytest
+import torch
+from kernel_cases import EXTRAPOLATIONS, assert_close, make_case, make_knots
+from torch import Tensor
+
+from kanzoo.layers import kernels
+from kanzoo.layers.kernels import blocked, blocked_spline
+
+
+def test_blocked_any_basis(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blocked, "BLOCK_BYTES", 700)  # several blocks
+    torch.manual_seed(0)
+    x = torch.randn(5, 7, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(7, 3, 4, dtype=torch.float64, requires_grad=True)
+    rate = torch.rand(7, dtype=torch.float64, requires_grad=True)
+
+    def features(x: Tensor, block: slice) -> list[Tensor]:
+        return [torch.ones_like(x), (x * rate[block]).sin(), x.square()]
+
+    def function(x: Tensor, weight: Tensor, rate: Tensor) -> Tensor:
+        return kernels.blocked_linear(features, x, weight, [rate])
+
+    want = torch.einsum("kni,iko->no", torch.stack(features(x, slice(0, 7))), weight)
+    torch.testing.assert_close(function(x, weight, rate), want)
+    assert torch.autograd.gradcheck(function, (x, weight, rate))
+    assert torch.autograd.gradgradcheck(function, (x, weight, rate))
+
+
+def test_second_derivative_where_input_depends_on_the_parameter() -> None:
+    torch.manual_seed(0)
+    rate = torch.rand(4, dtype=torch.float64, requires_grad=True)
+    x = torch.randn(5, 4, dtype=torch.float64)
+    weight = torch.randn(4, 2, 4, dtype=torch.float64, requires_grad=True)
+
+    def features(x: Tensor, block: slice) -> list[Tensor]:
+        return [(x * rate[block]).sin(), x.square()]
+
+    def layer(x: Tensor) -> Tensor:
+        return kernels.blocked_linear(features, x, weight, [rate])
+
+    def plain(x: Tensor) -> Tensor:
+        return torch.einsum("kni,iko->no", torch.stack(features(x, slice(0, 4))), weight)
+
+    results = []
+    for used in (layer, plain):  # one layer used twice, as in a recurrent network
+        y = used(used(x * rate))
+        first = torch.autograd.grad(y.square().sum(), (weight, rate), create_graph=True)
+        total = sum((g.sin().sum() for g in first), start=y.new_zeros(()))
+        results.append([*first, *torch.autograd.grad(total, (weight, rate))])
+    torch.testing.assert_close(*results)
+
+
+@pytest.mark.parametrize("kind", EXTRAPOLATIONS)
+@pytest.mark.parametrize("grid", ["uniform", "random"])
+@pytest.mark.parametrize("order", [0, 1, 2, 3, 5])
+def test_splines_in_several_blocks_equal_dense(
+    monkeypatch: pytest.MonkeyPatch, order: int, grid: str, kind: str
+) -> None:
+    monkeypatch.setattr(blocked_spline, "BUFFER", 3 * 5 * 10)  # rows, features and functions of
+    monkeypatch.setattr(blocked_spline, "MOST_ROWS", 10)  # the uniform path, with remainders
+    monkeypatch.setattr(blocked_spline, "GROUP", 3)
+    monkeypatch.setattr(blocked, "BLOCK_BYTES", 4000)
+    case = make_case(24, 7, 6, 7, order, grid)
+    x, weight, residual, knots = (None if t is None else t.double() for t in case)
+    variables = [t.requires_grad_() for t in (x, weight, residual)]
+    results = []
+    for layer in (kernels.blocked_spline_linear, kernels.dense_linear):
+        y = layer(x, weight, residual, knots, order, kind)
+        results.append((y, *torch.autograd.grad((y * y).sum(), variables)))
+    for found, want in zip(*results, strict=True):
+        assert_close(found.detach(), want.detach(), 1e-12)
+
+
+@pytest.mark.parametrize("needed", [(0,), (1,), (2,), (0, 1), (1, 2)])
+@pytest.mark.parametrize("grid", ["uniform", "random"])
+def test_only_the_needed_gradients_are_computed(grid: str, needed: tuple[int, ...]) -> None:
+    x, weight, residual, knots = make_case(24, 4, 5, 6, 3, grid)
+    tensors = (x, weight, residual)
+    variables = [tensors[n].requires_grad_() for n in needed]
+    results = []
+    for layer in (kernels.blocked_spline_linear, kernels.dense_linear):
+        y = layer(x, weight, residual, knots, 3, "clamp")
+        results.append(torch.autograd.grad(y.sum(), variables))
+    torch.testing.assert_close(*results, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("grid", ["uniform", "random"])
+@pytest.mark.parametrize("shape", [(0, 4, 3), (5, 4, 0)])
+def test_empty_splines(shape: tuple[int, int, int], grid: str) -> None:
+    rows, inputs, outputs = shape
+    weight = torch.randn(inputs, 9, outputs, requires_grad=True)
+    x = torch.randn(rows, inputs, requires_grad=True)
+    knots = make_knots(5, 3, inputs, grid)
+    y = kernels.blocked_spline_linear(x, weight, x.sin(), knots, 3, "zero")
+    assert y.shape == (rows, outputs)
+    y.sum().backward()
+    assert torch.equal(weight.grad, torch.zeros_like(weight))
+    assert torch.equal(x.grad, torch.zeros_like(x))

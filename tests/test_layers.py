@@ -1,0 +1,259 @@
+"""KAN layers: equal to ordinary operators on expanded features, for every basis of `conf/basis`."""
+
+from typing import Any
+
+import pytest
+import reference
+import torch
+import torch.nn.functional as F
+from samples import DOUBLE, points, shaken
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from kanzoo import registry
+from kanzoo.layers.expansion import INITS
+from kanzoo.layers.kan import KANConv2d, KANLinear
+
+NAMES = registry.names("basis")
+
+
+def linear(name: str = "bspline", **options: Any) -> Any:
+    return shaken(KANLinear(3, 4, basis=name, **{**DOUBLE, **options}))
+
+
+def conv(name: str = "bspline", *args: Any, **options: Any) -> Any:
+    args = args or (4, 6, 3)
+    return shaken(KANConv2d(*args, basis=name, **{**DOUBLE, **options}))
+
+
+# --- what a layer computes -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_linear_is_the_sum_of_its_edges(name: str) -> None:
+    layer = linear(name)
+    x = points(5, 3)
+    edges = torch.stack(
+        [torch.stack([layer.edge(i, o, x[:, i]) for i in range(3)]).sum(0) for o in range(4)], -1
+    )
+    torch.testing.assert_close(layer(x), edges + layer.bias, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_linear_is_one_product_with_expanded_features(name: str) -> None:
+    layer = linear(name)
+    x = points(2, 5, 3)
+    features = layer.expansion(x).permute(1, 2, 3, 0).flatten(2)  # (2, 5, C K)
+    expected = F.linear(features, layer.weight.flatten(0, 1).t(), layer.bias)
+    torch.testing.assert_close(layer(x), expected, rtol=1e-12, atol=1e-12)
+    assert layer(x[0, 0]).shape == (4,)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_conv_is_linear_over_unfolded_padded_pixels(name: str) -> None:
+    options: dict[str, Any] = {"stride": (2, 1), "padding": (1, 2), "dilation": (1, 2)}
+    layer = conv(name, 2, 3, (3, 2), **options)
+    x = points(2, 2, 6, 5)
+    padded = F.pad(x, (2, 2, 1, 1))
+    windows = reference.unfold_windows(padded, (3, 2), (2, 1), (1, 2))  # (B, H, W, C, kH, kW)
+    expected = torch.zeros(*windows.shape[:3], 3, **DOUBLE)
+    for o in range(3):
+        for i in range(2):
+            for tap in ((v, h) for v in range(3) for h in range(2)):
+                expected[..., o] += layer.edge(i, o, windows[..., i, tap[0], tap[1]], tap)
+    expected = (expected + layer.bias).movedim(-1, 1)
+    torch.testing.assert_close(layer(x), expected, rtol=1e-11, atol=1e-11)
+    torch.testing.assert_close(layer(x[0]), expected[0], rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_pointwise_conv_is_linear(name: str) -> None:
+    layer = conv(name, 3, 4, 1)
+    same = KANLinear(3, 4, basis=name, **DOUBLE)
+    state = layer.state_dict()
+    state["weight"] = state["weight"].flatten(2).permute(1, 2, 0)
+    same.load_state_dict(state)
+    x = points(2, 3, 4, 5)
+    torch.testing.assert_close(layer(x).movedim(1, -1), same(x.movedim(1, -1)))
+
+
+@pytest.mark.parametrize("groups", [2, 4])
+def test_grouped_conv_is_a_loop_over_groups(groups: int) -> None:
+    layer = conv("bspline", 4, 8, 3, padding=1, groups=groups)
+    x = points(2, 4, 5, 5)
+    parts = []
+    for part, weight, bias in zip(
+        x.chunk(groups, 1), layer.weight.chunk(groups), layer.bias.chunk(groups), strict=True
+    ):
+        one: Any = KANConv2d(4 // groups, 8 // groups, 3, padding=1, basis="bspline", **DOUBLE)
+        with torch.no_grad():
+            one.weight.copy_(weight)
+            one.bias.copy_(bias)
+        parts.append(one(part))
+    torch.testing.assert_close(layer(x), torch.cat(parts, 1))
+    o = 5
+    inside = x.chunk(groups, 1)[o * groups // 8]
+    pixels = reference.unfold_windows(F.pad(inside, (1, 1, 1, 1)), (3, 3), (1, 1), (1, 1))
+    total = sum(
+        layer.edge(i, o, pixels[..., i, v, h], (v, h))
+        for i in range(4 // groups)
+        for v in range(3)
+        for h in range(3)
+    )
+    torch.testing.assert_close(layer(x)[:, o], total + layer.bias[o])
+
+
+def test_fixed_activation_makes_an_ordinary_layer() -> None:
+    layer = linear("gelu")
+    plain = nn.Linear(3, 4, **DOUBLE)
+    with torch.no_grad():
+        plain.weight.copy_(layer.weight[:, 0].t())
+        plain.bias.copy_(layer.bias)
+    x = points(6, 3)
+    torch.testing.assert_close(layer(x), plain(F.gelu(x)), rtol=1e-14, atol=1e-14)
+    image = points(2, 4, 6, 6)
+    filters = conv("gelu", 4, 6, 3, stride=2, padding=1, groups=2)
+    expected = F.conv2d(F.gelu(image), filters.weight[:, :, 0], filters.bias, 2, 1, groups=2)
+    torch.testing.assert_close(filters(image), expected, rtol=1e-13, atol=1e-13)
+
+
+@pytest.mark.parametrize("residual", ["silu", None])
+@pytest.mark.parametrize("bias", [True, False])
+def test_residual_and_bias_are_options(residual: str | None, bias: bool) -> None:
+    layer: Any = KANLinear(3, 4, bias, basis="rbf", residual=residual, **DOUBLE)
+    assert layer.weight.shape[1] == 8 + (residual is not None)
+    assert (layer.bias is not None) == bias
+    x = points(5, 3)
+    with torch.no_grad():
+        layer.weight[:, :8] = 0
+    expected = F.silu(x) @ layer.weight[:, -1] if residual else torch.zeros(5, 4, **DOUBLE)
+    torch.testing.assert_close(layer(x), expected)
+
+
+# --- gradients -----------------------------------------------------------------------------------
+
+
+def functional(layer: nn.Module) -> tuple[Any, tuple[Tensor, ...]]:
+    """A function of input and parameters, and leaves for the latter."""
+    names = [name for name, _ in layer.named_parameters()]
+    leaves = tuple(p.detach().clone().requires_grad_() for p in layer.parameters())
+
+    def call(x: Tensor, *values: Tensor) -> Any:
+        return torch.func.functional_call(layer, dict(zip(names, values, strict=True)), (x,))
+
+    return call, leaves
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_gradients_of_layers(name: str) -> None:
+    for layer, x in (
+        (KANLinear(2, 2, basis=name, **DOUBLE), points(2, 2)),
+        (KANConv2d(2, 2, 2, padding=1, groups=2, basis=name, **DOUBLE), points(1, 2, 2, 2)),
+    ):
+        call, leaves = functional(shaken(layer))
+        inputs = (x.requires_grad_(), *leaves)
+        # Padded zeros stay zeros, so the kinks of ramps at zero are harmless.
+        assert torch.autograd.gradcheck(call, inputs, fast_mode=True)
+        assert torch.autograd.gradgradcheck(call, inputs, fast_mode=True)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_parameter_gets_a_gradient(name: str) -> None:
+    torch.manual_seed(0)
+    for layer, x in (
+        (KANLinear(16, 4, basis=name), torch.randn(64, 16)),
+        (KANConv2d(16, 4, 3, basis=name), torch.randn(8, 16, 5, 5)),
+    ):
+        layer(x).square().sum().backward()
+        for key, p in layer.named_parameters():
+            assert p.grad is not None, key
+            assert p.grad.isfinite().all(), key
+            assert (p.grad != 0).any(), key
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_rows_do_not_depend_on_batch_mates(name: str) -> None:
+    layer = linear(name)
+    x = points(6, 3)
+    torch.testing.assert_close(layer(x)[2], layer(x[2:3])[0], rtol=1e-13, atol=1e-13)
+    spoiled = x.clone()
+    spoiled[4] = float("nan")
+    y = layer(spoiled)
+    assert y[4].isnan().all()
+    assert torch.equal(y[torch.arange(6) != 4], layer(x)[torch.arange(6) != 4])
+
+
+# --- initialisation ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("fan_in", [3, 50, 3000])
+def test_output_variance_starts_near_one(name: str, fan_in: int) -> None:
+    torch.manual_seed(1)
+    out, batch = {3: (4096, 1024), 50: (512, 512), 3000: (32, 256)}[fan_in]
+    layer = KANLinear(fan_in, out, basis=name)
+    with torch.no_grad():
+        y = layer(torch.randn(batch, fan_in))
+    assert y.square().mean() == pytest.approx(1, rel=0.15)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_conv_output_variance_starts_near_one(name: str) -> None:
+    torch.manual_seed(1)
+    layer = KANConv2d(16, 128, 3, groups=2, basis=name)
+    with torch.no_grad():
+        y = layer(torch.randn(16, 16, 8, 8))
+    assert y.square().mean() == pytest.approx(1, rel=0.15)
+
+
+def test_other_initialisations_have_their_stated_deviations() -> None:
+    torch.manual_seed(0)
+    paper = KANLinear(100, 300, basis="bspline", init="paper").weight.detach()
+    assert paper[:, :8].std() == pytest.approx(0.1 / (8 * 100) ** 0.5, rel=0.02)
+    assert paper[:, 8].std() == pytest.approx((2 / 400) ** 0.5, rel=0.02)
+    power = KANLinear(100, 300, basis="bspline", init="power_law").weight.detach()
+    assert power.std() == pytest.approx(9**-0.25 * 100**-0.5, rel=0.02)
+    kernel = KANConv2d(8, 64, 3, groups=2, basis="bspline", init="paper").weight.detach()
+    assert kernel[:, :, 8].std() == pytest.approx((2 / (36 + 64 * 9)) ** 0.5, rel=0.05)
+
+
+@pytest.mark.parametrize("init", INITS)
+def test_reset_draws_again_and_clears_the_bias(init: str) -> None:
+    layer = linear(init=init)
+    before = layer.weight.detach().clone()
+    layer.reset_parameters()
+    assert not torch.equal(layer.weight, before)
+    assert layer.bias.abs().max() == 0
+
+
+# --- counting ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_declared_parameters_are_the_counted_ones(name: str) -> None:
+    for bias in (True, False):
+        for layer in (
+            KANLinear(5, 7, bias, basis=name),
+            KANConv2d(8, 4, (3, 2), groups=2, bias=bias, basis=name),
+        ):
+            counted = sum(p.numel() for p in layer.parameters() if p.requires_grad)
+            assert layer.num_params == counted
+            own = sum(p.numel() for p in layer.expansion.parameters())
+            taps = 1 if isinstance(layer, KANLinear) else 6
+            groups = 1 if isinstance(layer, KANLinear) else 2
+            edges = layer.in_features * layer.out_features * taps // groups
+            functions = layer.expansion.num_functions
+            assert counted == edges * functions + bias * layer.out_features + own
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_operator_flops_are_those_of_the_formula(name: str) -> None:
+    layer = KANLinear(5, 7, basis=name, backend="dense")
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        layer(torch.zeros(3, 5))
+    assert counter.get_total_flops() == 2 * 3 * 5 * 7 * layer.expansion.num_functions
+    filters = KANConv2d(4, 6, 3, padding=1, groups=2, basis=name, backend="dense")
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        filters(torch.zeros(2, 4, 5, 5))
+    pixels, functions = 2 * 25, filters.expansion.num_functions
+    assert counter.get_total_flops() == 2 * pixels * 6 * 2 * functions * 9

@@ -1,0 +1,252 @@
+"""Every architecture of conf/model, as MLP twin, as KAN, and with each of its roles alone KAN."""
+
+import dataclasses
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import kanzoo
+from kanzoo import registry
+from kanzoo.build import build_layers, build_plan
+from kanzoo.layers.factory import ROLES, LayerFactory
+from kanzoo.layers.kan import KANLayer
+from kanzoo.models.base import Architecture
+
+MODELS = registry.names("model")
+# Sizes that keep a network tiny, where it has such an option.
+TINY = {"width": 8, "depth": 1, "heads": 2, "patch_size": 2}
+TINY_RESNET = {"width": 4, "depth": 8}
+NORMS = (nn.LayerNorm, nn.GroupNorm, nn.BatchNorm1d, nn.BatchNorm2d, nn.Identity)
+SHAPE = (1, 8, 8)
+
+
+def cls_of(name: str) -> type[Architecture]:
+    cls = registry.locate(registry.options("model", name)["_target_"])
+    assert issubclass(cls, Architecture)
+    return cls
+
+
+def sizes(name: str) -> dict[str, Any]:
+    known = registry.options("model", name)
+    tiny = TINY_RESNET if name == "resnet" else TINY
+    return {key: value for key, value in tiny.items() if key in known}
+
+
+def make(name: str, roles: Any, **options: Any) -> Any:
+    return kanzoo.create_model(
+        name,
+        kan_roles=roles,
+        in_shape=SHAPE,
+        num_outputs=10,
+        **{"seed": 1, **sizes(name), **options},
+    )
+
+
+def images(count: int = 6) -> Tensor:
+    return torch.randn(count, *SHAPE, generator=torch.Generator().manual_seed(5))
+
+
+CASES = [
+    (name, role) for name in MODELS for role in ((), "all", *((r,) for r in cls_of(name).roles))
+]
+
+
+@pytest.mark.parametrize(("name", "roles"), CASES)
+def test_every_parameter_learns(name: str, roles: Any) -> None:
+    net = make(name, roles)
+    out = net(images())
+    assert out.shape == (6, 10)
+    (out * torch.randn(6, 10, generator=torch.Generator().manual_seed(7))).sum().backward()
+    for key, p in net.named_parameters():
+        assert p.grad is not None, key
+        assert p.grad.isfinite().all(), key
+        assert p.grad.count_nonzero() > 0, key
+
+
+@pytest.mark.parametrize(("name", "roles"), [c for c in CASES if c[1] in ((), "all")])
+def test_a_sample_does_not_depend_on_its_batch_mates(name: str, roles: Any) -> None:
+    net = make(name, roles).eval()
+    x = images()
+    with torch.no_grad():
+        torch.testing.assert_close(net(x)[2:3], net(x[2:3]), rtol=1e-4, atol=1e-5)
+        far = torch.cat([1e3 * x[:2], x[2:]])
+        torch.testing.assert_close(net(far)[2:], net(x)[2:], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_declared_roles_are_those_asked_for(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: set[str] = set()
+    for method in ("linear", "conv2d"):
+        plain = getattr(LayerFactory, method)
+
+        def recorded(self: Any, role: str, *args: Any, _plain: Any = plain, **kw: Any) -> Any:
+            asked.add(role)
+            return _plain(self, role, *args, **kw)
+
+        monkeypatch.setattr(LayerFactory, method, recorded)
+    # Deep enough for every role to occur.
+    options = {} if name == "resnet" else {"depth": 2}
+    make(name, "all", **options)
+    assert asked == set(cls_of(name).roles)
+    assert len(cls_of(name).roles) == len(asked)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_role_alone_changes_its_layers_alone(name: str) -> None:
+    options = {} if name == "resnet" else {"depth": 2}
+    twin = layers_of(make(name, (), **options))
+    whole = layers_of(make(name, "all", **options))
+    assert not any(is_kan(layer) for layer in twin.values())
+    assert all(is_kan(layer) for layer in whole.values())
+    assert list(twin) == list(whole)
+    found = [
+        {key for key, layer in layers_of(make(name, (role,), **options)).items() if is_kan(layer)}
+        for role in cls_of(name).roles
+    ]
+    assert all(found)  # every role has a layer, every layer one role
+    assert sum(len(keys) for keys in found) == len(set().union(*found)) == len(twin)
+
+
+def layers_of(net: nn.Module) -> dict[str, KANLayer]:
+    return {key: m for key, m in net.named_modules() if isinstance(m, KANLayer)}
+
+
+def is_kan(layer: KANLayer) -> bool:
+    return layer.expansion.num_functions > 1
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_twins_differ_in_their_layers_alone(name: str) -> None:
+    twin, kan = make(name, ()), make(name, "all")
+    inside = tuple(f"{key}." for key in layers_of(kan))
+
+    def rest(net: nn.Module) -> list[tuple[str, str]]:
+        return [
+            (key, repr(m))
+            for key, m in net.named_modules()
+            if not key.startswith(inside) and not list(m.children()) and not isinstance(m, KANLayer)
+        ]
+
+    assert rest(twin) == rest(kan)
+    assert any(isinstance(m, NORMS) for m in twin.modules())
+    sides = [
+        (layer.in_features, layer.out_features, layer.bias is None)
+        for layer in layers_of(twin).values()
+    ]
+    assert sides == [
+        (layer.in_features, layer.out_features, layer.bias is None)
+        for layer in layers_of(kan).values()
+    ]
+    # Both draw their layers by the same scheme.
+    assert {layer.init for layer in layers_of(twin).values()} == {
+        layer.init for layer in layers_of(kan).values()
+    }
+
+
+@pytest.mark.parametrize(("name", "roles"), [c for c in CASES if c[1] in ((), "all")])
+def test_weights_depend_on_the_seed_alone(name: str, roles: Any) -> None:
+    torch.manual_seed(3)
+    first = make(name, roles, seed=0)
+    before = torch.get_rng_state()
+    torch.manual_seed(4)
+    torch.rand(5)
+    state = torch.get_rng_state()
+    again = make(name, roles, seed=0)
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.manual_seed(3)
+    assert torch.equal(torch.get_rng_state(), before)
+    other = make(name, roles, seed=1)
+    for (key, p), q, r in zip(
+        first.named_parameters(), again.parameters(), other.parameters(), strict=True
+    ):
+        assert torch.equal(p, q), key
+        if key.endswith("weight") and p.dim() > 1:
+            assert not torch.equal(p, r), key
+
+
+def test_without_a_seed_the_global_generator_decides() -> None:
+    torch.manual_seed(0)
+    first = make("mlp", "all", seed=None)
+    second = make("mlp", "all", seed=None)
+    assert not torch.equal(first.head.weight, second.head.weight)
+
+
+@pytest.mark.parametrize("basis", ["bspline", "rbf", "chebyshev", "rational"])
+@pytest.mark.parametrize("name", MODELS)
+def test_built_models_keep_the_scale_of_their_inputs(name: str, basis: str) -> None:
+    """Every layer of a network at its real size, on normalised inputs, is near unit variance."""
+    net = kanzoo.create_model(name, basis=basis, in_shape=(1, 16, 16), num_outputs=64, seed=0)
+    seen: dict[str, tuple[float, float]] = {}
+
+    def watch(key: str) -> Any:
+        def hook(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            seen[key] = (float(inputs[0].square().mean()), float(output.var()))
+
+        return hook
+
+    for key, layer in layers_of(net).items():
+        layer.register_forward_hook(watch(key))
+    with torch.no_grad():
+        net(torch.randn(32, 1, 16, 16, generator=torch.Generator().manual_seed(0)))
+    assert len(seen) == len(layers_of(net))
+    for key, (moment, variance) in seen.items():
+        if 0.8 < moment < 1.2:  # what the initialisation assumes of the input
+            assert 0.4 < variance < 2.0, (key, variance)
+        assert 1e-3 < variance < 20.0, (key, variance)
+    assert sum(0.8 < moment < 1.2 for moment, _ in seen.values()) >= 2
+
+
+def test_unknown_names_and_options_are_refused_with_the_nearest() -> None:
+    cases: list[tuple[dict[str, Any], str]] = [
+        ({"name": "vti"}, "'vit'"),
+        ({"name": "mlp", "widht": 3}, "'width'"),
+        ({"name": "mlp", "basis": "bsplin"}, "'bspline'"),
+        ({"name": "mlp", "layers": "kan_fn"}, "'kan_ffn'"),
+        ({"name": "mlp", "kan_roles": "haed"}, "'head'"),
+        ({"name": "mlp", "kan_roles": ["ffn"]}, "stem, hidden, head"),
+        ({"name": "mlp", "match": "parms"}, "'params'"),
+    ]
+    for options, hint in cases:
+        with pytest.raises(ValueError, match="unknown") as refusal:
+            kanzoo.create_model(**options)
+        assert hint in str(refusal.value)
+
+
+def test_impossible_sizes_are_refused() -> None:
+    for name, options, word in [
+        ("mlp", {"width": 0}, "width"),
+        ("mlp", {"depth": -1}, "depth"),
+        ("resnet", {"depth": 10}, "nearest"),
+        ("resnet", {"in_shape": (5,)}, "images"),
+        ("vit", {"heads": 3}, "heads"),
+        ("vit", {"in_shape": (5,)}, "images"),
+        ("vit", {"in_shape": (1, 30, 28)}, "patch_size"),
+    ]:
+        with pytest.raises(ValueError, match=word):
+            kanzoo.create_model(name, **options)
+
+
+def test_factories_ask_only_for_roles_that_exist() -> None:
+    factory = LayerFactory()
+    with pytest.raises(ValueError, match="'head'"):
+        factory.linear("haed", 3, 4)
+    for name in MODELS:
+        assert set(cls_of(name).roles) <= set(ROLES)
+    assert not factory.twin().is_kan
+    assert factory.twin() == dataclasses.replace(factory.twin(), kan_roles=())
+
+
+def test_lists_are_the_folders() -> None:
+    assert kanzoo.list_models() == MODELS
+    assert "bspline" in kanzoo.list_bases()
+    assert set(kanzoo.__all__) <= set(dir(kanzoo)) | set(kanzoo._HOMES)
+
+
+def test_a_plan_of_another_class_is_refused() -> None:
+    factory = build_layers(registry.options("layers", "kan"), "bspline")
+    with pytest.raises(ValueError, match="Architecture"):
+        build_plan({"_target_": "torch.nn.Linear"}, factory, SHAPE, 10, None)
+    with pytest.raises(ValueError, match="Basis"):
+        build_layers(registry.options("layers", "kan"), {"_target_": "torch.nn.Linear"})

@@ -1,0 +1,364 @@
+"""The report tells the whole study, escapes everything, needs nothing else, and scales."""
+
+import json
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from io import StringIO
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from rich.console import Console
+
+from kanzoo.study import panels, plots, tables
+from kanzoo.study.report import EdgePlot, verdict_table, write_report
+from kanzoo.study.stats import verdicts
+
+BROWSER = shutil.which("chromium") or shutil.which("google-chrome") or ""
+ARMS = {"mlp": 0.0, "kan_bspline": 0.012, "kan_rbf": -0.001}
+COSTS = {"mlp": (9_994, 1.0), "kan_bspline": (10_058, 2.1), "kan_rbf": (9_870, 1.4)}
+MODELS = {"mlp": 0.953, "resnet": 0.981, "vit": 0.942}
+
+
+def fake_study(
+    root: Path,
+    *,
+    models: dict[str, float] = MODELS,
+    data: tuple[str, ...] = ("digits",),
+    seeds: int = 5,
+    epochs: int = 12,
+) -> pd.DataFrame:
+    """Seeded runs as a real study leaves them, metrics.csv included where epochs > 0."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for name in data:
+        for model, level in models.items():
+            split = rng.normal(0, 0.004, seeds)
+            for arm, effect in ARMS.items():
+                for seed in range(seeds):
+                    params, slow = COSTS[arm]
+                    test = level + split[seed] + effect + rng.normal(0, 0.003)
+                    run = f"{name}/{model}-{arm}/seed{seed}"
+                    rows.append(
+                        {
+                            "data": name, "model": model, "arm": arm, "layers": arm.split("_")[0],
+                            "basis": arm.partition("_")[2], "match": "params", "seed": seed,
+                            "status": "finished", "reason": "", "metric": "accuracy", "mode": "max",
+                            "test": test, "val": test + rng.normal(0, 0.002), "params": params,
+                            "flops": 2.1 * params * slow, "step_time_ms": slow * rng.normal(3, 0.1),
+                            "peak_memory_mb": 40 * slow, "train_seconds": 9 * slow,
+                            "epochs": epochs, "width": "" if arm == "mlp" else "width=21",
+                            "run_dir": run, "command": f"python scripts/train.py model={model} "
+                            f"layers={arm} data={name} seed={seed}",
+                        }
+                    )  # fmt: skip
+                    if epochs:
+                        history(root / run, test, epochs, rng)
+    return pd.DataFrame(rows)
+
+
+def history(folder: Path, final: float, epochs: int, rng: np.random.Generator) -> None:
+    """Sparse rows: a training row and a validation row an epoch."""
+    lines = ["epoch,step,train/loss,val/loss,val/accuracy"]
+    for epoch in range(epochs):
+        rest = np.exp(-0.5 * (epoch + 1))
+        lines.append(f"{epoch},{10 * epoch + 5},{2.3 * rest + 0.02:.5f},,")
+        value = final - rest * 0.7 + rng.normal(0, 0.002)
+        lines.append(f"{epoch},{10 * epoch + 9},,{2.4 * rest + 0.08:.5f},{value:.5f}")
+    folder.mkdir(parents=True)
+    (folder / "metrics.csv").write_text("\n".join(lines))
+
+
+def edge_plots() -> list[EdgePlot]:
+    x = np.linspace(-2, 2, 81)
+    waves = np.stack([np.sin((k + 1) * x / 2) * np.exp(-(x**2) / 4) for k in range(6)])
+    return [
+        EdgePlot("mlp · kan_bspline · layer 1", x, waves, "seed 0, six strongest edges"),
+        EdgePlot("vit · kan_bspline · block 0 ffn", x, np.tanh(waves * 2), "seed 0"),
+    ]
+
+
+def report(root: Path, results: pd.DataFrame, **changes: object) -> dict[str, Path]:
+    found = verdicts(results, "mlp", margin=0.01, n_resamples=500)
+    arguments = {
+        "title": "Do KANs beat their MLP twins on digits?",
+        "question": "Does replacing the MLP layers of three architectures by KAN layers, at equal "
+        "parameters, improve test accuracy?",
+        "protocol": [
+            "Every arm trains on the same split and identical batches; seeds pair the arms.",
+            "Widths are solved so that trainable parameters agree within 2 %.",
+            "Epochs are chosen on validation data; the test set is evaluated once.",
+        ],
+        "settings": {"baseline": "mlp", "alpha": 0.05, "margin": 0.01, "resampling seed": 0},
+        "environment": {"python": "3.11.9", "torch": "2.14.0", "processor": "2 cores"},
+        "command": "python scripts/compare.py study=demo",
+        "edges": edge_plots(),
+    }
+    return write_report(root / "report", results, found, **{**arguments, **changes})
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> pd.DataFrame:
+    results = fake_study(tmp_path)
+    bad = results.sample(3, random_state=1).index
+    results.loc[bad, ["status", "test"]] = ["failed", np.nan]
+    results.loc[bad, "reason"] = "loss became NaN at step 17"
+    return results
+
+
+class Page(HTMLParser):
+    """Checks that tags nest and collects what a browser would fetch or run."""
+
+    VOID = frozenset({"meta", "link", "br", "path", "use", "rect"})
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[str] = []
+        self.links: list[str] = []
+        self.ids: list[str] = []
+        self.text = ""
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        for key, value in attrs:
+            if key in ("href", "src", "xlink:href", "action", "data"):
+                self.links.append(value or "")
+            if key == "id":
+                self.ids.append(value or "")
+            assert not key.startswith("on"), f"{tag} {key}"
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        if tag not in self.VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in self.VOID:
+            assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def test_the_four_files_and_nothing_else(tmp_path, study):
+    files = report(tmp_path, study)
+    assert sorted(files) == ["index.html", "report.md", "results.csv", "verdicts.json"]
+    assert {path.name for path in (tmp_path / "report").iterdir()} == set(files)
+    assert all(path.parent == tmp_path / "report" for path in files.values())
+
+
+def test_the_page_is_one_sound_file(tmp_path, study):
+    text = report(tmp_path, study)["index.html"].read_text()
+    page = Page(text)
+    assert page.open == []
+    assert "script" not in page.tags
+    assert all(link.startswith("#") or link == "data:," for link in page.links)
+    assert not re.search(r"https?://|@import|url\((?!#)", text)
+    assert len(page.ids) == len(set(page.ids))
+    fragments = {link[1:] for link in page.links if link.startswith("#")}
+    assert fragments | set(re.findall(r"url\(#([\w-]+)\)", text)) <= set(page.ids)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not BROWSER, reason="no Chromium on this machine")
+def test_a_browser_has_nothing_to_complain_about(tmp_path, study):
+    page = report(tmp_path, study)["index.html"]
+    done = subprocess.run(
+        [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr",
+         f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", page.as_uri()],
+        capture_output=True, text=True, timeout=120, check=True,
+    )  # fmt: skip
+    assert "CONSOLE" not in done.stderr
+    assert done.stdout.count("</svg>") == 12
+    assert "<parsererror" not in done.stdout
+
+
+def test_the_page_holds_the_whole_study(tmp_path, study):
+    page = Page(report(tmp_path, study)["index.html"].read_text())
+    order = ["verdicts", "protocol", "effects", "costs", "curves", "edges", "budgets", "failures",
+             "reproduce"]  # fmt: skip
+    assert [name for name in page.ids if name in order] == order
+    assert page.tags.count("svg") == 3 + 4 + 3 + 2
+    assert page.text.count("loss became NaN at step 17") == 3
+    assert "42 / 45" in page.text
+    assert study.loc[study.status == "finished", "command"].map(page.text.__contains__).all()
+
+
+def test_colours_come_from_the_page(tmp_path, study):
+    text = report(tmp_path, study)["index.html"].read_text()
+    drawn = "".join(re.findall(r"<svg.*?</svg>", text, flags=re.S))
+    assert not re.search(r"#[0-9a-f]{6}", drawn)
+    used = set(re.findall(r"var\((--[\w]+)", text)) - {"--tone"}
+    light, dark = (set(re.findall(r"(--\w+): #", part)) for part in
+                   text.split("</style>")[0].split("prefers-color-scheme: dark"))  # fmt: skip
+    assert used <= light
+    assert light == dark
+
+
+def test_everything_is_escaped(tmp_path):
+    attack = "<script>alert('x')</script>"
+    results = fake_study(tmp_path, models={attack: 0.9}, data=(f'{attack}"',), epochs=0)
+    results["arm"] = results["arm"].replace({"kan_rbf": f"{attack}$x$&|"})
+    results["command"] = results["width"] = results["metric"] = attack
+    results.loc[3, "status"] = "failed"
+    results["reason"] = f"{attack}\n| a `b`"
+    files = report(
+        tmp_path,
+        results,
+        title=attack,
+        question=attack,
+        protocol=[attack],
+        command=attack,
+        settings={attack: attack},
+        environment={attack: {attack: attack}},
+        edges=[EdgePlot(attack, [0, 1], [[0, 1]], attack)],
+    )
+    text = files["index.html"].read_text()
+    assert "<script" not in text
+    assert "alert('x')" in Page(text).text
+    markdown = files["report.md"].read_text().replace(f"```\n{attack}\n```", "")
+    assert "<script" not in markdown
+    rows = [line for line in markdown.splitlines() if line.startswith("|")]
+    assert {len(re.findall(r"(?<!\\)\|", row)) for row in rows} == {14}
+
+
+def test_verdicts_json_is_strict_and_complete(tmp_path, study):
+    study.loc[study.arm == "kan_rbf", "status"] = "failed"
+    text = report(tmp_path, study)["verdicts.json"].read_text()
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(constant)
+
+    rows = json.loads(text, parse_constant=refuse)
+    keys = (
+        "data model arm baseline match metric n_seeds mean_difference ci_low ci_high p_value "
+        "p_adjusted margin verdict params_ratio flops_ratio step_time_ratio memory_ratio"
+    )
+    assert len(rows) == 6
+    assert all(set(keys.split()) <= set(row) for row in rows)
+    assert {row["mean_difference"] for row in rows if row["arm"] == "kan_rbf"} == {None}
+
+
+def test_results_csv_is_every_run_in_one_order(tmp_path, study):
+    first = report(tmp_path, study)["results.csv"].read_text()
+    second = report(tmp_path, study.sample(frac=1, random_state=3))["results.csv"].read_text()
+    assert first == second
+    read = pd.read_csv(StringIO(first))
+    assert len(read) == len(study)
+    assert set(study.columns) <= set(read.columns)
+    merged = read.merge(study, on=["data", "model", "arm", "seed"], suffixes=("", "_given"))
+    np.testing.assert_array_equal(merged["test"], merged["test_given"])
+
+
+def test_the_same_study_gives_the_same_bytes(tmp_path, study):
+    first = {name: path.read_bytes() for name, path in report(tmp_path, study).items()}
+    second = {name: path.read_bytes() for name, path in report(tmp_path, study).items()}
+    assert first == second
+
+
+def test_a_failed_write_leaves_the_old_report(tmp_path, study, monkeypatch):
+    old = report(tmp_path, study)["index.html"].read_text()
+
+    def crash(*_: object) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr("os.replace", crash)
+    with pytest.raises(OSError, match="disk full"):
+        report(tmp_path, study, title="new")
+    assert (tmp_path / "report/index.html").read_text() == old
+
+
+def test_curves_are_the_mean_of_the_logged_values(tmp_path):
+    results = tables.tidy(fake_study(tmp_path, models={"mlp": 0.9}, epochs=4))
+    column, found = panels._histories(results, "accuracy", tmp_path)
+    assert column == "val/accuracy"
+    assert {arm: len(series) for arm, series in found.items()} == dict.fromkeys(ARMS, 5)
+    run = results.iloc[0]
+    logged = pd.read_csv(tmp_path / run.run_dir / "metrics.csv")["val/accuracy"].dropna()
+    np.testing.assert_array_equal(found[run.arm][0], logged)
+
+
+def test_missing_broken_or_empty_metrics_do_not_stop_the_report(tmp_path, study):
+    folders = [tmp_path / folder for folder in study["run_dir"]]
+    (folders[0] / "metrics.csv").unlink()
+    (folders[1] / "metrics.csv").write_bytes(b"\xff\xfe\x00,")
+    (folders[2] / "metrics.csv").write_text("")
+    page = Page(report(tmp_path, study)["index.html"].read_text())
+    assert page.tags.count("svg") == 12
+
+
+def test_a_study_in_which_everything_failed_still_reports(tmp_path, study):
+    study["status"], study["test"], study["reason"] = "failed", np.nan, "out of memory"
+    page = Page(report(tmp_path, study, edges=())["index.html"].read_text())
+    assert "0 / 45" in page.text
+    assert page.text.count("out of memory") == 45
+
+
+def test_budgets_show_the_remaining_mismatch(tmp_path, study):
+    study.loc[study.arm == "kan_rbf", "params"] = 10_400
+    rows = tables.budget_rows(tables.tidy(study), "mlp")
+    cells = {(row["model"], row["arm"]): row for row in rows}
+    assert cells["vit", "kan_rbf"]["params"] == {"value": "10,400", "off": "+4.1 %", "bad": True}
+    assert not cells["vit", "kan_bspline"]["params"]["bad"]
+    assert cells["vit", "kan_bspline"]["flops"]["bad"] is False
+    assert cells["vit", "mlp"]["params"]["off"] is None
+
+
+def test_the_pareto_front_and_caps(tmp_path, monkeypatch):
+    monkeypatch.setattr(panels, "MAX_PANELS", 2)
+    results = fake_study(tmp_path, epochs=1)
+    page = Page(report(tmp_path, results)["index.html"].read_text())
+    assert page.tags.count("svg") == 8
+    assert "Shown: 2 of 3" in page.text
+    assert "Shown: 2 of 4" in page.text
+
+
+def test_edge_plots_must_agree_in_length():
+    with pytest.raises(ValueError, match=r"'first'.*do not agree"):
+        plots.edges(EdgePlot("first", [0.0, 1.0], [[0.0, 1.0, 2.0]]))
+
+
+def test_the_terminal_table_fits_100_columns(study):
+    found = verdicts(study, "mlp", margin=0.01, n_resamples=200)
+    console = Console(width=100, file=StringIO(), record=True)
+    console.print(verdict_table(found))
+    lines = console.export_text().rstrip().splitlines()
+    assert len(lines) == 1 + len(found), "a row needs more than one line"
+    assert max(map(len, lines)) <= 100
+    assert "better" in "".join(lines)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(9994.0, "9,994"), (0.0, "0"), (123_456.0, "123 k"), (2.5e6, "2.5 M"), (float("nan"), "–")],  # noqa: RUF001
+)
+def test_quantities(value, text):
+    assert tables.quantity(value) == text
+
+
+def test_decimals_follow_the_spread():
+    assert [tables.decimals(s) for s in (0.0031, 0.2, 15.0, 0.0)] == [4, 2, 0, 4]
+
+
+@pytest.mark.slow
+def test_a_large_study_is_read_lazily(tmp_path):
+    """900 runs with curves for a few: only what is drawn is opened."""
+    names = tuple(f"set{i:02d}" for i in range(20))
+    results = fake_study(tmp_path, data=names, epochs=0)
+    opened: list[Path] = []
+    read = panels._history
+    try:
+        panels._history = lambda path: opened.append(path) or read(path)
+        files = report(tmp_path, results)
+    finally:
+        panels._history = read
+    assert len(opened) == panels.MAX_PANELS * len(ARMS) * 5
+    assert len(files["report.md"].read_text()) < 65_536

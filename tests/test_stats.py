@@ -1,0 +1,257 @@
+"""The statistics keep their promises: level, power, coverage, and degenerate input."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats as scipy_stats
+
+from kanzoo.study import inference
+from kanzoo.study.stats import POWER, Verdict, verdicts
+
+SEEDS = 5
+
+
+def study(differences: dict[tuple[str, str], np.ndarray], *, mode: str = "max") -> pd.DataFrame:
+    """Runs of a baseline 'mlp' and of arms whose paired differences are given by (model, arm)."""
+    sign = 1.0 if mode == "max" else -1.0
+    rows = []
+    for model in sorted({model for model, _ in differences}):
+        arms = {arm: d for (m, arm), d in differences.items() if m == model}
+        n = max(len(d) for d in arms.values())
+        level = 0.9 + 0.02 * np.sin(np.arange(n))
+        for arm, d in {"mlp": np.zeros(n), **arms}.items():
+            rows += [
+                {
+                    "data": "digits", "model": model, "arm": arm, "match": "params", "seed": seed,
+                    "status": "finished", "metric": "accuracy", "mode": mode,
+                    "test": level[seed] + sign * d[seed], "params": 1000 if arm == "mlp" else 1010,
+                    "flops": 2000 if arm == "mlp" else 3000, "step_time_ms": 1.0 + seed,
+                    "peak_memory_mb": 10.0,
+                }
+                for seed in range(len(d))
+            ]  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def one(d: np.ndarray | list[float], **options: float) -> Verdict:
+    settings = {"margin": 0.01, "n_resamples": 200, **options}
+    return verdicts(study({("mlp1", "kan"): np.asarray(d, float)}), "mlp", **settings)[0]
+
+
+@pytest.mark.slow
+def test_false_verdicts_stay_at_the_level_over_simulated_studies():
+    """600 studies of 4 rows without a difference: at most alpha have any better or worse."""
+    rng = np.random.default_rng(1)
+    rows = [("a", "kan"), ("a", "rbf"), ("b", "kan"), ("b", "rbf")]
+    false = 0
+    for _ in range(600):
+        frame = study({row: rng.normal(0, 0.01, SEEDS) for row in rows})
+        found = verdicts(frame, "mlp", margin=0.005, n_resamples=20)
+        false += any(v.verdict in ("better", "worse") for v in found)
+    assert false / 600 <= 0.05 + 2.6 * np.sqrt(0.05 * 0.95 / 600)
+    assert false > 0, "a test that never rejects has no power either"
+
+
+@pytest.mark.parametrize("offset", [-0.01, 0.01])
+def test_false_equivalence_stays_at_the_level(offset):
+    """A true difference of exactly the margin is called equivalent in at most alpha of cases."""
+    d = np.random.default_rng(2).normal(offset, 0.004, (20_000, SEEDS))
+    assert np.mean(inference.equivalence(d, 0.01) <= 0.05) <= 0.05 + 0.005
+
+
+@pytest.mark.parametrize(("n", "effect"), [(5, 1.5), (5, 2.5), (10, 1.0)])
+def test_power_is_what_theory_says(n, effect):
+    d = np.random.default_rng(3).normal(effect, 1.0, (4000, n))
+    observed = np.mean(inference.student(d, 0.05)[0] <= 0.05)
+    delta, critical = effect * np.sqrt(n), scipy_stats.t.ppf(0.975, n - 1)
+    theory = scipy_stats.nct.sf(critical, n - 1, delta)
+    assert observed == pytest.approx(theory, abs=0.025)
+    arrays = (np.array([v], float) for v in (n, effect, 1.0))
+    assert inference.power(*arrays, 0.0, (0.05, 0.05))[0] == pytest.approx(theory, abs=1e-9)
+
+
+def test_power_of_equivalence_is_what_simulation_says():
+    d = np.random.default_rng(4).normal(0.2, 1.0, (20_000, 12))
+    observed = np.mean(inference.equivalence(d, 1.2) <= 0.05)
+    arrays = (np.array([v], float) for v in (12, 0.2, 1.0))
+    assert inference.power(*arrays, 1.2, (1e-12, 0.05))[0] == pytest.approx(observed, abs=0.02)
+
+
+def test_a_large_effect_is_found_through_the_whole_path():
+    rng = np.random.default_rng(5)
+    found = [one(rng.normal(0.05, 0.01, SEEDS)).verdict for _ in range(50)]
+    assert found.count("better") >= 45
+    assert "worse" not in found
+
+
+@pytest.mark.parametrize("n", [5, 7, 10])
+@pytest.mark.parametrize("shape", ["normal", "uniform", "heavy"])
+def test_intervals_cover(n, shape):
+    rng = np.random.default_rng(6)
+    draw = {
+        "normal": rng.normal,
+        "uniform": lambda size: rng.uniform(-1, 1, size),
+        "heavy": lambda size: rng.standard_t(4, size),
+    }[shape]
+    d = draw(size=(1500, n))
+    _, low, high = inference.student(d, 0.05)
+    assert np.mean((low <= 0) & (high >= 0)) >= 0.93
+    low, high = inference.studentised_bootstrap(d, 0.05, n_resamples=600)
+    assert np.mean((low <= 0) & (high >= 0)) >= 0.91
+
+
+def test_the_sign_flip_test_is_the_enumeration():
+    d = np.random.default_rng(7).normal(0.5, 1, (3, 6))
+    signs = np.array(np.meshgrid(*[[-1, 1]] * 6)).reshape(6, -1)
+    flipped = np.abs(d @ signs) / 6
+    exact = (flipped >= np.abs(d.mean(1))[:, None] - 1e-12).mean(1)
+    np.testing.assert_allclose(inference.sign_flip(d), exact)
+
+
+def test_holm_is_the_step_down_rule_and_counts_missing_rows():
+    p = np.array([0.01, 0.04, 0.03, np.nan])
+    np.testing.assert_allclose(inference.holm(p), [0.04, 0.09, 0.09, np.nan])
+
+
+def test_rows_do_not_depend_on_their_neighbours_or_order():
+    rng = np.random.default_rng(8)
+    differences = {("a", arm): rng.normal(0, 0.01, SEEDS) for arm in ("kan", "rbf", "cheb")}
+    frame = study(differences)
+    shuffled = frame.sample(frac=1, random_state=0)
+    by_arm = {v.arm: v for v in verdicts(shuffled, "mlp", margin=0.01, n_resamples=300)}
+    for v in verdicts(frame, "mlp", margin=0.01, n_resamples=300):
+        assert by_arm[v.arm] == v
+        alone = one(differences["a", v.arm], n_resamples=300)
+        assert (alone.bootstrap_low, alone.p_permutation) == (
+            v.bootstrap_low,
+            v.p_permutation,
+        )
+
+
+def test_where_smaller_is_better_the_sign_turns():
+    d = np.array([0.05, 0.06, 0.055, 0.052, 0.058])
+    frame = study({("m", "kan"): d}, mode="min")
+    means = frame.groupby("arm")["test"].mean()
+    assert means["kan"] < means["mlp"]
+    (v,) = verdicts(frame, "mlp", margin=0.01, n_resamples=100)
+    assert v.verdict == "better"
+    assert v.mean_difference == pytest.approx(d.mean())
+
+
+def test_verdict_words():
+    noise = np.array([-2, -1, 0, 1, 2]) * 1e-4
+    assert one(0.05 + noise).verdict == "better"
+    assert one(-0.05 + noise).verdict == "worse"
+    assert one(noise).verdict == "equivalent"
+    small = one(0.005 + noise)
+    assert small.verdict == "equivalent"
+    assert small.p_adjusted < 0.05
+    assert "less than the margin" in small.note
+    assert one(0.005 + noise, margin=0.0).verdict == "better"
+    open_row = one(noise * 100)
+    assert open_row.verdict == "undecided"
+    assert open_row.seeds_needed > 0
+
+
+def test_the_seeds_asked_for_do_decide():
+    """A new sample of the promised size from the promised truth decides with the promised power."""
+    v = one([0.03, -0.02, 0.01, 0.04, -0.01], margin=0.001)
+    assert v.verdict == "undecided"
+    n = v.n_seeds + v.seeds_needed
+    size = (4000, n)
+    d = np.random.default_rng(9).normal(v.mean_difference, v.std_difference, size)
+    assert np.mean(inference.student(d, 0.05)[0] <= 0.05) == pytest.approx(0.8, abs=0.03)
+    fewer = [np.array([x], float) for x in (n - 1, v.mean_difference, v.std_difference)]
+    assert inference.power(*fewer, 0.001, (0.05, 0.05))[0] < POWER
+
+
+def test_too_few_seeds_never_decide():
+    v = one([0.5, 0.51, 0.52, 0.5])
+    assert (v.verdict, v.n_seeds, v.seeds_needed) == ("undecided", 4, 1)
+    v = one([0.5])
+    assert (v.verdict, v.p_value, v.ci_low, v.seeds_needed) == (
+        "undecided",
+        None,
+        None,
+        4,
+    )
+
+
+def test_equal_differences_fall_back_to_the_sign_flip_test():
+    v = one([0.05] * 5)
+    assert (v.test, v.verdict) == ("sign-flip", "undecided")
+    assert v.p_value == v.p_permutation == pytest.approx(2 / 2**5)
+    assert v.seeds_needed == 1
+    assert "do the seeds differ" in v.note
+    assert one([0.05] * 6).verdict == "better"
+    same = one([0.0] * 5)
+    assert (same.verdict, same.p_value, same.mean_difference) == (
+        "equivalent",
+        1.0,
+        0.0,
+    )
+    json.dumps(same.to_dict(), allow_nan=False)
+
+
+def test_failed_and_nan_runs_leave_the_pairs_but_stay_in_the_family():
+    frame = study({("m", "kan"): np.array([0.05, 0.051, 0.052, 0.049, 0.05, 0.051]),
+                   ("m", "dead"): np.zeros(6)})  # fmt: skip
+    frame.loc[(frame.arm == "kan") & (frame.seed == 2), "test"] = np.nan
+    frame.loc[frame.arm == "dead", "status"] = "failed"
+    dead, kan = verdicts(frame, "mlp", margin=0.01, n_resamples=100)
+    assert (kan.n_seeds, kan.n_failed, kan.verdict) == (5, 1, "better")
+    assert kan.p_adjusted == pytest.approx(2 * kan.p_value)
+    assert kan.mean_baseline == pytest.approx(0.9 + 0.02 * np.sin([0, 1, 3, 4, 5]).mean())
+    assert (dead.n_seeds, dead.n_failed, dead.verdict) == (0, 6, "undecided")
+    assert dead.params_ratio is None
+    assert dead.mean_difference is None
+    json.dumps([kan.to_dict(), dead.to_dict()], allow_nan=False)
+
+
+def test_ratios_are_of_medians_over_paired_seeds():
+    frame = study({("m", "kan"): np.full(5, 0.01)})
+    frame.loc[(frame.arm == "kan") & (frame.seed == 4), "step_time_ms"] = 1000.0
+    frame["peak_memory_mb"] = 0.0
+    (v,) = verdicts(frame, "mlp", margin=0.01, n_resamples=50)
+    assert v.params_ratio == pytest.approx(1.01)
+    assert v.flops_ratio == pytest.approx(1.5)
+    assert v.step_time_ratio == pytest.approx(1.0)
+    assert v.memory_ratio is None
+
+
+def test_one_baseline_serves_every_budget_mode():
+    frame = study({("m", "kan"): np.linspace(0.04, 0.05, 5)})
+    more = frame[frame.arm == "kan"].assign(match="flops")
+    frame.loc[frame.arm == "mlp", "match"] = "none"
+    found = verdicts(pd.concat([frame, more]), "mlp", margin=0.01, n_resamples=50)
+    assert [(v.match, v.n_seeds) for v in found] == [("flops", 5), ("params", 5)]
+
+
+@pytest.mark.parametrize(
+    ("change", "options", "message"),
+    [
+        ({}, {"baseline": "mpl"}, r"baseline arm 'mpl'.*\['kan', 'mlp'\]"),
+        ({"status": "done"}, {}, "status.*done.*finished"),
+        ({"mode": "up"}, {}, "mode.*up.*min"),
+        ({"seed": 0}, {}, "two runs"),
+        ({}, {"alpha": 1.5}, r"alpha is 1\.5"),
+        ({}, {"margin": -1.0}, r"margin is -1\.0"),
+        ({}, {"n_resamples": 0}, "n_resamples is 0"),
+    ],
+)
+def test_bad_input_is_named(change, options, message):
+    frame = study({("m", "kan"): np.linspace(0, 0.01, 5)}).assign(**change)
+    options = {"baseline": "mlp", "margin": 0.01, **options}
+    with pytest.raises(ValueError, match=message):
+        verdicts(frame, options.pop("baseline"), **options)
+
+
+def test_missing_columns_and_mixed_metrics_are_named():
+    frame = study({("m", "kan"): np.linspace(0, 0.01, 5)})
+    with pytest.raises(ValueError, match="test"):
+        verdicts(frame.drop(columns="test"), "mlp", margin=0.01)
+    frame.loc[frame.arm == "kan", "metric"] = "loss"
+    with pytest.raises(ValueError, match="digits/m/params/kan mixes metrics"):
+        verdicts(frame, "mlp", margin=0.01)
