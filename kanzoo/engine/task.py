@@ -55,9 +55,6 @@ class Task(LightningModule):
         self.log("train/loss", loss, prog_bar=True)
         return loss
 
-    def on_train_epoch_end(self) -> None:
-        self.log("train/lr", self.optimizers().param_groups[0]["lr"])  # type: ignore[union-attr]
-
     def validation_step(self, batch: Batch, batch_index: int) -> None:
         self._evaluate(batch, "val")
 
@@ -77,6 +74,11 @@ class Task(LightningModule):
         # What the best weights reach at the end is no further point of the learning curve.
         fitting = self.trainer.state.fn == TrainerFn.FITTING
         self._log_split("val", "val" if fitting else "best_val")
+        if fitting:
+            # Here rather than at the end of the training epoch: that comes after the checkpoint is
+            # written, and a run killed in between would resume without this row.
+            optimizer = self.optimizers()
+            self.log("train/lr", optimizer.param_groups[0]["lr"])  # type: ignore[union-attr]
 
     def on_test_epoch_end(self) -> None:
         self._log_split("test", "test")
