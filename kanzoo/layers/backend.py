@@ -97,9 +97,12 @@ def conv2d(
     return _as_dense(y, weight)
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _has_kernels(order: int) -> bool:
     return kernels.is_available(order)
+
+
+# What torch.compiler.assume_constant_result does, without importing the compiler at every start.
+_has_kernels._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def _as_dense(y: Tensor, weight: Tensor) -> Tensor:
