@@ -174,6 +174,7 @@ def fit(config: Config, folder: RunDir, prepared: Prepared) -> dict[str, Any] | 
     import torch
 
     from kanzoo.engine.data import DataModule
+    from kanzoo.engine.interrupt import stopping_between_batches
     from kanzoo.engine.measure import StepTimer, peak_step_memory
     from kanzoo.engine.optim import build_optimizer
     from kanzoo.engine.task import Task
@@ -204,17 +205,18 @@ def fit(config: Config, folder: RunDir, prepared: Prepared) -> dict[str, Any] | 
     if resume:
         log.info("resuming from %s", resume)
     try:
-        trainer = build_trainer(config, folder, objective, facts, resume, timer)
-        data = DataModule(dataset, config["seed"])
-        if torch.cuda.is_available():
-            torch.cuda.reset_peak_memory_stats()
-        trainer.fit(task, data, ckpt_path=resume, weights_only=True)
-        best = trainer.checkpoint_callback.best_model_path  # type: ignore[union-attr]
-        val = trainer.checkpoint_callback.best_model_score  # type: ignore[union-attr]
-        scores = {}
-        for split, run in (("val", trainer.validate), ("test", trainer.test)):
-            (values,) = run(task, data, ckpt_path=best, weights_only=True, verbose=False)
-            scores[split] = {name.rpartition("/")[2]: v for name, v in values.items()}
+        with stopping_between_batches() as interrupt:
+            trainer = build_trainer(config, folder, objective, facts, resume, [timer, interrupt])
+            data = DataModule(dataset, config["seed"])
+            if torch.cuda.is_available():
+                torch.cuda.reset_peak_memory_stats()
+            trainer.fit(task, data, ckpt_path=resume, weights_only=True)
+            best = trainer.checkpoint_callback.best_model_path  # type: ignore[union-attr]
+            val = trainer.checkpoint_callback.best_model_score  # type: ignore[union-attr]
+            scores = {}
+            for split, run in (("val", trainer.validate), ("test", trainer.test)):
+                (values,) = run(task, data, ckpt_path=best, weights_only=True, verbose=False)
+                scores[split] = {name.rpartition("/")[2]: v for name, v in values.items()}
     finally:
         close_wandb()
     if not trainer.is_global_zero:

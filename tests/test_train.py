@@ -1,5 +1,6 @@
 """A run: what it leaves on disk, that it resumes exactly, and that twins are treated alike."""
 
+import contextlib
 import csv
 import json
 import os
@@ -18,6 +19,7 @@ from conftest import SMALL, Run, command, environment, folder_of, run_script
 from torch import Tensor, nn
 
 from kanzoo.config import compose
+from kanzoo.engine.interrupt import stopping_between_batches
 from kanzoo.engine.measure import PeakMemory, peak_step_memory
 from kanzoo.engine.optim import Constant, WarmupCosine, build_optimizer, param_groups
 from kanzoo.engine.task import Task
@@ -363,6 +365,41 @@ def test_a_killed_command_resumes(tmp_path: Path, number: int) -> None:
     assert epochs_with(folder, "val/accuracy") == list(range(60))
     assert history(folder) == history(other)
     assert same_weights(folder, other)
+
+
+def test_an_interrupt_that_python_drops_still_stops_the_run(
+    train_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = Task.training_step
+
+    def swallows(self: Task, batch: Any, index: int) -> Tensor:
+        if self.global_step == 6:
+            with contextlib.suppress(KeyboardInterrupt):  # as a destructor does
+                signal.raise_signal(signal.SIGINT)
+        assert self.global_step < 7
+        return plain(self, batch, index)
+
+    monkeypatch.setattr(Task, "training_step", swallows)
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(SystemExit) as end:
+        train_run(*INTERRUPTED)
+    assert isinstance(end.value.__context__, KeyboardInterrupt)
+    assert signal.getsignal(signal.SIGINT) is before is signal.default_int_handler
+    assert (only_folder(tmp_path) / "checkpoints" / "last.ckpt").exists()
+    assert not (only_folder(tmp_path) / "result.json").exists()
+
+
+def test_a_second_interrupt_does_not_wait() -> None:
+    with stopping_between_batches():
+        signal.raise_signal(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with stopping_between_batches():  # the process leaves it to its parent
+            assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 # --- W&B -----------------------------------------------------------------------------------------

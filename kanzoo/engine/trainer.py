@@ -32,9 +32,12 @@ def build_trainer(
     objective: Objective,
     facts: dict[str, Any],
     resume: Path | None,
-    timer: Callback,
+    own: list[Callback],
 ) -> Trainer:
-    """The trainer of a configuration, writing into the folder of its run."""
+    """The trainer of a configuration, writing into the folder of its run.
+
+    `own` are callbacks that the caller needs to keep hold of.
+    """
     _quieten()
     epoch = torch.load(resume, weights_only=True)["epoch"] + 1 if resume else 0
     loggers: list[Logger] = [MetricsCSV(folder.path, resume_epoch=epoch)]
@@ -42,7 +45,7 @@ def build_trainer(
     if wandb is not None and wandb["mode"] != "disabled" and is_first_process():
         loggers.append(_wandb_logger(wandb, config, folder, facts))
     callbacks: list[Callback] = [
-        timer,
+        *own,
         ModelCheckpoint(
             folder.path / "checkpoints",
             filename="best",
