@@ -25,13 +25,18 @@ class StopBetweenBatches(Callback):
             raise KeyboardInterrupt
         self.asked = True
 
-    def _stop_if_asked(self, *_: Any) -> None:
+    def on_train_batch_start(self, *_: Any, **__: Any) -> None:
+        self._stop_if_asked()
+
+    def on_validation_batch_start(self, *_: Any, **__: Any) -> None:
+        self._stop_if_asked()
+
+    def on_test_batch_start(self, *_: Any, **__: Any) -> None:
+        self._stop_if_asked()
+
+    def _stop_if_asked(self) -> None:
         if self.asked:
             raise KeyboardInterrupt
-
-    on_train_batch_start = _stop_if_asked
-    on_validation_batch_start = _stop_if_asked
-    on_test_batch_start = _stop_if_asked
 
 
 @contextmanager
