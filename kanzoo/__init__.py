@@ -16,6 +16,9 @@ if TYPE_CHECKING:
         KANConvTranspose2d,
         KANLinear,
     )
+    from kanzoo.layers.kanify import kanify
+    from kanzoo.layers.kanify_report import kanify_report
+    from kanzoo.weights import load, save
 
 try:
     __version__ = version("kanzoo")
@@ -33,8 +36,12 @@ _HOMES = {
     "LayerFactory": "kanzoo.layers.factory",
     "create_model": "kanzoo.build",
     "get_basis": "kanzoo.bases.base",
+    "kanify": "kanzoo.layers.kanify",
+    "kanify_report": "kanzoo.layers.kanify_report",
     "list_bases": "kanzoo.build",
     "list_models": "kanzoo.build",
+    "load": "kanzoo.weights",
+    "save": "kanzoo.weights",
 }
 
 __all__ = [
@@ -48,8 +55,12 @@ __all__ = [
     "__version__",
     "create_model",
     "get_basis",
+    "kanify",
+    "kanify_report",
     "list_bases",
     "list_models",
+    "load",
+    "save",
 ]
 
 

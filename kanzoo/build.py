@@ -1,7 +1,7 @@
 """From plain configuration values to objects: models with a solved budget, data, optimisers."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cache
 from typing import Any
 
@@ -38,7 +38,46 @@ class ModelPlan:
             return self._construct()
 
     def _construct(self) -> Architecture:
-        return self.cls(self.in_shape, self.num_outputs, self.layers, **self.options)
+        return construct(self.cls, self.options, self.layers, self.in_shape, self.num_outputs)
+
+
+def construct(
+    cls: type[Architecture],
+    options: dict[str, Any],
+    layers: LayerFactory,
+    in_shape: tuple[int, ...],
+    num_outputs: int,
+) -> Architecture:
+    """The network, which remembers how it was built as `recipe`: plain values that JSON can hold.
+
+    A basis without a role is left out.
+    """
+    net = cls(in_shape, num_outputs, layers, **options)
+    names = [field.name for field in fields(layers) if field.init and field.name != "basis"]
+    basis = layers.basis
+    assert isinstance(basis, BasisFactory)
+    net.recipe = {
+        "model": {"_target_": _target(cls), **_plain(options)},
+        "layers": {name: _plain(getattr(layers, name)) for name in names},
+        "basis": {"_target_": _target(basis.cls), **_plain(dict(basis.options))}
+        if layers.is_kan
+        else None,
+        "basis_name": basis.name if layers.is_kan else None,
+        "in_shape": list(in_shape),
+        "num_outputs": num_outputs,
+    }
+    return net
+
+
+def _target(cls: type) -> str:
+    return f"{cls.__module__}.{cls.__qualname__}"
+
+
+def _plain(value: Any) -> Any:
+    """The value with lists for tuples, as JSON has them."""
+    if isinstance(value, dict):
+        return {key: _plain(entry) for key, entry in value.items()}
+    return [_plain(entry) for entry in value] if isinstance(value, (tuple, list)) else value
 
 
 def plan_model(

@@ -18,6 +18,7 @@ class Architecture(nn.Module):
     roles: ClassVar[tuple[str, ...]]
     coarse: ClassVar[str] = "width"
     fine: ClassVar[str | None] = None
+    recipe: dict[str, Any] | None = None  # how it was built, set by `kanzoo.build`
 
     @classmethod
     def coarse_step(cls, options: dict[str, Any]) -> int:
