@@ -128,7 +128,8 @@ def make_factory(cls: type[Basis], name: str = "", **options: Any) -> BasisFacto
     )
     factory = BasisFactory(cls, frozen, name or cls.__name__.lower())
     try:
-        factory(1)  # impossible options are refused here, not when the first layer is built
+        with torch.random.fork_rng(devices=[]):  # some draw their functions
+            factory(1)  # impossible options are refused here, not when the first layer is built
     except TypeError as error:
         raise ValueError(f"basis {factory.name!r}: {error}") from error
     return factory

@@ -97,7 +97,7 @@ def kanify(
     chosen = _select(module, select, exclude)
     uses = Counter(id(p) for part in module.modules() for p in part._parameters.values())
     for name, old in chosen.items():
-        reason = _obstacle(old, shared=uses[id(old.weight)] > 1)
+        reason = _obstacle(old, shared=uses[id(getattr(old, "weight", None))] > 1)
         if reason is not None:
             raise ValueError(f"{name} cannot be replaced: {reason}; or exclude it")
         try:
@@ -149,7 +149,7 @@ def _select(
 
 
 def _patterns(option: str, given: str | Iterable[str]) -> list[str]:
-    patterns = [given] if isinstance(given, str) else list(given)
+    patterns = [given] if isinstance(given, str) or not isinstance(given, Iterable) else list(given)
     if not all(isinstance(pattern, str) for pattern in patterns):
         raise ValueError(f"{option} must be a name or pattern, or several, got {given!r}")
     return patterns
