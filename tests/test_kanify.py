@@ -243,6 +243,7 @@ def test_bad_names_and_options_are_refused() -> None:
         ({"select": None}, "must be a name or pattern"),
         ({"select": [3]}, "must be a name or pattern"),
         ({"select": "8", "exclude": "x"}, "exclude 'x' matches no module"),
+        ({"select": "8", "exclude": "9"}, "exclude '9' matches only GELU"),
         ({"select": "8", "exclude": "*"}, "leave no layer"),
         ({"select": "8", "residual": "silu"}, "residual 'silu' cannot carry the old weights"),
         ({"select": "8", "residual": None}, "residual None cannot carry the old weights"),

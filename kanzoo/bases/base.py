@@ -128,8 +128,7 @@ def make_factory(cls: type[Basis], name: str = "", **options: Any) -> BasisFacto
     )
     factory = BasisFactory(cls, frozen, name or cls.__name__.lower())
     try:
-        with torch.random.fork_rng(devices=[]):  # some draw their functions
-            factory(1)  # impossible options are refused here, not when the first layer is built
+        factory(1)  # impossible options are refused here, not when the first layer is built
     except TypeError as error:
         raise ValueError(f"basis {factory.name!r}: {error}") from error
     return factory

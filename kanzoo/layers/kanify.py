@@ -64,7 +64,7 @@ def kanify(
     The network is changed in place, without a second copy of it: `kanify(copy.deepcopy(net), ..)`
     keeps the old one. `select` and `exclude` are dotted names of submodules, or patterns of them
     (`*` stands for any characters, dots too): "blocks.*.mlp.fc*". Among the modules that `select`
-    matches, layers are replaced and others stay; every pattern of `select` must match a layer.
+    matches, layers are replaced and others stay; every pattern must match a layer.
 
     Layers are `nn.Linear`, `nn.Conv1d/2d/3d` and `nn.ConvTranspose1d/2d`, with their device, dtype
     and mode; a layer with several names is replaced under all of them. A frozen weight stays
@@ -77,22 +77,14 @@ def kanify(
     `layer.weight` of a child instead of calling it cannot work with a KAN layer; those of
     `torch.nn` are known here, others fail at the first forward, by the shape of the weight.
     """
-    factory = as_factory(basis)
+    with torch.random.fork_rng(devices=[]):  # some bases draw functions, here only to be checked
+        factory = as_factory(basis)
     if residual not in RESIDUALS:
         raise ValueError(
             f"residual {residual!r} cannot carry the old weights: it must be 'linear' (or its "
             "other name 'identity')"
         )
-    if isinstance(module, tuple(REPLACEMENTS)):
-        raise ValueError(
-            "the module is itself a layer and cannot be replaced in place: put it in nn.Sequential"
-        )
-    for name, part in module.named_modules():
-        if isinstance(part, WRAPPERS):
-            raise ValueError(
-                f"{name or 'the module'} is wrapped in {type(part).__name__}: kanify what is "
-                "inside before it is wrapped"
-            )
+    _check_root(module)
     options = {"basis": factory, "residual": "identity", "squash": squash, "backend": backend}
     chosen = _select(module, select, exclude)
     uses = Counter(id(p) for part in module.modules() for p in part._parameters.values())
@@ -119,25 +111,31 @@ def kanify(
     return module
 
 
+def _check_root(module: nn.Module) -> None:
+    """Raise `ValueError` for a module in which nothing can be replaced."""
+    if isinstance(module, tuple(REPLACEMENTS)):
+        raise ValueError(
+            "the module is itself a layer and cannot be replaced in place: put it in nn.Sequential"
+        )
+    for name, part in module.named_modules():
+        if isinstance(part, WRAPPERS):
+            raise ValueError(
+                f"{name or 'the module'} is wrapped in {type(part).__name__}: kanify what is "
+                "inside before it is wrapped"
+            )
+
+
 def _select(
     module: nn.Module, select: str | Iterable[str], exclude: str | Iterable[str]
 ) -> dict[str, Any]:
     """The layers to replace, each once, by the first of its names."""
     parts = {name: p for name, p in module.named_modules(remove_duplicate=False) if name}
-    layers = {name for name, part in parts.items() if isinstance(part, tuple(REPLACEMENTS))}
     chosen: set[str] = set()
     for pattern in _patterns("select", select):
-        found = _match("select", pattern, parts, layers)
-        if not found & layers:
-            kinds = sorted({type(parts[name]).__name__ for name in found})
-            raise ValueError(
-                f"select {pattern!r} matches only {', '.join(kinds[:5])}: "
-                f"what can be replaced is {TYPES}"
-            )
-        chosen |= found & layers
+        chosen |= _match("select", pattern, parts)
     for pattern in _patterns("exclude", exclude):
         # Whoever excludes one name of a layer does not want it replaced under the others.
-        unwanted = {id(parts[name]) for name in _match("exclude", pattern, parts, layers)}
+        unwanted = {id(parts[name]) for name in _match("exclude", pattern, parts)}
         chosen = {name for name in chosen if id(parts[name]) not in unwanted}
     if not chosen:
         raise ValueError("select and exclude leave no layer to replace")
@@ -155,16 +153,22 @@ def _patterns(option: str, given: str | Iterable[str]) -> list[str]:
     return patterns
 
 
-def _match(
-    option: str, pattern: str, parts: dict[str, nn.Module], layers: Iterable[str]
-) -> set[str]:
+def _match(option: str, pattern: str, parts: dict[str, nn.Module]) -> set[str]:
+    """Names of the layers that a pattern matches; `ValueError` if there is none."""
+    layers = [name for name, part in parts.items() if isinstance(part, tuple(REPLACEMENTS))]
     found = {name for name in parts if name == pattern or fnmatchcase(name, pattern)}
     if not found:
-        near = difflib.get_close_matches(pattern, list(layers) or list(parts), n=5, cutoff=0.0)
+        near = difflib.get_close_matches(pattern, layers or list(parts), n=5, cutoff=0.0)
         raise ValueError(
             f"{option} {pattern!r} matches no module; the nearest are {', '.join(near) or 'none'}"
         )
-    return found
+    if found.isdisjoint(layers):
+        kinds = sorted({type(parts[name]).__name__ for name in found})
+        raise ValueError(
+            f"{option} {pattern!r} matches only {', '.join(kinds[:5])}: "
+            f"what can be replaced is {TYPES}"
+        )
+    return found.intersection(layers)
 
 
 def _obstacle(old: Any, *, shared: bool) -> str | None:
