@@ -15,6 +15,7 @@ import kanzoo
 from kanzoo import registry
 from kanzoo.bases.activation import Activation
 from kanzoo.layers.kan import KANLayer, KANLinear
+from kanzoo.weights import _match_dtypes
 
 SHAPE = (1, 8, 8)
 SIZES = {"width": 8, "heads": 2, "patch_size": 2}
@@ -105,6 +106,13 @@ def test_dtypes(dtype: torch.dtype, tmp_path: Path) -> None:
     loaded: Any = kanzoo.load(tmp_path / "net")
     assert (loaded.head.weight.dtype, loaded.stem.weight.dtype) == (torch.float64, torch.float32)
     assert torch.equal(loaded.head.weight, mixed.head.weight)
+
+
+def test_what_is_not_stored_follows_the_dtype() -> None:
+    net = nn.Linear(2, 2)
+    net.register_buffer("cache", torch.ones(2), persistent=False)
+    _match_dtypes(net, copy.deepcopy(net).double().state_dict())
+    assert {net.weight.dtype, net.cache.dtype} == {torch.float64}
 
 
 def test_tensors_that_share_memory_or_are_no_block(tmp_path: Path) -> None:
