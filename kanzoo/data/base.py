@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,14 +11,31 @@ from kanzoo.data.loader import EpochSampler, Loader
 from kanzoo.data.options import check_part, check_whole
 
 
+PARTS = ("train", "val", "test")
+KINDS = ("image", "sequence", "table", "tokens", "dense")
+
+
 @dataclass(frozen=True)
 class DataSpec:
-    """What a model has to know of a data set; `in_shape` is that of one sample, without a batch."""
+    """What a model has to know of a data set; `in_shape` is that of one sample, without a batch.
+
+    `kind` says what a sample is and what is asked of it:
+
+    - `image` `(C, H, W)`, `sequence` `(T, F)`, `table` `(F,)`: real numbers, one vector of
+      `num_outputs` a sample;
+    - `tokens` `(T,)`: whole numbers in [0, num_outputs), a vector at every position, which must not
+      depend on later ones;
+    - `dense` `(C, H, W)`: a vector at every pixel, `(num_outputs, H, W)`.
+
+    `version` identifies the content where it is not the same everywhere.
+    """
 
     in_shape: tuple[int, ...]
     num_outputs: int
     task: str
     class_names: tuple[str, ...] = ()
+    kind: str = "image"
+    version: str = ""
 
 
 class Split(NamedTuple):
@@ -45,13 +62,14 @@ class Loaders(NamedTuple):
 
 
 class Dataset(ABC):
-    """A data set with a fixed train, validation and test split.
+    """A data set with a fixed train, validation and test split, whatever the seed of a run.
 
     The keyword options are the keys of its YAML file. `batch_size` counts samples over all
-    processes. `val_size` (a fraction or a count) of the official training part becomes validation
-    data; `split_seed` decides which, and which samples `limit_train`, `limit_val` and `limit_test`
-    keep. None of these depends on the seed of a run.
+    processes; `limit_train`, `limit_val` and `limit_test` keep only so many samples.
     """
+
+    reference_name: ClassVar[str] = ""
+    """What `reference` predicts, in a few words."""
 
     def __init__(
         self,
@@ -60,15 +78,11 @@ class Dataset(ABC):
         limit_train: int | None = None,
         limit_val: int | None = None,
         limit_test: int | None = None,
-        val_size: float = 0.1,
-        split_seed: int = 0,
     ) -> None:
         self.batch_size = batch_size
         self.limit_train = limit_train
         self.limit_val = limit_val
         self.limit_test = limit_test
-        self.val_size = val_size
-        self.split_seed = split_seed
 
     @property
     def name(self) -> str:
@@ -83,9 +97,7 @@ class Dataset(ABC):
     def check(self, *, world_size: int = 1) -> None:
         """Raise a `ValueError` of one line where an option or a file is wrong; read no data."""
         check_whole("batch_size", self.batch_size, 1)
-        check_whole("split_seed", self.split_seed, 0)
-        check_part("val_size", self.val_size)
-        for part in ("train", "val", "test"):
+        for part in PARTS:
             limit = getattr(self, f"limit_{part}")
             if limit is not None:
                 check_whole(f"limit_{part}", limit, 1)
@@ -127,14 +139,21 @@ class Dataset(ABC):
                     rank=rank,
                     world_size=world_size,
                 )
-                for part in ("train", "val", "test")
+                for part in PARTS
             }
         )
+
+    def reference(self) -> dict[str, dict[str, float]]:
+        """Return what a prediction that learns nothing reaches: metrics of "val" and of "test".
+
+        Called after loading; empty where there is none.
+        """
+        return {}
 
     def limited_counts(self, train: int, val: int, test: int) -> Counts:
         """Apply the limits to the sizes of the splits; raise `ValueError` for a limit too large."""
         sizes = []
-        for part, size in (("train", train), ("val", val), ("test", test)):
+        for part, size in zip(PARTS, (train, val, test), strict=True):
             limit = getattr(self, f"limit_{part}")
             if limit is not None and limit > size:
                 raise ValueError(
@@ -142,3 +161,22 @@ class Dataset(ABC):
                 )
             sizes.append(size if limit is None else limit)
         return Counts(*sizes)
+
+
+class DrawnDataset(Dataset):
+    """A data set whose validation part is drawn from the official training part.
+
+    `val_size` is a fraction or a count; `split_seed` decides which samples are taken, and which
+    the limits keep.
+    """
+
+    def __init__(self, *, val_size: float = 0.1, split_seed: int = 0, **options: Any) -> None:
+        super().__init__(**options)
+        self.val_size = val_size
+        self.split_seed = split_seed
+
+    def check(self, *, world_size: int = 1) -> None:
+        """Check the options."""
+        check_whole("split_seed", self.split_seed, 0)
+        check_part("val_size", self.val_size)
+        super().check(world_size=world_size)

@@ -5,6 +5,7 @@ import hashlib
 import os
 import pickle
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory, gettempdir
 from typing import NamedTuple
@@ -15,10 +16,11 @@ from torch import Tensor
 
 
 class File(NamedTuple):
-    """What is known of a file: its size in bytes and its md5 checksum, None where unknown."""
+    """What is known of a file: its size in bytes and its checksums, None where unknown."""
 
     size: int | None = None
     md5: str | None = None
+    sha256: str | None = None
 
 
 def missing(folder: Path, files: Mapping[str, File]) -> list[str]:
@@ -40,15 +42,16 @@ def check_sizes(folder: Path, files: Mapping[str, File]) -> None:
 def check_content(folder: Path, files: Mapping[str, File]) -> None:
     """Raise `ValueError` for the first file whose checksum is wrong."""
     for name, known in files.items():
-        if known.md5 is None:
-            continue
-        with open(folder / name, "rb") as file:
-            found = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False))
-        if found.hexdigest() != known.md5:
-            raise ValueError(
-                f"{folder / name} is corrupt: its md5 checksum is {found.hexdigest()} instead of "
-                f"{known.md5}; delete it and fetch it again"
-            )
+        for kind, expected in (("md5", known.md5), ("sha256", known.sha256)):
+            if expected is None:
+                continue
+            with open(folder / name, "rb") as file:
+                found = hashlib.file_digest(file, partial(hashlib.new, kind, usedforsecurity=False))
+            if found.hexdigest() != expected:
+                raise ValueError(
+                    f"{folder / name} is corrupt: its {kind} checksum is {found.hexdigest()} "
+                    f"instead of {expected}; delete it and fetch it again"
+                )
 
 
 def existing(folder: Path) -> Path:

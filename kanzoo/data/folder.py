@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from kanzoo.data.base import Counts, Dataset, DataSpec
+from kanzoo.data.base import Counts, DataSpec, DrawnDataset
 from kanzoo.data.loader import EpochSampler, Loader
 from kanzoo.data.options import check_flag, check_part, check_whole, part_size
 from kanzoo.data.seeding import split_order
@@ -32,7 +32,7 @@ def image_paths(folder: Path) -> Iterator[str]:
         yield from (os.path.join(parent, n) for n in names if n.lower().endswith(IMAGE_SUFFIXES))
 
 
-class ImageFolder(Dataset):
+class ImageFolder(DrawnDataset):
     """Images in `root/train/CLASS/`, likewise in `root/val` and `root/test` where these exist.
 
     Without a `val` (or `test`) folder, `val_size` (`test_size`) of the training images take its

@@ -4,35 +4,26 @@ from abc import abstractmethod
 from typing import ClassVar
 
 import torch
+from torch import Tensor
 
-from kanzoo.data.base import Counts, Dataset, Split
+from kanzoo.data.base import PARTS, Counts, Dataset, DrawnDataset, Split
 from kanzoo.data.loader import EpochSampler, Identity, Loader, MemoryLoader, Transform
 from kanzoo.data.options import part_size
 from kanzoo.data.seeding import split_order
 
 
-class MemoryDataset(Dataset):
-    """A data set held in memory; a subclass says how large it is and how to read it."""
-
-    num_train: ClassVar[int]
-    """Samples in the official training part."""
-    num_test: ClassVar[int]
-    """Samples in the official test part."""
+class InMemory(Dataset):
+    """A data set held in memory; a subclass says how large its splits are and cuts them."""
 
     splits: dict[str, Split] | None = None
 
     @abstractmethod
-    def read(self) -> tuple[Split, Split]:
-        """Return the official training and test parts; raise `ValueError` on a corrupt file."""
+    def cut(self) -> dict[str, Split]:
+        """Read the data and return the splits; raise `ValueError` on a corrupt file."""
 
-    def make_transform(self, device: torch.device) -> Transform:
-        """Return what is done to a batch on `device`; called after loading."""
+    def make_transform(self, part: str, device: torch.device) -> Transform:
+        """Return what is done to a batch of a split on `device`; called after loading."""
         return Identity()
-
-    def counts(self) -> Counts:
-        """Return the sizes of the splits, known without loading."""
-        val = part_size("val_size", self.val_size, self.num_train)
-        return self.limited_counts(self.num_train - val, val, self.num_test)
 
     def check(self, *, world_size: int = 1) -> None:
         """Check the options, the sizes too."""
@@ -44,10 +35,48 @@ class MemoryDataset(Dataset):
                 )
 
     def load(self) -> None:
-        """Read both official parts and cut the fixed splits out of them."""
-        if self.splits is not None:
-            return
-        self.check()
+        """Read and cut the splits, once."""
+        if self.splits is None:
+            self.check()
+            self.splits = self.cut()
+
+    def make_loader(
+        self, part: str, sampler: EpochSampler, *, device: torch.device, rank: int, world_size: int
+    ) -> Loader:
+        """Return a loader over this split's tensors on `device`."""
+        assert self.splits is not None
+        x, y = self.splits[part]
+        return MemoryLoader(
+            x.to(device),
+            y.to(device),
+            self.make_transform(part, device),
+            sampler,
+            batch_size=self.batch_size,
+            training=part == "train",
+            rank=rank,
+            world_size=world_size,
+        )
+
+
+class MemoryDataset(InMemory, DrawnDataset):
+    """Samples in an official training and test part; a subclass says how many and reads them."""
+
+    num_train: ClassVar[int]
+    """Samples in the official training part."""
+    num_test: ClassVar[int]
+    """Samples in the official test part."""
+
+    @abstractmethod
+    def read(self) -> tuple[Split, Split]:
+        """Return the official training and test parts; raise `ValueError` on a corrupt file."""
+
+    def counts(self) -> Counts:
+        """Return the sizes of the splits, known without loading."""
+        val = part_size("val_size", self.val_size, self.num_train)
+        return self.limited_counts(self.num_train - val, val, self.num_test)
+
+    def cut(self) -> dict[str, Split]:
+        """Read both official parts and draw the validation data."""
         train, test = self.read()
         if (len(train.y), len(test.y)) != (self.num_train, self.num_test):
             raise ValueError(
@@ -62,26 +91,16 @@ class MemoryDataset(Dataset):
             "val": (train, order[: counts.val]),
             "test": (test, split_order(test.y, "test", self.split_seed)[: counts.test]),
         }
-        self.splits = {}
-        for part, (source, index) in chosen.items():
+        splits = {}
+        for part in PARTS:
+            source, index = chosen[part]
             kept = (
                 index.sort().values
             )  # the order of the files, so that the whole test set equals the official one
-            self.splits[part] = Split(source.x[kept], source.y[kept])
+            splits[part] = Split(source.x[kept], source.y[kept])
+        return splits
 
-    def make_loader(
-        self, part: str, sampler: EpochSampler, *, device: torch.device, rank: int, world_size: int
-    ) -> Loader:
-        """Return a loader over this split's tensors on `device`."""
-        assert self.splits is not None
-        x, y = self.splits[part]
-        return MemoryLoader(
-            x.to(device),
-            y.to(device),
-            self.make_transform(device),
-            sampler,
-            batch_size=self.batch_size,
-            training=part == "train",
-            rank=rank,
-            world_size=world_size,
-        )
+
+def majority(train: Tensor, other: Tensor) -> float:
+    """Return the accuracy on `other` of always naming the most frequent class of `train`."""
+    return float((other == torch.bincount(train).argmax()).double().mean())

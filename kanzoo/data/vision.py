@@ -1,6 +1,5 @@
 """Images held in memory as uint8: digits, MNIST, Fashion-MNIST, CIFAR-10, CIFAR-100."""
 
-import os
 from abc import abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,18 +9,11 @@ import torch
 from torch import Tensor
 
 from kanzoo.data.base import DataSpec, Split
-from kanzoo.data.files import (
-    File,
-    check_content,
-    check_sizes,
-    download,
-    missing,
-    read_cifar,
-    read_idx,
-    writable,
-)
-from kanzoo.data.memory import MemoryDataset
+from kanzoo.data.files import File, read_cifar, read_idx
+from kanzoo.data.loader import Transform
+from kanzoo.data.memory import MemoryDataset, majority
 from kanzoo.data.options import check_flag
+from kanzoo.data.remote import Downloaded
 from kanzoo.data.seeding import split_order
 from kanzoo.data.transform import ImageTransform, channel_statistics
 
@@ -38,6 +30,7 @@ class Images(MemoryDataset):
     class_names: ClassVar[tuple[str, ...]] = ()
     padding: ClassVar[int]
     flip: ClassVar[bool] = False
+    reference_name = "most frequent class"
 
     def __init__(self, *, augment: bool = False, **options: Any) -> None:
         super().__init__(**options)
@@ -61,12 +54,20 @@ class Images(MemoryDataset):
         if self.statistics is None:
             self.statistics = channel_statistics(self.splits["train"].x)
 
-    def make_transform(self, device: torch.device) -> ImageTransform:
-        """Return normalisation and, where asked for, augmentation."""
+    def reference(self) -> dict[str, dict[str, float]]:
+        """Return the accuracy of always naming the most frequent class of training."""
+        assert self.splits is not None
+        train = self.splits["train"].y
+        return {
+            part: {"accuracy": majority(train, self.splits[part].y)} for part in ("val", "test")
+        }
+
+    def make_transform(self, part: str, device: torch.device) -> Transform:
+        """Return normalisation and, in training where asked for, augmentation."""
         assert self.statistics is not None
         return ImageTransform(
             *self.statistics,
-            augment=self.augment,
+            augment=self.augment and part == "train",
             padding=self.padding,
             flip=self.flip,
             device=device,
@@ -100,53 +101,15 @@ class Digits(Images):
         return Split(x[train], y[train]), Split(x[test], y[test])
 
 
-class DownloadedImages(Images):
-    """Images in torchvision's layout under `root`, fetched through it where they are missing.
-
-    `root` is the environment's KANZOO_DATA, or else `data`, unless given. Where the data are
-    complete nothing is written.
-    """
+class DownloadedImages(Downloaded, Images):
+    """Images in torchvision's layout under `root`, fetched through it where they are missing."""
 
     source: ClassVar[str]
     """The class of `torchvision.datasets` that downloads this data set."""
-    folder: ClassVar[str]
-    files: ClassVar[Mapping[str, File]]
-
-    def __init__(
-        self, *, root: str | Path | None = None, download: bool = True, **options: Any
-    ) -> None:
-        super().__init__(**options)
-        self.root = os.environ.get("KANZOO_DATA", "data") if root is None else root
-        self.download = download
-
-    @property
-    def path(self) -> Path:
-        """The absolute folder that holds the files."""
-        return Path(self.root).absolute() / self.folder
-
-    def check(self, *, world_size: int = 1) -> None:
-        """Check the options, and that every file is there and whole or can be fetched."""
-        super().check(world_size=world_size)
-        check_flag("download", self.download)
-        if not isinstance(self.root, str | Path) or not str(self.root):
-            raise ValueError(f"root must name a folder, not {self.root!r}")
-        check_sizes(self.path, self.files)
-        if missing(self.path, self.files):
-            if not self.download:
-                raise self.unavailable("download is false")
-            if not writable(self.path):
-                raise self.unavailable("they cannot be downloaded there: no write permission")
 
     def read(self) -> tuple[Split, Split]:
         """Fetch what is missing, verify the checksums and read both official parts."""
-        if missing(self.path, self.files):
-            try:
-                download(Path(self.root).absolute(), self.folder, self.files, self.fetch)
-            except (OSError, RuntimeError) as error:
-                reason = " ".join(str(error).split())
-                raise self.unavailable(f"the download failed ({reason})") from error
-        check_sizes(self.path, self.files)
-        check_content(self.path, self.files)
+        self.provide()
         return self.read_files()
 
     def fetch(self, root: Path) -> None:
@@ -154,14 +117,6 @@ class DownloadedImages(Images):
         from torchvision import datasets
 
         getattr(datasets, self.source)(root, download=True)
-
-    def unavailable(self, why: str) -> ValueError:
-        """Return the error that says which files are missing, where, why and what to do."""
-        absent = ", ".join(missing(self.path, self.files))
-        return ValueError(
-            f"{self.name}: no {absent} in {self.path}, and {why}; put the files there, or let root "
-            f"(default KANZOO_DATA) name the folder that holds {self.folder}, or allow the download"
-        )
 
     @abstractmethod
     def read_files(self) -> tuple[Split, Split]:
