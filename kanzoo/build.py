@@ -169,6 +169,22 @@ def build_plan(
     return plan_model(name or cls.__name__, cls, options, layers, in_shape, num_outputs, match)
 
 
+def check_kind(model: dict[str, Any], name: str, kind: str, data: str) -> None:
+    """Raise a `ValueError` that names the models which can, unless this one takes such data."""
+    kinds = registry.locate(model["_target_"]).kinds  # type: ignore[attr-defined]
+    if kind in kinds:
+        return
+    able = [
+        other
+        for other in registry.names("model")
+        if kind in registry.locate(registry.options("model", other)["_target_"]).kinds  # type: ignore[attr-defined]
+    ]
+    raise ValueError(
+        f"data {data!r} are of kind {kind!r}, and model {name!r} takes {', '.join(kinds)}; "
+        f"models for {kind!r} are {', '.join(able) or 'none'}"
+    )
+
+
 def create_model(
     name: str,
     *,

@@ -40,7 +40,7 @@ def _job(config: Config) -> None:
             file=sys.stderr,
         )
         raise SystemExit(130) from None
-    failed = report(config, cells, prepared[0])
+    failed = report(config, cells)
     if failed:
         raise SystemExit(1)
 
@@ -121,7 +121,7 @@ def run(config: Config, cells: list[Cell]) -> None:
         )
 
 
-def report(config: Config, cells: list[Cell], prepared: Any) -> int:
+def report(config: Config, cells: list[Cell]) -> int:
     """Write the report, print the verdicts and return the number of failed cells."""
     from rich.console import Console
 
@@ -131,8 +131,7 @@ def report(config: Config, cells: list[Cell], prepared: Any) -> int:
 
     study = config["study"]
     folder = Path(config["runs"]) / study["name"]
-    objective = prepared.objective
-    results = collect(cells, folder, objective.monitor, objective.mode)
+    results = collect(cells, folder)
     judged = verdicts(results, study["baseline"], margin=study["margin"], alpha=study["alpha"])
     paths = write_report(
         folder / "report",

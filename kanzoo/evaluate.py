@@ -70,11 +70,12 @@ def evaluate(folder: Path, checkpoint: Path, split: str, root: str | None = None
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     net.to(device)
     metrics = prepared.objective.metrics(dataset.spec.num_outputs).to(device)
-    loss, count = 0.0, 0
+    loss, count = 0.0, 0.0
     with torch.no_grad():
         for x, y in getattr(dataset.loaders(seed=0, device=device), split):
             output = net(x)
             metrics.update(output, y)
-            loss += float(prepared.objective.loss(output, y)) * len(y)
-            count += len(y)
+            weight = float(prepared.objective.weight(y))
+            loss += float(prepared.objective.loss(output, y)) * weight
+            count += weight
     return {"loss": loss / count, **{k: float(v) for k, v in metrics.compute().items()}}

@@ -29,10 +29,15 @@ def names(group: str) -> list[str]:
 
 
 def options(group: str, name: str) -> dict[str, Any]:
-    """Content of `conf/GROUP/NAME.yaml`; an unknown name raises `ValueError`."""
+    """Options in `conf/GROUP/NAME.yaml`; an unknown name raises `ValueError`.
+
+    What the file chooses in other groups, its `defaults`, is for Hydra alone.
+    """
     check_name(group, name, names(group))
     with (conf_dir() / group / f"{name}.yaml").open(encoding="utf-8") as file:
-        return yaml.safe_load(file) or {}
+        content = yaml.safe_load(file) or {}
+    content.pop("defaults", None)
+    return content
 
 
 def check_name(kind: str, name: object, allowed: Iterable[str]) -> None:

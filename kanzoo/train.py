@@ -54,7 +54,7 @@ def _job(config: Config) -> None:
         print("kanzoo: interrupted; the same command goes on from the last epoch", file=sys.stderr)
         raise SystemExit(130) from None
     if result is not None:
-        _print_summary(result, folder)
+        _print_summary(result, folder, prepared.dataset.reference_name)
 
 
 def train(config: Config) -> dict[str, Any]:
@@ -92,7 +92,7 @@ def prepare(config: Config) -> Prepared:
     """
     from torch import nn
 
-    from kanzoo.build import build_layers, build_plan
+    from kanzoo.build import build_layers, build_plan, check_kind
     from kanzoo.engine.optim import build_optimizer
 
     choices = config["choices"]
@@ -121,8 +121,10 @@ def prepare(config: Config) -> Prepared:
     spec = dataset.spec
     if spec.task != objective.task:
         raise ValueError(
-            f"data {choices['data']!r} are for the task {spec.task!r}, not {objective.task!r}"
+            f"data {choices['data']!r} are for the task {spec.task!r}, not {objective.task!r}; "
+            "leave out task=..., it follows from the data"
         )
+    check_kind(config["model"], choices["model"], spec.kind, choices["data"])
     layers = build_layers(config["layers"], config["basis"])
     plan = build_plan(
         config["model"], layers, spec.in_shape, spec.num_outputs, config["match"], choices["model"]
@@ -245,6 +247,8 @@ def fit(config: Config, folder: RunDir, prepared: Prepared) -> dict[str, Any] | 
         "metric": objective.monitor,
         "mode": objective.mode,
         **scores,
+        "reference": dataset.reference(),
+        "data_version": dataset.spec.version or None,
         "git_sha": git_sha(),
         "versions": _versions(),
         "config_hash": folder.config_hash,
@@ -268,14 +272,19 @@ def _versions() -> dict[str, str]:
     return {"kanzoo": __version__, "python": platform.python_version(), **found}
 
 
-def _print_summary(result: dict[str, Any], folder: RunDir) -> None:
+def _print_summary(result: dict[str, Any], folder: RunDir, reference_name: str) -> None:
     from rich.console import Console
     from rich.table import Table
 
     table = Table(title=str(folder.path), title_justify="left", show_header=False)
-    metric = result["metric"]
+    metric, reference = result["metric"], result["reference"].get("test", {})
+    others = [name for name in result["test"] if name not in (metric, "loss")]
     rows = {
-        f"test {metric}": f"{result['test'][metric]:.4f}",
+        f"test {name}": f"{result['test'][name]:.4f}"
+        + (f" ({reference_name}: {reference[name]:.4f})" if name in reference else "")
+        for name in (metric, *others)
+    }
+    rows |= {
         f"validation {metric}": f"{result['val'][metric]:.4f}",
         "parameters": f"{result['params']:,} (twin {result['twin_params']:,})",
         "forward FLOPs": f"{result['flops']:,} (twin {result['twin_flops']:,})",

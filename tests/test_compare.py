@@ -157,14 +157,14 @@ def test_a_failing_cell_is_reported_and_the_others_go_on(
     ends = drive(cells, train, **options)
     assert word in ends.pop((0, "kan"))
     assert ends == {(0, "mlp"): "", (1, "mlp"): "", (1, "kan"): ""}
-    table = collect(cells, tmp_path / "runs" / "smoke", "accuracy", "max")
+    table = collect(cells, tmp_path / "runs" / "smoke")
     failed = table[table["status"] == "failed"]
     assert list(zip(failed["seed"], failed["arm"], strict=True)) == [(0, "kan")]
     assert word in failed["reason"].item()
     # What failed is tried again, and its reason goes when it works.
     waiting = [cell for cell in cells if cell.folder.result() is None]
     assert drive(waiting, result_of) == {(0, "kan"): ""}
-    table = collect(cells, tmp_path / "runs" / "smoke", "accuracy", "max")
+    table = collect(cells, tmp_path / "runs" / "smoke")
     assert set(table["status"]) == {"finished"}
     assert not list(tmp_path.rglob("failure.txt"))
 
@@ -179,7 +179,7 @@ def test_a_failed_cell_is_retried(tmp_path: Path) -> None:
 
 def test_cells_that_were_not_run_say_so(tmp_path: Path) -> None:
     cells = cells_of(tmp_path)
-    table = collect(cells, tmp_path / "runs" / "smoke", "accuracy", "max")
+    table = collect(cells, tmp_path / "runs" / "smoke")
     assert set(table["reason"]) == {"not run"}
     assert table["command"].str.startswith("python scripts/train.py data=digits").all()
 

@@ -10,7 +10,6 @@ from torch import Tensor
 from kanzoo.data.loader import EpochSampler, Loader
 from kanzoo.data.options import check_part, check_whole
 
-
 PARTS = ("train", "val", "test")
 KINDS = ("image", "sequence", "table", "tokens", "dense")
 

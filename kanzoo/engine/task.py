@@ -67,7 +67,7 @@ class Task(LightningModule):
         loss, metrics = self.losses[f"{split}_loss"], self.metrics[f"{split}_metrics"]
         assert isinstance(loss, MeanMetric)
         assert isinstance(metrics, MetricCollection)
-        loss.update(self.objective.loss(output, y), weight=len(y))
+        loss.update(self.objective.loss(output, y), weight=self.objective.weight(y))
         metrics.update(output, y)
 
     def on_validation_epoch_end(self) -> None:

@@ -20,6 +20,7 @@ class MLP(Architecture):
     """
 
     roles: ClassVar[tuple[str, ...]] = ("stem", "hidden", "head")
+    kinds: ClassVar[tuple[str, ...]] = ("image", "sequence", "table")
     fine: ClassVar[str | None] = "taper"
 
     def __init__(

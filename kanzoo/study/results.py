@@ -6,19 +6,22 @@ from typing import Any
 
 import pandas as pd
 
+from kanzoo import registry
 from kanzoo.study.plan import Cell
 
 COSTS = ("params", "flops", "step_time_ms", "peak_memory_mb", "train_seconds", "epochs")
 
 
-def collect(cells: Iterable[Cell], study_folder: Path, metric: str, mode: str) -> pd.DataFrame:
+def collect(cells: Iterable[Cell], study_folder: Path) -> pd.DataFrame:
     """A row a cell; what is not there yet counts as failed, with the reason."""
-    return pd.DataFrame([_row(cell, study_folder, metric, mode) for cell in cells])
+    return pd.DataFrame([_row(cell, study_folder) for cell in cells])
 
 
-def _row(cell: Cell, study_folder: Path, metric: str, mode: str) -> dict[str, Any]:
+def _row(cell: Cell, study_folder: Path) -> dict[str, Any]:
     path = cell.folder.path
     result = cell.folder.result()
+    # Data sets of one study may be for different tasks.
+    objective = registry.locate(cell.config["task"]["_target_"])
     row: dict[str, Any] = {
         "data": cell.data,
         "model": cell.model,
@@ -29,8 +32,8 @@ def _row(cell: Cell, study_folder: Path, metric: str, mode: str) -> dict[str, An
         "seed": cell.seed,
         "status": "failed",
         "reason": "",
-        "metric": metric,
-        "mode": mode,
+        "metric": objective.monitor,  # type: ignore[attr-defined]
+        "mode": objective.mode,  # type: ignore[attr-defined]
         "run_dir": str(path.relative_to(study_folder)),
         "command": cell.command,
     }

@@ -1,0 +1,204 @@
+"""Tables of real features: scikit-learn's, for classification and regression.
+
+Axes: N samples, F features.
+"""
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from math import sqrt
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kanzoo.data.base import DataSpec, Split
+from kanzoo.data.files import File
+from kanzoo.data.loader import Batch, Transform
+from kanzoo.data.memory import MemoryDataset, majority
+from kanzoo.data.remote import Downloaded
+from kanzoo.data.seeding import split_order
+
+Moments = tuple[Tensor, Tensor]
+
+
+def moments(values: Tensor) -> Moments:
+    """Return mean and deviation of every column of `(N, F)`; a constant one gets deviation 1."""
+    mean, deviation = values.mean(0), values.std(0, correction=0)
+    return mean, torch.where(deviation > 1e-12 * mean.abs(), deviation, 1.0)
+
+
+class Standardise:
+    """Features, and real targets where `target` says how, relative to mean and deviation."""
+
+    noise = 0
+
+    def __init__(self, features: Moments, target: Moments | None, device: torch.device) -> None:
+        self.mean, self.deviation = (v.to(device) for v in features)
+        self.target = None if target is None else tuple(v.to(device) for v in target)
+
+    def __call__(self, x: Tensor, y: Tensor, noise: Tensor | None) -> Batch:
+        """Return float32 features `(B, F)` and targets."""
+        x = ((x - self.mean) / self.deviation).float()
+        if self.target is not None:
+            mean, deviation = self.target
+            y = ((y - mean) / deviation).float()
+        return x, y
+
+
+class Table(MemoryDataset):
+    """Rows `(F,)` with a class or a real value each; a subclass sets the constants and `rows`.
+
+    Features are standardised with mean and deviation of the training split, real targets too:
+    errors are in units of the deviation of the training targets. There is no official test set; a
+    fixed fifth of the rows, drawn once for all and stratified by class, serves as one.
+    """
+
+    num_features: ClassVar[int]
+    num_classes: ClassVar[int] = 0
+    """Zero for a real target."""
+    class_names: ClassVar[tuple[str, ...]] = ()
+
+    features: Moments | None = None
+    target: Moments | None = None
+
+    def __init__(self, *, val_size: float = 0.2, **options: Any) -> None:
+        super().__init__(val_size=val_size, **options)
+
+    @property
+    def spec(self) -> DataSpec:
+        """Number of features, and of classes or one."""
+        task = "classification" if self.num_classes else "regression"
+        outputs = self.num_classes or 1
+        return DataSpec((self.num_features,), outputs, task, self.class_names, "table")
+
+    @property
+    def reference_name(self) -> str:  # type: ignore[override]
+        """What the reference predicts."""
+        return "most frequent class" if self.num_classes else "training mean"
+
+    @abstractmethod
+    def rows(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return features `(N, F)` and targets `(N,)` of all rows."""
+
+    def read(self) -> tuple[Split, Split]:
+        """Return the rows outside the test set, and those in it."""
+        features, targets = self.rows()
+        x = torch.from_numpy(np.asarray(features, dtype=np.float64))
+        y = torch.from_numpy(np.asarray(targets))
+        y = y.long() if self.num_classes else y.double()[:, None]  # (N,) or (N, 1)
+        if x.shape[1:] != (self.num_features,) or not (x.isfinite().all() and y.isfinite().all()):
+            raise ValueError(
+                f"{self.name} is corrupt: it must be finite numbers of {self.num_features} features"
+            )
+        order = split_order(y, type(self).__name__)
+        test, train = order[: self.num_test].sort().values, order[self.num_test :].sort().values
+        return Split(x[train], y[train]), Split(x[test], y[test])
+
+    def load(self) -> None:
+        """Read and split the rows, and compute the statistics of the training split."""
+        super().load()
+        assert self.splits is not None
+        if self.features is None:
+            x, y = self.splits["train"]
+            self.features = moments(x)
+            self.target = None if self.num_classes else moments(y)
+
+    def make_transform(self, part: str, device: torch.device) -> Transform:
+        """Return the standardisation."""
+        assert self.features is not None
+        return Standardise(self.features, self.target, device)
+
+    def reference(self) -> dict[str, dict[str, float]]:
+        """Return the scores of the most frequent class, or the mean, of the training split."""
+        assert self.splits is not None
+        scores = {}
+        for part in ("val", "test"):
+            y = self.splits[part].y
+            if self.target is None:
+                scores[part] = {"accuracy": majority(self.splits["train"].y, y)}
+            else:
+                mean, deviation = self.target
+                z = (y - mean) / deviation
+                mse = float(z.square().mean())
+                r2 = 1 - mse / float(z.var(correction=0))
+                scores[part] = {"rmse": sqrt(mse), "r2": r2}
+        return scores
+
+
+class BreastCancer(Table):
+    """569 tumours, 30 features of cell nuclei: malignant or benign (Wolberg et al., 1995)."""
+
+    num_features, num_classes = 30, 2
+    num_train, num_test = 455, 114
+    class_names = ("malignant", "benign")
+
+    def rows(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return scikit-learn's copy."""
+        from sklearn.datasets import load_breast_cancer
+
+        return load_breast_cancer(return_X_y=True)
+
+
+class Wine(Table):
+    """178 wines of three growers by 13 chemical features (Forina et al., 1988)."""
+
+    num_features, num_classes = 13, 3
+    num_train, num_test = 142, 36
+    class_names = ("class_0", "class_1", "class_2")
+
+    def rows(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return scikit-learn's copy."""
+        from sklearn.datasets import load_wine
+
+        return load_wine(return_X_y=True)
+
+
+class Diabetes(Table):
+    """442 patients, 10 features: progression of diabetes after a year (Efron et al., 2004)."""
+
+    num_features = 10
+    num_train, num_test = 353, 89
+
+    def rows(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return scikit-learn's copy with the features as measured."""
+        from sklearn.datasets import load_diabetes
+
+        return load_diabetes(return_X_y=True, scaled=False)
+
+
+class CaliforniaHousing(Downloaded, Table):
+    """20,640 districts, 8 features: median value of houses (Pace and Barry, 1997).
+
+    Fetched through scikit-learn where it is missing, and kept as a plain array: scikit-learn's own
+    cache is a pickle, and a pickle that lies beside a downloaded run could run code.
+    """
+
+    num_features = 8
+    num_train, num_test = 16_512, 4_128
+    folder = "california_housing"
+    files: ClassVar[Mapping[str, File]] = {"california_housing.npy": File(20_640 * 9 * 8 + 128)}
+
+    def fetch(self, root: Path) -> None:
+        """Download through scikit-learn, and keep features and target as nine columns."""
+        from tempfile import TemporaryDirectory
+
+        from sklearn.datasets import fetch_california_housing
+
+        (root / self.folder).mkdir(parents=True)
+        with TemporaryDirectory(dir=root) as cache:
+            x, y = fetch_california_housing(data_home=cache, return_X_y=True)
+        np.save(root / self.folder / next(iter(self.files)), np.column_stack([x, y]))
+
+    def rows(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return the array that was kept."""
+        self.provide()
+        path = self.path / next(iter(self.files))
+        try:
+            table = np.load(path, allow_pickle=False)
+            return table[:, :-1], table[:, -1]
+        except (ValueError, IndexError) as error:
+            raise ValueError(
+                f"{path} is corrupt ({error}); delete it and fetch it again"
+            ) from error
