@@ -14,6 +14,8 @@ from omegaconf import OmegaConf
 from torch import Tensor
 from torch.nn import functional as F
 
+from kanzoo import registry
+from kanzoo.config import compose
 from kanzoo.data import Dataset, DataSpec, Loader, MemoryDataset, Split
 from kanzoo.data.base import Loaders
 from kanzoo.data.folder import ImageFolder
@@ -36,7 +38,7 @@ NAMES = sorted(path.stem for path in CONF.glob("*.yaml"))
 
 def configured(name: str) -> tuple[type[Dataset], dict[str, object]]:
     """Return the class and the resolved options of a data set's YAML file."""
-    options = OmegaConf.to_container(OmegaConf.load(CONF / f"{name}.yaml"), resolve=True)
+    options = OmegaConf.to_container(OmegaConf.create(registry.options("data", name)), resolve=True)
     assert isinstance(options, dict)
     module, _, cls = str(options.pop("_target_")).rpartition(".")
     return getattr(importlib.import_module(module), cls), {str(k): v for k, v in options.items()}
@@ -108,6 +110,16 @@ def test_yaml_lists_every_option_with_a_comment(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(set(NAMES) - {"imagefolder"}))
+def test_the_task_follows_from_the_data(name: str) -> None:
+    cls, options = configured(name)
+    config = compose("train", [f"data={name}"])
+    spec = cls(**options).spec  # type: ignore[arg-type]
+    objective = registry.locate(config["task"]["_target_"])
+    assert config["choices"]["task"] == objective.task == spec.task  # type: ignore[attr-defined]
+    assert "defaults" not in config["data"]
+
+
+@pytest.mark.parametrize("name", sorted(set(NAMES) - {"imagefolder"}))
 def test_spec_and_sizes_are_known_without_files(name: str, tmp_path: Path) -> None:
     cls, options = configured(name)
     if "root" in options:
@@ -116,9 +128,11 @@ def test_spec_and_sizes_are_known_without_files(name: str, tmp_path: Path) -> No
     data.check()
     spec = data.spec
     assert isinstance(spec, DataSpec)
-    assert spec.task == "classification"
+    assert spec.task in registry.names("task")
+    axes = {"image": 3, "sequence": 2, "table": 1, "tokens": 1, "dense": 3}
+    assert len(spec.in_shape) == axes[spec.kind]
     assert len(spec.class_names) in (0, spec.num_outputs)
-    assert data.counts().train > 1000
+    assert data.counts().train > 2 * data.counts().test > 0
     assert not list(tmp_path.iterdir())
 
 
