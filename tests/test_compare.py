@@ -184,6 +184,21 @@ def test_cells_that_were_not_run_say_so(tmp_path: Path) -> None:
     assert table["command"].str.startswith("python scripts/train.py data=digits").all()
 
 
+def test_cells_have_the_metric_of_their_data(tmp_path: Path) -> None:
+    """Whether they have run or not, and also where the data sets of a study differ in task."""
+    cells = cells_of(tmp_path, data=["digits", "diabetes"], match=["none"])
+    check_cells(cells)
+    assert {c.data: c.config["choices"]["task"] for c in cells} == {
+        "digits": "classification",
+        "diabetes": "regression",
+    }
+    for cell in cells:
+        assert compose("train", list(cell.overrides)) == cell.config
+    table = collect(cells, tmp_path / "runs" / "smoke")
+    found = {tuple(row) for row in table[["data", "metric", "mode"]].to_numpy()}
+    assert found == {("digits", "accuracy", "max"), ("diabetes", "rmse", "min")}
+
+
 # --- the whole -----------------------------------------------------------------------------------
 
 
@@ -221,6 +236,28 @@ def test_a_study_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     _job(config)
     assert "1 of 4 cells to run" in capsys.readouterr().err
     assert {p for p, t in times().items() if t != first[p]} == {lost}
+
+
+@pytest.mark.slow
+def test_a_study_where_smaller_is_better(tmp_path: Path) -> None:
+    """Regression: a KAN arm that may not learn is worse, though its error is the larger number."""
+    arms = {"mlp": ["layers=mlp", "optim.lr=0.01"], "kan": ["layers=kan", "optim.lr=1e-9"]}
+    overrides = [*SHORT, "trainer.max_epochs=5"]
+    config = configured(
+        tmp_path, data=["diabetes"], match=["none"], seeds=5, arms=arms, overrides=overrides
+    )
+    _job(config)
+    report = tmp_path / "runs" / "smoke" / "report"
+    rows = pd.read_csv(report / "results.csv")
+    assert set(zip(rows["metric"], rows["mode"], strict=True)) == {("rmse", "min")}
+    (verdict,) = json.loads((report / "verdicts.json").read_text())
+    assert verdict["metric"] == "rmse"
+    assert verdict["mean_arm"] > verdict["mean_baseline"]
+    assert verdict["mean_difference"] == pytest.approx(
+        verdict["mean_baseline"] - verdict["mean_arm"]
+    )
+    assert verdict["verdict"] == "worse"
+    assert "rmse" in (report / "index.html").read_text()
 
 
 @pytest.mark.slow
