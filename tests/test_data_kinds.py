@@ -155,15 +155,16 @@ def transformed(dataset: Any, part: str) -> Split:
 def test_limits_keep_samples_of_the_same_splits(name: str) -> None:
     node = compose("train", [f"data={name}"])["data"]
     whole = loaded(name)
-    limited = registry.instantiate({**node, "limit_train": 20, "limit_val": 9, "limit_test": 8})
-    assert tuple(limited.counts()) == (20, 9, 8)
+    limited = registry.instantiate({**node, "limit_val": 9, "limit_test": 8})
     limited.load()
     for part, size in (("val", 9), ("test", 8)):
         targets = limited.splits[part].y
         assert len(targets) == size
         known = {tuple(y.flatten().tolist()) for y in whole.splits[part].y}
         assert {tuple(y.flatten().tolist()) for y in targets} <= known
-    assert sum(len(y) for _, y in batches(limited, "train")) == 20
+    few = registry.instantiate({**node, "limit_train": 20, "limit_val": 9, "limit_test": 8})
+    assert tuple(few.counts()) == (20, 9, 8)
+    assert sum(len(y) for _, y in batches(few, "train")) == 20
     too_many = registry.instantiate({**node, "limit_val": whole.counts().val + 1})
     assert str(whole.counts().val) in one_line(too_many, "check")
 
@@ -426,24 +427,35 @@ def test_tables_hold_every_row_once_standardised_by_training(cls: type, load: st
 
     options = {"scaled": False} if cls is Diabetes else {}
     rows, targets = getattr(sklearn.datasets, load)(return_X_y=True, **options)
-    data = cls(batch_size=10_000)
-    data.load()
-    raw = torch.cat([split.x for split in data.splits.values()])
+    data = cls()
+    outside, test = data.read()
+    raw = torch.cat([outside.x, test.x])
     assert sorted(map(tuple, raw.tolist())) == sorted(map(tuple, rows.tolist()))
-    x, y = batches(data, "train")[0]
+    data.load()
+    x, y = data.splits["train"]
     assert x.mean(0).abs().max() < 1e-5
     assert (x.std(0, correction=0) - 1).abs().max() < 1e-5
-    train = data.splits["train"]
-    mean, std = train.x.numpy().mean(0), train.x.numpy().std(0)
-    test_x, test_y = batches(data, "test")[0]
-    np.testing.assert_allclose(test_x, (data.splits["test"].x.numpy() - mean) / std, atol=1e-5)
+    # Column by column, one line maps raw to standardised values, in the test rows too.
+    deviation = (test.x[0] - test.x[1:]).abs().max(0)
+    scale = (data.splits["test"].x[0] - data.splits["test"].x[1:]).abs().max(0).values
+    scale = deviation.values / scale
+    shift = test.x[0] - scale * data.splits["test"].x[0]
+    torch.testing.assert_close(data.splits["test"].x * scale + shift, test.x, rtol=1e-4, atol=1e-4)
+    restored = torch.cat([data.splits[p].x for p in ("train", "val")]) * scale + shift
+    torch.testing.assert_close(
+        restored.sum(0), outside.x.sum(0), rtol=1e-4, atol=1e-4
+    )  # every row of the training part is in one of the two
+    assert len(restored) == len(outside.x)
     if cls is Diabetes:
         assert y.mean().abs() < 1e-5
         assert (y.std(correction=0) - 1).abs() < 1e-5
-        restored = test_y * train.y.std(correction=0) + train.y.mean()
-        torch.testing.assert_close(restored, data.splits["test"].y, check_dtype=False)
+        slope = (test.y[0] - test.y[1]) / (data.splits["test"].y[0] - data.splits["test"].y[1])
+        known = torch.from_numpy(targets).double().std()
+        assert float(slope) == pytest.approx(float(known), rel=0.1)
+        offsets = test.y - slope * data.splits["test"].y
+        assert offsets.std() < 1e-2
     else:
-        share = torch.bincount(test_y) / len(test_y)
+        share = torch.bincount(data.splits["test"].y) / len(test.y)
         np.testing.assert_allclose(share, np.bincount(targets) / len(targets), atol=0.02)
 
 

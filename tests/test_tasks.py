@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from kanzoo import registry
 from kanzoo.config import check_overrides, compose
+from kanzoo.data.base import KINDS
 from kanzoo.engine.data import DataModule
 from kanzoo.engine.measure import peak_step_memory
 from kanzoo.engine.objective import Objective
@@ -236,6 +237,11 @@ def test_a_model_of_another_kind_is_refused_by_name(data: str, model: str) -> No
     able = {name for name in registry.names("model") if kind in model_class(name).kinds}
     assert set(listed) == (able or {"none"})
     assert model not in able
+
+
+@pytest.mark.parametrize("name", registry.names("model"))
+def test_models_declare_known_kinds(name: str) -> None:
+    assert set(model_class(name).kinds) <= set(KINDS)
 
 
 def model_class(name: str) -> Any:

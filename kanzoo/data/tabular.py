@@ -15,7 +15,6 @@ from torch import Tensor
 
 from kanzoo.data.base import DataSpec, Split
 from kanzoo.data.files import File
-from kanzoo.data.loader import Batch, Transform
 from kanzoo.data.memory import MemoryDataset, majority
 from kanzoo.data.remote import Downloaded
 from kanzoo.data.seeding import split_order
@@ -29,22 +28,10 @@ def moments(values: Tensor) -> Moments:
     return mean, torch.where(deviation > 1e-12 * mean.abs(), deviation, 1.0)
 
 
-class Standardise:
-    """Features, and real targets where `target` says how, relative to mean and deviation."""
-
-    noise = 0
-
-    def __init__(self, features: Moments, target: Moments | None, device: torch.device) -> None:
-        self.mean, self.deviation = (v.to(device) for v in features)
-        self.target = None if target is None else tuple(v.to(device) for v in target)
-
-    def __call__(self, x: Tensor, y: Tensor, noise: Tensor | None) -> Batch:
-        """Return float32 features `(B, F)` and targets."""
-        x = ((x - self.mean) / self.deviation).float()
-        if self.target is not None:
-            mean, deviation = self.target
-            y = ((y - mean) / deviation).float()
-        return x, y
+def standardise(values: Tensor, known: Moments) -> Tensor:
+    """Return float32 values relative to known moments."""
+    mean, deviation = known
+    return ((values - mean) / deviation).float()
 
 
 class Table(MemoryDataset):
@@ -59,9 +46,6 @@ class Table(MemoryDataset):
     num_classes: ClassVar[int] = 0
     """Zero for a real target."""
     class_names: ClassVar[tuple[str, ...]] = ()
-
-    features: Moments | None = None
-    target: Moments | None = None
 
     def __init__(self, *, val_size: float = 0.2, **options: Any) -> None:
         super().__init__(val_size=val_size, **options)
@@ -96,19 +80,15 @@ class Table(MemoryDataset):
         test, train = order[: self.num_test].sort().values, order[self.num_test :].sort().values
         return Split(x[train], y[train]), Split(x[test], y[test])
 
-    def load(self) -> None:
-        """Read and split the rows, and compute the statistics of the training split."""
-        super().load()
-        assert self.splits is not None
-        if self.features is None:
-            x, y = self.splits["train"]
-            self.features = moments(x)
-            self.target = None if self.num_classes else moments(y)
-
-    def make_transform(self, part: str, device: torch.device) -> Transform:
-        """Return the standardisation."""
-        assert self.features is not None
-        return Standardise(self.features, self.target, device)
+    def cut(self) -> dict[str, Split]:
+        """Read and split the rows, and standardise them with the training split's moments."""
+        splits = super().cut()
+        features = moments(splits["train"].x)
+        target = None if self.num_classes else moments(splits["train"].y)
+        return {
+            part: Split(standardise(x, features), y if target is None else standardise(y, target))
+            for part, (x, y) in splits.items()
+        }
 
     def reference(self) -> dict[str, dict[str, float]]:
         """Return the scores of the most frequent class, or the mean, of the training split."""
@@ -116,13 +96,11 @@ class Table(MemoryDataset):
         scores = {}
         for part in ("val", "test"):
             y = self.splits[part].y
-            if self.target is None:
+            if self.num_classes:
                 scores[part] = {"accuracy": majority(self.splits["train"].y, y)}
             else:
-                mean, deviation = self.target
-                z = (y - mean) / deviation
-                mse = float(z.square().mean())
-                r2 = 1 - mse / float(z.var(correction=0))
+                mse = float(y.double().square().mean())  # the mean has become zero
+                r2 = 1 - mse / float(y.double().var(correction=0))
                 scores[part] = {"rmse": sqrt(mse), "r2": r2}
         return scores
 
