@@ -139,7 +139,8 @@ def test_spec_and_sizes_are_known_without_files(name: str, tmp_path: Path) -> No
 def test_importing_costs_torch_only() -> None:
     heavy = ["torchvision", "sklearn", "lightning", "hydra", "omegaconf", "PIL"]
     code = (
-        "import sys, kanzoo.data.vision, kanzoo.data.folder; from kanzoo.data.vision import MNIST;"
+        "import sys, kanzoo.data.folder, kanzoo.data.sequence, kanzoo.data.dense, kanzoo.data.text;"
+        "import kanzoo.data.series, kanzoo.data.tabular; from kanzoo.data.vision import MNIST;"
         f"MNIST().check(); print([m for m in {heavy} if m in sys.modules])"
     )
     done = subprocess.run(

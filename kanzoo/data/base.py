@@ -11,6 +11,7 @@ from kanzoo.data.loader import EpochSampler, Loader
 from kanzoo.data.options import check_part, check_whole
 
 PARTS = ("train", "val", "test")
+IGNORE = -100  # the target where nothing is asked; PyTorch's cross-entropy leaves it out
 KINDS = ("image", "sequence", "table", "tokens", "dense")
 
 

@@ -15,15 +15,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from kanzoo.data.base import Counts, DataSpec, Split
+from kanzoo.data.base import IGNORE, Counts, DataSpec, Split
 from kanzoo.data.files import File
 from kanzoo.data.loader import Batch, Identity, Transform
 from kanzoo.data.memory import InMemory
 from kanzoo.data.options import check_whole
 from kanzoo.data.remote import DownloadedFile
-
-IGNORE = -100
-"""The target at positions that do not count; PyTorch's cross-entropy leaves it out."""
 
 
 class RandomWindows:
@@ -77,6 +74,7 @@ class Text(InMemory):
         super().__init__(**options)
         self.block_size = block_size
         self.train_text: Tensor | None = None
+        self.characters: list[str] = []
 
     @property
     @abstractmethod

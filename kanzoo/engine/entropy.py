@@ -11,9 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchmetrics import Metric
 
+from kanzoo.data.base import IGNORE
+
 
 class MeanNats(Metric):
-    """Cross-entropy in nats of logits `(B, T, V)` and symbols `(B, T)`; -100 does not count."""
+    """Cross-entropy in nats of logits `(B, T, V)` and symbols `(B, T)`; `IGNORE` does not count."""
 
     full_state_update = False
     nats: Tensor
@@ -28,7 +30,7 @@ class MeanNats(Metric):
         """Add the positions of a batch."""
         logits = output.flatten(0, 1).float()
         self.nats += F.cross_entropy(logits, target.flatten(), reduction="sum")
-        self.count += (target != -100).sum()
+        self.count += (target != IGNORE).sum()
 
     def compute(self) -> Tensor:
         """Return the mean."""

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, ClassVar
 import torch.nn.functional as F
 from torch import Tensor
 
+from kanzoo.data.base import IGNORE
+
 if TYPE_CHECKING:
     from torchmetrics import MetricCollection
 
@@ -60,7 +62,7 @@ class Classification(Objective):
 class Language(Objective):
     """Cross-entropy in nats on logits `(B, T, V)` and symbols `(B, T)`; bits per character select.
 
-    Targets of -100 do not count. Both metrics come from the mean over all positions of a split:
+    Targets of `IGNORE` do not count. Both metrics come from the mean over all positions of a split:
     bits are nats / ln 2, perplexity is exp(nats).
     """
 
@@ -72,7 +74,7 @@ class Language(Objective):
         return F.cross_entropy(output.flatten(0, 1), target.flatten())
 
     def weight(self, target: Tensor) -> Tensor | int:
-        return (target != -100).sum()
+        return (target != IGNORE).sum()
 
     def metrics(self, num_outputs: int) -> "MetricCollection":
         from torchmetrics import MetricCollection
