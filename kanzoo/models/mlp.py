@@ -19,8 +19,8 @@ class MLP(Architecture):
     others `taper * width`.
     """
 
-    roles: ClassVar[tuple[str, ...]] = ("stem", "hidden", "head")
     kinds: ClassVar[tuple[str, ...]] = ("image", "sequence", "table")
+    roles: ClassVar[tuple[str, ...]] = ("stem", "hidden", "head")
     fine: ClassVar[str | None] = "taper"
 
     def __init__(

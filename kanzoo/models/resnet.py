@@ -52,6 +52,7 @@ class ResNet(Architecture):
     Shapes: `(B, C, H, W) -> (B, num_outputs)`. `expansion` scales the channels inside the blocks.
     """
 
+    kinds: ClassVar[tuple[str, ...]] = ("image",)
     roles: ClassVar[tuple[str, ...]] = ("stem", "conv", "head")
     fine: ClassVar[str | None] = "expansion"
 

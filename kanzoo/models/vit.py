@@ -41,6 +41,7 @@ class ViT(Architecture):
     Shapes: `(B, C, H, W) -> (B, num_outputs)`.
     """
 
+    kinds: ClassVar[tuple[str, ...]] = ("image",)
     roles: ClassVar[tuple[str, ...]] = ("stem", "attn", "ffn", "head")
     fine: ClassVar[str | None] = "ffn_ratio"
 
