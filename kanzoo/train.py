@@ -213,6 +213,7 @@ def fit(config: Config, folder: RunDir, prepared: Prepared) -> dict[str, Any] | 
             if torch.cuda.is_available():
                 torch.cuda.reset_peak_memory_stats()
             trainer.fit(task, data, ckpt_path=resume, weights_only=True)
+            seconds = timer.seconds  # evaluation restores the timer of the best epoch
             best = trainer.checkpoint_callback.best_model_path  # type: ignore[union-attr]
             val = trainer.checkpoint_callback.best_model_score  # type: ignore[union-attr]
             scores = {}
@@ -242,7 +243,7 @@ def fit(config: Config, folder: RunDir, prepared: Prepared) -> dict[str, Any] | 
         **_final_size(net, facts, dataset.spec.in_shape),
         "step_time_ms": timer.step_ms(),
         "peak_memory_mb": peak / 2**20,
-        "train_seconds": timer.seconds,
+        "train_seconds": seconds,
         "epochs": trainer.current_epoch,
         "metric": objective.monitor,
         "mode": objective.mode,

@@ -242,6 +242,20 @@ def test_patience_stops_early(train_run: Run, monkeypatch: pytest.MonkeyPatch) -
     assert result["epochs"] == 3
 
 
+def test_training_time_is_that_of_all_epochs(
+    train_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(WarmupCosine, "factor", lambda self, step, total: 0.0)
+    result = train_run("trainer.max_epochs=4")
+    seconds = {}
+    for name in ("best", "last"):
+        path = only_folder(tmp_path) / "checkpoints" / f"{name}.ckpt"
+        state = torch.load(path, weights_only=True)
+        seconds[state["epoch"]] = state["callbacks"]["StepTimer"]["seconds"]
+    assert set(seconds) == {0, 3}  # no epoch is better than the first
+    assert seconds[0] < seconds[3] <= result["train_seconds"]
+
+
 def test_evaluate_repeats_the_result(train_run: Run, tmp_path: Path) -> None:
     for words in (["model=mlp"], ["model=resnet", "model.width=4"]):
         result = train_run(*words)
