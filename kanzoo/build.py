@@ -95,8 +95,8 @@ def plan_model(
     """
     match = match or "none"
     registry.check_name("match", match, MATCHES)
-    layers.check_roles(name, cls.roles)
     in_shape = tuple(in_shape)
+    layers.check_roles(name, cls.roles_for(in_shape))
 
     def cost(counter: str, factory: LayerFactory, trial: dict[str, Any]) -> int:
         items = tuple(sorted(trial.items()))

@@ -8,8 +8,9 @@ from kanzoo import registry
 from kanzoo.bases.activation import ACTIVATIONS, Activation
 from kanzoo.bases.base import BasisFactory, as_factory
 from kanzoo.layers.backend import BACKENDS
+from kanzoo.layers.conv import ConvLayer, KANConv2d
 from kanzoo.layers.expansion import INITS
-from kanzoo.layers.kan import KANConv2d, KANLinear
+from kanzoo.layers.kan import KANLinear
 
 ROLES = (
     "stem",
@@ -86,30 +87,20 @@ class LayerFactory:
         options = self._options(role, activate)
         return KANLinear(in_features, out_features, bias, **options)
 
-    def conv2d(
+    def conv(
         self,
         role: str,
         in_channels: int,
         out_channels: int,
         kernel_size: int,
         *,
-        stride: int = 1,
-        padding: int = 0,
-        groups: int = 1,
+        operator: type[ConvLayer] = KANConv2d,
         activate: bool = True,
-        bias: bool = True,
-    ) -> KANConv2d:
-        """The convolution of a role; `activate=False` where the twin has no activation."""
-        return KANConv2d(
-            in_channels,
-            out_channels,
-            kernel_size,
-            stride,
-            padding,
-            groups=groups,
-            bias=bias,
-            **self._options(role, activate),
-        )
+        **options: Any,
+    ) -> ConvLayer:
+        """The convolution of a role, of any class of them; `options` as the class takes them."""
+        chosen = self._options(role, activate)
+        return operator(in_channels, out_channels, kernel_size, **options, **chosen)
 
     def _options(self, role: str, activate: bool) -> dict[str, Any]:
         if role not in ROLES:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from kanzoo.layers.factory import LayerFactory
 from kanzoo.layers.kan import check_sizes
 from kanzoo.layers.norm import make_norm
-from kanzoo.models.base import Architecture
+from kanzoo.models.base import Architecture, scaled
 
 
 class MLP(Architecture):
@@ -37,9 +37,7 @@ class MLP(Architecture):
     ) -> None:
         super().__init__()
         check_sizes(width=width, depth=depth)
-        rest = round(taper * width)
-        if rest < 1:
-            raise ValueError(f"taper={taper} leaves no features of width={width}")
+        rest = scaled("taper", taper, width)
         widths = [width] + [rest] * (depth - 1)
         self.stem = layers.linear("stem", math.prod(in_shape), width, activate=False)
         self.hidden = nn.Sequential()

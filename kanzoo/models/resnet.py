@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from kanzoo.layers.factory import LayerFactory
 from kanzoo.layers.kan import check_sizes
 from kanzoo.layers.norm import make_norm
-from kanzoo.models.base import Architecture
+from kanzoo.models.base import Architecture, check_image, scaled
 
 
 class Block(nn.Module):
@@ -31,11 +31,11 @@ class Block(nn.Module):
         self.stride = stride
         self.new_channels = out_channels - in_channels
         self.norm1 = make_norm(norm, in_channels, channels_first=True)
-        self.conv1 = layers.conv2d(
+        self.conv1 = layers.conv(
             "conv", in_channels, inner, 3, stride=stride, padding=1, bias=False
         )
         self.norm2 = make_norm(norm, inner, channels_first=True)
-        self.conv2 = layers.conv2d("conv", inner, out_channels, 3, padding=1, bias=False)
+        self.conv2 = layers.conv("conv", inner, out_channels, 3, padding=1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.conv2(self.norm2(self.conv1(self.norm1(x))))
@@ -69,17 +69,14 @@ class ResNet(Architecture):
     ) -> None:
         super().__init__()
         check_sizes(width=width, depth=depth)
-        if len(in_shape) != 3:
-            raise ValueError(f"resnet needs images (C, H, W), got inputs of shape {in_shape}")
+        check_image("resnet", in_shape)
         if depth < 8 or (depth - 2) % 6:
             nearest = max(8, 6 * round((depth - 2) / 6) + 2)
             raise ValueError(
                 f"depth must be 6 n + 2 (8, 14, 20, ...), got {depth}; nearest is {nearest}"
             )
-        if expansion <= 0:
-            raise ValueError(f"expansion must be positive, got {expansion}")
         per_stage = (depth - 2) // 6
-        self.stem = layers.conv2d("stem", in_shape[0], width, 3, padding=1, activate=False)
+        self.stem = layers.conv("stem", in_shape[0], width, 3, padding=1, activate=False)
         self.blocks = nn.Sequential()
         channels = width
         num_blocks = 3 * per_stage
@@ -87,8 +84,7 @@ class ResNet(Architecture):
             stage = index // per_stage
             out_channels = width * 2**stage
             stride = 2 if stage > 0 and index % per_stage == 0 else 1
-            # Spread rounding over the blocks, so that a small change of expansion has an effect.
-            inner = max(1, int(expansion * out_channels + (index + 0.5) / num_blocks))
+            inner = scaled("expansion", expansion, out_channels, (index + 0.5) / num_blocks)
             self.blocks.append(Block(channels, inner, out_channels, stride, norm, layers))
             channels = out_channels
         self.norm = make_norm(norm, channels, channels_first=True)

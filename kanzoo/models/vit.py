@@ -1,38 +1,19 @@
 """Vision transformer on patches.
 
-Axes: B batch, T patches, E width.
+Axes: B batch, T patches, P pixels along a side of a patch, E width.
 """
 
 from typing import Any, ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kanzoo.layers.attention import Attention
 from kanzoo.layers.factory import LayerFactory
 from kanzoo.layers.kan import check_sizes
 from kanzoo.layers.norm import make_norm
-from kanzoo.models.base import Architecture
-
-
-class Block(nn.Module):
-    """Pre-norm transformer block: attention, then a feed-forward part of two layers."""
-
-    def __init__(
-        self, width: int, heads: int, hidden: int, norm: str, layers: LayerFactory, dropout: float
-    ) -> None:
-        super().__init__()
-        self.norm1 = make_norm(norm, width)
-        self.attn = Attention(width, heads, layers)
-        self.norm2 = make_norm(norm, width)
-        self.fc1 = layers.linear("ffn", width, hidden, activate=False)
-        self.fc2 = layers.linear("ffn", hidden, width)
-        self.dropout = nn.Dropout(dropout)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self.dropout(self.attn(self.norm1(x)))
-        return x + self.dropout(self.fc2(self.fc1(self.norm2(x))))
+from kanzoo.layers.patches import Patches
+from kanzoo.layers.transformer import Block, check_token_norm
+from kanzoo.models.base import Architecture, check_image, scaled
 
 
 class ViT(Architecture):
@@ -61,20 +42,12 @@ class ViT(Architecture):
     ) -> None:
         super().__init__()
         check_sizes(patch_size=patch_size, width=width, depth=depth, heads=heads)
-        if len(in_shape) != 3:
-            raise ValueError(f"vit needs images (C, H, W), got inputs of shape {in_shape}")
-        if norm == "batch":
-            raise ValueError("norm of vit must be layer or none: tokens have no batch statistics")
-        channels, height, breadth = in_shape
-        if height % patch_size or breadth % patch_size:
-            raise ValueError(f"patch_size={patch_size} must divide images of {height} x {breadth}")
-        hidden = round(ffn_ratio * width)
-        if hidden < 1:
-            raise ValueError(f"ffn_ratio={ffn_ratio} leaves no features of width={width}")
-        self.patch_size = patch_size
-        tokens = (height // patch_size) * (breadth // patch_size)
-        self.stem = layers.linear("stem", channels * patch_size**2, width, activate=False)
-        self.positions = nn.Parameter(0.02 * torch.randn(tokens, width))
+        check_image("vit", in_shape)
+        check_token_norm("vit", norm)
+        hidden = scaled("ffn_ratio", ffn_ratio, width)
+        self.patches = Patches(in_shape, patch_size)
+        self.stem = layers.linear("stem", self.patches.features, width, activate=False)
+        self.positions = nn.Parameter(0.02 * torch.randn(self.patches.count, width))
         self.blocks = nn.Sequential(
             *(Block(width, heads, hidden, norm, layers, dropout) for _ in range(depth))
         )
@@ -86,6 +59,5 @@ class ViT(Architecture):
         return int(options["heads"])
 
     def forward(self, x: Tensor) -> Tensor:
-        patches = F.unfold(x, self.patch_size, stride=self.patch_size).mT  # (B, T, C P P)
-        x = self.blocks(self.stem(patches) + self.positions)  # (B, T, E)
+        x = self.blocks(self.stem(self.patches(x)) + self.positions)  # (B, T, E)
         return self.head(self.norm(x).mean(1))

@@ -36,8 +36,9 @@ def count_flops(net: nn.Module, in_shape: tuple[int, ...]) -> int:
             if isinstance(child, Expansion):
                 counted.append(_CountedExpansion(child))
                 setattr(module, name, counted[-1])
+    dtype = torch.int64 if getattr(net, "takes_tokens", False) else torch.get_default_dtype()
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        net(torch.empty((1, *in_shape), device="meta"))
+        net(torch.empty((1, *in_shape), dtype=dtype, device="meta"))
     return int(counter.get_total_flops()) + sum(expansion.total for expansion in counted)
 
 

@@ -1,0 +1,73 @@
+"""Causal transformer.
+
+Axes: B batch, T positions, E width.
+"""
+
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from kanzoo import registry
+from kanzoo.layers.factory import LayerFactory
+from kanzoo.layers.kan import check_sizes
+from kanzoo.layers.norm import make_norm
+from kanzoo.layers.transformer import Block, check_token_norm
+from kanzoo.models.base import scaled
+from kanzoo.models.sequence import SequenceModel
+
+POSITIONS = ("rotary", "learned")
+
+
+class GPT(SequenceModel):
+    """Decoder-only transformer (GPT-2), pre-norm, with rotary (2104.09864) or learned positions.
+
+    Shapes: tokens `(B, T) -> (B, T, num_outputs)`; `(B, T, F)` or `(B, C, H, W)
+    -> (B, num_outputs)`. T is at most that of `in_shape`. Tokens are embedded in both twins.
+    """
+
+    roles: ClassVar[tuple[str, ...]] = ("stem", "attn", "ffn", "head")
+    fine: ClassVar[str | None] = "ffn_ratio"
+
+    def __init__(
+        self,
+        in_shape: tuple[int, ...],
+        num_outputs: int,
+        layers: LayerFactory,
+        *,
+        width: int = 64,
+        depth: int = 4,
+        heads: int = 4,
+        ffn_ratio: float = 4.0,
+        positions: str = "rotary",
+        norm: str = "layer",
+        dropout: float = 0.0,
+    ) -> None:
+        check_sizes(width=width, depth=depth, heads=heads)
+        check_token_norm("gpt", norm)
+        registry.check_name("positions", positions, POSITIONS)
+        hidden = scaled("ffn_ratio", ffn_ratio, width)
+        super().__init__(in_shape, num_outputs, width, layers)
+        self.limit = self.length
+        rotary = self.length if positions == "rotary" else None
+        self.positions = (
+            nn.Parameter(0.02 * torch.randn(self.length, width)) if rotary is None else None
+        )
+        self.blocks = nn.Sequential(
+            *(
+                Block(width, heads, hidden, norm, layers, dropout, causal=True, rotary=rotary)
+                for _ in range(depth)
+            )
+        )
+        self.norm = make_norm(norm, width)
+        self.head = layers.linear("head", width, num_outputs, activate=False)
+
+    @classmethod
+    def coarse_step(cls, options: dict[str, Any]) -> int:
+        # Rotary positions turn pairs of features.
+        return int(options["heads"]) * (2 if options["positions"] == "rotary" else 1)
+
+    def trunk(self, x: Tensor) -> Tensor:
+        if self.positions is not None:
+            x = x + self.positions[: x.shape[1]]
+        return self.norm(self.blocks(x))

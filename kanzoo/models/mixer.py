@@ -1,0 +1,90 @@
+"""MLP-Mixer: patches mixed by a network over places, then by one over channels.
+
+Axes: B batch, T patches, E width.
+"""
+
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from kanzoo.layers.factory import LayerFactory
+from kanzoo.layers.kan import check_sizes
+from kanzoo.layers.norm import make_norm
+from kanzoo.layers.patches import Patches
+from kanzoo.layers.transformer import FeedForward, check_token_norm
+from kanzoo.models.base import Architecture, check_image, scaled
+
+
+class Block(nn.Module):
+    """x + mix of tokens, the same for all channels; then x + mix of channels, the same for tokens.
+
+    Shapes: `(B, T, E) -> (B, T, E)`.
+    """
+
+    def __init__(
+        self,
+        tokens: int,
+        token_hidden: int,
+        width: int,
+        channel_hidden: int,
+        norm: str,
+        layers: LayerFactory,
+        dropout: float,
+    ) -> None:
+        super().__init__()
+        self.norm1 = make_norm(norm, width)
+        self.tokens = FeedForward("token_mix", tokens, token_hidden, layers)
+        self.norm2 = make_norm(norm, width)
+        self.channels = FeedForward("channel_mix", width, channel_hidden, layers)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.dropout(self.tokens(self.norm1(x).mT).mT)
+        return x + self.dropout(self.channels(self.norm2(x)))
+
+
+class Mixer(Architecture):
+    """MLP-Mixer (2105.01601, figure 1) with mean pooling.
+
+    Shapes: `(B, C, H, W) -> (B, num_outputs)`.
+    """
+
+    kinds: ClassVar[tuple[str, ...]] = ("image",)
+    roles: ClassVar[tuple[str, ...]] = ("stem", "token_mix", "channel_mix", "head")
+    fine: ClassVar[str | None] = "channel_ratio"
+
+    def __init__(
+        self,
+        in_shape: tuple[int, ...],
+        num_outputs: int,
+        layers: LayerFactory,
+        *,
+        patch_size: int = 4,
+        width: int = 64,
+        depth: int = 4,
+        token_ratio: float = 0.5,
+        channel_ratio: float = 4.0,
+        norm: str = "layer",
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        check_sizes(patch_size=patch_size, width=width, depth=depth)
+        check_image("mixer", in_shape)
+        check_token_norm("mixer", norm)
+        token_hidden = scaled("token_ratio", token_ratio, width)
+        channel_hidden = scaled("channel_ratio", channel_ratio, width)
+        self.patches = Patches(in_shape, patch_size)
+        self.stem = layers.linear("stem", self.patches.features, width, activate=False)
+        count = self.patches.count
+        self.blocks = nn.Sequential(
+            *(
+                Block(count, token_hidden, width, channel_hidden, norm, layers, dropout)
+                for _ in range(depth)
+            )
+        )
+        self.norm = make_norm(norm, width)
+        self.head = layers.linear("head", width, num_outputs, activate=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.blocks(self.stem(self.patches(x)))  # (B, T, E)
+        return self.head(self.norm(x).mean(1))
