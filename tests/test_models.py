@@ -6,79 +6,63 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from zoo import (
+    MODELS,
+    SHAPES,
+    check_batch_mates,
+    check_causality,
+    check_gradients,
+    choices_of_roles,
+    cls_of,
+    inputs,
+    is_kan,
+    layers_of,
+    make,
+    out_shape,
+)
 
 import kanzoo
 from kanzoo import registry
 from kanzoo.build import build_layers, build_plan
 from kanzoo.layers.factory import ROLES, LayerFactory
 from kanzoo.layers.kan import KANLayer
-from kanzoo.models.base import Architecture
+from kanzoo.models.base import KINDS
 
-MODELS = registry.names("model")
-# Sizes that keep a network tiny, where it has such an option.
-TINY = {"width": 8, "depth": 1, "heads": 2, "patch_size": 2}
-TINY_RESNET = {"width": 4, "depth": 8}
 NORMS = (nn.LayerNorm, nn.GroupNorm, nn.BatchNorm1d, nn.BatchNorm2d, nn.Identity)
-SHAPE = (1, 8, 8)
-
-
-def cls_of(name: str) -> type[Architecture]:
-    cls = registry.locate(registry.options("model", name)["_target_"])
-    assert issubclass(cls, Architecture)
-    return cls
-
-
-def sizes(name: str) -> dict[str, Any]:
-    known = registry.options("model", name)
-    tiny = TINY_RESNET if name == "resnet" else TINY
-    return {key: value for key, value in tiny.items() if key in known}
-
-
-def make(name: str, roles: Any, **options: Any) -> Any:
-    return kanzoo.create_model(
-        name,
-        kan_roles=roles,
-        in_shape=SHAPE,
-        num_outputs=10,
-        **{"seed": 1, **sizes(name), **options},
-    )
-
-
-def images(count: int = 6) -> Tensor:
-    return torch.randn(count, *SHAPE, generator=torch.Generator().manual_seed(5))
-
-
-CASES = [
-    (name, role) for name in MODELS for role in ((), "all", *((r,) for r in cls_of(name).roles))
+KIND_CASES = [
+    (name, kind, roles)
+    for name in MODELS
+    for kind in cls_of(name).kinds
+    for roles in choices_of_roles(name, kind)
 ]
+CASES = [(name, roles) for name in MODELS for roles in ((), "all")]
 
 
-@pytest.mark.parametrize(("name", "roles"), CASES)
-def test_every_parameter_learns(name: str, roles: Any) -> None:
-    net = make(name, roles)
-    out = net(images())
-    assert out.shape == (6, 10)
-    (out * torch.randn(6, 10, generator=torch.Generator().manual_seed(7))).sum().backward()
-    for key, p in net.named_parameters():
-        assert p.grad is not None, key
-        assert p.grad.isfinite().all(), key
-        assert p.grad.count_nonzero() > 0, key
+@pytest.mark.parametrize(("name", "kind", "roles"), KIND_CASES)
+def test_every_parameter_learns(name: str, kind: str, roles: Any) -> None:
+    net = make(name, roles, kind)
+    assert net.takes_tokens == (kind == "tokens")
+    out = net(inputs(kind))
+    assert out.shape == out_shape(kind)
+    check_gradients(net, out)
 
 
-@pytest.mark.parametrize(("name", "roles"), [c for c in CASES if c[1] in ((), "all")])
-def test_a_sample_does_not_depend_on_its_batch_mates(name: str, roles: Any) -> None:
-    net = make(name, roles).eval()
-    x = images()
-    with torch.no_grad():
-        torch.testing.assert_close(net(x)[2:3], net(x[2:3]), rtol=1e-4, atol=1e-5)
-        far = torch.cat([1e3 * x[:2], x[2:]])
-        torch.testing.assert_close(net(far)[2:], net(x)[2:], rtol=1e-4, atol=1e-5)
+@pytest.mark.parametrize(("name", "kind", "roles"), [c for c in KIND_CASES if c[2] in ((), "all")])
+def test_a_sample_does_not_depend_on_its_batch_mates(name: str, kind: str, roles: Any) -> None:
+    net = make(name, roles, kind)
+    check_batch_mates(net, inputs(kind))
+    if hasattr(net, "every_position"):
+        check_causality(net, inputs(kind))
+
+
+def test_every_kind_of_data_has_a_model() -> None:
+    assert {kind for name in MODELS for kind in cls_of(name).kinds} == set(KINDS) == set(SHAPES)
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_declared_roles_are_those_asked_for(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: set[str] = set()
-    for method in ("linear", "conv2d"):
+    for method in ("linear", "conv"):
         plain = getattr(LayerFactory, method)
 
         def recorded(self: Any, role: str, *args: Any, _plain: Any = plain, **kw: Any) -> Any:
@@ -86,35 +70,24 @@ def test_declared_roles_are_those_asked_for(name: str, monkeypatch: pytest.Monke
             return _plain(self, role, *args, **kw)
 
         monkeypatch.setattr(LayerFactory, method, recorded)
-    # Deep enough for every role to occur.
-    options = {} if name == "resnet" else {"depth": 2}
-    make(name, "all", **options)
+    make(name, "all")
     assert asked == set(cls_of(name).roles)
     assert len(cls_of(name).roles) == len(asked)
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_a_role_alone_changes_its_layers_alone(name: str) -> None:
-    options = {} if name == "resnet" else {"depth": 2}
-    twin = layers_of(make(name, (), **options))
-    whole = layers_of(make(name, "all", **options))
+    twin = layers_of(make(name, ()))
+    whole = layers_of(make(name, "all"))
     assert not any(is_kan(layer) for layer in twin.values())
     assert all(is_kan(layer) for layer in whole.values())
     assert list(twin) == list(whole)
     found = [
-        {key for key, layer in layers_of(make(name, (role,), **options)).items() if is_kan(layer)}
+        {key for key, layer in layers_of(make(name, (role,))).items() if is_kan(layer)}
         for role in cls_of(name).roles
     ]
     assert all(found)  # every role has a layer, every layer one role
     assert sum(len(keys) for keys in found) == len(set().union(*found)) == len(twin)
-
-
-def layers_of(net: nn.Module) -> dict[str, KANLayer]:
-    return {key: m for key, m in net.named_modules() if isinstance(m, KANLayer)}
-
-
-def is_kan(layer: KANLayer) -> bool:
-    return layer.expansion.num_functions > 1
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -145,7 +118,7 @@ def test_twins_differ_in_their_layers_alone(name: str) -> None:
     }
 
 
-@pytest.mark.parametrize(("name", "roles"), [c for c in CASES if c[1] in ((), "all")])
+@pytest.mark.parametrize(("name", "roles"), CASES)
 def test_weights_depend_on_the_seed_alone(name: str, roles: Any) -> None:
     torch.manual_seed(3)
     first = make(name, roles, seed=0)
@@ -182,6 +155,7 @@ def test_built_models_keep_the_scale_of_their_inputs(name: str, basis: str) -> N
 
     def watch(key: str) -> Any:
         def hook(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            # Of a layer that is called at every step, the last.
             seen[key] = (float(inputs[0].square().mean()), float(output.var()))
 
         return hook
@@ -207,6 +181,9 @@ def test_unknown_names_and_options_are_refused_with_the_nearest() -> None:
         ({"name": "mlp", "kan_roles": "haed"}, "'head'"),
         ({"name": "mlp", "kan_roles": ["ffn"]}, "stem, hidden, head"),
         ({"name": "mlp", "match": "parms"}, "'params'"),
+        ({"name": "rnn", "cell": "ltsm"}, "'lstm'"),
+        ({"name": "gpt", "positions": "rotory"}, "'rotary'"),
+        ({"name": "gpt", "in_shape": (8,), "kan_roles": ["stem"]}, "attn, ffn, head"),
     ]
     for options, hint in cases:
         with pytest.raises(ValueError, match="unknown") as refusal:
@@ -223,6 +200,19 @@ def test_impossible_sizes_are_refused() -> None:
         ("vit", {"heads": 3}, "heads"),
         ("vit", {"in_shape": (5,)}, "images"),
         ("vit", {"in_shape": (1, 30, 28)}, "patch_size"),
+        ("mixer", {"in_shape": (1, 30, 28)}, "patch_size"),
+        ("mixer", {"in_shape": (5,)}, "images"),
+        ("mixer", {"token_ratio": 0.0}, "token_ratio"),
+        ("mixer", {"norm": "batch"}, "norm of mixer"),
+        ("convnet", {"in_shape": (5,)}, "images"),
+        ("convnet", {"taper": 0.001}, "taper"),
+        ("unet", {"in_shape": (1, 30, 28)}, "30 x 28"),
+        ("unet", {"expansion": -1.0}, "expansion"),
+        ("gpt", {"heads": 64}, "even"),
+        ("gpt", {"norm": "batch"}, "norm of gpt"),
+        ("gpt", {"in_shape": (1, 2, 3, 4)}, "tokens"),
+        ("rnn", {"in_shape": (1, 2, 3, 4)}, "tokens"),
+        ("rnn", {"stem_ratio": 0.0}, "stem_ratio"),
     ]:
         with pytest.raises(ValueError, match=word):
             kanzoo.create_model(name, **options)
@@ -247,6 +237,6 @@ def test_lists_are_the_folders() -> None:
 def test_a_plan_of_another_class_is_refused() -> None:
     factory = build_layers(registry.options("layers", "kan"), "bspline")
     with pytest.raises(ValueError, match="Architecture"):
-        build_plan({"_target_": "torch.nn.Linear"}, factory, SHAPE, 10, None)
+        build_plan({"_target_": "torch.nn.Linear"}, factory, (1, 8, 8), 10, None)
     with pytest.raises(ValueError, match="Basis"):
         build_layers(registry.options("layers", "kan"), {"_target_": "torch.nn.Linear"})

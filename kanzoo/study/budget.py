@@ -11,6 +11,8 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from kanzoo.layers.expansion import Expansion
+from kanzoo.layers.kan import KANLinear
+from kanzoo.layers.recurrent import Recurrent
 
 MATCHES = ("params", "flops", "none")
 MAX_WIDTH = 2**16
@@ -30,30 +32,78 @@ def count_flops(net: nn.Module, in_shape: tuple[int, ...]) -> int:
     the same in both twins.
     """
     net = copy.deepcopy(net).to("meta").eval()
-    counted = []
-    for module in list(net.modules()):
-        for name, child in module.named_children():
-            if isinstance(child, Expansion):
-                counted.append(_CountedExpansion(child))
-                setattr(module, name, counted[-1])
+    counted = _put_stand_ins(net)
     dtype = torch.int64 if getattr(net, "takes_tokens", False) else torch.get_default_dtype()
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         net(torch.empty((1, *in_shape), dtype=dtype, device="meta"))
-    return int(counter.get_total_flops()) + sum(expansion.total for expansion in counted)
+    return int(counter.get_total_flops()) + sum(module.total for module in counted)
 
 
-class _CountedExpansion(nn.Module):
-    """Stands for an expansion on the meta device: the shape of its output, and what it costs."""
+class _Counted(nn.Module):
+    """Stands for a module on the meta device: the shape of its output, and what all calls cost."""
 
-    def __init__(self, expansion: Expansion) -> None:
+    def __init__(self, module: Any) -> None:
         super().__init__()
-        self.num_functions = expansion.num_functions
-        self.flops = expansion.flops
         self.total = 0
+
+
+class _CountedExpansion(_Counted):
+    def __init__(self, module: Expansion) -> None:
+        super().__init__(module)
+        self.num_functions = module.num_functions
+        self.flops = module.flops
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         self.total += x.numel() * self.flops
         return x.new_empty((self.num_functions, *x.shape))
+
+
+class _CountedLinear(_Counted):
+    def __init__(self, module: KANLinear) -> None:
+        super().__init__(module)
+        products = 2 * module.expansion.num_functions * module.out_features
+        self.flops = module.expansion.flops + products
+        self.out_features = module.out_features
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.total += x.numel() * self.flops
+        return x.new_empty((*x.shape[:-1], self.out_features))
+
+
+class _CountedRecurrent(_Counted):
+    """Counts the layer on the state for all steps at once: a loop would take seconds."""
+
+    def __init__(self, module: Recurrent) -> None:
+        super().__init__(module)
+        self.input, self.hidden = module.input, module.hidden
+        self.width = module.width
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.input(x)
+        states = x.new_empty((*x.shape[:-1], self.width))
+        self.hidden(states)
+        return states
+
+
+def _put_stand_ins(net: nn.Module) -> list[_Counted]:
+    """Replace the parts of a network that have a stand-in; returns those."""
+    counted = []
+    for name, child in net.named_children():
+        for cls, stand_in in STAND_INS.items():
+            if isinstance(child, cls):
+                child = stand_in(child)
+                counted.append(child)
+                setattr(net, name, child)
+                break
+        counted += _put_stand_ins(child)
+    return counted
+
+
+STAND_INS: dict[type[nn.Module], type[_Counted]] = {
+    Recurrent: _CountedRecurrent,
+    KANLinear: _CountedLinear,
+    Expansion: _CountedExpansion,
+}
 
 
 @dataclass(frozen=True)
