@@ -7,15 +7,15 @@ import torch
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
+from zoo import BASES, MODELS, SHAPES, cls_of, inputs, main_kind, roles_of
+from zoo import plan as plan_of
 
+import kanzoo
 from kanzoo import registry
 from kanzoo.bases.base import get_basis
 from kanzoo.build import ModelPlan, build_layers, build_plan
 from kanzoo.layers.kan import KANConv2d, KANLinear
 from kanzoo.study.budget import count_flops, count_params, match_budget
-
-MODELS, BASES = registry.names("model"), registry.names("basis")
-SHAPES = {"mlp": (1, 8, 8), "resnet": (1, 8, 8), "vit": (1, 8, 8)}
 
 
 def own_params(basis: str, features: int) -> int:
@@ -26,7 +26,7 @@ def own_params(basis: str, features: int) -> int:
 def plan(model: str, basis: str, match: str, layers: str = "kan", **options: Any) -> ModelPlan:
     node = {**registry.options("model", model), **options}
     factory = build_layers(registry.options("layers", layers), basis)
-    return build_plan(node, factory, SHAPES.get(model, (1, 8, 8)), 10, match, model)
+    return build_plan(node, factory, SHAPES[main_kind(model)], 10, match, model)
 
 
 @pytest.mark.parametrize("basis", BASES)
@@ -78,19 +78,40 @@ def test_mlp_by_hand() -> None:
     assert kan.flops == 9 * products + each * (64 + 32 + 32)
 
 
-@pytest.mark.parametrize("model", MODELS)
-def test_flops_are_those_of_the_computed_network(model: str) -> None:
+@pytest.mark.parametrize(
+    ("model", "kind"), [(model, kind) for model in MODELS for kind in cls_of(model).kinds]
+)
+def test_flops_are_those_of_the_computed_network(model: str, kind: str) -> None:
     """The twin of activations without cost: PyTorch's own counter on real tensors agrees."""
     factory = build_layers(
         {**registry.options("layers", "mlp"), "activation": "identity"}, "bspline"
     )
-    twin = build_plan(registry.options("model", model), factory, (1, 8, 8), 10, "none", model)
+    twin = build_plan(registry.options("model", model), factory, SHAPES[kind], 10, "none", model)
     net = twin.build(0).eval()
     # PyTorch's counter does not know the fused attention kernel of the CPU.
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        net(torch.zeros(3, 1, 8, 8))
+        net(inputs(kind, 3))
     assert 3 * twin.flops == counter.get_total_flops()
     assert twin.params == count_params(net)
+
+
+@pytest.mark.parametrize("cell", ["elman", "gru", "lstm"])
+def test_every_step_of_a_recurrent_network_is_counted(cell: str) -> None:
+    net = kanzoo.create_model("rnn", cell=cell, width=12, depth=2, in_shape=(5, 3), num_outputs=4)
+    total = 0
+
+    def count(layer: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        nonlocal total
+        assert isinstance(layer, KANLinear)
+        products = 2 * layer.expansion.num_functions * layer.out_features
+        total += inputs[0].numel() * (layer.expansion.flops + products)
+
+    for module in net.modules():
+        if isinstance(module, KANLinear):
+            module.register_forward_pre_hook(count)
+    net(torch.zeros(1, 5, 3))
+    assert total == count_flops(net, (5, 3))
+    assert count_flops(net, (50, 3)) > 9 * total
 
 
 @pytest.mark.parametrize("basis", BASES)
@@ -108,12 +129,28 @@ def test_flops_match_within_two_percent(model: str, basis: str) -> None:
     assert matched.flops / matched.twin_flops == pytest.approx(1.0, abs=0.02)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("match", ["params", "flops"])
+@pytest.mark.parametrize(
+    ("model", "kind"), [(model, kind) for model in MODELS for kind in cls_of(model).kinds]
+)
+def test_roles_match_within_two_percent(model: str, kind: str, match: str) -> None:
+    for role in roles_of(model, kind):
+        for basis in ("bspline", "rational", "chebyshev", "none"):
+            matched = plan_of(model, (role,), kind, basis, match)
+            ratios = {
+                "params": matched.params / matched.twin_params,
+                "flops": matched.flops / matched.twin_flops,
+            }
+            assert ratios[match] == pytest.approx(1.0, abs=0.02), (role, basis)
+
+
 @pytest.mark.parametrize("model", MODELS)
 def test_a_plan_promises_what_is_built(model: str) -> None:
     matched = plan(model, "bspline", "params")
     net = matched.build(0)
     assert count_params(net) == matched.params
-    assert count_flops(net, (1, 8, 8)) == matched.flops
+    assert count_flops(net, SHAPES[main_kind(model)]) == matched.flops
     assert next(net.parameters()).device.type == "cpu"
     twin = plan(model, "bspline", "params", layers="mlp")
     assert twin.options["width"] == registry.options("model", model)["width"]  # never resized

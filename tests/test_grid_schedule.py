@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from kanzoo.build import create_model
 from kanzoo.config import compose
 from kanzoo.engine.grid import GridSchedule, layer_inputs
 from kanzoo.evaluate import evaluate, find_checkpoint
@@ -26,6 +27,55 @@ def test_layer_inputs_are_what_the_layers_see() -> None:
     assert torch.equal(seen[first], x)
     torch.testing.assert_close(seen[second], plain(first(x)))  # no dropout: as in evaluation
     assert net.training
+
+
+class Loop(nn.Module):
+    """Calls one layer at every step, on inputs that grow."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.stack([self.layer(step) for step in x.unbind(1)], 1)
+
+
+@pytest.mark.parametrize("most", [10**6, 60, 1])
+def test_all_calls_of_a_layer_are_seen(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kanzoo.engine.grid.MOST_NUMBERS", most)
+    net = Loop(KANLinear(3, 2, basis="bspline_adaptive"))
+    x = torch.arange(5 * 8 * 3.0).view(5, 8, 3)  # 8 steps of 5 samples
+    seen = layer_inputs(net, x)[net.layer]
+    assert seen.shape[1:] == (3,)
+    rows = {tuple(row) for row in x.flatten(0, 1).tolist()}
+    assert {tuple(row) for row in seen.tolist()} <= rows
+    assert len(torch.unique(seen, dim=0)) == len(seen)
+    steps = {int(row[0]) // 3 % 8 for row in seen.tolist()}
+    if most == 10**6:
+        assert len(seen) == len(rows)
+    elif most == 60:  # not of every sample, but of every step
+        assert steps == set(range(8))
+        assert seen.numel() <= most
+    else:
+        assert steps == {0}
+
+
+def test_grids_of_a_recurrent_layer_follow_all_steps() -> None:
+    """The state starts at zero and moves away: the last step alone would not show that."""
+    net = create_model("rnn", cell="elman", basis="bspline_adaptive", in_shape=(6, 3), seed=0)
+    x = torch.linspace(0, 1, 6).view(1, 6, 1) * torch.randn(
+        16, 6, 3, generator=torch.Generator().manual_seed(0)
+    )
+    seen = layer_inputs(net, x)
+    cell = net.cells[1]
+    with torch.no_grad():
+        states = cell(net.cells[0](net.embed(x).transpose(0, 1)))  # (T, B, H)
+    before = torch.cat([torch.zeros_like(states[:1]), states[:-1]])
+    torch.testing.assert_close(seen[cell.hidden], before.flatten(0, 1))
+    cell.hidden.update_grid(seen[cell.hidden], margin=0.0)
+    ends = cell.hidden.expansion.basis.grid_ends()
+    expected = torch.stack([before.flatten(0, 1).amin(0), before.flatten(0, 1).amax(0)])
+    torch.testing.assert_close(ends.float(), expected, rtol=1e-3, atol=1e-3)
 
 
 def test_refining_keeps_the_function_and_the_best_weights_load(tmp_path: Path) -> None:

@@ -7,6 +7,8 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
+MOST_NUMBERS = 2**22  # of the inputs that are kept of a layer which is called many times
+
 
 class GridSchedule(Callback):
     """Moves grids every `update_every` steps until step `update_until`, and refines them.
@@ -64,11 +66,11 @@ class GridSchedule(Callback):
 
 
 def layer_inputs(net: nn.Module, x: Tensor) -> dict[nn.Module, Tensor]:
-    """What every layer with a grid gets to see when the network sees x."""
-    seen: dict[nn.Module, Tensor] = {}
+    """What every layer with a grid gets to see when the network sees x, in all its calls."""
+    seen: dict[nn.Module, _Calls] = {}
 
     def keep(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        seen[layer] = inputs[0].detach()
+        seen.setdefault(layer, _Calls()).add(inputs[0].detach())
 
     handles = [
         layer.register_forward_pre_hook(keep)
@@ -82,4 +84,42 @@ def layer_inputs(net: nn.Module, x: Tensor) -> dict[nn.Module, Tensor]:
     net.train(training)
     for handle in handles:
         handle.remove()
-    return seen
+    return {layer: calls.joined() for layer, calls in seen.items()}
+
+
+class _Calls:
+    """The inputs of a layer that is called once, or at every step of a sequence.
+
+    Where they are many, every second, fourth, .. sample of every call is kept, and at last every
+    second, fourth, .. call. A call whose samples have another shape is left out.
+    """
+
+    def __init__(self) -> None:
+        self.inputs: list[Tensor] = []
+        self.numbers = 0
+        self.count = 0
+        self.sample_step = 1  # every so manyth sample of a call is kept
+        self.call_step = 1  # and of every so manyth call
+
+    def add(self, x: Tensor) -> None:
+        first = self.inputs[0] if self.inputs else x
+        if x.shape[1:] != first.shape[1:]:
+            return
+        self.count += 1
+        if (self.count - 1) % self.call_step:
+            return
+        self.inputs.append(x[:: self.sample_step])
+        self.numbers += self.inputs[-1].numel()
+        while self.numbers > MOST_NUMBERS and len(self.inputs) > 1:
+            if len(first) > 1:
+                self.sample_step *= 2
+                self.inputs = [part[::2].clone() for part in self.inputs]
+            else:
+                self.call_step *= 2
+                self.inputs = self.inputs[::2]
+            first = self.inputs[0]
+            self.numbers = sum(part.numel() for part in self.inputs)
+
+    def joined(self) -> Tensor:
+        """All as one batch; a single call as it is."""
+        return self.inputs[0] if len(self.inputs) == 1 else torch.cat(self.inputs)
