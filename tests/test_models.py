@@ -24,6 +24,7 @@ from zoo import (
 import kanzoo
 from kanzoo import registry
 from kanzoo.build import build_layers, build_plan
+from kanzoo.engine.optim import param_groups
 from kanzoo.layers.factory import ROLES, LayerFactory
 from kanzoo.layers.kan import KANLayer
 from kanzoo.models.base import KINDS
@@ -170,6 +171,19 @@ def test_built_models_keep_the_scale_of_their_inputs(name: str, basis: str) -> N
             assert 0.4 < variance < 2.0, (key, variance)
         assert 1e-3 < variance < 20.0, (key, variance)
     assert sum(0.8 < moment < 1.2 for moment, _ in seen.values()) >= 2
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [(name, kind) for name in MODELS for kind in cls_of(name).kinds]
+)
+def test_the_weights_of_layers_alone_decay(name: str, kind: str) -> None:
+    """Not embeddings, positions, norms, biases and what a basis trains."""
+    net = make(name, "all", kind, basis="rational")
+    decayed, rest = param_groups(net, 0.3)
+    assert (decayed["weight_decay"], rest["weight_decay"]) == (0.3, 0.0)
+    weights = {id(layer.weight) for layer in layers_of(net).values()}
+    assert {id(p) for p in decayed["params"]} == weights
+    assert {id(p) for p in rest["params"]} == {id(p) for p in net.parameters()} - weights
 
 
 def test_unknown_names_and_options_are_refused_with_the_nearest() -> None:
