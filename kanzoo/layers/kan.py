@@ -10,15 +10,10 @@ from torch import Tensor
 
 from kanzoo.bases.base import Basis, BasisFactory, as_factory
 from kanzoo.layers.backend import check_backend, linear
-from kanzoo.layers.conv import (
-    KANConv1d,
-    KANConv2d,
-    KANConv3d,
-    KANConvTranspose1d,
-    KANConvTranspose2d,
-)
+from kanzoo.layers.conv import KANConv1d, KANConv2d, KANConv3d
 from kanzoo.layers.expansion import Expansion
 from kanzoo.layers.layer import KANLayer, check_channels, check_sizes, weighted_sum
+from kanzoo.layers.transposed import KANConvTranspose1d, KANConvTranspose2d
 
 __all__ = [
     "KANConv1d",

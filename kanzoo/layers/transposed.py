@@ -1,0 +1,139 @@
+"""Transposed convolutions of basis functions.
+
+Axes: B batch, C input channels, O output channels, K functions a channel, S the pixels.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from kanzoo.bases.base import Basis, BasisFactory
+from kanzoo.layers.backend import linear
+from kanzoo.layers.conv import TRANSPOSED, ConvLayer, Sizes
+from kanzoo.layers.layer import check_channels, weighted_sum
+
+
+class KANConvTranspose(ConvLayer):
+    """Transposed convolution of basis functions; options as `nn.ConvTranspose2d`.
+
+    Shapes: `(B, C, S) -> (B, O, S')`, also unbatched; weight `(C, K, O / groups, *kernel_size)`.
+    Every pixel spreads its edge functions over its surroundings. The gaps that a stride opens are
+    no pixels and spread nothing; `padding` cuts the rim of the output.
+    """
+
+    function_dim = 1
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Sizes,
+        stride: Sizes = 1,
+        padding: Sizes = 0,
+        output_padding: Sizes = 0,
+        groups: int = 1,
+        bias: bool = True,
+        dilation: Sizes = 1,
+        *,
+        basis: str | BasisFactory | type[Basis] = "bspline",
+        residual: str | None = "auto",
+        squash: str = "auto",
+        init: str = "variance",
+        backend: str = "auto",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(
+            in_channels,
+            out_channels,
+            kernel_size,
+            stride,
+            padding,
+            dilation,
+            groups,
+            bias,
+            basis=basis,
+            residual=residual,
+            squash=squash,
+            init=init,
+            backend=backend,
+            device=device,
+            dtype=dtype,
+        )
+        self.output_padding = self._sizes("output_padding", output_padding, 0)
+        for extra, stride_, dilation_ in zip(
+            self.output_padding, self.stride, self.dilation, strict=True
+        ):
+            if extra >= max(stride_, dilation_):
+                raise ValueError(
+                    f"output_padding must be smaller than stride or dilation, got {output_padding}"
+                )
+
+    @staticmethod
+    def weight_shape(
+        channels: int, outputs: int, groups: int, functions: int, kernel: tuple[int, ...]
+    ) -> tuple[int, ...]:
+        return (channels, functions, outputs // groups, *kernel)
+
+    @property
+    def fan_in(self) -> float:
+        return super().fan_in / math.prod(self._stride)  # an output is reached by so many taps
+
+    @property
+    def tiles(self) -> bool:
+        """Whether every pixel has a tile of the output of its own, where nothing is added up."""
+        plain = not any((*self.padding, *self.output_padding)) and self.groups == 1
+        return plain and self.stride == self.kernel_size and max(self.dilation) == 1
+
+    def forward(self, x: Tensor) -> Tensor:
+        check_channels(x, -1 - self.dims, self.in_features)
+        if self.tiles:
+            return self._tiled(x)
+        return self.operate(
+            x,
+            self.weight.flatten(0, 1),
+            TRANSPOSED[self.dims],
+            stride=self.stride,
+            padding=self.padding,
+            output_padding=self.output_padding,
+            groups=self.groups,
+            dilation=self.dilation,
+        )
+
+    def _tiled(self, x: Tensor) -> Tensor:
+        """A linear map of every pixel to its tile: the same at the speed of linear layers."""
+        dims, lead = self.dims, x.dim() - self.dims - 1
+        last = x.movedim(lead, -1)
+        y = linear(self.expansion, self.weight.flatten(2), None, last, self.backend)
+        y = y.unflatten(-1, (self.out_features, *self.kernel_size))  # (.., S, O, taps)
+        pairs = [axis for i in range(lead, lead + dims) for axis in (i, i + dims + 1)]
+        y = y.permute(*range(lead), lead + dims, *pairs)  # (.., O, pixels and taps in turn)
+        sides = [n * k for n, k in zip(last.shape[lead:-1], self.kernel_size, strict=True)]
+        y = y.reshape(*x.shape[:lead], self.out_features, *sides)
+        return y if self.bias is None else y + self.bias.view(-1, *[1] * dims)
+
+    def edge(self, i: int, o: int, x: Tensor, tap: tuple[int, ...] | None = None) -> Tensor:
+        """Value at x of the function on the edge i -> o at one tap of the kernel, else the first.
+
+        With groups, i counts within the group of o.
+        """
+        group, place = divmod(o, self.out_features // self.groups)
+        channel = i + group * (self.in_features // self.groups)
+        inputs = x.new_zeros((*x.shape, self.in_features))
+        inputs[..., channel] = x
+        values = self.expansion.univariate(inputs)[..., channel]
+        taps = self.weight[channel, :, place].flatten(1)  # (K, taps)
+        return weighted_sum(taps[:, self._tap(tap)], values)
+
+
+class KANConvTranspose1d(KANConvTranspose):
+    """`KANConvTranspose` over sequences: `(B, C, L) -> (B, O, L')`."""
+
+    dims = 1
+
+
+class KANConvTranspose2d(KANConvTranspose):
+    """`KANConvTranspose` over images: `(B, C, H, W) -> (B, O, H', W')`."""
+
+    dims = 2
