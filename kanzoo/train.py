@@ -237,7 +237,7 @@ def fit(config: Config, folder: RunDir, prepared: Prepared) -> dict[str, Any] | 
             for split, run in (("val", trainer.validate), ("test", trainer.test)):
                 (values,) = run(task, data, ckpt_path=best, weights_only=True, verbose=False)
                 scores[split] = {name.rpartition("/")[2]: v for name, v in values.items()}
-            check_scores(scores, objective.monitor)
+            check_scores(scores)
     finally:
         close_wandb()
     if not trainer.is_global_zero:

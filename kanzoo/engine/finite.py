@@ -27,8 +27,9 @@ class StopWhenDiverged(Callback):
             raise DivergedError(f"{value} at {place}")
 
 
-def check_scores(scores: dict[str, dict[str, float]], metric: str) -> None:
-    """Raise `DivergedError` where the metric of a split is not finite."""
+def check_scores(scores: dict[str, dict[str, float]]) -> None:
+    """Raise `DivergedError` where a loss or metric of the trained network is not finite."""
     for split, values in scores.items():
-        if not math.isfinite(values[metric]):
-            raise DivergedError(f"{split} {metric} is {values[metric]}")
+        for name, value in values.items():
+            if not math.isfinite(value):
+                raise DivergedError(f"the {split} {name} of the best epoch is {value}")
