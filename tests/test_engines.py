@@ -328,8 +328,8 @@ def test_workers_of_a_killed_driver_end_and_free_their_cells(tmp_path: Path) -> 
             break
         time.sleep(0.1)
     assert not cells_of(tmp_path)[0].folder.is_locked()
-    with pytest.raises(ProcessLookupError):
-        os.kill(worker, 0)
+    state = subprocess.run(["ps", "-o", "stat=", "-p", str(worker)], capture_output=True, text=True)
+    assert state.stdout.strip()[:1] in ("", "Z")  # gone, or dead and not yet collected
 
 
 @pytest.mark.slow
