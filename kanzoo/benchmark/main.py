@@ -24,7 +24,8 @@ BACKENDS = ("auto", "blocked")
 def main() -> None:
     """Parse the command line and run the benchmark that it names."""
     parser = argparse.ArgumentParser(description="Measured speed and memory, as ratios.")
-    parser.add_argument("what", choices=["layers"], help="layers: against the dense limit")
+    what = "layers: against the dense limit; study: what a study costs beside its training"
+    parser.add_argument("what", choices=["layers", "study"], help=what)
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the rows there")
     parser.add_argument("--peers", action="store_true", help="also installed KAN packages")
     parser.add_argument("--bases", action="store_true", help="also every other basis")
@@ -34,6 +35,13 @@ def main() -> None:
     if options.rounds < 1:
         parser.error("--rounds must be at least 1")
     torch.manual_seed(0)
+    if options.what == "study":
+        from kanzoo.benchmark import study
+
+        measured = _collect(study.measure())
+        Console().print(_study_table(measured))
+        _write(options.json, measured)
+        return
     grid_sizes = tuple(options.grid_sizes)
     rows = _collect(layers.splines(grid_sizes, BACKENDS, options.rounds))
     if options.bases:
@@ -44,10 +52,14 @@ def main() -> None:
         found = peers.installed()
         rows += _collect(layers.peers(found, grid_sizes, options.rounds))
     Console().print(_table(rows))
-    if options.json is not None:
+    _write(options.json, rows)
+
+
+def _write(path: Path | None, rows: list[Any]) -> None:
+    if path is not None:
         report = {"hardware": hardware(), "rows": [row.to_dict() for row in rows]}
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(options.json, json.dumps(report, indent=1) + "\n")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, json.dumps(report, indent=1) + "\n")
 
 
 def hardware() -> dict[str, Any]:
@@ -67,7 +79,7 @@ def hardware() -> dict[str, Any]:
     }
 
 
-def _collect(rows: Iterable[layers.Row]) -> list[layers.Row]:
+def _collect(rows: Iterable[Any]) -> list[Any]:
     from rich.progress import track
 
     return list(track(rows, description="measuring", transient=True))
@@ -87,4 +99,14 @@ def _table(rows: list[layers.Row]) -> Table:
             f"{row.forward_ratio:.2f}",
             f"{row.saved_bytes_ratio:.2f}",
         )
+    return table
+
+
+def _study_table(rows: list[Any]) -> Table:
+    table = Table(title="What a study costs beside its training", title_justify="left")
+    for name in ("", "measured", "limit"):
+        table.add_column(name, justify="right" if name else "left")
+    for row in rows:
+        sign = ">=" if row.at_least else "<="
+        table.add_row(row.what, f"{row.value:.3g} {row.unit}", f"{sign} {row.limit:g} {row.unit}")
     return table

@@ -107,10 +107,11 @@ class _LocalSession(Session):
             self._running[future] = cell
 
     def ended(self) -> Iterable[tuple[Cell, Outcome]]:
-        if not self._running:
+        if self._running:
+            done, _ = wait(self._running, timeout=1.0, return_when=FIRST_COMPLETED)
+        else:
             time.sleep(1.0)
-            return []
-        done, _ = wait(self._running, timeout=1.0, return_when=FIRST_COMPLETED)
+            done = set()
         if not self.pool.active:  # a worker ended while it had no cell
             self.pool.stop()
             self.pool.join()
