@@ -2,7 +2,6 @@
 
 import json
 import socket
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -151,11 +150,3 @@ def test_cells_that_ray_cannot_place_are_refused(tmp_path: Path) -> None:
         check([], "trainer.num_nodes=2")
     with pytest.raises(ValueError, match="this machine has"):
         check(["engine.cpus_per_cell=100000"])
-
-
-def test_a_missing_extra_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "ray", None)
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    for name in ("ray", "slurm"):
-        with pytest.raises(ValueError, match=rf"pip install 'kanzoo\[{name}\]'"):
-            build_engine(compose("compare", [f"engine={name}"])).check([])

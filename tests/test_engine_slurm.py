@@ -98,11 +98,16 @@ def test_jobs_that_crash_or_are_lost_are_retried_and_told(tmp_path: Path) -> Non
     words = (*WORDS, "engine.requeue=false", "engine.cells_per_job=2")
     driver = engine_study.start(runs, 2, *words, **harm)
     log = tmp_path / "log"
-    for attempt in (1, 2):  # the hanging cell: an operator cancels its job
-        wait_for(lambda n=attempt: log.is_file() and log.read_text().count("hang") == n)
-        wait_for(lambda: len(queue()) == 1)
-        subprocess.run(["scancel", queue()[0].split()[0]], check=True)
-        wait_for(lambda: not queue() or log.read_text().count("hang") == 2)
+    hung: list[str] = []
+    for attempt in (1, 2):  # an operator cancels the job of the cell that hangs
+
+        def again(attempt: int = attempt) -> bool:
+            lines = log.read_text().splitlines() if log.is_file() else []
+            hung[:] = [line.split()[1] for line in lines if line.startswith("hang")]
+            return len(hung) == attempt
+
+        wait_for(again, seconds=150)
+        subprocess.run(["scancel", hung[-1]], check=True)
     said, _ = driver.communicate(timeout=200)
     assert driver.returncode == 1, said
     rows = engine_study.results(runs)

@@ -204,6 +204,13 @@ def test_wrong_options_are_refused(words: list[str], hint: str) -> None:
     assert "\n" not in str(refusal.value)
 
 
+def test_a_missing_extra_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    for name in ("ray", "slurm"):
+        with pytest.raises(ValueError, match=rf"pip install 'kanzoo\[{name}\]'"):
+            build_engine(compose("compare", [f"engine={name}"])).check([])
+
+
 # --- real cells that go wrong --------------------------------------------------------------------
 
 

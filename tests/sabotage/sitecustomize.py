@@ -1,7 +1,7 @@
 """Makes chosen runs go wrong: loaded by every Python that has this folder in PYTHONPATH.
 
 SABOTAGE is JSON: {"SEED LAYERS": "segfault" | "hang" | "memory" | "nan" | "note"}. What was done is
-noted in SABOTAGE_LOG, and "note" does nothing else. The package knows nothing of this.
+noted in SABOTAGE_LOG, with the SLURM job; "note" does nothing else. The package is not told.
 """
 
 import ctypes
@@ -23,7 +23,7 @@ def sabotage(self: RunDir) -> None:
     if deed is None:
         return
     with Path(os.environ["SABOTAGE_LOG"]).open("a") as file:
-        file.write(f"{deed}\n")
+        file.write(f"{deed} {os.environ.get('SLURM_JOB_ID', '')}\n")
     if deed == "segfault":
         ctypes.string_at(0)
     elif deed == "hang":
