@@ -14,6 +14,7 @@ from kanzoo.config import Config, compose, fail, run_command, user_errors
 from kanzoo.errors import EngineError
 from kanzoo.rundir import git_sha
 from kanzoo.study.engines.base import Engine
+from kanzoo.study.mirror import link_wandb_runs
 from kanzoo.study.plan import Cell, plan_cells
 
 log = logging.getLogger("kanzoo")
@@ -126,6 +127,7 @@ def run(config: Config, cells: list[Cell], engine: Engine) -> None:
         folder = Path(config["runs"]) / config["study"]["name"]
         with engine.session(len(waiting), folder, train) as session:
             session.run(waiting, on_end)
+    link_wandb_runs(cells, folder)
 
 
 def report(config: Config, cells: list[Cell]) -> int:

@@ -157,6 +157,12 @@ def test_partitions_are_checked(tmp_path: Path) -> None:
     cells = plan(engine_study.configured(tmp_path / "runs", overrides=gpu))
     with pytest.raises(ValueError, match="gpus_per_cell=0"):
         build_engine(config).check(cells)
+    # What no node has would wait for ever.
+    cells = plan(config)
+    for word in ("gpus_per_cell=1", "memory_limit_gb=100000", "cpus_per_cell=1000"):
+        with pytest.raises(ValueError, match="engine=slurm: sbatch: ") as refusal:
+            build_engine(compose("compare", ["engine=slurm", f"engine.{word}"])).check(cells)
+        assert "error:" not in str(refusal.value)
 
 
 def test_a_machine_without_slurm_is_told_so(

@@ -34,7 +34,7 @@ from kanzoo.study.engines.cell import (
     device_count,
     is_multi_device,
 )
-from kanzoo.study.engines.slurm_commands import last_state, partitions, queued
+from kanzoo.study.engines.slurm_commands import check_request, last_state, partitions, queued
 from kanzoo.study.engines.slurm_job import Chunk, RequeuedChunk
 from kanzoo.study.plan import Cell
 
@@ -104,10 +104,13 @@ class SlurmEngine(Engine):
                 raise ValueError("trainer.accelerator=gpu, but engine.gpus_per_cell=0")
         try:
             known = partitions()
+            if self.partition is not None:
+                registry.check_name("SLURM partition", self.partition, known)
+            requests = {json.dumps(self.request(cell)): cell for cell in cells}
+            for cell in requests.values():
+                check_request(self.request(cell))
         except EngineError as error:
             raise ValueError(f"engine=slurm: {error}") from None
-        if self.partition is not None:
-            registry.check_name("SLURM partition", self.partition, known)
 
     def describe(self, count: int) -> str:
         return f"SLURM partition {self.partition or '(default)'}, {self.cells_per_job} cells a job"
@@ -121,28 +124,32 @@ class SlurmEngine(Engine):
             session.cancel()
             raise
 
-    def parameters(self, cell: Cell) -> dict[str, Any]:
-        """What submitit is to ask SLURM for, for a job of cells like this one."""
-        trainer = cell.config["trainer"]
-        alone = is_multi_device(cell)
-        tasks = (device_count(cell) or 1) if alone else 1
-        further: dict[str, Any] = {"requeue" if self.requeue else "no-requeue": True}
-        if self.memory_limit_gb is not None:
-            further["mem"] = f"{int(self.memory_limit_gb * 1024)}M"
+    def request(self, cell: Cell) -> dict[str, Any]:
+        """What a job of cells like this one asks SLURM for, as options of `sbatch`."""
+        tasks = (device_count(cell) or 1) if is_multi_device(cell) else 1
+        gpus = max(self.gpus_per_cell, tasks) if self.gpus_per_cell else None
+        memory = self.memory_limit_gb
         wanted = {
             "partition": self.partition,
             "account": self.account,
             "time": self.time,
-            "nodes": trainer["num_nodes"],
+            "nodes": cell.config["trainer"]["num_nodes"],
             "ntasks_per_node": tasks,
             "cpus_per_task": self.cpus_per_cell,
-            "gpus_per_node": max(self.gpus_per_cell, tasks if self.gpus_per_cell else 0) or None,
+            "gpus_per_node": gpus,
+            "mem": f"{int(memory * 1024)}M" if memory is not None else None,
+        }
+        return {name: value for name, value in wanted.items() if value is not None}
+
+    def parameters(self, cell: Cell) -> dict[str, Any]:
+        """The same for submitit, and how it is to run the job."""
+        return {
+            **self.request(cell),
             "array_parallelism": self.max_parallel,
             "signal_delay_s": min(90, 15 * self.time),
             "srun_args": ["--kill-on-bad-exit=1", f"--cpus-per-task={self.cpus_per_cell}"],
-            "additional_parameters": further,
+            "additional_parameters": {"requeue" if self.requeue else "no-requeue": True},
         }
-        return {name: value for name, value in wanted.items() if value is not None}
 
 
 @dataclass

@@ -4,6 +4,7 @@
 """
 
 import subprocess
+from typing import Any
 
 from kanzoo.errors import EngineError
 
@@ -13,6 +14,12 @@ _ALIVE = ("PENDING", "RUNNING", "COMPLETING", "CONFIGURING", "REQUEUED", "SUSPEN
 def partitions() -> list[str]:
     """Names of the cluster's partitions."""
     return sorted(set(_output("sinfo", "--noheader", "--format=%R").split()))
+
+
+def check_request(wanted: dict[str, Any]) -> None:
+    """Ask SLURM whether a job with these options of `sbatch` could ever run; starts nothing."""
+    words = [f"--{name.replace('_', '-')}={value}" for name, value in wanted.items()]
+    _output("sbatch", "--test-only", "--wrap=true", *words)
 
 
 def queued(*names: str) -> list[str]:
@@ -39,5 +46,6 @@ def _output(*command: str) -> str:
     except (OSError, subprocess.TimeoutExpired) as error:
         raise EngineError(f"{command[0]}: {error}") from error
     if done.returncode:
-        raise EngineError(f"{command[0]}: {' '.join(done.stderr.split())[:300]}")
+        said = " ".join(done.stderr.split()).replace(f"{command[0]}: error: ", "")
+        raise EngineError(f"{command[0]}: {said[:300]}")
     return done.stdout
