@@ -90,7 +90,7 @@ def test_a_study_equals_the_local_one(tmp_path: Path) -> None:
         "SABOTAGE_LOG": str(tmp_path / "log"),
         "PYTHONPATH": str(SABOTAGE),
     }
-    words = ("engine=ray", "engine.cell_timeout=30", "engine.max_retries=0")
+    words = ("engine=ray", "engine.cell_timeout=20", "engine.max_retries=0")
     runs = tmp_path / "runs"
     code, said = engine_study.finish(runs, 2, *words, **harm)
     assert code == 1, said
@@ -99,7 +99,7 @@ def test_a_study_equals_the_local_one(tmp_path: Path) -> None:
     assert reasons == {
         ("0", "kan"): "the worker or its node died",
         ("0", "mlp"): "",
-        ("1", "kan"): "took longer than cell_timeout=30 s",
+        ("1", "kan"): "took longer than cell_timeout=20 s",
         ("1", "mlp"): "the loss became nan at epoch 0, step 2",
     }
     code, said = engine_study.finish(runs, 2, *words)
