@@ -1,5 +1,7 @@
 """Ways in which a run can fail that whoever runs many of them treats apart."""
 
+BUSY_CODE = 75  # exit code for `BusyError`: try again later (EX_TEMPFAIL)
+
 
 class BusyError(RuntimeError):
     """Another process is training this run."""

@@ -11,12 +11,11 @@ from typing import Any
 
 from kanzoo import __version__, registry
 from kanzoo.config import Config, run_command, user_errors
-from kanzoo.errors import BusyError, DivergedError
+from kanzoo.errors import BUSY_CODE, BusyError, DivergedError
 from kanzoo.rundir import RunDir, git_sha, is_first_process
 
 log = logging.getLogger("kanzoo")
 
-BUSY = 75  # exit code where another process trains the run: try again later (EX_TEMPFAIL)
 WANDB_MODES = ("offline", "online", "disabled")
 ACCELERATORS = ("auto", "cpu", "gpu", "mps", "tpu")
 STRATEGIES = ("auto", "ddp", "fsdp")
@@ -51,7 +50,7 @@ def _job(config: Config) -> None:
         result = fit_alone(config, folder, prepared)
     except (BusyError, DivergedError) as error:
         print(f"kanzoo: {error}", file=sys.stderr)
-        raise SystemExit(BUSY if isinstance(error, BusyError) else 1) from None
+        raise SystemExit(BUSY_CODE if isinstance(error, BusyError) else 1) from None
     except (KeyboardInterrupt, SystemExit) as end:
         # Lightning turns an interrupt into an exit with code 1.
         if KeyboardInterrupt not in (type(end), type(end.__context__)):

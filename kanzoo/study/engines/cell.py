@@ -15,12 +15,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import IO, Any
 
-from kanzoo.errors import BusyError, DivergedError
+from kanzoo.errors import BUSY_CODE, BusyError, DivergedError
 from kanzoo.study.plan import Cell
 
 FINISHED, FAILED, DIVERGED, BUSY = "finished", "failed", "diverged", "busy"
 Train = Callable[[dict[str, Any]], dict[str, Any]]
-_BUSY_CODE = 75  # `kanzoo.train` ends with it where another process trains the run
 _MEMORY = ("can't allocate memory", "out of memory", "cannot allocate memory", "bad_alloc")
 
 
@@ -166,7 +165,7 @@ def _run_alone(cell: Cell, cell_timeout: float | None) -> Outcome:
             _own_processes.remove(process)
         if code == 0:
             return Outcome(FINISHED)
-        if code == _BUSY_CODE:
+        if code == BUSY_CODE:
             return Outcome(BUSY)
         return Outcome(FAILED, death(code) if code < 0 else _last_error(output))
 
