@@ -3,11 +3,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+ENGINES := $(VENV)/.installed-engines
 # Tests and the demo start several processes: keep each from using all cores.
 WORKERS ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu 2>/dev/null || echo 2)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-all lint format types smoke benchmark clean
+.PHONY: help setup demo test test-slow test-engines test-all lint format types smoke benchmark clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -19,16 +20,23 @@ $(STAMP): pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev]"
 	touch $@
 
+$(ENGINES): $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev,ray,slurm]"
+	touch $@
+
 demo: $(STAMP) ## Compare KANs with their MLP twins on real digits: a verdict table and a report
 	$(BIN)/python scripts/compare.py study=demo
 
 test: $(STAMP) ## Fast tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n $(WORKERS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not engines" -n $(WORKERS)
 
 test-slow: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow -n $(WORKERS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "slow and not engines" -n $(WORKERS)
 
-test-all: test test-slow ## All tests
+test-engines: $(ENGINES) ## Tests on real Ray and SLURM clusters, started where they can be
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m engines
+
+test-all: test test-slow ## All tests but those of clusters
 
 lint: $(STAMP) ## Check style
 	$(BIN)/ruff check .

@@ -9,9 +9,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from kanzoo import __version__
-from kanzoo.config import Config, compose, run_command, user_errors
+from kanzoo import __version__, registry
+from kanzoo.config import Config, compose, fail, run_command, user_errors
+from kanzoo.errors import EngineError
 from kanzoo.rundir import git_sha
+from kanzoo.study.engines.base import Engine
+from kanzoo.study.mirror import link_wandb_runs
 from kanzoo.study.plan import Cell, plan_cells
 
 log = logging.getLogger("kanzoo")
@@ -25,13 +28,18 @@ def main() -> None:
 
 def _job(config: Config) -> None:
     with user_errors():
+        engine = build_engine(config)
         cells = plan(config)
-        prepared = check_cells(cells)
+        prepared = check_cells(cells, engine.is_local)
+        if not config["dry_run"]:
+            engine.check(cells)
     if config["dry_run"]:
         _print_plan(cells, prepared)
         return
     try:
-        run(config, cells)
+        run(config, cells, engine)
+    except EngineError as error:
+        fail(error)
     except KeyboardInterrupt:
         done = sum(cell.folder.result() is not None for cell in cells)
         print(
@@ -52,19 +60,30 @@ def plan(config: Config) -> list[Cell]:
     )
 
 
-def check_cells(cells: list[Cell]) -> list[Any]:
-    """Prepare every kind of cell once; what cannot be is a `ValueError` before anything runs."""
+def build_engine(config: Config) -> Engine:
+    """The engine of a `conf/engine` node."""
+    engine = registry.instantiate(config["engine"])
+    assert isinstance(engine, Engine)
+    return engine
+
+
+def check_cells(cells: list[Cell], here: bool = True) -> list[Any]:
+    """Prepare every kind of cell once; what cannot be is a `ValueError` before anything runs.
+
+    `here` says that the cells will run on this machine, which must then have their devices.
+    """
     from kanzoo.train import check_machine, prepare
 
     first_seed = cells[0].seed
     kinds = [cell for cell in cells if cell.seed == first_seed]
     for cell in kinds:
         cell.folder.check_config()
-        check_machine(cell.config["trainer"])
+        if here:
+            check_machine(cell.config["trainer"])
     return [prepare(cell.config) for cell in kinds]
 
 
-def run(config: Config, cells: list[Cell]) -> None:
+def run(config: Config, cells: list[Cell], engine: Engine) -> None:
     """Run the cells that are not finished, with a progress display."""
     from rich.console import Console
     from rich.progress import (
@@ -76,21 +95,16 @@ def run(config: Config, cells: list[Cell]) -> None:
         TimeRemainingColumn,
     )
 
-    from kanzoo.study.run import run_local
     from kanzoo.train import train
 
     waiting = [c for c in cells if config["overwrite"] or c.folder.result() is None]
     if not waiting:
         log.info("all %d cells were finished before", len(cells))
         return
-    engine = config["engine"]
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    workers = engine["workers"] or (cores or 1)
-    workers = min(workers, len(waiting))
-    threads = engine["threads"] or max(1, (cores or 1) // workers)
     console = Console(stderr=True)
     console.print(
-        f"{len(waiting)} of {len(cells)} cells to run, {workers} workers of {threads} threads"
+        f"{len(waiting)} of {len(cells)} cells to run, {engine.describe(len(waiting))}",
+        highlight=False,
     )
     columns = (
         TextColumn("{task.description}"),
@@ -110,15 +124,10 @@ def run(config: Config, cells: list[Cell]) -> None:
             elif not console.is_terminal:
                 progress.console.print(f"finished: {cell.title}", markup=False, highlight=False)
 
-        run_local(
-            waiting,
-            train,
-            workers=workers,
-            threads=threads,
-            cell_timeout=engine["cell_timeout"],
-            max_retries=engine["max_retries"],
-            on_end=on_end,
-        )
+        folder = Path(config["runs"]) / config["study"]["name"]
+        with engine.session(len(waiting), folder, train) as session:
+            session.run(waiting, on_end)
+    link_wandb_runs(cells, folder)
 
 
 def report(config: Config, cells: list[Cell]) -> int:

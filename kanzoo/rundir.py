@@ -6,12 +6,16 @@ import json
 import os
 import re
 import subprocess
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import yaml
+from filelock import FileLock, Timeout
+
+from kanzoo.errors import BusyError
 
 # What does not change the result of a run: these keys name, place or show it.
 VOLATILE = ("name", "runs", "seed", "overwrite", "choices", "logger", "data.root", "data.download")
@@ -65,6 +69,30 @@ class RunDir:
                 f"{self.path} holds a run of another configuration; these keys differ: "
                 f"{', '.join(keys)}; choose another name or set overwrite=true"
             )
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold this run; `BusyError` where another process does. The end of a process frees it."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.path / ".lock")
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            raise BusyError(f"{self.path} is being trained by another process") from None
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def is_locked(self) -> bool:
+        """Whether a process is training this run."""
+        if not (self.path / ".lock").is_file():
+            return False
+        try:
+            with self.lock():
+                return False
+        except BusyError:
+            return True
 
     def clear(self) -> None:
         """Forget an earlier run in this folder."""

@@ -11,6 +11,7 @@ from typing import Any
 
 from kanzoo import __version__, registry
 from kanzoo.config import Config, run_command, user_errors
+from kanzoo.errors import BUSY_CODE, BusyError, DivergedError
 from kanzoo.rundir import RunDir, git_sha, is_first_process
 
 log = logging.getLogger("kanzoo")
@@ -46,7 +47,10 @@ def _job(config: Config) -> None:
         check_machine(config["trainer"])
         prepared.dataset.load()
     try:
-        result = fit(config, folder, prepared)
+        result = fit_alone(config, folder, prepared)
+    except (BusyError, DivergedError) as error:
+        print(f"kanzoo: {error}", file=sys.stderr)
+        raise SystemExit(BUSY_CODE if isinstance(error, BusyError) else 1) from None
     except (KeyboardInterrupt, SystemExit) as end:
         # Lightning turns an interrupt into an exit with code 1.
         if KeyboardInterrupt not in (type(end), type(end.__context__)):
@@ -60,7 +64,8 @@ def _job(config: Config) -> None:
 def train(config: Config) -> dict[str, Any]:
     """Train one run, or return the result of the finished one; the content of `result.json`.
 
-    Raises `ValueError` for a configuration that cannot be, before anything is written.
+    Raises `ValueError` for a configuration that cannot be, before anything is written, and
+    `BusyError` where another process is training the run.
     """
     folder = RunDir.of(config)
     if skip(folder):
@@ -68,16 +73,15 @@ def train(config: Config) -> dict[str, Any]:
     prepared = prepare(config)
     check_machine(config["trainer"])
     prepared.dataset.load()
-    return fit(config, folder, prepared) or {}
+    return fit_alone(config, folder, prepared) or {}
 
 
 def skip(folder: RunDir) -> bool:
     """Whether a run is finished already; refuses a folder of another configuration."""
-    if not is_first_process():
-        return False
     if folder.config["overwrite"]:
-        folder.clear()
         return False
+    if not is_first_process():
+        return folder.result() is not None
     folder.check_config()
     if folder.result() is not None:
         log.info("finished before, skipped: %s", folder.path)
@@ -171,11 +175,22 @@ def check_machine(node: Config) -> None:
             raise ValueError(f"trainer.devices={devices}, but this machine has {found}")
 
 
+def fit_alone(config: Config, folder: RunDir, prepared: Prepared) -> dict[str, Any] | None:
+    """`fit`, unless another process trains this run (`BusyError`) or has finished it meanwhile."""
+    if not is_first_process():
+        return fit(config, folder, prepared)
+    with folder.lock():
+        if config["overwrite"]:
+            folder.clear()
+        return folder.result() or fit(config, folder, prepared)
+
+
 def fit(config: Config, folder: RunDir, prepared: Prepared) -> dict[str, Any] | None:
     """Train and test; returns the result, or None in all processes but the first."""
     import torch
 
     from kanzoo.engine.data import DataModule
+    from kanzoo.engine.finite import StopWhenDiverged, check_scores
     from kanzoo.engine.interrupt import stopping_between_batches
     from kanzoo.engine.measure import StepTimer, peak_step_memory
     from kanzoo.engine.optim import build_optimizer
@@ -208,7 +223,8 @@ def fit(config: Config, folder: RunDir, prepared: Prepared) -> dict[str, Any] | 
         log.info("resuming from %s", resume)
     try:
         with stopping_between_batches() as interrupt:
-            trainer = build_trainer(config, folder, objective, facts, resume, [timer, interrupt])
+            own = [timer, interrupt, StopWhenDiverged()]
+            trainer = build_trainer(config, folder, objective, facts, resume, own)
             data = DataModule(dataset, config["seed"])
             if torch.cuda.is_available():
                 torch.cuda.reset_peak_memory_stats()
@@ -220,6 +236,7 @@ def fit(config: Config, folder: RunDir, prepared: Prepared) -> dict[str, Any] | 
             for split, run in (("val", trainer.validate), ("test", trainer.test)):
                 (values,) = run(task, data, ckpt_path=best, weights_only=True, verbose=False)
                 scores[split] = {name.rpartition("/")[2]: v for name, v in values.items()}
+            check_scores(scores)
     finally:
         close_wandb()
     if not trainer.is_global_zero:
@@ -297,3 +314,7 @@ def _print_summary(result: dict[str, Any], folder: RunDir, reference_name: str) 
     for name, value in rows.items():
         table.add_row(name, value)
     Console().print(table)
+
+
+if __name__ == "__main__":
+    main()

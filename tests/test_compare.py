@@ -13,9 +13,9 @@ from conftest import run_script
 
 from kanzoo.compare import _job, check_cells, plan
 from kanzoo.config import compose
+from kanzoo.study.engines.local import LocalEngine
 from kanzoo.study.plan import Cell
 from kanzoo.study.results import collect
-from kanzoo.study.run import run_local
 
 SHORT = ["callbacks.progress=false", "logger=csv", "trainer.max_epochs=1"]
 TINY: dict[str, Any] = {
@@ -137,7 +137,8 @@ def drive(
         ends[cell.seed, cell.arm] = reason
 
     keywords = {"workers": 2, "threads": 1, "cell_timeout": None, "max_retries": 0, **options}
-    run_local(cells, train, on_end=on_end, **keywords)
+    with LocalEngine(**keywords).session(len(cells), Path(), train) as session:
+        session.run(cells, on_end)
     return ends
 
 

@@ -4,7 +4,7 @@ import argparse
 import json
 import os
 import platform
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,22 +20,17 @@ from kanzoo.rundir import git_sha, write_atomic
 from kanzoo.study.budget import MATCHES
 
 BACKENDS = ("auto", "blocked")
-Row = TypeVar("Row", layers.Row, models.Row)
+Row = TypeVar("Row")
 
 
 def main() -> None:
     """Parse the command line and run the benchmark that it names."""
     options = _parser().parse_args()
     torch.manual_seed(0)
-    if options.what == "layers":
-        rows = _layers(options)
-        table, found = _layer_table(rows), [row.to_dict() for row in rows]
-    else:
-        costs = _models(options)
-        table, found = _model_table(costs), [row.to_dict() for row in costs]
-    Console().print(table)
+    rows = _collect(options.measure(options))
+    Console().print(options.table(rows))
     if options.json is not None:
-        report = {"hardware": hardware(), "rows": found}
+        report = {"hardware": hardware(), "rows": [row.to_dict() for row in rows]}
         options.json.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(options.json, json.dumps(report, indent=1) + "\n")
 
@@ -47,10 +42,12 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description="Measured speed and memory, as ratios.")
     parts = parser.add_subparsers(dest="what", required=True)
     part = parts.add_parser("layers", parents=[shared], help="layers against the dense limit")
+    part.set_defaults(measure=_layers, table=_layer_table)
     part.add_argument("--peers", action="store_true", help="also installed KAN packages")
     part.add_argument("--bases", action="store_true", help="also every other basis")
     part.add_argument("--grid-sizes", type=_positive, nargs="+", default=[5, 20, 50], metavar="G")
     part = parts.add_parser("models", parents=[shared], help="networks against their MLP twins")
+    part.set_defaults(measure=_models, table=_model_table)
     names, arms = registry.names("model"), models.every_arm()
     part.add_argument("--models", nargs="+", default=names, choices=names, metavar="MODEL")
     part.add_argument(
@@ -63,6 +60,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     part.add_argument("--match", default="params", choices=MATCHES, help="what is made equal")
     part.add_argument("--batch", type=_positive, help="samples of a step instead of the usual")
+    part = parts.add_parser("study", parents=[shared], help="what a study costs beside training")
+    part.set_defaults(measure=_study, table=_study_table)
     return parser
 
 
@@ -73,26 +72,27 @@ def _positive(text: str) -> int:
     return number
 
 
-def _layers(options: argparse.Namespace) -> list[layers.Row]:
+def _layers(options: argparse.Namespace) -> Iterator[layers.Row]:
     grid_sizes = tuple(options.grid_sizes)
-    rows = _collect(layers.splines(grid_sizes, BACKENDS, options.rounds))
+    yield from layers.splines(grid_sizes, BACKENDS, options.rounds)
     if options.bases:
         names = registry.names("basis")
         expanding = [name for name in names if get_basis(name)(1).num_functions > 1]
         others = [name for name in expanding if name != "bspline"]
-        rows += _collect(layers.bases(others, options.rounds))
+        yield from layers.bases(others, options.rounds)
     if options.peers:
-        found = peers.installed()
-        rows += _collect(layers.peers(found, grid_sizes, options.rounds))
-    return rows
+        yield from layers.peers(peers.installed(), grid_sizes, options.rounds)
 
 
-def _models(options: argparse.Namespace) -> list[models.Row]:
-    return _collect(
-        row
-        for name in options.models
-        for row in models.measure(name, options.arms, options.match, options.rounds, options.batch)
-    )
+def _models(options: argparse.Namespace) -> Iterator[models.Row]:
+    for name in options.models:
+        yield from models.measure(name, options.arms, options.match, options.rounds, options.batch)
+
+
+def _study(options: argparse.Namespace) -> Iterator[Any]:
+    from kanzoo.benchmark import study  # needs all that trains and compares
+
+    yield from study.measure()
 
 
 def hardware() -> dict[str, Any]:
@@ -149,4 +149,14 @@ def _layer_table(rows: list[layers.Row]) -> Table:
             f"{row.forward_ratio:.2f}",
             f"{row.saved_bytes_ratio:.2f}",
         )
+    return table
+
+
+def _study_table(rows: list[Any]) -> Table:
+    table = Table(title="What a study costs beside its training", title_justify="left")
+    for name in ("", "measured", "limit"):
+        table.add_column(name, justify="right" if name else "left")
+    for row in rows:
+        sign = ">=" if row.at_least else "<="
+        table.add_row(row.what, f"{row.value:.3g} {row.unit}", f"{sign} {row.limit:g} {row.unit}")
     return table

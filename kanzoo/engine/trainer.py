@@ -113,7 +113,8 @@ def _wandb_logger(
         name=f"{title}-seed{config['seed']}",
         id=f"{config['name']}-{folder.config_hash}-seed{config['seed']}",
         config={**config, **facts},
-        settings=wandb.Settings(silent=True),
+        # The list of installed packages takes longer than all else, and is in the result.
+        settings=wandb.Settings(silent=True, x_save_requirements=False),
     )
     return WandbLogger(experiment=run)
 
@@ -137,5 +138,6 @@ def _quieten() -> None:
         ".*Checkpoint directory .* exists and is not empty.*",
         ".*GPU available but not used.*",
         ".*treespec.*",
+        ".*The `srun` command is available on your system but is not used.*",
     ):
         warnings.filterwarnings("ignore", message)

@@ -1,0 +1,169 @@
+"""What a study costs beside its training: planning, the report, and the engine's own time.
+
+Training itself is not measured here. Everything is written into a temporary folder.
+"""
+
+import contextlib
+import io
+import json
+import logging
+import resource
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from kanzoo import compare
+from kanzoo.config import compose
+from kanzoo.study.engines.local import LocalEngine
+from kanzoo.study.plan import Cell
+from kanzoo.train import prepare, train
+
+CELLS = 10_000
+MODELS = {
+    "mlp": ["model.width=256"],
+    "resnet": ["model.width=16"],
+    "vit": ["model.width=64", "model.depth=2"],
+}
+ARMS = {
+    "mlp": ["layers=mlp"],
+    "mlp-spline": ["layers=kan", "basis=spline_activation"],
+    "mlp-prelu": ["layers=kan", "basis=prelu"],
+    "kan-residual": ["layers=kan", "basis=none"],
+    "kan-bspline": ["layers=kan", "basis=bspline"],
+    "kan-rbf": ["layers=kan", "basis=rbf"],
+}
+SHORT = ["callbacks.progress=false", "data.limit_train=64", "trainer.max_epochs=1"]
+EPOCHS = 20  # of the learning curves that are made up
+
+
+@dataclass(frozen=True)
+class Row:
+    """One measurement, and the most (or `at_least`, the least) that it may be."""
+
+    what: str
+    value: float
+    unit: str
+    limit: float
+    at_least: bool = False
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def measure(cells: int = CELLS, repeats: int = 10) -> Iterator[Row]:
+    """Plan and report a study of so many cells; time `repeats` cells in a warm worker."""
+    with tempfile.TemporaryDirectory() as folder:
+        context = get_context("spawn")  # so that the memory is the report's alone
+        with context.Pool(1) as pool:
+            planning, reporting, memory = pool.apply(large_study, (Path(folder), cells))
+        yield Row(f"plan and match {cells:,} cells", planning, "s", 20)
+        yield Row(f"report {cells:,} finished cells", reporting, "s", 60)
+        yield Row(f"memory of that, {cells:,} cells", memory, "GB", 2)
+    for logger in ("csv", "wandb"):
+        with tempfile.TemporaryDirectory() as folder:
+            seconds = cell_overhead(Path(folder), logger, repeats)
+        yield Row(f"cell beyond its training, warm worker, logger={logger}", seconds, "s", 0.5)
+    times = {}
+    for workers in (1, 2):
+        with tempfile.TemporaryDirectory() as folder:
+            times[workers] = study_seconds(Path(folder), workers)
+    yield Row("two workers against one", times[1] / times[2], "x", 1.6, at_least=True)
+
+
+def large_study(folder: Path, count: int) -> tuple[float, float, float]:
+    """Seconds to plan a study, seconds to report it finished, and the most memory in GB."""
+    logging.getLogger("kanzoo").setLevel(logging.ERROR)
+    config = _study(folder, models=MODELS, arms=ARMS, match=["params", "flops"])
+    kinds = len(MODELS) * len(ARMS) * 2
+    config["study"] |= {"seeds": max(2, -(-count // kinds))}
+    began = time.perf_counter()
+    cells = compare.plan(config)
+    compare.check_cells(cells)
+    planning = time.perf_counter() - began
+    _make_up_results(cells)
+    began = time.perf_counter()
+    with contextlib.redirect_stdout(io.StringIO()):
+        compare._job(config)
+    reporting = time.perf_counter() - began
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return planning, reporting, most * (1 if sys.platform == "darwin" else 1024) / 1e9
+
+
+def cell_overhead(folder: Path, logger: str, repeats: int) -> float:
+    """Median seconds that a cell of a warm worker takes beyond its `train_seconds`.
+
+    That includes building it, its loaders and loggers, evaluating the best epoch on validation and
+    test data, the measurement of memory, and all files.
+    """
+    config = _study(folder, models={"mlp": ["model.width=64"]}, seeds=repeats + 1)
+    config["study"]["overrides"] = [*SHORT, f"logger={logger}"]
+    cells = compare.plan(config)
+    beyond = []
+    with LocalEngine(workers=1, threads=1).session(1, folder, train) as session:
+        for cell in cells:
+            began = time.perf_counter()
+            session.run([cell], _must_work)
+            seconds = time.perf_counter() - began
+            result = cell.folder.result()
+            assert result is not None
+            beyond.append(seconds - result["train_seconds"])
+    kinds = len(config["study"]["arms"])
+    return statistics.median(beyond[kinds:])  # the first of each kind warms up
+
+
+def study_seconds(folder: Path, workers: int) -> float:
+    """Seconds in which so many workers train a study, their start included."""
+    config = _study(folder, models=MODELS, seeds=2)
+    config["study"]["overrides"] = [
+        *("callbacks.progress=false", "logger=csv", "data.batch_size=64", "trainer.max_epochs=8")
+    ]
+    cells = compare.plan(config)
+    began = time.perf_counter()
+    with LocalEngine(workers=workers).session(len(cells), folder, train) as session:
+        session.run(cells, _must_work)
+    return time.perf_counter() - began
+
+
+def _study(folder: Path, **keys: Any) -> dict[str, Any]:
+    config = compose("compare", ["study=smoke", f"runs={folder}"])
+    own = {"arms": {name: ARMS[name] for name in ("mlp", "kan-bspline", "kan-rbf")}} | keys
+    return {**config, "study": {**config["study"], "overrides": SHORT, **own}}
+
+
+def _must_work(cell: Cell, reason: str) -> None:
+    if reason:
+        raise RuntimeError(f"{cell.title}: {reason}")
+
+
+def _make_up_results(cells: list[Cell]) -> None:
+    """Leave what finished runs leave: results, learning curves, and weights of the first seed."""
+    noise = np.random.default_rng(0)
+    rows = ["epoch,step,train/loss,val/loss,val/accuracy"]
+    rows += [f"{e},{10 * e},{1 / (e + 1)},{1.1 / (e + 1)},{1 - 1 / (e + 2)}" for e in range(EPOCHS)]
+    curve = "\n".join(rows) + "\n"
+    for cell in cells:
+        folder = cell.folder
+        (folder.path / "checkpoints").mkdir(parents=True, exist_ok=True)
+        folder.path.joinpath("metrics.csv").write_text(curve)
+        score = 0.95 + 0.01 * noise.standard_normal()
+        result = {
+            **{"status": "finished", "metric": "accuracy", "mode": "max", "seed": cell.seed},
+            **{"options": {"width": 64}, "val": {"accuracy": score, "loss": 0.1}},
+            **{"test": {"accuracy": score, "loss": 0.1}, "params": 10_000, "flops": 20_000},
+            **{"step_time_ms": 1.0, "peak_memory_mb": 1.0, "train_seconds": 1.0, "epochs": EPOCHS},
+        }
+        folder.path.joinpath("result.json").write_text(json.dumps(result))
+        if cell.seed == cells[0].seed:
+            folder.write_config()
+            state = prepare(cell.config).plan.build(cell.seed).state_dict()
+            weights = {"state_dict": {f"net.{name}": value for name, value in state.items()}}
+            torch.save(weights, folder.path / "checkpoints" / "best.ckpt")

@@ -1,0 +1,72 @@
+"""A study of a few cells of a second, as a command that tests start, kill and start again.
+
+python engine_study.py RUNS SEEDS [overrides of conf/compare.yaml]
+"""
+
+import csv
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from kanzoo.compare import _job
+from kanzoo.config import compose
+
+SHORT = [
+    *("callbacks.progress=false", "logger=csv", "trainer.max_epochs=2"),
+    *("data.limit_train=64", "data.batch_size=32"),
+]
+TIMINGS = {"step_time_ms", "train_seconds"}
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def configured(runs: Path, *words: str, **study: Any) -> dict[str, Any]:
+    """The smoke study cut down to two arms of a small MLP, with some of its keys changed."""
+    config = compose("compare", ["study=smoke", f"runs={runs}", *words])
+    tiny = {
+        "models": {"mlp": ["model.width=8"]},
+        "arms": {"mlp": ["layers=mlp"], "kan": ["layers=kan"]},
+        "overrides": SHORT,
+    }
+    return {**config, "study": {**config["study"], **tiny, **study}}
+
+
+def start(runs: Path, seeds: int, *words: str, **environment: str) -> "subprocess.Popen[str]":
+    """Start the study as a process of its own."""
+    path = [str(ROOT), environment.pop("PYTHONPATH", ""), os.environ.get("PYTHONPATH", "")]
+    return subprocess.Popen(
+        [sys.executable, __file__, str(runs), str(seeds), *words],
+        env={
+            **os.environ,
+            "OMP_NUM_THREADS": "1",
+            **environment,
+            "PYTHONPATH": os.pathsep.join(filter(None, path)),
+        },
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def finish(runs: Path, seeds: int, *words: str, **environment: str) -> tuple[int, str]:
+    """Run the study; its exit code and what it said."""
+    process = start(runs, seeds, *words, **environment)
+    said, _ = process.communicate(timeout=400)
+    return process.returncode, said
+
+
+def results(runs: Path) -> list[dict[str, str]]:
+    """`results.csv` without what differs between two runs of the same."""
+    with (runs / "smoke" / "report" / "results.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    folder = str(runs)
+    return [
+        {k: v.replace(folder, "RUNS") for k, v in row.items() if k not in TIMINGS} for row in rows
+    ]
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    _job(configured(Path(sys.argv[1]), *sys.argv[3:], seeds=int(sys.argv[2])))

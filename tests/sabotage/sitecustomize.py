@@ -1,0 +1,38 @@
+"""Makes chosen runs go wrong: loaded by every Python that has this folder in PYTHONPATH.
+
+SABOTAGE is JSON: {"SEED LAYERS": "segfault" | "hang" | "memory" | "nan" | "note"}. What was done is
+noted in SABOTAGE_LOG, with the SLURM job; "note" does nothing else. The package is not told.
+"""
+
+import ctypes
+import json
+import os
+import time
+from pathlib import Path
+
+from kanzoo.rundir import RunDir
+
+PLAN = json.loads(os.environ.get("SABOTAGE", "{}"))
+write_config = RunDir.write_config
+
+
+def sabotage(self: RunDir) -> None:
+    """Stands for `RunDir.write_config`, which training calls first."""
+    write_config(self)
+    deed = PLAN.get(f"{self.config['seed']} {self.config['choices']['layers']}")
+    if deed is None:
+        return
+    with Path(os.environ["SABOTAGE_LOG"]).open("a") as file:
+        file.write(f"{deed} {os.environ.get('SLURM_JOB_ID', '')}\n")
+    if deed == "segfault":
+        ctypes.string_at(0)
+    elif deed == "hang":
+        time.sleep(600)
+    elif deed == "memory":
+        hoard = [bytearray(2**28) for _ in range(400)]
+        del hoard
+    elif deed == "nan":
+        self.config["optim"]["lr"] = 1e30
+
+
+RunDir.write_config = sabotage  # type: ignore[method-assign]
