@@ -23,6 +23,7 @@ from kanzoo.layers.expansion import Expansion
 BACKENDS = ("auto", "dense", "blocked", "compiled")
 MAX_ORDER = 5  # of the compiled splines
 COMPILED_OPERATORS = ("KANLinear", "KANConv2d")
+FULL_PRECISION = (torch.float32, torch.float64)
 SMALL = 2**14  # features of a batch below which recomputing costs more than it saves
 
 
@@ -95,6 +96,22 @@ def conv2d(
     y = y if bias is None else y + bias.view(-1, 1, 1)
     y = y if pixels.dim() == 4 else y.squeeze(0)
     return _as_dense(y, weight)
+
+
+def blocked_conv(
+    expansion: Expansion, weight: Tensor, pixels: Tensor, options: dict[str, Any]
+) -> Tensor | None:
+    """The plain operator on B-splines of pixels (B, C, *S) without a compiler; None for others."""
+    full = not torch.is_autocast_enabled(pixels.device.type) and weight.dtype in FULL_PRECISION
+    if not isinstance(expansion.basis, BSpline) or not full:
+        return None
+    wide = expansion.wide(pixels)
+    inputs = wide
+    if expansion.squash != "none":
+        inputs = expansion.squasher(wide.movedim(1, -1)).movedim(-1, 1)
+    names = ("stride", "padding", "dilation", "transposed", "output_padding", "groups")
+    arguments = spline_arguments(expansion, wide, weight)
+    return kernels.blocked_spline_conv(inputs, *arguments, tuple(options[name] for name in names))
 
 
 def _has_kernels(order: int) -> bool:

@@ -40,6 +40,11 @@ class Cardinal:
         start, scale = self.start[block], self.scale[block]
         return Cardinal(self.order, self.extrapolation, start, scale, *ends, self.unit)
 
+    def on_planes(self) -> "Cardinal":
+        """For inputs with features before the last axis."""
+        parts = (t.unsqueeze(-1) for t in (self.start, self.scale, self.low, self.high))
+        return Cardinal(self.order, self.extrapolation, *parts, self.unit)
+
     @property
     def half(self) -> float:
         return (self.order + 1) / 2 * self.unit
@@ -88,15 +93,14 @@ def place(x: Tensor, spline: Cardinal) -> Places:
 
 
 class Workspace:
-    """Buffers for `functions` functions of n x b inputs, used again from block to block."""
+    """Four buffers of so many numbers, used again from block to block."""
 
-    def __init__(self, like: Tensor, functions: int, rows: int, width: int) -> None:
-        self.memory = like.new_empty(4, functions * rows * width)
+    def __init__(self, like: Tensor, size: int) -> None:
+        self.memory = like.new_empty(4, size)
 
-    def get(self, index: int, functions: int, rows: int, width: int) -> Tensor:
-        """A contiguous buffer (functions, rows, width)."""
-        flat = self.memory[index, : functions * rows * width]
-        return flat.view(functions, rows, width)
+    def get(self, index: int, *shape: int) -> Tensor:
+        """A contiguous buffer of that shape."""
+        return self.memory[index, : math.prod(shape)].view(shape)
 
 
 def _power(base: Tensor, exponent: int, out: Tensor) -> Tensor:
@@ -109,20 +113,33 @@ def _power(base: Tensor, exponent: int, out: Tensor) -> Tensor:
 
 
 def expand(
-    places: Places, spline: Cardinal, functions: range, work: Workspace, slopes: bool
+    places: Places,
+    spline: Cardinal,
+    functions: range,
+    work: Workspace,
+    slopes: bool,
+    *,
+    axis: int = 0,
+    out: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | None]:
-    """Values (m, n, b) of some functions, and slopes per scaled distance if wanted.
+    """Values of some functions, and slopes per scaled distance if wanted.
 
-    Both are buffers of the workspace, valid until the next call; its fourth buffer stays free.
+    Both have the shape of the places with the functions as a further axis, values in ``out`` if
+    given; else they are buffers of the workspace, valid until the next call. Its second and third
+    buffers are free again.
     """
-    size = (len(functions), *places.inside.shape)
+    size = list(places.inside.shape)
+    size.insert(axis, len(functions))
+    inside = places.inside.unsqueeze(axis)
     slopes = slopes or places.beyond is not None
-    value, remains, power = (work.get(i, *size) for i in range(3))
+    value = work.get(0, *size) if out is None else out
+    remains, power = work.get(1, *size), work.get(2, *size)
     middles = torch.arange(functions.start, functions.stop, dtype=value.dtype, device=value.device)
-    middles = middles.mul_(spline.unit).add_(spline.half).view(-1, 1, 1)
+    middles = middles.mul_(spline.unit).add_(spline.half)
+    middles = middles.view(-1, *[1] * (len(size) - axis - 1))
     half = value.new_tensor(spline.half)
     weights, order = spline.weights, spline.order
-    torch.sub(places.inside, middles, out=remains)
+    torch.sub(inside, middles, out=remains)
     torch.sub(half, remains.abs_(), out=remains).clamp_min_(0)
     if not slopes:
         _power(remains, order, value)
@@ -139,8 +156,8 @@ def expand(
         value.addcmul_(power, remains, value=weight)
         slope.add_(power, alpha=weight)
     slope.mul_(order)
-    torch.sub(middles, places.inside, out=remains)  # the bell rises left of its middle
+    torch.sub(middles, inside, out=remains)  # the bell rises left of its middle
     torch.copysign(slope, remains, out=slope)
     if places.beyond is not None:
-        value.addcmul_(slope, places.beyond)
+        value.addcmul_(slope, places.beyond.unsqueeze(axis))
     return value, slope
