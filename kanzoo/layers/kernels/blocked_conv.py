@@ -31,31 +31,53 @@ def _features(x: Tensor, residual: Tensor | None, knots: Tensor, order: int, kin
 
 
 class _Images:
-    """Blocks of images and their planes."""
+    """Blocks of images and their planes, channels last and functions before channels.
 
-    def __init__(self, x: Tensor, residual: Tensor | None, spline: Cardinal, functions: int):
-        self.x, self.residual, self.spline = x, residual, spline.on_planes()
-        self.count = functions - (residual is not None)
-        batch, channels, *pixels = x.shape
-        size = x[:1].numel() * functions  # of one image
-        self.block = max(min(batch, BUFFER // max(size, 1)), 1)
-        self.planes = x.new_empty(self.block, channels, functions, *pixels)
+    Elementwise operations then run over whole rows of channels, and so do convolutions.
+    """
+
+    def __init__(self, x: Tensor, residual: Tensor | None, spline: Cardinal, options: Options):
+        self.x, self.residual = x.movedim(1, -1), residual  # a view where channels are last
+        self.groups = 1 if options[3] else options[-1]
+        self.spline = spline.in_groups(self.groups)
+        self.count = spline.count
+        self.functions = spline.count + (residual is not None)
+        size = x[:1].numel() * self.functions  # of one image
+        self.block = max(min(x.shape[0], BUFFER // max(size, 1)), 1)
+        self.memory = x.new_empty(self.block * size)
         self.work = Workspace(x, self.block * size)
 
+    def grouped(self, pixels: Tensor) -> Tensor:
+        """(b, *S, C) as (b P, groups, C / groups)."""
+        return pixels.reshape(-1, self.groups, pixels.shape[-1] // self.groups)
+
     def blocks(self, slopes: bool) -> Iterator[tuple[slice, Tensor, Tensor | None, Places]]:
-        """Images, their planes (b, C T, *S), the slopes (b, C, K, P) if wanted, their places."""
+        """Images, their planes (b, T C, *S), the slopes of functions if wanted, their places."""
         for n in range(0, self.x.shape[0], self.block):
             images = slice(n, min(n + self.block, self.x.shape[0]))
-            places = place(self.x[images].flatten(2), self.spline)
-            planes = self.planes[: images.stop - n]
-            values = planes.flatten(3)[:, :, : self.count]
-            functions = range(self.count)
+            x = self.x[images]
+            places = place(self.grouped(x), self.spline)
+            planes = self.memory[: x.numel() * self.functions]
+            planes = planes.view(*places.inside.shape[:2], self.functions, -1)
+            functions, out = range(self.count), planes[:, :, : self.count]
             _, steep = expand(
-                places, self.spline, functions, self.work, slopes, axis=2, out=values
+                places, self.spline, functions, self.work, slopes, axis=2, out=out
             )
             if self.residual is not None:
-                planes[:, :, -1] = self.residual[images]
-            yield images, planes.flatten(1, 2), steep, places
+                planes[:, :, -1] = self.grouped(self.residual[images].movedim(1, -1))
+            yield images, planes.view(*x.shape[:-1], -1).movedim(-1, 1), steep, places
+
+
+def _functions_first(weight: Tensor, options: Options, functions: int) -> Tensor:
+    """The weight with functions before channels, as the planes are; its own inverse in a way.
+
+    Within a group `functions` becomes the slower axis, whatever it was made of before.
+    """
+    *_, transposed, _, groups = options
+    if transposed:  # (groups, C / groups, T, ...)
+        parts = weight.unflatten(0, (groups, -1, functions)).transpose(1, 2)
+        return parts.flatten(0, 2)
+    return weight.unflatten(1, (-1, functions)).transpose(1, 2).flatten(1, 2)
 
 
 class _BlockedConv(torch.autograd.Function):
@@ -74,42 +96,51 @@ class _BlockedConv(torch.autograd.Function):
         ctx.order, ctx.extrapolation = order, extrapolation
         ctx.spline, ctx.options = spline, options
         ctx.save_for_backward(x, weight, residual, knots)
-        functions = knots.shape[1] - order - 1 + (residual is not None)
-        blocks = _Images(x, residual, spline, functions).blocks(False)
-        return torch.cat(
-            [torch.ops.aten.convolution(planes, weight, None, *options) for _, planes, _, _ in blocks]
-        )
+        every = _Images(x, residual, spline, options)
+        turned = _functions_first(weight, options, every.functions)
+        y = [
+            torch.ops.aten.convolution(planes, turned, None, *options)
+            for _, planes, _, _ in every.blocks(False)
+        ]
+        return torch.cat(y).contiguous()
 
     @staticmethod
     def backward(ctx, grad: Tensor):  # type: ignore[no-untyped-def]
         if torch.is_grad_enabled():  # a second derivative will follow
             return *_differentiable(ctx, grad), *[None] * 5
-        x, weight, residual, knots = ctx.saved_tensors
+        x, weight, residual, _ = ctx.saved_tensors
         need_x, need_weight, need_residual = ctx.needs_input_grad[:3]
-        grad_x = torch.empty_like(x) if need_x else None
-        grad_weight = None
-        grad_residual = torch.empty_like(x) if need_residual else None
-        functions = knots.shape[1] - ctx.order - 1 + (residual is not None)
+        every = _Images(x, residual, ctx.spline, ctx.options)
+        turned = _functions_first(weight, ctx.options, every.functions)
+        channels_last = x.movedim(1, -1).shape
+        grad_x = x.new_empty(channels_last) if need_x else None
+        grad_residual = x.new_empty(channels_last) if need_residual else None
+        grad_weight = torch.zeros_like(turned) if need_weight else None
         mask = [need_x or need_residual, need_weight, False]
-        grad = grad.contiguous()
-        every = _Images(x, residual, ctx.spline, functions)
         for images, planes, slopes, places in every.blocks(need_x):
             back, part, _ = torch.ops.aten.convolution_backward(
-                grad[images], planes, weight, None, *ctx.options, mask
+                grad[images], planes, turned, None, *ctx.options, mask
             )
-            if need_weight:
-                grad_weight = part if grad_weight is None else grad_weight.add_(part)
+            if grad_weight is not None:
+                grad_weight += part
             if not mask[0]:
                 continue
-            back = back.view(*x[images].shape[:2], functions, -1)  # (b, C, T, P)
+            back = back.movedim(1, -1).reshape(*places.inside.shape[:2], every.functions, -1)
             if grad_x is not None and slopes is not None:
-                total = grad_x[images].flatten(2)
-                torch.sum(slopes.mul_(back[:, :, : slopes.shape[2]]), 2, out=total)
+                total = every.grouped(grad_x[images])
+                torch.sum(slopes.mul_(back[:, :, : every.count]), 2, out=total)
                 total *= every.spline.scale
                 if places.moving is not None:
                     total.masked_fill_(~places.moving & ~places.inside.isnan(), 0)
             if grad_residual is not None:
-                grad_residual[images].flatten(2).copy_(back[:, :, -1])
+                every.grouped(grad_residual[images]).copy_(back[:, :, -1])
+        if grad_weight is not None:  # channels before functions again
+            inner = turned.shape[0 if ctx.options[3] else 1] // every.functions
+            if ctx.options[3]:
+                inner //= ctx.options[-1]
+            grad_weight = _functions_first(grad_weight, ctx.options, inner)
+        found = (None if t is None else t.movedim(-1, 1) for t in (grad_x, grad_residual))
+        grad_x, grad_residual = found
         return grad_x, grad_weight, grad_residual, *[None] * 5
 
 
@@ -146,6 +177,6 @@ def blocked_spline_conv(
         return None
     with torch.autocast(x.device.type, enabled=False):
         y: Tensor = _BlockedConv.apply(
-            x.contiguous(), weight, residual, knots, order, extrapolation, spline, options
+            x, weight, residual, knots, order, extrapolation, spline, options
         )
     return y

@@ -12,7 +12,7 @@ Axes: V knot vectors, 1 or as many as features; m functions, n rows, b features 
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -24,6 +24,7 @@ from .local import is_uniform
 class Cardinal:
     """Functions on equal intervals, in scaled distances."""
 
+    count: int  # functions
     order: int  # at least 2: the slope of lower ones jumps at the knots
     extrapolation: str
     start: Tensor  # (V,), the first knot
@@ -36,14 +37,17 @@ class Cardinal:
         """For a block of features."""
         if self.start.shape[0] == 1:
             return self
-        ends = (self.low[block], self.high[block])
         start, scale = self.start[block], self.scale[block]
-        return Cardinal(self.order, self.extrapolation, start, scale, *ends, self.unit)
+        low, high = self.low[block], self.high[block]
+        return replace(self, start=start, scale=scale, low=low, high=high)
 
-    def on_planes(self) -> "Cardinal":
-        """For inputs with features before the last axis."""
-        parts = (t.unsqueeze(-1) for t in (self.start, self.scale, self.low, self.high))
-        return Cardinal(self.order, self.extrapolation, *parts, self.unit)
+    def in_groups(self, groups: int) -> "Cardinal":
+        """For inputs with features in groups, (..., groups, C / groups)."""
+        if self.start.shape[0] == 1:
+            return self
+        knots = (self.start, self.scale, self.low, self.high)
+        start, scale, low, high = (t.view(groups, -1) for t in knots)
+        return replace(self, start=start, scale=scale, low=low, high=high)
 
     @property
     def half(self) -> float:
@@ -66,7 +70,8 @@ def prepare_cardinal(knots: Tensor, order: int, extrapolation: str) -> Cardinal 
     unit = math.factorial(order) ** (-1 / order)
     scale = unit * (knots.shape[1] - 1) / (knots[:, -1] - knots[:, 0])
     ends = (knots[:, order], knots[:, knots.shape[1] - order - 1])
-    return Cardinal(order, extrapolation, knots[:, 0], scale, *ends, unit)
+    count = knots.shape[1] - order - 1
+    return Cardinal(count, order, extrapolation, knots[:, 0], scale, *ends, unit)
 
 
 @dataclass(frozen=True)
@@ -112,6 +117,11 @@ def _power(base: Tensor, exponent: int, out: Tensor) -> Tensor:
     return out if exponent == 4 else out.mul_(base)
 
 
+def _shrink(remains: Tensor, by: float) -> None:
+    """(t - by)_+ for t >= 0, in place and in one pass."""
+    torch._C._nn.softshrink(remains, by, out=remains)
+
+
 def expand(
     places: Places,
     spline: Cardinal,
@@ -144,14 +154,14 @@ def expand(
     if not slopes:
         _power(remains, order, value)
         for weight in weights[1:]:
-            remains.sub_(spline.unit).clamp_min_(0)
+            _shrink(remains, spline.unit)
             value.add_(_power(remains, order, power), alpha=weight)
         return value, None
     slope = work.get(3, *size)
     _power(remains, order - 1, slope)
     torch.mul(slope, remains, out=value)
     for weight in weights[1:]:
-        remains.sub_(spline.unit).clamp_min_(0)
+        _shrink(remains, spline.unit)
         _power(remains, order - 1, power)
         value.addcmul_(power, remains, value=weight)
         slope.add_(power, alpha=weight)
