@@ -187,8 +187,8 @@ def _outcome(order: int, real: str) -> ctypes.CDLL | str:
 FUNCTIONS = {  # number of tensors of each C function
     "kanzoo_linear_forward": 4,
     "kanzoo_linear_backward": 6,
-    "kanzoo_conv_forward": 4,
-    "kanzoo_conv_backward": 6,
+    "kanzoo_conv_forward": 5,
+    "kanzoo_conv_backward": 8,
 }
 
 

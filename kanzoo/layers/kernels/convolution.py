@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from .compiled import check_spline, in_float32, is_transformed
-from .dense import EXTRAPOLATIONS, conv_weight, dense_conv2d, differentiate_gradient
+from .dense import EXTRAPOLATIONS, dense_conv2d, differentiate_gradient
 from .runtime import call, thread_count
 
 SIGNATURE = (
@@ -69,15 +69,14 @@ def _forward(
     groups: int,
 ) -> Tensor:
     x, weight, knots = x.contiguous(), weight.contiguous(), knots.contiguous()
+    residual = None if residual is None else residual.contiguous()
     height, width = _output_size(x, weight, stride, dilation)
-    if residual is None or x.numel() == 0:
-        y = x.new_zeros(x.shape[0], groups * weight.shape[4], height, width)
-    else:
-        kernel = conv_weight(weight[:, :, :, -1:], groups)
-        y = F.conv2d(residual, kernel, None, stride, 0, dilation, groups).contiguous()
-    if y.numel() and x.numel():
-        sizes = _sizes(x, weight, knots, order, extrapolation, stride, dilation, groups)
-        call("kanzoo_conv_forward", order, [x, weight, knots, y], sizes)
+    shape = (x.shape[0], groups * weight.shape[4], height, width)
+    if x.numel() == 0 or weight.numel() == 0:
+        return x.new_zeros(shape)
+    y = x.new_empty(shape)
+    sizes = _sizes(x, weight, knots, order, extrapolation, stride, dilation, groups)
+    call("kanzoo_conv_forward", order, [x, weight, residual, knots, y], sizes)
     return y
 
 
@@ -98,37 +97,21 @@ def _backward(
     need_residual: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     grad, x, weight, knots = (t.contiguous() for t in (grad, x, weight, knots))
+    residual = None if residual is None else residual.contiguous()
+    need_residual = need_residual and residual is not None
     empty = grad.numel() == 0 or x.numel() == 0
     make = torch.zeros_like if empty else torch.empty_like
-    grad_x = make(x) if need_x else x.new_empty(0)
-    grad_weight = make(weight) if need_weight else x.new_empty(0)
-    grad_residual = x.new_empty(0)
-    if not empty and (need_x or need_weight):
-        wanted = [grad_x if need_x else None, grad_weight if need_weight else None]
+    grad_weight = make(weight) if need_weight else None
+    # The kernel computes the gradients of x and of the residual in the same pass.
+    grad_x = make(x) if need_x or need_residual else None
+    grad_residual = make(x) if need_residual else None
+    if not empty and (need_x or need_weight or need_residual):
         sizes = _sizes(x, weight, knots, order, extrapolation, stride, dilation, groups)
-        call("kanzoo_conv_backward", order, [grad, x, weight, knots, *wanted], sizes)
-    if residual is None:
-        return grad_x, grad_weight, grad_residual
-    if empty:
-        return grad_x, grad_weight, make(residual) if need_residual else grad_residual
-    found = torch.ops.aten.convolution_backward(
-        grad,
-        residual,
-        conv_weight(weight[:, :, :, -1:], groups),
-        None,
-        stride,
-        [0, 0],
-        dilation,
-        False,
-        [0, 0],
-        groups,
-        [need_residual, need_weight, False],
-    )
-    if need_weight:  # (out, C / groups, kh, kw) back to (C, kh, kw, out / groups)
-        channels, kh, kw, _, outputs = weight.shape
-        last = found[1].reshape(groups, outputs, channels // groups, kh, kw)
-        grad_weight[:, :, :, -1] = last.permute(0, 2, 3, 4, 1).reshape(channels, kh, kw, outputs)
-    return grad_x, grad_weight, found[0] if need_residual else grad_residual
+        tensors = [grad, x, weight, residual, knots, grad_x, grad_weight, grad_residual]
+        call("kanzoo_conv_backward", order, tensors, sizes)
+    wanted = (grad_x if need_x else None, grad_weight, grad_residual)
+    first, second, third = (x.new_empty(0) if t is None else t for t in wanted)
+    return first, second, third
 
 
 @torch.library.register_fake("kanzoo::spline_conv2d")
