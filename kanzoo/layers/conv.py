@@ -170,12 +170,15 @@ class KANConv(ConvLayer):
 
     def forward(self, x: Tensor) -> Tensor:
         check_channels(x, -1 - self.dims, self.in_features)
-        pixels = self.padded(x)
         options = {"stride": self.stride, "dilation": self.dilation, "groups": self.groups}
         operator = type(self).__name__
         if choose(self.expansion, self.weight, x, self.backend, operator) == "compiled":
-            return conv2d(self.expansion, self.weight, self.bias, pixels, options)
-        return self.operate(pixels, self.weight.flatten(1, 2), CONVOLUTIONS[self.dims], **options)
+            if self.expansion.keeps_zero:  # the kernel knows padding
+                padded = {"padding": self.padding, **options}
+                return conv2d(self.expansion, self.weight, self.bias, x, padded)
+            return conv2d(self.expansion, self.weight, self.bias, self.padded(x), options)
+        weight = self.weight.flatten(1, 2)
+        return self.operate(self.padded(x), weight, CONVOLUTIONS[self.dims], **options)
 
     def map_functions(self, tensor: Tensor, matrix: Tensor) -> Tensor:
         matrix = matrix.to(tensor.device).unflatten(0, (self.groups, -1))

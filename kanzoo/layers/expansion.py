@@ -79,6 +79,11 @@ class Expansion(nn.Module):
         """Whether the squash is the same fixed function of every value."""
         return self.squash in ("none", "tanh", "sigmoid")
 
+    @property
+    def keeps_zero(self) -> bool:
+        """Whether an input of zero reaches the basis as zero and has a residual of zero."""
+        return self.squash in ("none", "tanh")  # so are all activations
+
     def grid_changed(self) -> None:
         """Take note that the basis has another grid, and perhaps another number of functions."""
         self.num_functions = self.basis.num_functions + (self.residual is not None)

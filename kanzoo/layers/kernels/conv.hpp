@@ -1,18 +1,19 @@
-// Direct 2-D convolution (valid, on padded images) of spline functions, and its gradients.
+// Direct 2-D convolution of spline functions, and its gradients.
 //
-// Outputs are kept on the grid of the input pixels, where a tap of the kernel is a fixed step back;
+// Outputs are kept on the grid of the padded pixels, where a tap of the kernel is a fixed step back;
 // what would fall outside the output lands in rows and columns of that grid which nobody reads. One
 // sort of a channel's pixels serves all taps. With a stride, the pixels of one residue class are
-// sorted together: only they meet the same taps.
+// sorted together: only they meet the same taps. Padding has the same few functions everywhere and
+// is added for all channels at once.
 //
-// x, residual (B, C, H, W); weight (C, taps, T, O) with O outputs per group, the residual's row
-// last; y (B, groups * O, OH, OW).
+// x, residual (B, C, H - 2 PH, W - 2 PW); weight (C, taps, T, O) with O outputs per group, the
+// residual's row last; y (B, groups * O, OH, OW).
 #pragma once
 #include "linear.hpp"
 #include "sweep_taps.hpp"
 
 struct Conv {
-    index_t B, C, H, W, O, groups, KH, KW, SH, SW, DH, DW;
+    index_t B, C, H, W, O, groups, KH, KW, SH, SW, DH, DW, PH, PW;  // H, W with padding
     int T, threads;
     index_t OH() const { return (H - (KH - 1) * DH - 1) / SH + 1; }
     index_t OW() const { return (W - (KW - 1) * DW - 1) / SW + 1; }
@@ -21,6 +22,8 @@ struct Conv {
     index_t columns() const { return ceil_div(W, SW); }
     index_t pixels() const { return rows() * columns(); }
     index_t vectors() const { return ceil_div(O, L); }
+    index_t image() const { return (H - 2 * PH) * (W - 2 * PW); }
+    bool pads(index_t y, index_t x) const { return y < PH || y >= H - PH || x < PW || x >= W - PW; }
     index_t inner() const { return C / groups; }
     index_t margin() const { return (KH - 1) * DH / SH * columns() + (KW - 1) * DW / SW; }
     index_t ty(index_t tap) const { return tap / KW * DH; }
@@ -28,32 +31,47 @@ struct Conv {
     bool meets(index_t tap, index_t p) const { return ty(tap) % SH == p / SW && tx(tap) % SW == p % SW; }
 };
 
-// Blocks of images, and the taps of every class of pixels; shared by all threads.
+// Blocks of images, and the pixels and taps of every class; shared by all threads.
 struct Blocks {
     const Conv& s;
     index_t images, pixels, stride;  // images, input pixels and rows of outputs of a block
     Buffer memory;
     index_t *move, *at, *first;  // taps in the order of their classes, and where each class begins
+    index_t* begins;             // pixels of an image, likewise
+    int32_t *from, *row;         // place of a pixel in its image; rows of outputs, for all images
 
     Blocks(const Conv& s, index_t images, index_t ld)
-        : s(s), images(images), pixels(images * s.pixels()), stride(s.margin() + pixels),
-          memory((2 * s.taps() + s.SH * s.SW + 1) * sizeof(index_t)), move((index_t*)memory.p),
-          at(move + s.taps()), first(at + s.taps()) {
+        : s(s), images(images), pixels(images * s.image()), stride(s.margin() + images * s.pixels()),
+          memory((2 * s.taps() + 2 * (s.SH * s.SW + 1)) * sizeof(index_t) + (images + 2) * s.image() * sizeof(int32_t)) {
         if (!memory.p) return;
-        index_t n = 0;
-        for (index_t p = 0; p < s.SH * s.SW; ++p) {
-            first[p] = n;
+        const index_t classes = s.SH * s.SW;
+        move = (index_t*)memory.p, at = move + s.taps(), first = at + s.taps(), begins = first + classes + 1;
+        from = (int32_t*)(begins + classes + 1), row = from + s.image();
+        int32_t* one = row + images * s.image();  // as `row`, of the first image
+        index_t n = 0, taps = 0;
+        for (index_t p = 0; p < classes; ++p) {
+            first[p] = taps, begins[p] = n;
             for (index_t tap = 0; tap < s.taps(); ++tap) {
                 if (!s.meets(tap, p)) continue;
-                move[n] = s.ty(tap) / s.SH * s.columns() + s.tx(tap) / s.SW;
-                at[n++] = tap * ld;
+                move[taps] = s.ty(tap) / s.SH * s.columns() + s.tx(tap) / s.SW;
+                at[taps++] = tap * ld;
             }
+            for (index_t y = p / s.SW; y < s.H; y += s.SH)
+                for (index_t x = p % s.SW; x < s.W; x += s.SW) {
+                    if (s.pads(y, x)) continue;
+                    from[n] = (int32_t)((y - s.PH) * (s.W - 2 * s.PW) + x - s.PW);
+                    one[n++] = (int32_t)(y / s.SH * s.columns() + x / s.SW);
+                }
+            for (index_t b = 0; b < images; ++b)  // image after image, as a class is sorted
+                for (index_t i = begins[p]; i < n; ++i)
+                    row[images * begins[p] + b * (n - begins[p]) + i - begins[p]] = one[i] + (int32_t)(b * s.pixels());
         }
-        first[s.SH * s.SW] = n;
+        first[classes] = taps, begins[classes] = n;
     }
     index_t count() const { return ceil_div(s.B, images); }
     index_t begin(index_t block) const { return block * images; }
     index_t end(index_t block) const { return min_of(begin(block) + images, s.B); }
+    index_t size(index_t p) const { return begins[p + 1] - begins[p]; }
     Taps taps(index_t p) const { return {first[p + 1] - first[p], move + first[p], at + first[p]}; }
 };
 
@@ -63,10 +81,12 @@ struct Channel {
     const Blocks& blocks;
     Pixels pixels;
     real *values, *residual;
+    int32_t* row;
     void* sorter;
 
     static size_t bytes(const Blocks& b, int G) {
-        return Sorted::bytes(b.pixels, G) + Sorter::bytes(b.pixels) + 2 * round_up(b.pixels * sizeof(real));
+        return Sorted::bytes(b.pixels, G) + Sorter::bytes(b.pixels) + 2 * round_up(b.pixels * sizeof(real)) +
+               round_up((b.pixels + Sorted::AHEAD) * sizeof(int32_t));
     }
     Channel(const Spline& spline, const Blocks& blocks, char* p) : spline(spline), blocks(blocks) {
         pixels.sorted.place(p, blocks.pixels);
@@ -74,42 +94,82 @@ struct Channel {
         sorter = p;
         p += Sorter::bytes(blocks.pixels);
         values = (real*)p;
-        residual = (real*)(p + round_up(blocks.pixels * sizeof(real)));
-        pixels.residual = residual;
+        p += round_up(blocks.pixels * sizeof(real));
+        pixels.residual = residual = (real*)p;
+        pixels.row = row = (int32_t*)(p + round_up(blocks.pixels * sizeof(real)));
     }
-    // Visit the grid of a class row by row: f(row of the images or null, its place in the grid).
+    // Visit the pixels of a class, image after image: f(place in the images, number in the class).
     template <class F>
-    void each_row(index_t c, index_t block, index_t p, F f) const {
-        const Conv& s = blocks.s;
+    index_t each_pixel(index_t c, index_t block, index_t p, F f) const {
+        const int32_t* from = blocks.from + blocks.begins[p];
+        const index_t size = blocks.size(p), C = blocks.s.C, image = blocks.s.image();
         index_t n = 0;
-        for (index_t b = blocks.begin(block); b < blocks.end(block); ++b)
-            for (index_t y = p / s.SW; n < (b + 1 - blocks.begin(block)) * s.pixels(); y += s.SH, n += s.columns())
-                f(y < s.H ? ((b * s.C + c) * s.H + y) * s.W : -1, n);
-    }
-    void gather(const real* x, index_t c, index_t block, index_t p, real* to) const {
-        const Conv& s = blocks.s;
-        each_row(c, block, p, [&](index_t from, index_t n) {
-            for (index_t q = 0, px = p % s.SW; q < s.columns(); ++q, px += s.SW)
-                to[n + q] = from >= 0 && px < s.W ? x[from + px] : 0;
-        });
+        for (index_t b = blocks.begin(block); b < blocks.end(block); ++b, n += size)
+            for (index_t i = 0; i < size; ++i) f((b * C + c) * image + from[i], n + i);
+        return n;
     }
     template <bool derivative>
     void sort(const real* x, const real* rest, index_t c, index_t block, index_t p) {
-        const index_t count = (blocks.end(block) - blocks.begin(block)) * blocks.s.pixels();
-        gather(x, c, block, p, values);
-        pixels.sorted.place(pixels.sorted.w, count);
-        Sorter(spline, count, sorter).sort<derivative>(c, values, 1, pixels.sorted);
+        const index_t count = each_pixel(c, block, p, [&](index_t at, index_t n) { values[n] = x[at]; });
+        Sorted& sorted = pixels.sorted;
+        sorted.place(sorted.w, count);
+        Sorter(spline, count, sorter).sort<derivative>(c, values, 1, sorted);
+        const int32_t* rows = blocks.row + blocks.images * blocks.begins[p];
+        for (index_t n = 0; n < count; ++n) row[n] = rows[sorted.row[n]];
         if (!rest) return;
-        gather(rest, c, block, p, values);
-        for (index_t n = 0; n < count; ++n) residual[n] = values[pixels.sorted.row[n]];
+        each_pixel(c, block, p, [&](index_t at, index_t n) { values[n] = rest[at]; });
+        for (index_t n = 0; n < count; ++n) residual[n] = values[sorted.row[n]];
     }
     // Put numbers in sorted order back to the pixels they belong to.
-    void scatter(const real* sorted, index_t c, index_t block, index_t p, real* to) const {
-        const Conv& s = blocks.s;
-        const index_t count = (blocks.end(block) - blocks.begin(block)) * s.pixels();
-        for (index_t n = 0; n < count; ++n) values[pixels.sorted.row[n]] = sorted[n];
-        each_row(c, block, p, [&](index_t row, index_t n) {
-            for (index_t q = 0, px = p % s.SW; row >= 0 && px < s.W; ++q, px += s.SW) to[row + px] = values[n + q];
+    void scatter(const real* numbers, index_t c, index_t block, index_t p, real* to) const {
+        const index_t count = (blocks.end(block) - blocks.begin(block)) * blocks.size(p);
+        for (index_t n = 0; n < count; ++n) values[pixels.sorted.row[n]] = numbers[n];
+        each_pixel(c, block, p, [&](index_t at, index_t n) { to[at] = values[n]; });
+    }
+};
+
+// Padding: its functions in every channel, and the outputs and taps that meet it.
+struct Padding {
+    const Conv& s;
+    const Spline& spline;
+    bool any;
+    Padding(const Conv& s, const Spline& spline) : s(s), spline(spline), any(s.PH > 0 || s.PW > 0) {}
+
+    // f(cell, functions) of x = 0 in channel c.
+    template <class F>
+    void functions(index_t c, F f) const {
+        real zero = 0;
+        Buffer memory(Sorted::bytes(1, spline.G) + Sorter::bytes(1));
+        if (!memory.p) return;
+        Sorted sorted;
+        sorted.place(memory.p, 1);
+        Sorter(spline, 1, (char*)memory.p + Sorted::bytes(1, spline.G)).sort<false>(c, &zero, 1, sorted);
+        int cell = 0;
+        while (sorted.start[cell + 1] == 0) ++cell;
+        f(cell, (const real*)sorted.w);
+    }
+    // f(row of the grid of outputs, tap) of an image.
+    template <class F>
+    void each(F f) const {
+        for (index_t y = 0; y < s.OH(); ++y)
+            for (index_t x = 0; x < s.OW(); ++x)
+                for (index_t tap = 0; tap < s.taps(); ++tap)
+                    if (s.pads(y * s.SH + s.ty(tap), x * s.SW + s.tx(tap))) f(y * s.columns() + x, tap);
+    }
+    // What padding adds to the outputs of an image, (pixels, ld) of group g.
+    void outputs(index_t g, const real* w, index_t ld, index_t size, real* sums, real* to) const {
+        std::memset(sums, 0, s.taps() * ld * sizeof(real));
+        std::memset(to, 0, s.pixels() * ld * sizeof(real));
+        for (index_t c = g * s.inner(); c < (g + 1) * s.inner(); ++c)
+            functions(c, [&](int cell, const real* t) {
+                for (index_t tap = 0; tap < s.taps(); ++tap)
+                    for (int j = 0; j < P; ++j) {
+                        const real* from = w + c * size + (tap * s.T + cell + j) * ld;
+                        for (index_t o = 0; o < ld; ++o) sums[tap * ld + o] += t[j] * from[o];
+                    }
+            });
+        each([&](index_t row, index_t tap) {
+            for (index_t o = 0; o < ld; ++o) to[row * ld + o] += sums[tap * ld + o];
         });
     }
 };
@@ -152,8 +212,16 @@ static int conv_forward(const Spline& spline, const Conv& s, const real* x, cons
     const index_t part = ceil_div(vectors, parts), size = s.taps() * s.T * whole.ld;
     const size_t channel = Channel::bytes(blocks, spline.G);
     const size_t bytes = channel + round_up(blocks.stride * part * L * sizeof(real));
-    Buffer memory(bytes * s.threads);
-    if (!memory.p || !blocks.memory.p || !whole.memory.p) return 1;
+    const Padding padding(s, spline);
+    const index_t image = s.pixels() * whole.ld;
+    Buffer memory(bytes * s.threads), padded(padding.any ? s.groups * (image + s.taps() * whole.ld) * sizeof(real) : 0);
+    if (!memory.p || !padded.p || !blocks.memory.p || !whole.memory.p) return 1;
+    real* border = (real*)padded.p;  // (groups, pixels, ld)
+    if (padding.any)
+        parallel(s.groups, s.threads, [&](index_t g) {
+            real* sums = border + s.groups * image + g * s.taps() * whole.ld;
+            padding.outputs(g, whole.w, whole.ld, size, sums, border + g * image);
+        });
     parallel(work * parts, s.threads, [&](index_t task) {
         const index_t v0 = task % parts * part, v1 = min_of(v0 + part, vectors), ldy = (v1 - v0) * L;
         const index_t g = task / parts % s.groups, block = task / parts / s.groups;
@@ -162,6 +230,9 @@ static int conv_forward(const Spline& spline, const Conv& s, const real* x, cons
         Channel channel_(spline, blocks, mine);
         real* out = (real*)(mine + channel);
         std::memset(out, 0, blocks.stride * ldy * sizeof(real));
+        for (index_t n = 0; padding.any && n < blocks.images * s.pixels(); ++n)
+            std::memcpy(out + (s.margin() + n) * ldy, border + g * image + n % s.pixels() * whole.ld + v0 * L,
+                        ldy * sizeof(real));
         for (index_t c = g * s.inner(); c < (g + 1) * s.inner(); ++c)
             for (index_t p = 0; p < s.SH * s.SW; ++p) {
                 const Taps taps = blocks.taps(p);
@@ -181,6 +252,37 @@ static int conv_forward(const Spline& spline, const Conv& s, const real* x, cons
                     const real* from = out + row * ldy + o - v0 * L;
                     for (index_t n = 0; n < OW; ++n) to[n] = from[n * ldy];
                 }
+    });
+    return 0;
+}
+
+// Adds what padding contributes to gw; g as packed by conv_backward.
+static int padding_backward(const Padding& padding, const Blocks& blocks, const real* g, index_t ldy, real* gw) {
+    const Conv& s = padding.s;
+    const index_t size = s.taps() * ldy;
+    Buffer memory(s.groups * size * sizeof(real));
+    if (!memory.p) return 1;
+    real* sums = (real*)memory.p;  // (groups, taps, ldy), of the outputs where the tap meets padding
+    parallel(s.groups, s.threads, [&](index_t group) {
+        real* to = sums + group * size;
+        std::memset(to, 0, size * sizeof(real));
+        for (index_t b = 0; b < s.B; ++b) {
+            const index_t block = group * blocks.count() + b / blocks.images;
+            const real* from = g + (block * blocks.stride + s.margin() + b % blocks.images * s.pixels()) * ldy;
+            padding.each([&](index_t row, index_t tap) {
+                for (index_t o = 0; o < ldy; ++o) to[tap * ldy + o] += from[row * ldy + o];
+            });
+        }
+    });
+    parallel(s.C, s.threads, [&](index_t c) {
+        padding.functions(c, [&](int cell, const real* t) {
+            for (index_t tap = 0; tap < s.taps(); ++tap)
+                for (int j = 0; j < P; ++j) {
+                    real* to = gw + ((c * s.taps() + tap) * s.T + cell + j) * s.O;
+                    const real* from = sums + (c / s.inner() * s.taps() + tap) * ldy;
+                    for (index_t o = 0; o < s.O; ++o) to[o] += t[j] * from[o];
+                }
+        });
     });
     return 0;
 }
@@ -244,19 +346,18 @@ static int conv_backward(const Spline& spline, const Conv& s, const real* gy, co
             }
         }
     };
-    const size_t all = s.B * s.C * s.H * s.W * sizeof(real);
+    const size_t all = s.B * s.C * s.image() * sizeof(real);
     if (gx && classes > 1) std::memset(gx, 0, all);  // some classes may have no tap
     if (gr && classes > 1) std::memset(gr, 0, all);
-    if (s.C >= s.threads) {
-        parallel(s.C, s.threads, [&](index_t c) { run(c, 0, count, 0, s.taps(), gx, gw); });
-        return 0;
-    }
-    if (gx)
+    const bool many = s.C >= s.threads;
+    if (many) parallel(s.C, s.threads, [&](index_t c) { run(c, 0, count, 0, s.taps(), gx, gw); });
+    if (!many && gx)
         parallel(s.C * count, s.threads,
                  [&](index_t t) { run(t / count, t % count, t % count + 1, 0, s.taps(), true, false); });
-    if (gw)
+    if (!many && gw)
         parallel(s.C * s.taps(), s.threads, [&](index_t t) {
             run(t / s.taps(), 0, count, t % s.taps(), t % s.taps() + 1, false, true);
         });
-    return 0;
+    const Padding padding(s, spline);
+    return gw && padding.any ? padding_backward(padding, blocks, g, ldy, gw) : 0;
 }

@@ -1,6 +1,6 @@
 """The B-spline convolution as PyTorch operators over the compiled kernels.
 
-As ``compiled``: ``kanzoo::spline_conv2d`` convolves padded images; the forward saves its inputs
+As ``compiled``: ``kanzoo::spline_conv2d`` convolves images; the forward saves its inputs
 only, second derivatives go through the dense definition.
 """
 
@@ -17,7 +17,7 @@ from .runtime import call, thread_count
 
 SIGNATURE = (
     "Tensor x, Tensor weight, Tensor? residual, Tensor knots, int order, str extrapolation,"
-    " SymInt[2] stride, SymInt[2] dilation, SymInt groups"
+    " SymInt[2] stride, SymInt[2] padding, SymInt[2] dilation, SymInt groups"
 )
 torch.library.define(
     "kanzoo::spline_conv2d", f"({SIGNATURE}) -> Tensor", tags=torch.Tag.pt2_compliant_tag
@@ -31,11 +31,14 @@ torch.library.define(
 
 
 def _output_size(
-    x: Tensor, weight: Tensor, stride: Sequence[int], dilation: Sequence[int]
+    x: Tensor,
+    weight: Tensor,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
 ) -> list[int]:
-    kernel = weight.shape[1:3]
-    pairs = zip(x.shape[2:], kernel, stride, dilation, strict=True)
-    return [(size - (k - 1) * d - 1) // s + 1 for size, k, s, d in pairs]
+    every = zip(x.shape[2:], weight.shape[1:3], stride, padding, dilation, strict=True)
+    return [(size + 2 * p - (k - 1) * d - 1) // s + 1 for size, k, s, p, d in every]
 
 
 def _sizes(
@@ -45,6 +48,7 @@ def _sizes(
     order: int,
     extrapolation: str,
     stride: Sequence[int],
+    padding: Sequence[int],
     dilation: Sequence[int],
     groups: int,
 ) -> list[int]:
@@ -53,7 +57,29 @@ def _sizes(
     work = x.numel() * kh * kw * (outputs // 16 + 1)
     mode = EXTRAPOLATIONS.index(extrapolation)
     shape = [*x.shape, outputs, groups, kh, kw, *stride, *dilation]
-    return [*shape, cells, functions, knots.shape[0], mode, thread_count(work)]
+    return [*shape, cells, functions, knots.shape[0], mode, thread_count(work), *padding]
+
+
+def _pad(images: Tensor, margins: Sequence[int], value: float = 0.0) -> Tensor:
+    return F.pad(images, [margins[1], margins[1], margins[0], margins[0]], value=value)
+
+
+def _dense(
+    x: Tensor,
+    weight: Tensor,
+    residual: Tensor | None,
+    knots: Tensor,
+    order: int,
+    extrapolation: str,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+) -> Tensor:
+    """The definition in differentiable operations."""
+    padded = None if residual is None else _pad(residual, padding)
+    options = (order, extrapolation, stride, dilation, groups)
+    return dense_conv2d(_pad(x, padding), weight, padded, knots, *options)
 
 
 @torch.library.impl("kanzoo::spline_conv2d", "cpu")
@@ -65,17 +91,18 @@ def _forward(
     order: int,
     extrapolation: str,
     stride: Sequence[int],
+    padding: Sequence[int],
     dilation: Sequence[int],
     groups: int,
 ) -> Tensor:
     x, weight, knots = x.contiguous(), weight.contiguous(), knots.contiguous()
     residual = None if residual is None else residual.contiguous()
-    height, width = _output_size(x, weight, stride, dilation)
+    height, width = _output_size(x, weight, stride, padding, dilation)
     shape = (x.shape[0], groups * weight.shape[4], height, width)
     if x.numel() == 0 or weight.numel() == 0:
         return x.new_zeros(shape)
     y = x.new_empty(shape)
-    sizes = _sizes(x, weight, knots, order, extrapolation, stride, dilation, groups)
+    sizes = _sizes(x, weight, knots, order, extrapolation, stride, padding, dilation, groups)
     call("kanzoo_conv_forward", order, [x, weight, residual, knots, y], sizes)
     return y
 
@@ -90,6 +117,7 @@ def _backward(
     order: int,
     extrapolation: str,
     stride: Sequence[int],
+    padding: Sequence[int],
     dilation: Sequence[int],
     groups: int,
     need_x: bool,
@@ -106,7 +134,7 @@ def _backward(
     grad_x = make(x) if need_x or need_residual else None
     grad_residual = make(x) if need_residual else None
     if not empty and (need_x or need_weight or need_residual):
-        sizes = _sizes(x, weight, knots, order, extrapolation, stride, dilation, groups)
+        sizes = _sizes(x, weight, knots, order, extrapolation, stride, padding, dilation, groups)
         tensors = [grad, x, weight, residual, knots, grad_x, grad_weight, grad_residual]
         call("kanzoo_conv_backward", order, tensors, sizes)
     wanted = (grad_x if need_x else None, grad_weight, grad_residual)
@@ -115,8 +143,9 @@ def _backward(
 
 
 @torch.library.register_fake("kanzoo::spline_conv2d")
-def _forward_fake(x, weight, residual, knots, order, extrapolation, stride, dilation, groups):  # type: ignore[no-untyped-def]
-    height, width = _output_size(x, weight, stride, dilation)
+def _forward_fake(x, weight, residual, knots, order, extrapolation, *options):  # type: ignore[no-untyped-def]
+    stride, padding, dilation, groups = options
+    height, width = _output_size(x, weight, stride, padding, dilation)
     return x.new_empty(x.shape[0], groups * weight.shape[4], height, width)
 
 
@@ -143,7 +172,7 @@ def _first_derivative(ctx, grad: Tensor):  # type: ignore[no-untyped-def]
     )
     wanted = (*needs[:2], needs[2] and residual is not None)
     gradients = [g if need else None for g, need in zip(found, wanted, strict=True)]
-    return *gradients, *[None] * 6
+    return *gradients, *[None] * 7
 
 
 def _save_backward(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
@@ -154,7 +183,7 @@ def _save_backward(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
 def _second_derivative(ctx, *grads):  # type: ignore[no-untyped-def]
     *variables, knots = ctx.saved_tensors
     second = differentiate_gradient(
-        lambda x, w, r: dense_conv2d(x, w, r, knots, *ctx.options), variables, grads, ctx.needs
+        lambda x, w, r: _dense(x, w, r, knots, *ctx.options), variables, grads, ctx.needs
     )
     return *second, *[None] * (len(ctx.needs_input_grad) - len(second))
 
@@ -221,19 +250,19 @@ def spline_conv2d(
         raise ValueError(
             f"weight must be ({channels}, kh, kw, {rows}, out), got {tuple(weight.shape)}"
         )
-    if any(margins):
-        border = [margins[1], margins[1], margins[0], margins[0]]
-        x = F.pad(x, border)
-        residual = None if residual is None else F.pad(residual, border, value=residual_padding)
-    if min(_output_size(x, weight, strides, dilations)) < 1:
+    if any(margins) and residual is not None and residual_padding != 0:
+        x, residual = _pad(x, margins), _pad(residual, margins, residual_padding)
+        margins = [0, 0]
+    if min(_output_size(x, weight, strides, margins, dilations)) < 1:
         raise ValueError(
             f"kernel {tuple(weight.shape[1:3])} with dilation {dilations} exceeds the padded"
             f" image {tuple(x.shape[2:])}"
         )
-    arguments = (x, weight, residual, knots, order, extrapolation, strides, dilations, groups)
+    options = (strides, margins, dilations, groups)
+    arguments = (x, weight, residual, knots, order, extrapolation, *options)
     if is_transformed():
         with torch.autocast("cpu", enabled=False):
-            y = dense_conv2d(*arguments)
+            y = _dense(*arguments)
     else:
         y = torch.ops.kanzoo.spline_conv2d(*arguments)
     return y if torch.is_autocast_enabled("cpu") else y.to(given)

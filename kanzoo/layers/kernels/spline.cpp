@@ -32,9 +32,11 @@ extern "C" int kanzoo_linear_backward(const real* gy, const real* x, const real*
 }
 
 // sizes: B, C, H, W, O per group, groups, KH, KW, SH, SW, DH, DW, G, T, knot vectors, extrapolation,
-// threads. Images are padded already; residual may be null. Writes y.
+// threads, PH, PW. A padded pixel is x = 0 with residual 0; residual may be null. Writes y.
 static Conv conv_of(const index_t* n) {
-    return {n[0], n[1], n[2], n[3], n[4], n[5], n[6], n[7], n[8], n[9], n[10], n[11], (int)n[13], (int)n[16]};
+    const index_t H = n[2] + 2 * n[17], W = n[3] + 2 * n[18];
+    return {n[0],  n[1],  H,     W,     n[4],       n[5],      n[6], n[7], n[8], n[9],
+            n[10], n[11], n[17], n[18], (int)n[13], (int)n[16]};
 }
 
 extern "C" int kanzoo_conv_forward(const real* x, const real* w, const real* residual, const real* knots, real* y,

@@ -20,9 +20,10 @@ struct Taps {
     const index_t* at;    // where the weight of the tap begins
 };
 
-// Sorted pixels of a channel, and their residual branch in the same order.
+// Sorted pixels of a channel, and in the same order their rows of outputs and residual branch.
 struct Pixels {
     Sorted sorted;
+    const int32_t* row;
     const real* residual;
 };
 
@@ -48,7 +49,7 @@ static void forward_taps(const Pixels& p, int G, const Taps& taps, const real* w
         for (int r = 0; r < R; ++r) {
             for (int j = 0; j < P; ++j) t[r][j] = vec{} + p.sorted.w[(n + r) * PL + j];
             if (Q) t[r][P + Q - 1] = vec{} + p.residual[n + r];
-            out[r] = y + p.sorted.row[n + r] * ldy;
+            out[r] = y + p.row[n + r] * ldy;
         }
         for (index_t k = 0; k < taps.count; ++k) {
             const real* from = w + taps.at[k];
@@ -75,7 +76,7 @@ static void input_taps(const Pixels& p, int G, const Taps& taps, const real* w, 
         constexpr int R = decltype(rows)::value;
         vec acc[R][P + Q] = {};
         const real* at[R];
-        for (int r = 0; r < R; ++r) at[r] = g + p.sorted.row[n + r] * ldy;
+        for (int r = 0; r < R; ++r) at[r] = g + p.row[n + r] * ldy;
         for (index_t k = 0; k < taps.count; ++k) {
             const real* from = w + taps.at[k];
             const index_t move = taps.move[k] * ldy;
@@ -120,7 +121,7 @@ static void weight_taps(const Pixels& p, int G, const index_t* move, const index
     };
     for (int c = 0; c < G; ++c) {
         for (index_t n = s.start[c]; n < s.start[c + 1]; ++n) {
-            const index_t row = s.row[n] * ldy;
+            const index_t row = p.row[n] * ldy;
             vec t[P + Q];
             for (int j = 0; j < P; ++j) t[j] = vec{} + s.w[n * PL + j];
             if (Q) t[P + Q - 1] = vec{} + p.residual[n];
