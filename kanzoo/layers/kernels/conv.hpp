@@ -85,14 +85,14 @@ struct Channel {
     void* sorter;
 
     static size_t bytes(const Blocks& b, int G) {
-        return Sorted::bytes(b.pixels, G) + Sorter::bytes(b.pixels) + 2 * round_up(b.pixels * sizeof(real)) +
+        return Sorted::bytes(b.pixels, G) + Sorter::bytes(b.pixels, G) + 2 * round_up(b.pixels * sizeof(real)) +
                round_up((b.pixels + Sorted::AHEAD) * sizeof(int32_t));
     }
     Channel(const Spline& spline, const Blocks& blocks, char* p) : spline(spline), blocks(blocks) {
         pixels.sorted.place(p, blocks.pixels);
         p += Sorted::bytes(blocks.pixels, spline.G);
         sorter = p;
-        p += Sorter::bytes(blocks.pixels);
+        p += Sorter::bytes(blocks.pixels, spline.G);
         values = (real*)p;
         p += round_up(blocks.pixels * sizeof(real));
         pixels.residual = residual = (real*)p;
@@ -139,14 +139,16 @@ struct Padding {
     template <class F>
     void functions(index_t c, F f) const {
         real zero = 0;
-        Buffer memory(Sorted::bytes(1, spline.G) + Sorter::bytes(1));
+        Buffer memory(Sorted::bytes(1, spline.G) + Sorter::bytes(1, spline.G));
         if (!memory.p) return;
         Sorted sorted;
         sorted.place(memory.p, 1);
         Sorter(spline, 1, (char*)memory.p + Sorted::bytes(1, spline.G)).sort<false>(c, &zero, 1, sorted);
         int cell = 0;
         while (sorted.start[cell + 1] == 0) ++cell;
-        f(cell, (const real*)sorted.w);
+        real t[P];
+        for (int j = 0; j < P; ++j) t[j] = sorted.w[j * sorted.ld];
+        f(cell, t);
     }
     // f(row of the grid of outputs, tap) of an image.
     template <class F>

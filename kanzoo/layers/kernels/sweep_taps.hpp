@@ -47,7 +47,7 @@ static void forward_taps(const Pixels& p, int G, const Taps& taps, const real* w
         vec t[R][P + Q];
         real* out[R];
         for (int r = 0; r < R; ++r) {
-            for (int j = 0; j < P; ++j) t[r][j] = vec{} + p.sorted.w[(n + r) * PL + j];
+            for (int j = 0; j < P; ++j) t[r][j] = vec{} + p.sorted.w[j * p.sorted.ld + n + r];
             if (Q) t[r][P + Q - 1] = vec{} + p.residual[n + r];
             out[r] = y + p.row[n + r] * ldy;
         }
@@ -90,9 +90,9 @@ static void input_taps(const Pixels& p, int G, const Taps& taps, const real* w, 
             }
         }
         for (int r = 0; r < R; ++r) {
-            const real* d = p.sorted.d + (n + r) * PL;
+            const real* d = p.sorted.d + n + r;
             vec sum = d[0] * acc[r][0];
-            for (int j = 1; j < P; ++j) sum += d[j] * acc[r][j];
+            for (int j = 1; j < P; ++j) sum += d[j * p.sorted.ld] * acc[r][j];
             const real total = Fold<L, 1>::run(sum)[0];
             slope[n + r] = add ? slope[n + r] + total : total;
             if (!Q) continue;
@@ -123,7 +123,7 @@ static void weight_taps(const Pixels& p, int G, const index_t* move, const index
         for (index_t n = s.start[c]; n < s.start[c + 1]; ++n) {
             const index_t row = p.row[n] * ldy;
             vec t[P + Q];
-            for (int j = 0; j < P; ++j) t[j] = vec{} + s.w[n * PL + j];
+            for (int j = 0; j < P; ++j) t[j] = vec{} + s.w[j * s.ld + n];
             if (Q) t[P + Q - 1] = vec{} + p.residual[n];
             for (int k = 0; k < K; ++k)
                 for (int v = 0; v < NV; ++v) {
