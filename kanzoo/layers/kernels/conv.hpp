@@ -135,15 +135,15 @@ struct Padding {
     bool any;
     Padding(const Conv& s, const Spline& spline) : s(s), spline(spline), any(s.PH > 0 || s.PW > 0) {}
 
-    // f(cell, functions) of x = 0 in channel c.
+    size_t bytes() const { return Sorted::bytes(1, spline.G) + Sorter::bytes(1, spline.G); }
+
+    // f(cell, functions) of x = 0 in channel c, with memory of `bytes()`.
     template <class F>
-    void functions(index_t c, F f) const {
+    void functions(index_t c, void* memory, F f) const {
         real zero = 0;
-        Buffer memory(Sorted::bytes(1, spline.G) + Sorter::bytes(1, spline.G));
-        if (!memory.p) return;
         Sorted sorted;
-        sorted.place(memory.p, 1);
-        Sorter(spline, 1, (char*)memory.p + Sorted::bytes(1, spline.G)).sort<false>(c, &zero, 1, sorted);
+        sorted.place(memory, 1);
+        Sorter(spline, 1, (char*)memory + Sorted::bytes(1, spline.G)).sort<false>(c, &zero, 1, sorted);
         int cell = 0;
         while (sorted.start[cell + 1] == 0) ++cell;
         real t[P];
@@ -159,11 +159,11 @@ struct Padding {
                     if (s.pads(y * s.SH + s.ty(tap), x * s.SW + s.tx(tap))) f(y * s.columns() + x, tap);
     }
     // What padding adds to the outputs of an image, (pixels, ld) of group g.
-    void outputs(index_t g, const real* w, index_t ld, index_t size, real* sums, real* to) const {
+    void outputs(index_t g, const real* w, index_t ld, index_t size, void* memory, real* sums, real* to) const {
         std::memset(sums, 0, s.taps() * ld * sizeof(real));
         std::memset(to, 0, s.pixels() * ld * sizeof(real));
         for (index_t c = g * s.inner(); c < (g + 1) * s.inner(); ++c)
-            functions(c, [&](int cell, const real* t) {
+            functions(c, memory, [&](int cell, const real* t) {
                 for (index_t tap = 0; tap < s.taps(); ++tap)
                     for (int j = 0; j < P; ++j) {
                         const real* from = w + c * size + (tap * s.T + cell + j) * ld;
@@ -213,8 +213,8 @@ static int conv_forward(const Spline& spline, const Conv& s, const real* x, cons
     const index_t parts = work < s.threads ? min_of(ceil_div(s.threads, work), vectors) : 1;
     const index_t part = ceil_div(vectors, parts), size = s.taps() * s.T * whole.ld;
     const size_t channel = Channel::bytes(blocks, spline.G);
-    const size_t bytes = channel + round_up(blocks.stride * part * L * sizeof(real));
     const Padding padding(s, spline);
+    const size_t bytes = channel + max_of(round_up(blocks.stride * part * L * sizeof(real)), padding.bytes());
     const index_t image = s.pixels() * whole.ld;
     Buffer memory(bytes * s.threads), padded(padding.any ? s.groups * (image + s.taps() * whole.ld) * sizeof(real) : 0);
     if (!memory.p || !padded.p || !blocks.memory.p || !whole.memory.p) return 1;
@@ -222,7 +222,7 @@ static int conv_forward(const Spline& spline, const Conv& s, const real* x, cons
     if (padding.any)
         parallel(s.groups, s.threads, [&](index_t g) {
             real* sums = border + s.groups * image + g * s.taps() * whole.ld;
-            padding.outputs(g, whole.w, whole.ld, size, sums, border + g * image);
+            padding.outputs(g, whole.w, whole.ld, size, (char*)memory.p + bytes * thread_number(), sums, border + g * image);
         });
     parallel(work * parts, s.threads, [&](index_t task) {
         const index_t v0 = task % parts * part, v1 = min_of(v0 + part, vectors), ldy = (v1 - v0) * L;
@@ -262,8 +262,9 @@ static int conv_forward(const Spline& spline, const Conv& s, const real* x, cons
 static int padding_backward(const Padding& padding, const Blocks& blocks, const real* g, index_t ldy, real* gw) {
     const Conv& s = padding.s;
     const index_t size = s.taps() * ldy;
-    Buffer memory(s.groups * size * sizeof(real));
-    if (!memory.p) return 1;
+    const size_t one = round_up(padding.bytes());
+    Buffer memory(s.groups * size * sizeof(real)), functions(one * s.threads);
+    if (!memory.p || !functions.p) return 1;
     real* sums = (real*)memory.p;  // (groups, taps, ldy), of the outputs where the tap meets padding
     parallel(s.groups, s.threads, [&](index_t group) {
         real* to = sums + group * size;
@@ -277,7 +278,7 @@ static int padding_backward(const Padding& padding, const Blocks& blocks, const 
         }
     });
     parallel(s.C, s.threads, [&](index_t c) {
-        padding.functions(c, [&](int cell, const real* t) {
+        padding.functions(c, (char*)functions.p + one * thread_number(), [&](int cell, const real* t) {
             for (index_t tap = 0; tap < s.taps(); ++tap)
                 for (int j = 0; j < P; ++j) {
                     real* to = gw + ((c * s.taps() + tap) * s.T + cell + j) * s.O;
