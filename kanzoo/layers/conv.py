@@ -126,12 +126,8 @@ class ConvLayer(KANLayer):
             return operator(self.features(pixels), weight, self.bias, **options)
         batched = pixels.dim() == self.dims + 2
         images = pixels if batched else pixels.unsqueeze(0)
-        full = {
-            "padding": (0,) * self.dims,
-            "output_padding": (0,) * self.dims,
-            "transposed": operator is TRANSPOSED.get(self.dims),
-            **options,
-        }
+        none, transposed = (0,) * self.dims, operator is TRANSPOSED.get(self.dims)
+        full = {"padding": none, "output_padding": none, "transposed": transposed, **options}
         y = blocked_conv(self.expansion, weight, images, full)
         if y is None:
             parameters = [p for p in self.expansion.parameters() if p.requires_grad]

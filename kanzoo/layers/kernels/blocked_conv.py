@@ -60,18 +60,16 @@ class _Images:
             planes = self.memory[: x.numel() * self.functions]
             planes = planes.view(*places.inside.shape[:2], self.functions, -1)
             functions, out = range(self.count), planes[:, :, : self.count]
-            _, steep = expand(
-                places, self.spline, functions, self.work, slopes, axis=2, out=out
-            )
+            _, steep = expand(places, self.spline, functions, self.work, slopes, axis=2, out=out)
             if self.residual is not None:
                 planes[:, :, -1] = self.grouped(self.residual[images].movedim(1, -1))
             yield images, planes.view(*x.shape[:-1], -1).movedim(-1, 1), steep, places
 
 
 def _functions_first(weight: Tensor, options: Options, functions: int) -> Tensor:
-    """The weight with functions before channels, as the planes are; its own inverse in a way.
+    """The weight with functions before channels in every group, as the planes are.
 
-    Within a group `functions` becomes the slower axis, whatever it was made of before.
+    With the number of channels of a group for `functions`, the way back.
     """
     *_, transposed, _, groups = options
     if transposed:  # (groups, C / groups, T, ...)

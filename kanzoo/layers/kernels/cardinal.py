@@ -119,7 +119,7 @@ def _power(base: Tensor, exponent: int, out: Tensor) -> Tensor:
 
 def _shrink(remains: Tensor, by: float) -> None:
     """(t - by)_+ for t >= 0, in place and in one pass."""
-    torch._C._nn.softshrink(remains, by, out=remains)
+    torch._C._nn.softshrink(remains, by, out=remains)  # type: ignore[call-arg]
 
 
 def expand(
