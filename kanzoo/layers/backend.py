@@ -23,7 +23,6 @@ from kanzoo.layers.expansion import Expansion
 BACKENDS = ("auto", "dense", "blocked", "compiled")
 MAX_ORDER = 5  # of the compiled splines
 COMPILED_OPERATORS = ("KANLinear", "KANConv2d")
-FULL_PRECISION = (torch.float32, torch.float64)
 SMALL = 2**14  # features of a batch below which recomputing costs more than it saves
 
 
@@ -102,11 +101,11 @@ def blocked_conv(
     expansion: Expansion, weight: Tensor, pixels: Tensor, options: dict[str, Any]
 ) -> Tensor | None:
     """The plain operator on B-splines of pixels (B, C, *S) without a compiler; None for others."""
-    full = not torch.is_autocast_enabled(pixels.device.type) and weight.dtype in FULL_PRECISION
-    if not isinstance(expansion.basis, BSpline) or not full:
+    if not isinstance(expansion.basis, BSpline):
         return None
-    wide = expansion.wide(pixels)
-    inputs = wide
+    inputs = wide = expansion.wide(pixels)
+    if torch.is_autocast_enabled(pixels.device.type) or weight.dtype != wide.dtype:
+        return None
     if expansion.squash != "none":
         inputs = expansion.squasher(wide.movedim(1, -1)).movedim(-1, 1)
     names = ("stride", "padding", "dilation", "transposed", "output_padding", "groups")
