@@ -87,7 +87,7 @@ def test_operators_pass_opcheck() -> None:
     arguments = (x.requires_grad_(), weight.requires_grad_(), residual, knots, 3, "zero")
     torch.library.opcheck(torch.ops.kanzoo.spline_linear.default, arguments)
     image, kernel = torch.randn(2, 3, 5, 5, requires_grad=True), torch.randn(3, 2, 2, 8, 4)
-    options = (None, knots, 3, "zero", [1, 1], [1, 1], 1)
+    options = (None, knots, 3, "zero", [1, 1], [1, 0], [1, 1], 1)
     torch.library.opcheck(torch.ops.kanzoo.spline_conv2d.default, (image, kernel, *options))
 
 

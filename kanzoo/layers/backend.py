@@ -99,6 +99,22 @@ def conv2d(
     return _as_dense(y, weight)
 
 
+def blocked_conv(
+    expansion: Expansion, weight: Tensor, pixels: Tensor, options: dict[str, Any]
+) -> Tensor | None:
+    """The plain operator on B-splines of pixels (B, C, *S) without a compiler; None for others."""
+    if not isinstance(expansion.basis, BSpline):
+        return None
+    inputs = wide = expansion.wide(pixels)
+    if torch.is_autocast_enabled(pixels.device.type) or weight.dtype != wide.dtype:
+        return None
+    if expansion.squash != "none":
+        inputs = expansion.squasher(wide.movedim(1, -1)).movedim(-1, 1)
+    names = ("stride", "padding", "dilation", "transposed", "output_padding", "groups")
+    arguments = spline_arguments(expansion, wide, weight)
+    return kernels.blocked_spline_conv(inputs, *arguments, tuple(options[name] for name in names))
+
+
 def _has_kernels(order: int) -> bool:
     return kernels.is_available(order)
 

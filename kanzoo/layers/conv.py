@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kanzoo.bases.base import Basis, BasisFactory, as_factory
-from kanzoo.layers.backend import check_backend, choose, conv2d
+from kanzoo.layers.backend import blocked_conv, check_backend, choose, conv2d
 from kanzoo.layers.expansion import Expansion
 from kanzoo.layers.kernels import recomputed_conv
 from kanzoo.layers.layer import KANLayer, check_channels, check_sizes, weighted_sum
@@ -127,14 +127,13 @@ class ConvLayer(KANLayer):
         if chosen == "dense" or self.expansion.squash == "batch":
             return operator(self.features(pixels), weight, self.bias, **options)
         batched = pixels.dim() == self.dims + 2
-        y = recomputed_conv(
-            self.features,
-            pixels if batched else pixels.unsqueeze(0),
-            weight,
-            [p for p in self.expansion.parameters() if p.requires_grad],
-            transposed=operator is TRANSPOSED.get(self.dims),
-            **{"padding": (0,) * self.dims, **options},
-        )
+        images = pixels if batched else pixels.unsqueeze(0)
+        none, transposed = (0,) * self.dims, operator is TRANSPOSED.get(self.dims)
+        full = {"padding": none, "output_padding": none, "transposed": transposed, **options}
+        y = blocked_conv(self.expansion, weight, images, full)
+        if y is None:
+            parameters = [p for p in self.expansion.parameters() if p.requires_grad]
+            y = recomputed_conv(self.features, images, weight, parameters, **full)
         y = y if self.bias is None else y + self.bias.view(-1, *[1] * self.dims)
         return y if batched else y.squeeze(0)
 
@@ -172,6 +171,9 @@ class KANConv(ConvLayer):
         options = {"stride": self.stride, "dilation": self.dilation, "groups": self.groups}
         operator = type(self).__name__
         if choose(self.expansion, self.weight, x, self.backend, operator) == "compiled":
+            if self.expansion.keeps_zero:  # the kernel knows padding
+                padded = {"padding": self.padding, **options}
+                return conv2d(self.expansion, self.weight, self.bias, x, padded)
             return conv2d(self.expansion, self.weight, self.bias, self.padded(x), options)
         if self.expansion.zero_at_zero:  # the operator's own padding is phi(0), as it should
             options["padding"] = self.padding

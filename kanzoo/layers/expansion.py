@@ -82,9 +82,14 @@ class Expansion(nn.Module):
         return self.squash in ("none", "tanh", "sigmoid")
 
     @property
+    def keeps_zero(self) -> bool:
+        """Whether an input of zero reaches the basis as zero and has a residual of zero."""
+        return self.squash in ("none", "tanh")  # so are all activations
+
+    @property
     def zero_at_zero(self) -> bool:
         """Whether all functions of a zero are zero, so that zeros can be put in after them."""
-        return self.basis.zero_at_zero and self.squash in ("none", "tanh")
+        return self.basis.zero_at_zero and self.keeps_zero
 
     def grid_changed(self) -> None:
         """Take note that the basis has another grid, and perhaps another number of functions."""

@@ -1,6 +1,7 @@
 """Fast paths of KAN layers: compiled B-splines, and blocks of features elsewhere."""
 
 from .blocked import blocked_linear
+from .blocked_conv import blocked_spline_conv
 from .blocked_spline import blocked_spline_linear
 from .compile import CompileError, is_available, unavailable_reason
 from .compiled import spline_linear
@@ -12,6 +13,7 @@ from .recompute import recomputed_conv
 __all__ = [
     "CompileError",
     "blocked_linear",
+    "blocked_spline_conv",
     "blocked_spline_linear",
     "dense_conv2d",
     "dense_linear",

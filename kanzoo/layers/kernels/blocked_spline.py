@@ -34,7 +34,7 @@ class _Blocks:
         rows, features = x.shape
         self.rows = max(min(rows, MOST_ROWS), 1)
         self.width = max(min(features, BUFFER // (min(GROUP, count) * self.rows)), 1)
-        self.work = Workspace(x, min(GROUP, count), self.rows, self.width)
+        self.work = Workspace(x, min(GROUP, count) * self.rows * self.width)
 
     def __iter__(self) -> Iterator[tuple[slice, slice, Cardinal, Places]]:
         for n in range(0, self.x.shape[0], self.rows):

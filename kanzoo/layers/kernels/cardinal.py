@@ -12,7 +12,7 @@ Axes: V knot vectors, 1 or as many as features; m functions, n rows, b features 
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -24,6 +24,7 @@ from .local import is_uniform
 class Cardinal:
     """Functions on equal intervals, in scaled distances."""
 
+    count: int  # functions
     order: int  # at least 2: the slope of lower ones jumps at the knots
     extrapolation: str
     start: Tensor  # (V,), the first knot
@@ -36,9 +37,17 @@ class Cardinal:
         """For a block of features."""
         if self.start.shape[0] == 1:
             return self
-        ends = (self.low[block], self.high[block])
         start, scale = self.start[block], self.scale[block]
-        return Cardinal(self.order, self.extrapolation, start, scale, *ends, self.unit)
+        low, high = self.low[block], self.high[block]
+        return replace(self, start=start, scale=scale, low=low, high=high)
+
+    def in_groups(self, groups: int) -> "Cardinal":
+        """For inputs with features in groups, (..., groups, C / groups)."""
+        if self.start.shape[0] == 1:
+            return self
+        knots = (self.start, self.scale, self.low, self.high)
+        start, scale, low, high = (t.view(groups, -1) for t in knots)
+        return replace(self, start=start, scale=scale, low=low, high=high)
 
     @property
     def half(self) -> float:
@@ -61,7 +70,8 @@ def prepare_cardinal(knots: Tensor, order: int, extrapolation: str) -> Cardinal 
     unit = math.factorial(order) ** (-1 / order)
     scale = unit * (knots.shape[1] - 1) / (knots[:, -1] - knots[:, 0])
     ends = (knots[:, order], knots[:, knots.shape[1] - order - 1])
-    return Cardinal(order, extrapolation, knots[:, 0], scale, *ends, unit)
+    count = knots.shape[1] - order - 1
+    return Cardinal(count, order, extrapolation, knots[:, 0], scale, *ends, unit)
 
 
 @dataclass(frozen=True)
@@ -88,15 +98,14 @@ def place(x: Tensor, spline: Cardinal) -> Places:
 
 
 class Workspace:
-    """Buffers for `functions` functions of n x b inputs, used again from block to block."""
+    """Four buffers of so many numbers, used again from block to block."""
 
-    def __init__(self, like: Tensor, functions: int, rows: int, width: int) -> None:
-        self.memory = like.new_empty(4, functions * rows * width)
+    def __init__(self, like: Tensor, size: int) -> None:
+        self.memory = like.new_empty(4, size)
 
-    def get(self, index: int, functions: int, rows: int, width: int) -> Tensor:
-        """A contiguous buffer (functions, rows, width)."""
-        flat = self.memory[index, : functions * rows * width]
-        return flat.view(functions, rows, width)
+    def get(self, index: int, *shape: int) -> Tensor:
+        """A contiguous buffer of that shape."""
+        return self.memory[index, : math.prod(shape)].view(shape)
 
 
 def _power(base: Tensor, exponent: int, out: Tensor) -> Tensor:
@@ -108,39 +117,57 @@ def _power(base: Tensor, exponent: int, out: Tensor) -> Tensor:
     return out if exponent == 4 else out.mul_(base)
 
 
-def expand(
-    places: Places, spline: Cardinal, functions: range, work: Workspace, slopes: bool
-) -> tuple[Tensor, Tensor | None]:
-    """Values (m, n, b) of some functions, and slopes per scaled distance if wanted.
+def _shrink(remains: Tensor, by: float) -> None:
+    """(t - by)_+ for t >= 0, in place and in one pass."""
+    torch._C._nn.softshrink(remains, by, out=remains)  # type: ignore[call-arg]
 
-    Both are buffers of the workspace, valid until the next call; its fourth buffer stays free.
+
+def expand(
+    places: Places,
+    spline: Cardinal,
+    functions: range,
+    work: Workspace,
+    slopes: bool,
+    *,
+    axis: int = 0,
+    out: Tensor | None = None,
+) -> tuple[Tensor, Tensor | None]:
+    """Values of some functions, and slopes per scaled distance if wanted.
+
+    Both have the shape of the places with the functions as a further axis, values in ``out`` if
+    given; else they are buffers of the workspace, valid until the next call. Its second and third
+    buffers are free again.
     """
-    size = (len(functions), *places.inside.shape)
+    size = list(places.inside.shape)
+    size.insert(axis, len(functions))
+    inside = places.inside.unsqueeze(axis)
     slopes = slopes or places.beyond is not None
-    value, remains, power = (work.get(i, *size) for i in range(3))
+    value = work.get(0, *size) if out is None else out
+    remains, power = work.get(1, *size), work.get(2, *size)
     middles = torch.arange(functions.start, functions.stop, dtype=value.dtype, device=value.device)
-    middles = middles.mul_(spline.unit).add_(spline.half).view(-1, 1, 1)
+    middles = middles.mul_(spline.unit).add_(spline.half)
+    middles = middles.view(-1, *[1] * (len(size) - axis - 1))
     half = value.new_tensor(spline.half)
     weights, order = spline.weights, spline.order
-    torch.sub(places.inside, middles, out=remains)
+    torch.sub(inside, middles, out=remains)
     torch.sub(half, remains.abs_(), out=remains).clamp_min_(0)
     if not slopes:
         _power(remains, order, value)
         for weight in weights[1:]:
-            remains.sub_(spline.unit).clamp_min_(0)
+            _shrink(remains, spline.unit)
             value.add_(_power(remains, order, power), alpha=weight)
         return value, None
     slope = work.get(3, *size)
     _power(remains, order - 1, slope)
     torch.mul(slope, remains, out=value)
     for weight in weights[1:]:
-        remains.sub_(spline.unit).clamp_min_(0)
+        _shrink(remains, spline.unit)
         _power(remains, order - 1, power)
         value.addcmul_(power, remains, value=weight)
         slope.add_(power, alpha=weight)
     slope.mul_(order)
-    torch.sub(middles, places.inside, out=remains)  # the bell rises left of its middle
+    torch.sub(middles, inside, out=remains)  # the bell rises left of its middle
     torch.copysign(slope, remains, out=slope)
     if places.beyond is not None:
-        value.addcmul_(slope, places.beyond)
+        value.addcmul_(slope, places.beyond.unsqueeze(axis))
     return value, slope

@@ -1,6 +1,6 @@
 """The B-spline convolution as PyTorch operators over the compiled kernels.
 
-As ``compiled``: ``kanzoo::spline_conv2d`` convolves padded images; the forward saves its inputs
+As ``compiled``: ``kanzoo::spline_conv2d`` convolves images; the forward saves its inputs
 only, second derivatives go through the dense definition.
 """
 
@@ -12,12 +12,12 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from .compiled import check_spline, in_float32, is_transformed
-from .dense import EXTRAPOLATIONS, conv_weight, dense_conv2d, differentiate_gradient
+from .dense import EXTRAPOLATIONS, dense_conv2d, differentiate_gradient
 from .runtime import call, thread_count
 
 SIGNATURE = (
     "Tensor x, Tensor weight, Tensor? residual, Tensor knots, int order, str extrapolation,"
-    " SymInt[2] stride, SymInt[2] dilation, SymInt groups"
+    " SymInt[2] stride, SymInt[2] padding, SymInt[2] dilation, SymInt groups"
 )
 torch.library.define(
     "kanzoo::spline_conv2d", f"({SIGNATURE}) -> Tensor", tags=torch.Tag.pt2_compliant_tag
@@ -31,11 +31,14 @@ torch.library.define(
 
 
 def _output_size(
-    x: Tensor, weight: Tensor, stride: Sequence[int], dilation: Sequence[int]
+    x: Tensor,
+    weight: Tensor,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
 ) -> list[int]:
-    kernel = weight.shape[1:3]
-    pairs = zip(x.shape[2:], kernel, stride, dilation, strict=True)
-    return [(size - (k - 1) * d - 1) // s + 1 for size, k, s, d in pairs]
+    every = zip(x.shape[2:], weight.shape[1:3], stride, padding, dilation, strict=True)
+    return [(size + 2 * p - (k - 1) * d - 1) // s + 1 for size, k, s, p, d in every]
 
 
 def _sizes(
@@ -45,6 +48,7 @@ def _sizes(
     order: int,
     extrapolation: str,
     stride: Sequence[int],
+    padding: Sequence[int],
     dilation: Sequence[int],
     groups: int,
 ) -> list[int]:
@@ -53,7 +57,29 @@ def _sizes(
     work = x.numel() * kh * kw * (outputs // 16 + 1)
     mode = EXTRAPOLATIONS.index(extrapolation)
     shape = [*x.shape, outputs, groups, kh, kw, *stride, *dilation]
-    return [*shape, cells, functions, knots.shape[0], mode, thread_count(work)]
+    return [*shape, cells, functions, knots.shape[0], mode, thread_count(work), *padding]
+
+
+def _pad(images: Tensor, margins: Sequence[int], value: float = 0.0) -> Tensor:
+    return F.pad(images, [margins[1], margins[1], margins[0], margins[0]], value=value)
+
+
+def _dense(
+    x: Tensor,
+    weight: Tensor,
+    residual: Tensor | None,
+    knots: Tensor,
+    order: int,
+    extrapolation: str,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+) -> Tensor:
+    """The definition in differentiable operations."""
+    padded = None if residual is None else _pad(residual, padding)
+    options = (order, extrapolation, stride, dilation, groups)
+    return dense_conv2d(_pad(x, padding), weight, padded, knots, *options)
 
 
 @torch.library.impl("kanzoo::spline_conv2d", "cpu")
@@ -65,19 +91,19 @@ def _forward(
     order: int,
     extrapolation: str,
     stride: Sequence[int],
+    padding: Sequence[int],
     dilation: Sequence[int],
     groups: int,
 ) -> Tensor:
     x, weight, knots = x.contiguous(), weight.contiguous(), knots.contiguous()
-    height, width = _output_size(x, weight, stride, dilation)
-    if residual is None or x.numel() == 0:
-        y = x.new_zeros(x.shape[0], groups * weight.shape[4], height, width)
-    else:
-        kernel = conv_weight(weight[:, :, :, -1:], groups)
-        y = F.conv2d(residual, kernel, None, stride, 0, dilation, groups).contiguous()
-    if y.numel() and x.numel():
-        sizes = _sizes(x, weight, knots, order, extrapolation, stride, dilation, groups)
-        call("kanzoo_conv_forward", order, [x, weight, knots, y], sizes)
+    residual = None if residual is None else residual.contiguous()
+    height, width = _output_size(x, weight, stride, padding, dilation)
+    shape = (x.shape[0], groups * weight.shape[4], height, width)
+    if x.numel() == 0 or weight.numel() == 0:
+        return x.new_zeros(shape)
+    y = x.new_empty(shape)
+    sizes = _sizes(x, weight, knots, order, extrapolation, stride, padding, dilation, groups)
+    call("kanzoo_conv_forward", order, [x, weight, residual, knots, y], sizes)
     return y
 
 
@@ -91,6 +117,7 @@ def _backward(
     order: int,
     extrapolation: str,
     stride: Sequence[int],
+    padding: Sequence[int],
     dilation: Sequence[int],
     groups: int,
     need_x: bool,
@@ -98,42 +125,27 @@ def _backward(
     need_residual: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     grad, x, weight, knots = (t.contiguous() for t in (grad, x, weight, knots))
+    residual = None if residual is None else residual.contiguous()
+    need_residual = need_residual and residual is not None
     empty = grad.numel() == 0 or x.numel() == 0
     make = torch.zeros_like if empty else torch.empty_like
-    grad_x = make(x) if need_x else x.new_empty(0)
-    grad_weight = make(weight) if need_weight else x.new_empty(0)
-    grad_residual = x.new_empty(0)
-    if not empty and (need_x or need_weight):
-        wanted = [grad_x if need_x else None, grad_weight if need_weight else None]
-        sizes = _sizes(x, weight, knots, order, extrapolation, stride, dilation, groups)
-        call("kanzoo_conv_backward", order, [grad, x, weight, knots, *wanted], sizes)
-    if residual is None:
-        return grad_x, grad_weight, grad_residual
-    if empty:
-        return grad_x, grad_weight, make(residual) if need_residual else grad_residual
-    found = torch.ops.aten.convolution_backward(
-        grad,
-        residual,
-        conv_weight(weight[:, :, :, -1:], groups),
-        None,
-        stride,
-        [0, 0],
-        dilation,
-        False,
-        [0, 0],
-        groups,
-        [need_residual, need_weight, False],
-    )
-    if need_weight:  # (out, C / groups, kh, kw) back to (C, kh, kw, out / groups)
-        channels, kh, kw, _, outputs = weight.shape
-        last = found[1].reshape(groups, outputs, channels // groups, kh, kw)
-        grad_weight[:, :, :, -1] = last.permute(0, 2, 3, 4, 1).reshape(channels, kh, kw, outputs)
-    return grad_x, grad_weight, found[0] if need_residual else grad_residual
+    grad_weight = make(weight) if need_weight else None
+    # The kernel computes the gradients of x and of the residual in the same pass.
+    grad_x = make(x) if need_x or need_residual else None
+    grad_residual = make(x) if need_residual else None
+    if not empty and (need_x or need_weight or need_residual):
+        sizes = _sizes(x, weight, knots, order, extrapolation, stride, padding, dilation, groups)
+        tensors = [grad, x, weight, residual, knots, grad_x, grad_weight, grad_residual]
+        call("kanzoo_conv_backward", order, tensors, sizes)
+    wanted = (grad_x if need_x else None, grad_weight, grad_residual)
+    first, second, third = (x.new_empty(0) if t is None else t for t in wanted)
+    return first, second, third
 
 
 @torch.library.register_fake("kanzoo::spline_conv2d")
-def _forward_fake(x, weight, residual, knots, order, extrapolation, stride, dilation, groups):  # type: ignore[no-untyped-def]
-    height, width = _output_size(x, weight, stride, dilation)
+def _forward_fake(x, weight, residual, knots, order, extrapolation, *options):  # type: ignore[no-untyped-def]
+    stride, padding, dilation, groups = options
+    height, width = _output_size(x, weight, stride, padding, dilation)
     return x.new_empty(x.shape[0], groups * weight.shape[4], height, width)
 
 
@@ -160,7 +172,7 @@ def _first_derivative(ctx, grad: Tensor):  # type: ignore[no-untyped-def]
     )
     wanted = (*needs[:2], needs[2] and residual is not None)
     gradients = [g if need else None for g, need in zip(found, wanted, strict=True)]
-    return *gradients, *[None] * 6
+    return *gradients, *[None] * 7
 
 
 def _save_backward(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
@@ -171,7 +183,7 @@ def _save_backward(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
 def _second_derivative(ctx, *grads):  # type: ignore[no-untyped-def]
     *variables, knots = ctx.saved_tensors
     second = differentiate_gradient(
-        lambda x, w, r: dense_conv2d(x, w, r, knots, *ctx.options), variables, grads, ctx.needs
+        lambda x, w, r: _dense(x, w, r, knots, *ctx.options), variables, grads, ctx.needs
     )
     return *second, *[None] * (len(ctx.needs_input_grad) - len(second))
 
@@ -238,19 +250,19 @@ def spline_conv2d(
         raise ValueError(
             f"weight must be ({channels}, kh, kw, {rows}, out), got {tuple(weight.shape)}"
         )
-    if any(margins):
-        border = [margins[1], margins[1], margins[0], margins[0]]
-        x = F.pad(x, border)
-        residual = None if residual is None else F.pad(residual, border, value=residual_padding)
-    if min(_output_size(x, weight, strides, dilations)) < 1:
+    if any(margins) and residual is not None and residual_padding != 0:
+        x, residual = _pad(x, margins), _pad(residual, margins, residual_padding)
+        margins = [0, 0]
+    if min(_output_size(x, weight, strides, margins, dilations)) < 1:
         raise ValueError(
             f"kernel {tuple(weight.shape[1:3])} with dilation {dilations} exceeds the padded"
             f" image {tuple(x.shape[2:])}"
         )
-    arguments = (x, weight, residual, knots, order, extrapolation, strides, dilations, groups)
+    options = (strides, margins, dilations, groups)
+    arguments = (x, weight, residual, knots, order, extrapolation, *options)
     if is_transformed():
         with torch.autocast("cpu", enabled=False):
-            y = dense_conv2d(*arguments)
+            y = _dense(*arguments)
     else:
         y = torch.ops.kanzoo.spline_conv2d(*arguments)
     return y if torch.is_autocast_enabled("cpu") else y.to(given)

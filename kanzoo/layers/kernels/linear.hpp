@@ -23,7 +23,7 @@ static void copy_rows(const real* from, index_t ldf, real* to, index_t ldt, inde
 }
 
 static index_t group_of(index_t rows, index_t inputs) {
-    const index_t fit = TABLE_BYTES / (rows * 2 * PL * sizeof(real));
+    const index_t fit = TABLE_BYTES / (rows * 2 * P * sizeof(real));
     return max_of(min_of(min_of(fit, MOST_INPUTS), inputs), 1);
 }
 
@@ -36,7 +36,7 @@ static int linear_forward(const Spline& spline, const Shape& s, const real* x, c
     const index_t chunks = ceil_div(s.N, rows);
     const index_t parts = chunks < s.threads ? min_of(ceil_div(s.threads, chunks), vectors) : 1;
     const index_t part = ceil_div(vectors, parts), group = group_of(rows, s.I);
-    const size_t each = Sorted::bytes(rows, spline.G), tables = group * each, sorter = Sorter::bytes(rows);
+    const size_t each = Sorted::bytes(rows, spline.G), tables = group * each, sorter = Sorter::bytes(rows, spline.G);
     const size_t bytes = tables + sorter + round_up(rows * part * L * sizeof(real));
     Buffer memory(bytes * s.threads);
     if (!memory.p) return 1;
@@ -87,7 +87,7 @@ static int linear_backward(const Spline& spline, const Shape& s, const real* gy,
     const index_t parts = !gx && groups < s.threads ? min_of(ceil_div(s.threads, groups), vectors) : 1;
     const index_t part = ceil_div(vectors, parts);
     const size_t each = Sorted::bytes(rows, spline.G), sums = round_up(rows * FL * sizeof(real));
-    const size_t bytes = group * (each + sums) + Sorter::bytes(rows);
+    const size_t bytes = group * (each + sums) + Sorter::bytes(rows, spline.G);
     Buffer memory(bytes * s.threads);
     if (!memory.p) return 1;
     if (gw) expect_large(gw, s.I * s.T * s.O * sizeof(real));

@@ -4,7 +4,7 @@
 // row from cell to cell, so that each is read (written) once per sweep and nothing is scattered
 // but whole vectors of y.
 #pragma once
-#include "table.hpp"
+#include "sort.hpp"
 
 #if defined(__AVX512F__) || defined(__aarch64__)
 static constexpr int WIDE = P <= 4 ? 4 : 2;  // vectors of a sweep: P * WIDE of 32 registers
@@ -60,7 +60,7 @@ static void forward_sweep(const Sorted& s, int G, const real* w, index_t ldw, in
             vec acc[NV];
             for (int v = 0; v < NV; ++v) acc[v] = load(out + v * L);
             for (int j = 0; j < P; ++j)
-                for (int v = 0; v < NV; ++v) acc[v] += t[n * PL + j] * window.at[j][v];
+                for (int v = 0; v < NV; ++v) acc[v] += t[j * s.ld + n] * window.at[j][v];
             for (int v = 0; v < NV; ++v) store(out + v * L, acc[v]);
         }
     }
@@ -84,8 +84,8 @@ static void input_sweep(const Sorted& s, int G, const real* w, index_t ldw, inde
             // Two short chains instead of one long: latency bounds this loop.
             vec sum = {}, other = {};
             for (int v = 0; v < NV; ++v) {
-                vec mixed = t[n * PL] * window.at[0][v];
-                for (int j = 1; j < P; ++j) mixed += t[n * PL + j] * window.at[j][v];
+                vec mixed = t[n] * window.at[0][v];
+                for (int j = 1; j < P; ++j) mixed += t[j * s.ld + n] * window.at[j][v];
                 vec& to = v % 2 ? other : sum;
                 to += mixed * load(g + v * L);
             }
@@ -119,7 +119,7 @@ static void weight_sweep(const Sorted& s, int G, const real* gy, index_t ldy, re
             for (int v = 0; v < NV; ++v) __builtin_prefetch(gy + row[n + Sorted::AHEAD] * ldy + v * L);
             for (int v = 0; v < NV; ++v) {
                 const vec q = load(g + v * L);
-                for (int j = 0; j < P; ++j) window.at[j][v] += t[n * PL + j] * q;
+                for (int j = 0; j < P; ++j) window.at[j][v] += t[j * s.ld + n] * q;
             }
         }
         put(gw + c * ldw, window.at[0]);

@@ -105,7 +105,7 @@ struct Spline {
     real* inverse;   // (vectors, G): 1 / cell width
     real* scale;     // (vectors): buckets per unit of length
     int32_t* first;  // (vectors, G + 1): first cell that can hold a point of the bucket
-    int32_t* steps;  // (vectors): bisections that find the cell within a bucket
+    int32_t* steps;  // (vectors): bisections that find the cell in a bucket; 0 where they are the same
 
     index_t which(index_t i) const { return vectors == 1 ? 0 : i; }
     const real* grid(index_t v) const { return knots + v * (G + 2 * ORDER + 1) + ORDER; }
@@ -194,6 +194,19 @@ struct Spline {
         }
     }
 
+    // Whether buckets are the cells up to rounding, where no function or slope can tell them apart.
+    bool even(const real* t) const {
+        const double low = t[0], width = ((double)t[G] - low) / G;
+        const double size = __builtin_fmax(__builtin_fabs(t[G]), __builtin_fabs(low));
+        const double rounding = 4 * size * (sizeof(real) == 4 ? 1.2e-7 : 2.3e-16);
+        bool same = ORDER >= 2 && width > 0;
+        for (int c = 1; c < G && same; ++c) {
+            const double off = t[c] - (low + c * width);
+            same = off <= rounding && -off <= rounding;
+        }
+        return same;
+    }
+
     void prepare(index_t v) const {
         const real* t = grid(v);
         for (int c = 0; c < G; ++c) prepare_cell(v, c);
@@ -213,119 +226,6 @@ struct Spline {
         f[G] = last;
         most = (int)max_of(most, f[G] - f[G - 1]);
         for (steps[v] = 0; most >> steps[v];) ++steps[v];
-    }
-};
-
-// Rows of one input, sorted by cell: what every sweep over the cells needs.
-struct Sorted {
-    int32_t* start;  // (G + 1): first sorted row of each cell
-    int32_t* row;    // (rows + AHEAD): sample of each sorted row
-    real* w;         // (rows, PL): the functions
-    real* d;         // (rows, PL): their derivatives
-    static constexpr int AHEAD = 4;
-
-    static size_t bytes(index_t rows, int G) {
-        return round_up(sizeof(real) * rows * 2 * PL + sizeof(int32_t) * (rows + AHEAD + G + 2));
-    }
-    void place(void* p, index_t rows) {
-        w = (real*)p;
-        d = w + rows * PL;
-        row = (int32_t*)(d + rows * PL);
-        start = row + rows + AHEAD;
-    }
-};
-
-struct Sorter {
-    const Spline& spline;
-    index_t rows;
-    real *x, *y;    // (rows): input, input moved into the grid
-    int32_t* cell;  // (rows)
-
-    static size_t bytes(index_t rows) { return round_up(rows * (2 * sizeof(real) + sizeof(int32_t))); }
-    Sorter(const Spline& spline, index_t rows, void* p) : spline(spline), rows(rows) {
-        x = (real*)p;
-        y = x + rows;
-        cell = (int32_t*)(y + rows);
-    }
-
-    template <bool outside, bool derivative>
-    void fill(index_t v, Sorted& out) const {
-        const real* coef = spline.coef + v * spline.G * P * PL;
-        const real *inverse = spline.inverse + v * spline.G, *grid = spline.grid(v);
-        const bool linear = spline.extrapolation == LINEAR, zero = spline.extrapolation == ZERO;
-        int32_t* start = out.start + 1;
-        for (index_t n = 0; n < rows; ++n) {
-            const int c = cell[n];
-            const index_t to = start[c]++;
-            const pvec* a = (const pvec*)(coef + c * P * PL);
-            const real t = (y[n] - grid[c]) * inverse[c];
-            pvec w = a[ORDER], d = {};
-            for (int m = ORDER - 1; m >= 0; --m) {
-                if (derivative || outside) d = d * t + w;
-                w = w * t + a[m];
-            }
-            d *= inverse[c];
-            if (outside && x[n] != y[n]) {  // also true for NaN
-                if (x[n] != x[n]) w = d = w + x[n];
-                else if (zero) spline.decay(v, x[n], c, (real*)&w, (real*)&d);
-                else if (linear) w += d * (x[n] - y[n]);
-                else d = pvec{};
-            }
-            out.row[to] = (int32_t)n;
-            *(pvec*)(out.w + to * PL) = w;
-            if (derivative) *(pvec*)(out.d + to * PL) = d;
-        }
-    }
-
-    // Count points outside the grid to its first or last cell, and mark them by y != x.
-    void move_out(real low, real high, bool open, int32_t* count) const {
-        for (index_t n = 0; n < rows; ++n) {
-            const bool left = x[n] < low, right = x[n] > high || (open && x[n] == high);
-            if (!left && !right) continue;
-            --count[cell[n]];
-            cell[n] = left ? 0 : spline.G - 1;
-            ++count[cell[n]];
-            y[n] = left ? high : low;
-        }
-    }
-
-    // Counting sort of `rows` values (stride ld apart) of input i.
-    template <bool derivative>
-    void sort(index_t i, const real* from, index_t ld, Sorted& out) const {
-        const index_t v = spline.which(i);
-        const int G = spline.G;
-        const real* t = spline.grid(v);
-        const int32_t* first = spline.first + v * (G + 1);
-        const real low = t[0], high = t[G], scale = spline.scale[v];
-        // "zero" counts the right end to the outer cells, if there are any.
-        const bool zero = spline.extrapolation == ZERO, open = zero && high < t[G + ORDER];
-        const real end = open ? high : __builtin_huge_valf();
-        const int steps = spline.steps[v];
-        int away = 0;
-        for (index_t n = 0; n < rows; ++n) x[n] = from[n * ld];
-        for (index_t n = 0; n < rows; ++n) {
-            real q = x[n] > low ? x[n] : low;  // NaN goes to the left end
-            q = q < high ? q : high;
-            y[n] = q;
-            away += (q != x[n]) | (q == end);
-            const int b = (int)((q - low) * scale);
-            cell[n] = b < G - 1 ? b : G - 1;
-        }
-        // The count keeps compilers from vectorising this with gathers, which are slower.
-        std::memset(out.start, 0, (G + 2) * sizeof(int32_t));
-        for (index_t n = 0; n < rows; ++n) {
-            int c = first[cell[n]], left = first[cell[n] + 1] - c;
-            for (int s = 0; s < steps; ++s) {  // without branches: cells are unpredictable
-                const int half = (left + 1) >> 1;
-                c += half & -(int)(y[n] >= t[c + half]);
-                left -= half;
-            }
-            cell[n] = c;
-            ++out.start[c + 2];
-        }
-        if (away && zero) move_out(low, high, open, out.start + 2);
-        for (int c = 2; c <= G; ++c) out.start[c] += out.start[c - 1];
-        away ? fill<true, derivative>(v, out) : fill<false, derivative>(v, out);
-        for (int n = 0; n < Sorted::AHEAD; ++n) out.row[rows + n] = out.row[rows - 1];
+        if (even(t)) steps[v] = 0;
     }
 };
