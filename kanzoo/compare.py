@@ -37,7 +37,7 @@ def _job(config: Config) -> None:
         _print_plan(cells, prepared)
         return
     try:
-        run(config, cells, engine)
+        run(config, cells)
     except EngineError as error:
         fail(error)
     except KeyboardInterrupt:
@@ -83,7 +83,7 @@ def check_cells(cells: list[Cell], here: bool = True) -> list[Any]:
     return [prepare(cell.config) for cell in kinds]
 
 
-def run(config: Config, cells: list[Cell], engine: Engine) -> None:
+def run(config: Config, cells: list[Cell]) -> None:
     """Run the cells that are not finished, with a progress display."""
     from rich.console import Console
     from rich.progress import (
@@ -101,6 +101,7 @@ def run(config: Config, cells: list[Cell], engine: Engine) -> None:
     if not waiting:
         log.info("all %d cells were finished before", len(cells))
         return
+    engine = build_engine(config)
     console = Console(stderr=True)
     console.print(
         f"{len(waiting)} of {len(cells)} cells to run, {engine.describe(len(waiting))}",

@@ -27,9 +27,9 @@ class StopWhenDiverged(Callback):
             raise DivergedError(f"{value} at {place}")
 
 
-def check_scores(scores: dict[str, dict[str, float]]) -> None:
+def check_scores(scores: dict[str, Any]) -> None:
     """Raise `DivergedError` where a loss or metric of the trained network is not finite."""
-    for split, values in scores.items():
-        for name, value in values.items():
-            if not math.isfinite(value):
+    for split in ("val", "test"):
+        for name, value in scores.get(split, {}).items():
+            if isinstance(value, float) and not math.isfinite(value):
                 raise DivergedError(f"the {split} {name} of the best epoch is {value}")
