@@ -143,3 +143,30 @@ def test_impossible_training_sets_are_refused_before_loading(
     with pytest.raises(ValueError, match=word):
         dataset.check()
     assert dataset.splits is None
+
+
+def test_five_peaks_come_one_by_one() -> None:
+    from kanzoo.data.peaks import FivePeaks, peaks
+
+    dataset = FivePeaks()
+    dataset.training_set = TrainingSet(phases=5, epochs_per_phase=1)
+    loader = dataset.loaders(seed=0, device=torch.device("cpu")).train
+    for phase in range(5):
+        loader.sampler.set_epoch(phase)
+        x = torch.cat([x for x, _ in loader])
+        assert x.min() >= -1 + 0.4 * phase - 1e-6
+        assert x.max() <= -0.6 + 0.4 * phase + 1e-6
+    grid = torch.linspace(-1, 1, 2001, dtype=torch.float64)
+    y = peaks(grid)
+    top = (y[1:-1] > y[:-2]) & (y[1:-1] > y[2:])
+    torch.testing.assert_close(
+        grid[1:-1][top], torch.tensor([-0.8, -0.4, 0, 0.4, 0.8], dtype=torch.float64)
+    )
+    assert y[1:-1][top].max() == pytest.approx(1.0, abs=1e-6)
+    for wrong in (2, 3, 6):
+        dataset.training_set = TrainingSet(phases=wrong)
+        with pytest.raises(ValueError, match="must be 1 or 5"):
+            dataset.check()
+    dataset.training_set = TrainingSet(label_noise=0.1)
+    with pytest.raises(ValueError, match="needs classes"):
+        dataset.check()

@@ -157,6 +157,14 @@ class Dataset(ABC):
         """Return the targets of a loaded split, `(N, ...)`, on the CPU."""
         raise ValueError(f"training_set cannot change {self.name}, whose targets are not known")
 
+    def check_phases(self, phases: int) -> None:
+        """Raise a `ValueError` where the data cannot be shown in so many phases."""
+        if self.spec.task != "classification":
+            raise ValueError(
+                f"training_set.phases needs classes; the task of {self.name} is {self.spec.task}"
+            )
+        phase_classes(self.spec.num_outputs, phases)
+
     def groups(self, part: str, phases: int) -> list[Tensor]:
         """Return the indices of a split's samples that belong to each phase: by class, in order."""
         targets = self.targets(part)
@@ -171,13 +179,13 @@ class Dataset(ABC):
 
     def _check_training_set(self) -> None:
         self.training_set.check()
-        if self.training_set.needs_classes and self.spec.task != "classification":
+        if self.training_set.label_noise > 0 and self.spec.task != "classification":
             raise ValueError(
-                f"training_set.label_noise and phases need classes; {self.name} has a task of "
+                f"training_set.label_noise needs classes; the task of {self.name} is "
                 f"{self.spec.task}"
             )
         if self.training_set.phases > 1:
-            phase_classes(self.spec.num_outputs, self.training_set.phases)
+            self.check_phases(self.training_set.phases)
 
     def _train_sampler(self, count: int, seed: int) -> EpochSampler:
         wanted = self.training_set

@@ -43,11 +43,6 @@ class TrainingSet:
         check_whole("training_set.phases", self.phases, 1)
         check_whole("training_set.epochs_per_phase", self.epochs_per_phase, 1)
 
-    @property
-    def needs_classes(self) -> bool:
-        """Whether targets must be classes."""
-        return self.label_noise > 0 or self.phases > 1
-
     def size(self, total: int) -> int:
         """How many of `total` samples are kept: at least one."""
         return max(1, round(self.fraction * total))
