@@ -24,7 +24,7 @@ class FivePeaks(MemoryDataset):
     `training_set.phases=5` each phase shows the surroundings of one peak, from left to right.
     """
 
-    num_train, num_test = 1000, 500
+    num_train, num_test = 1000, 250
     reference_name = "training mean"
 
     def __init__(self, *, val_size: float = 0.2, **options: Any) -> None:
