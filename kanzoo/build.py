@@ -88,9 +88,13 @@ def plan_model(
     in_shape: Iterable[int],
     num_outputs: int,
     match: str | None,
+    budget: int | None = None,
 ) -> ModelPlan:
     """Check an architecture on the meta device and solve its size for the twin's budget.
 
+    With a `budget`, in parameters or FLOPs as `match` says, every network is solved for that, the
+    MLP twin too. `twin_params` and `twin_flops` are those of the twin of equal role: as given, or
+    solved for the budget.
     Raises `ValueError` for options that cannot be and for roles that the architecture lacks.
     """
     match = match or "none"
@@ -102,17 +106,21 @@ def plan_model(
         items = tuple(sorted(trial.items()))
         return _count(counter, cls, in_shape, num_outputs, factory, items)  # type: ignore[arg-type]
 
-    twin = layers.twin()
-    solved = options
-    if layers.is_kan and match != "none":
-        solved = match_budget(
-            lambda trial: cost(match, layers, trial),
-            cost(match, twin, options),
+    def solve(factory: LayerFactory, target: int) -> dict[str, Any]:
+        return match_budget(
+            lambda trial: cost(match, factory, trial),
+            target,
             options,
             coarse=cls.coarse,
             step=cls.coarse_step(options),
             fine=cls.fine,
         ).options
+
+    twin = layers.twin()
+    twin_options = options if budget is None else solve(twin, check_budget(budget, match))
+    solved = twin_options
+    if layers.is_kan and match != "none":
+        solved = solve(layers, budget or cost(match, twin, options))
     return ModelPlan(
         cls,
         in_shape,
@@ -121,9 +129,21 @@ def plan_model(
         solved,
         params=cost("params", layers, solved),
         flops=cost("flops", layers, solved),
-        twin_params=cost("params", twin, options),
-        twin_flops=cost("flops", twin, options),
+        twin_params=cost("params", twin, twin_options),
+        twin_flops=cost("flops", twin, twin_options),
     )
+
+
+def check_budget(budget: Any, match: str) -> int:
+    """The budget, if it is one; `ValueError` of one line otherwise."""
+    if isinstance(budget, bool) or not isinstance(budget, int) or budget < 1:
+        raise ValueError(f"budget must be a whole number from 1 or null, got {budget!r}")
+    if match == "none":
+        raise ValueError(f"budget={budget} has no effect with match=none; use params or flops")
+    return budget
+
+
+_FLOPS: dict[Any, int] = {}
 
 
 @cache
@@ -137,7 +157,14 @@ def _count(
 ) -> int:
     with torch.random.fork_rng(devices=[]), torch.device("meta"):
         net = cls(in_shape, num_outputs, layers, **dict(options))
-    return count_params(net) if counter == "params" else count_flops(net, in_shape)
+    if counter == "params":
+        return count_params(net)
+    # Trimming tries many values of the fine option that round to the same sizes.
+    same = tuple(option for option in options if option[0] != cls.fine)
+    key = (cls, in_shape, num_outputs, layers, same, *(p.shape for p in net.parameters()))
+    if key not in _FLOPS:
+        _FLOPS[key] = count_flops(net, in_shape)
+    return _FLOPS[key]
 
 
 def build_layers(
@@ -160,13 +187,16 @@ def build_plan(
     num_outputs: int,
     match: str | None,
     name: str = "",
+    budget: int | None = None,
 ) -> ModelPlan:
     """The plan of a `conf/model` node."""
     options = {key: value for key, value in model.items() if key != "_target_"}
     cls = registry.locate(model["_target_"])
     if not issubclass(cls, Architecture):
         raise ValueError(f"model {model['_target_']} is not a kanzoo.models.base.Architecture")
-    return plan_model(name or cls.__name__, cls, options, layers, in_shape, num_outputs, match)
+    return plan_model(
+        name or cls.__name__, cls, options, layers, in_shape, num_outputs, match, budget
+    )
 
 
 def check_kind(model: dict[str, Any], name: str, kind: str, data: str) -> None:

@@ -1,6 +1,8 @@
 """The command line: Hydra, and checks that refuse a typo before anything heavy is imported."""
 
+import copy
 import math
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -61,6 +63,85 @@ def compose(config_name: str, overrides: list[str]) -> Config:
     check_overrides(config_name, overrides)
     config = _compose(config_name, overrides)
     return to_plain(config, dict(config.hydra.runtime.choices))
+
+
+class Composer:
+    """`compose` for many lists of overrides: every file of a group is read once.
+
+    The choice of a group decides its node and perhaps others, as data choose a task; beside that,
+    groups do not refer to each other, so that a configuration is made of them and of the single
+    values that change in them. What is not as simple as that goes the long way.
+    """
+
+    def __init__(self, config_name: str) -> None:
+        self.config_name = config_name
+        self.groups, _ = _root_names(config_name)
+        self.parser = OverridesParser.create()
+        self.base = compose(config_name, [])
+        self.nodes: dict[str, dict[str, tuple[Any, str]]] = {}
+        self.values: dict[str, Any] = {}
+
+    def __call__(self, overrides: list[str]) -> Config:
+        """The checked, resolved configuration of a list of overrides."""
+        names = [word.partition("=")[0].lstrip("+") for word in overrides]
+        groups = [name for name in names if name in self.groups]
+        plain = all(re.fullmatch(r"\+*[a-z_]+(\.[a-z_]+)*=[^$]*", word) for word in overrides)
+        known = not {*groups} & {*OPTIONAL_GROUPS} and "choices" not in names
+        if not (plain and known) or len(set(groups)) < len(groups):
+            return compose(self.config_name, overrides)
+        schema, choices = dict(self.base), dict(self.base["choices"])
+        words = [w for n, w in zip(names, overrides, strict=True) if n in self.groups]
+        for chosen in (self._nodes(word) for word in words):
+            for name, (node, choice) in chosen.items():
+                if name not in groups:  # data choose their task, unless one is chosen
+                    schema[name], choices[name] = node, choice
+        for name, word in zip(groups, words, strict=True):
+            schema[name], choices[name] = self._nodes(word)[name]
+        config = copy.deepcopy({**schema, "choices": choices})
+        for name, word in zip(names, overrides, strict=True):
+            if name in self.groups:
+                continue
+            *path, key = name.split(".")
+            node, default = (_inside(values, path) for values in (config, schema))
+            if key not in node or isinstance(node[key], dict):
+                return compose(self.config_name, overrides)  # which knows what to say
+            value = self._value(word)
+            _check_kind(name, value, default.get(key))
+            node[key] = value
+        return config
+
+    def _nodes(self, word: str) -> dict[str, tuple[Any, str]]:
+        """The nodes that the choice of a group changes, and their names; its own in any case."""
+        if word not in self.nodes:
+            group = word.partition("=")[0].lstrip("+")
+            name = str(self._value(word))
+            _check_choice(group, name)
+            config = _compose(self.config_name, [f"{group}={name}"])
+            plain = to_plain(config, dict(config.hydra.runtime.choices))
+            self.nodes[word] = {
+                key: (plain[key], choice)
+                for key, choice in plain["choices"].items()
+                if key == group or choice != self.base["choices"].get(key)
+            }
+        return self.nodes[word]
+
+    def _value(self, word: str) -> Any:
+        if word not in self.values:
+            with _one_line():
+                (override,) = self.parser.parse_overrides([word])
+            if override.is_sweep_override():
+                raise ValueError(f"{word!r} has several values: a run takes one")
+            self.values[word] = override.value()
+        return copy.deepcopy(self.values[word])
+
+
+def _inside(values: Config, path: list[str]) -> Config:
+    """The node at a path, empty where there is none."""
+    for part in path:
+        values = values.get(part) or {}
+        if not isinstance(values, dict):
+            return {}
+    return values
 
 
 def to_plain(config: DictConfig, choices: dict[str, Any]) -> Config:
@@ -165,7 +246,7 @@ def _root_names(config_name: str) -> tuple[list[str], list[str]]:
     root = yaml.safe_load(text)
     defaults = [entry for entry in root.pop("defaults", []) if isinstance(entry, dict)]
     groups = [key for entry in defaults for key in entry if not key.startswith("override")]
-    return groups, [key for key in root if key != "hydra"]
+    return groups, [key for key in root if key != "hydra" and key not in groups]
 
 
 def _values(override: Override) -> list[str]:

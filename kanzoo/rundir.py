@@ -145,7 +145,9 @@ def identity(config: dict[str, Any]) -> dict[str, Any]:
     }
     kept["callbacks"] = {k: v for k, v in config["callbacks"].items() if k != "progress"}
     if not is_kan(config):
-        del kept["basis"], kept["match"]
+        del kept["basis"]
+        if kept.get("budget") is None:
+            del kept["match"]
         kept["layers"] = {
             k: v for k, v in config["layers"].items() if k not in ("residual", "squash", "backend")
         }

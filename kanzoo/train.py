@@ -17,9 +17,6 @@ from kanzoo.rundir import RunDir, git_sha, is_first_process
 log = logging.getLogger("kanzoo")
 
 WANDB_MODES = ("offline", "online", "disabled")
-ACCELERATORS = ("auto", "cpu", "gpu", "mps", "tpu")
-STRATEGIES = ("auto", "ddp", "fsdp")
-PRECISIONS = ("16-mixed", "bf16-mixed", "16-true", "bf16-true", "32-true", "64-true")
 
 
 @dataclass(frozen=True)
@@ -97,13 +94,14 @@ def prepare(config: Config) -> Prepared:
     from torch import nn
 
     from kanzoo.build import build_layers, build_plan, check_kind
+    from kanzoo.checks import check_evaluation, check_trainer, training_set
     from kanzoo.engine.optim import build_optimizer
 
     choices = config["choices"]
     seed = config["seed"]
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
         raise ValueError(f"seed must be a whole number from 0, got {seed!r}")
-    _check_trainer(config["trainer"])
+    check_trainer(config["trainer"])
     for key in ("lr", "weight_decay"):
         if config["optim"].get(key, 0.0) < 0:
             raise ValueError(f"optim.{key} must not be negative, got {config['optim'][key]}")
@@ -116,6 +114,7 @@ def prepare(config: Config) -> Prepared:
     if patience is not None and (not isinstance(patience, int) or patience < 1):
         raise ValueError(f"callbacks.patience must be a whole number or null, got {patience!r}")
     dataset = registry.instantiate(config["data"])
+    dataset.training_set = training_set(config)
     objective = registry.instantiate(config["task"])
     schedule = registry.instantiate(config["sched"])
     devices, num_nodes = config["trainer"]["devices"], config["trainer"]["num_nodes"]
@@ -129,35 +128,19 @@ def prepare(config: Config) -> Prepared:
             "leave out task=..., it follows from the data"
         )
     check_kind(config["model"], choices["model"], spec.kind, choices["data"])
+    check_evaluation(config, spec)
     layers = build_layers(config["layers"], config["basis"])
     plan = build_plan(
-        config["model"], layers, spec.in_shape, spec.num_outputs, config["match"], choices["model"]
+        config["model"],
+        layers,
+        spec.in_shape,
+        spec.num_outputs,
+        config["match"],
+        choices["model"],
+        budget=config["budget"],
     )
     build_optimizer(config["optim"], nn.Linear(1, 1))
     return Prepared(plan, dataset, objective, schedule)
-
-
-def _check_trainer(node: dict[str, Any]) -> None:
-    registry.check_name("trainer.accelerator", node["accelerator"], ACCELERATORS)
-    registry.check_name("trainer.strategy", node["strategy"], STRATEGIES)
-    registry.check_name("trainer.precision", node["precision"], PRECISIONS)
-    for key in ("max_epochs", "num_nodes", "accumulate_grad_batches", "log_every_n_steps"):
-        if not isinstance(node[key], int) or node[key] < 1:
-            raise ValueError(f"trainer.{key} must be a whole number from 1, got {node[key]!r}")
-    devices = node["devices"]
-    numbers = devices if isinstance(devices, list) else [devices]
-    if devices != "auto" and not all(isinstance(n, int) for n in numbers):
-        raise ValueError(f"trainer.devices must be a count, auto or a list, got {devices!r}")
-    if devices == [] or (isinstance(devices, int) and devices < 1):
-        raise ValueError(f"trainer.devices must be at least 1, auto or a list, got {devices}")
-    if node["accelerator"] == "cpu" and (node["strategy"] == "fsdp" or isinstance(devices, list)):
-        raise ValueError(
-            "trainer.strategy=fsdp and lists of trainer.devices need GPUs; with "
-            "trainer.accelerator=cpu use ddp and a count"
-        )
-    clip = node["gradient_clip_val"]
-    if clip is not None and clip <= 0:
-        raise ValueError(f"trainer.gradient_clip_val must be positive or null, got {clip}")
 
 
 def check_machine(node: Config) -> None:
@@ -190,6 +173,7 @@ def fit(config: Config, folder: RunDir, prepared: Prepared) -> dict[str, Any] | 
     import torch
 
     from kanzoo.engine.data import DataModule
+    from kanzoo.engine.evaluation import PhaseScores, evaluate, forgetting
     from kanzoo.engine.finite import StopWhenDiverged, check_scores
     from kanzoo.engine.interrupt import stopping_between_batches
     from kanzoo.engine.measure import StepTimer, peak_step_memory
@@ -222,26 +206,29 @@ def fit(config: Config, folder: RunDir, prepared: Prepared) -> dict[str, Any] | 
     if resume:
         log.info("resuming from %s", resume)
     try:
+        phases = PhaseScores(dataset, objective)
+        in_phases = dataset.training_set.phases > 1
         with stopping_between_batches() as interrupt:
-            own = [timer, interrupt, StopWhenDiverged()]
+            own: list[Any] = [timer, interrupt, StopWhenDiverged()]
+            own += [phases] if in_phases else []
             trainer = build_trainer(config, folder, objective, facts, resume, own)
             data = DataModule(dataset, config["seed"])
             if torch.cuda.is_available():
                 torch.cuda.reset_peak_memory_stats()
             trainer.fit(task, data, ckpt_path=resume, weights_only=True)
             seconds = timer.seconds  # evaluation restores the timer of the best epoch
-            best = trainer.checkpoint_callback.best_model_path  # type: ignore[union-attr]
-            val = trainer.checkpoint_callback.best_model_score  # type: ignore[union-attr]
-            scores = {}
-            for split, run in (("val", trainer.validate), ("test", trainer.test)):
-                (values,) = run(task, data, ckpt_path=best, weights_only=True, verbose=False)
-                scores[split] = {name.rpartition("/")[2]: v for name, v in values.items()}
+            weights = trainer.checkpoint_callback.best_model_path  # type: ignore[union-attr]
+            if in_phases:  # what was learned last, not best
+                weights = folder.last_checkpoint
+            scores = evaluate(trainer, task, data, weights, config["evaluation"])
             check_scores(scores)
+        if in_phases:
+            scores["test"]["forgetting"] = forgetting(phases.scores, objective.mode)
+            scores["phases"] = phases.scores
     finally:
         close_wandb()
     if not trainer.is_global_zero:
         return None
-    assert val is not None
     if trainer.strategy.root_device.type == "cuda":
         peak = torch.cuda.max_memory_allocated()
     else:
@@ -296,11 +283,13 @@ def _print_summary(result: dict[str, Any], folder: RunDir, reference_name: str) 
 
     table = Table(title=str(folder.path), title_justify="left", show_header=False)
     metric, reference = result["metric"], result["reference"].get("test", {})
-    others = [name for name in result["test"] if name not in (metric, "loss")]
+    test = result["test"] or {}  # none where evaluation.test is false
+    others = [name for name in test if name not in (metric, "loss")]
     rows = {
-        f"test {name}": f"{result['test'][name]:.4f}"
+        f"test {name}": f"{test[name]:.4f}"
         + (f" ({reference_name}: {reference[name]:.4f})" if name in reference else "")
         for name in (metric, *others)
+        if test
     }
     rows |= {
         f"validation {metric}": f"{result['val'][metric]:.4f}",

@@ -14,7 +14,9 @@ import pytest
 from rich.console import Console
 
 from kanzoo.study import panels, plots, tables
+from kanzoo.study.inference import holm
 from kanzoo.study.report import EdgePlot, verdict_table, write_report
+from kanzoo.study.results import judged
 from kanzoo.study.stats import verdicts
 
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome") or ""
@@ -170,15 +172,33 @@ def test_the_page_is_one_sound_file(tmp_path, study):
 @pytest.mark.slow
 @pytest.mark.skipif(not BROWSER, reason="no Chromium on this machine")
 def test_a_browser_has_nothing_to_complain_about(tmp_path, study):
+    """No console message, nothing fetched, and no sideways scrolling on a phone."""
     page = report(tmp_path, study)["index.html"]
-    done = subprocess.run(
-        [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr",
-         f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", page.as_uri()],
-        capture_output=True, text=True, timeout=120, check=True,
-    )  # fmt: skip
-    assert "CONSOLE" not in done.stderr
-    assert done.stdout.count("</svg>") == 12
-    assert "<parsererror" not in done.stdout
+    probe = page.with_name("probe.html")  # the page itself must not run scripts
+    probe.write_text(
+        f'<iframe id="f" style="width:390px;height:3000px;border:0" srcdoc="{quoted(page)}">'
+        "</iframe><p id=w></p><script>onload=()=>{const f=document.getElementById('f');"
+        "const d=f.contentDocument.documentElement;document.getElementById('w').textContent="
+        "'beyond '+(d.scrollWidth-d.clientWidth)+', fetched '+"
+        "f.contentWindow.performance.getEntriesByType('resource').length}</script>"
+    )
+    shown = {}
+    for path in (page, probe):
+        done = subprocess.run(
+            [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr",
+             "--disable-background-networking", "--no-first-run",
+             f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", path.as_uri()],
+            capture_output=True, text=True, timeout=120, check=True,
+        )  # fmt: skip
+        assert "CONSOLE" not in done.stderr
+        shown[path] = done.stdout
+    assert shown[page].count("</svg>") == 12
+    assert "<parsererror" not in shown[page]
+    assert re.findall(r"beyond \d+, fetched \d+", shown[probe]) == ["beyond 0, fetched 0"]
+
+
+def quoted(page: Path) -> str:
+    return page.read_text().replace("&", "&amp;").replace('"', "&quot;")
 
 
 def test_the_page_holds_the_whole_study(tmp_path, study):
@@ -362,3 +382,111 @@ def test_a_large_study_is_read_lazily(tmp_path):
         panels._history = read
     assert len(opened) == panels.MAX_PANELS * len(ARMS) * 5
     assert len(files["report.md"].read_text()) < 65_536
+
+
+# --- axes, phases, tuning ------------------------------------------------------------------------
+
+
+def along_axes(root: Path) -> tuple[pd.DataFrame, list]:
+    """A study over three grid sizes that concern the KAN arms only, judged on two metrics."""
+    results = fake_study(root, models={"mlp": 0.9}, epochs=2)
+    parts = []
+    for size in ("3", "10", "20"):
+        part = results[results["arm"] != "mlp"].assign(grid_size=size)
+        parts.append(part.assign(test=part["test"] + 0.001 * int(size)))
+    table = pd.concat([results[results["arm"] == "mlp"].assign(grid_size=""), *parts])
+    table["test_ece"] = 0.05 + 0.2 * (table["arm"] == "kan_rbf") * (1 + 0.05 * table["seed"])
+    values, further = judged(table, {"ece": {"mode": "min", "margin": 0.01}})
+    assert further == ("metric",)
+    margins = {"accuracy": 0.01, "ece": 0.01}
+    found = verdicts(values, "mlp", margin=margins, axes=["grid_size", *further], n_resamples=200)
+    return table.reset_index(drop=True), found
+
+
+def test_verdicts_along_axes_are_paired_with_the_baseline_that_the_axis_leaves_alone(tmp_path):
+    table, found = along_axes(tmp_path)
+    assert len(found) == 2 * 3 * 2
+    assert [v.axes["grid_size"] for v in found[::4]] == ["3", "10", "20"]
+    assert {v.n_seeds for v in found} == {5}
+    mlp = table[table["arm"] == "mlp"]
+    for v in found:
+        assert v.mean_baseline == pytest.approx(
+            mlp["test" if v.metric == "accuracy" else "test_ece"].mean()
+        )
+        row = v.to_dict()
+        assert "axes" not in row
+        assert row["grid_size"] == v.axes["grid_size"]
+    worse = {v.arm for v in found if v.verdict == "worse" and v.metric == "ece"}
+    assert worse == {"kan_rbf"}, "a larger calibration error is worse"
+    # One family: what is adjusted is adjusted over all of it.
+    adjusted = holm(np.array([v.p_value for v in found]))
+    np.testing.assert_allclose(adjusted, [v.p_adjusted for v in found])
+
+
+def test_the_page_shows_axes_phases_and_tuning(tmp_path):
+    table, found = along_axes(tmp_path)
+    table["phases"] = json.dumps([[0.9, 0.1], [0.4, 0.8]])
+    tuning = {
+        "trials": 20, "seeds": 2, "sampler": "TPE", "space": [("optim.lr", "0.001 to 0.1")],
+        "extra": [("kan_rbf", "basis.grid_range", "one of <b>")], "left_out": 0,
+        "rows": [{"data": "digits", "model": "mlp", "arm": "kan_rbf", "match": "params",
+                  "axes": "grid size 3", "trials": 20, "failed": 1, "first": "0.9", "best": "0.95",
+                  "number": 7, "settings": "optim.lr=0.01"}],
+    }  # fmt: skip
+    files = write_report(
+        tmp_path / "report", table, found, title="t", question="q", protocol=["p"],
+        settings={"baseline": "mlp"}, environment={}, command="c", axes=["grid_size"],
+        tuning=tuning,
+    )  # fmt: skip
+    text = files["index.html"].read_text()
+    page = Page(text)
+    assert page.open == []
+    assert len(page.ids) == len(set(page.ids))
+    order = ["effects", "along", "phases", "costs", "curves", "budgets", "tuning", "failures"]
+    assert [name for name in page.ids if name in order] == order
+    effects, along, phases, costs, curves = 6, 2, 2 * 4, 4, 3
+    assert page.tags.count("svg") == effects + along + phases + costs + curves
+    assert "Declared exceptions" in page.text
+    assert "one of <b>" in page.text
+    assert "<b>" not in re.findall(r"one of.*?</li>", text)[0].replace("&lt;b&gt;", "")
+    assert "±0.01" in page.text
+    markdown = files["report.md"].read_text()
+    assert "grid size 10" in markdown
+    assert "20 trials for every arm" in markdown
+    read = pd.read_csv(files["results.csv"])
+    assert list(read["grid_size"].fillna(0).unique()) == [3, 10, 20, 0]
+    rows = json.loads(files["verdicts.json"].read_text())
+    assert {row["grid_size"] for row in rows} == {"3", "10", "20"}
+
+
+def test_budgets_along_axes_compare_with_the_right_twin(tmp_path):
+    table, _ = along_axes(tmp_path)
+    table.loc[(table["arm"] == "kan_rbf") & (table["grid_size"] == "20"), "params"] = 11_000
+    rows = tables.budget_rows(tables.tidy(table, ["grid_size"]), "mlp", ["grid_size"])
+    off = {row["axes"]: row["params"]["off"] for row in rows if row["arm"] == "kan_rbf"}
+    assert off == {"grid size 3": "−1.2 %", "grid size 10": "−1.2 %", "grid size 20": "+10.1 %"}  # noqa: RUF001
+
+
+def test_corrupted_inputs_are_axes_of_what_is_judged(tmp_path):
+    results = fake_study(tmp_path, models={"mlp": 0.9}, epochs=0)
+    for column, lost in (("test_noise_0.5", 0.1), ("test_noise_2", 0.4), ("test_blur_1", 0.2)):
+        results[column] = results["test"] - lost * (results["arm"] != "mlp")
+    values, further = judged(results, {})
+    assert further == ("corruption", "severity")
+    assert len(values) == 4 * len(results)
+    found = verdicts(values, "mlp", margin=0.01, axes=further, n_resamples=100)
+    places = [(v.axes["corruption"], v.axes["severity"]) for v in found if v.arm == "kan_rbf"]
+    assert places == [("blur", "1"), ("clean", "0"), ("noise", "0.5"), ("noise", "2")]
+    by_place = {(v.arm, *v.axes.values()): v.mean_difference for v in found}
+    clean = by_place["kan_rbf", "clean", "0"]
+    assert by_place["kan_rbf", "noise", "2"] == pytest.approx(clean - 0.4)
+    drawn, total = panels.along(found, "mlp", 0.05, tables.arms_of(results, "mlp"))
+    kinds = ["digits · mlp · corruption blur", "digits · mlp · corruption noise"]
+    assert sorted(panel.title for panel in drawn) == kinds
+    assert total == 2
+
+
+def test_a_metric_that_no_run_has_is_named(tmp_path):
+    results = fake_study(tmp_path, models={"mlp": 0.9}, epochs=0)
+    with pytest.raises(ValueError, match=r"'ecee' of study\.metrics"):
+        judged(results, {"ecee": {"mode": "min", "margin": 0.1}})

@@ -54,6 +54,19 @@ def test_false_verdicts_stay_at_the_level_over_simulated_studies():
     assert false > 0, "a test that never rejects has no power either"
 
 
+@pytest.mark.slow
+def test_false_equivalence_stays_at_the_level_over_simulated_studies():
+    """500 studies whose 4 rows all differ by the margin: at most alpha call any equivalent."""
+    rng = np.random.default_rng(10)
+    rows = [("a", "kan"), ("a", "rbf"), ("b", "kan"), ("b", "rbf")]
+    false = 0
+    for _ in range(500):
+        frame = study({row: rng.normal(0.01, 0.002, SEEDS) for row in rows})
+        found = verdicts(frame, "mlp", margin=0.01, n_resamples=20)
+        false += any(v.verdict == "equivalent" for v in found)
+    assert 0 < false / 500 <= 0.05 + 2.6 * np.sqrt(0.05 * 0.95 / 500)
+
+
 @pytest.mark.parametrize("offset", [-0.01, 0.01])
 def test_false_equivalence_stays_at_the_level(offset):
     """A true difference of exactly the margin is called equivalent in at most alpha of cases."""

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from kanzoo.data.loader import EpochSampler, Loader
 from kanzoo.data.options import check_part, check_whole
+from kanzoo.data.training_set import PartSampler, TrainingSet, phase_classes
 
 PARTS = ("train", "val", "test")
 IGNORE = -100  # the target where nothing is asked; PyTorch's cross-entropy leaves it out
@@ -71,6 +72,9 @@ class Dataset(ABC):
     reference_name: ClassVar[str] = ""
     """What `reference` predicts, in a few words."""
 
+    training_set = TrainingSet()
+    """What becomes of the training split; set before loading."""
+
     def __init__(
         self,
         *,
@@ -101,6 +105,7 @@ class Dataset(ABC):
             limit = getattr(self, f"limit_{part}")
             if limit is not None:
                 check_whole(f"limit_{part}", limit, 1)
+        self._check_training_set()
         check_whole("world_size", world_size, 1)
         if self.batch_size % world_size:
             raise ValueError(
@@ -130,17 +135,72 @@ class Dataset(ABC):
         check_whole("rank", rank, 0, world_size - 1)
         self.load()
         counts = self.counts()._asdict()
-        return Loaders(
+        samplers = {part: EpochSampler(counts[part], seed=seed, shuffle=False) for part in counts}
+        samplers["train"] = self._train_sampler(counts["train"], seed)
+        loaders = Loaders(
             **{
                 part: self.make_loader(
-                    part,
-                    EpochSampler(counts[part], seed=seed, shuffle=part == "train"),
-                    device=torch.device(device),
-                    rank=rank,
-                    world_size=world_size,
+                    part, sampler, device=torch.device(device), rank=rank, world_size=world_size
                 )
-                for part in PARTS
+                for part, sampler in samplers.items()
             }
+        )
+        if self.training_set.label_noise > 0:
+            targets = self.targets("train")
+            kept = self.training_set.kept(targets, self._split_seed)
+            loaders.train.relabel(
+                self.training_set.labels(targets, kept, self.spec.num_outputs, seed)
+            )
+        return loaders
+
+    def targets(self, part: str) -> Tensor:
+        """Return the targets of a loaded split, `(N, ...)`, on the CPU."""
+        raise ValueError(f"training_set cannot change {self.name}, whose targets are not known")
+
+    def check_phases(self, phases: int) -> None:
+        """Raise a `ValueError` where the data cannot be shown in so many phases."""
+        if self.spec.task != "classification":
+            raise ValueError(
+                f"training_set.phases needs classes; the task of {self.name} is {self.spec.task}"
+            )
+        phase_classes(self.spec.num_outputs, phases)
+
+    def groups(self, part: str, phases: int) -> list[Tensor]:
+        """Return the indices of a split's samples that belong to each phase: by class, in order."""
+        targets = self.targets(part)
+        return [
+            ((targets >= classes.start) & (targets < classes.stop)).nonzero()[:, 0]
+            for classes in phase_classes(self.spec.num_outputs, phases)
+        ]
+
+    @property
+    def _split_seed(self) -> int:
+        return getattr(self, "split_seed", 0)
+
+    def _check_training_set(self) -> None:
+        self.training_set.check()
+        if self.training_set.label_noise > 0 and self.spec.task != "classification":
+            raise ValueError(
+                f"training_set.label_noise needs classes; the task of {self.name} is "
+                f"{self.spec.task}"
+            )
+        if self.training_set.phases > 1:
+            self.check_phases(self.training_set.phases)
+
+    def _train_sampler(self, count: int, seed: int) -> EpochSampler:
+        wanted = self.training_set
+        if wanted.fraction == 1 and wanted.phases == 1:
+            return EpochSampler(count, seed=seed, shuffle=True)
+        kept = wanted.kept(self.targets("train"), self._split_seed)
+        groups, size = [kept], count
+        if wanted.phases > 1:
+            size = 0
+            every = self.groups("train", wanted.phases)
+            groups = [group[torch.isin(group, kept)] for group in every]
+            if not all(map(len, groups)):
+                raise ValueError(f"training_set.fraction={wanted.fraction} leaves a phase empty")
+        return PartSampler(
+            groups, seed=seed, size=size or None, epochs_per_phase=wanted.epochs_per_phase
         )
 
     def reference(self) -> dict[str, dict[str, float]]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from kanzoo.data.base import Counts, DataSpec, DrawnDataset
 from kanzoo.data.loader import EpochSampler, Loader
@@ -153,6 +154,11 @@ class ImageFolder(DrawnDataset):
         self.load()
         assert self.samples is not None
         return Counts(**{part: len(samples) for part, samples in self.samples.items()})
+
+    def targets(self, part: str) -> Tensor:
+        """Return the classes of a loaded split."""
+        assert self.samples is not None
+        return torch.tensor([label for _, label in self.samples[part]])
 
     def make_loader(
         self, part: str, sampler: EpochSampler, *, device: torch.device, rank: int, world_size: int

@@ -124,6 +124,10 @@ class Loader(ABC):
     def fetch(self, order: Tensor, bounds: list[tuple[int, int]]) -> Iterator[Batch]:
         """Yield this rank's part of the global batches that `bounds` cuts out of `order`."""
 
+    def relabel(self, targets: Tensor) -> None:
+        """Take other targets for the samples of the split."""
+        raise ValueError(f"training_set.label_noise is not possible with {type(self).__name__}")
+
     def share(self, order: Tensor, bound: tuple[int, int]) -> Tensor:
         """Return the sample indices of this rank in one global batch."""
         return order[bound[0] + self.rank : bound[1] : self.world_size]
@@ -159,6 +163,10 @@ class MemoryLoader(Loader):
         self.x = x
         self.y = y
         self.transform = transform
+
+    def relabel(self, targets: Tensor) -> None:
+        """Take other targets for the samples of the split."""
+        self.y = targets.to(self.y)
 
     def fetch(self, order: Tensor, bounds: list[tuple[int, int]]) -> Iterator[Batch]:
         """Yield transformed batches; order and noise of the epoch move to the device once."""

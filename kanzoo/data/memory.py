@@ -40,6 +40,11 @@ class InMemory(Dataset):
             self.check()
             self.splits = self.cut()
 
+    def targets(self, part: str) -> Tensor:
+        """Return the targets of a loaded split."""
+        assert self.splits is not None
+        return self.splits[part].y
+
     def make_loader(
         self, part: str, sampler: EpochSampler, *, device: torch.device, rank: int, world_size: int
     ) -> Loader:

@@ -82,11 +82,11 @@ class WorkerLoader(Loader):
         self.transform = transform
         self.device = device
         self.keys: list[tuple[int, list[int]]] = []
-        images = DecodedImages(samples, size=size, augment=augment, seed=sampler.seed)
+        self.images = DecodedImages(samples, size=size, augment=augment, seed=sampler.seed)
         self.workers: DataLoader[Batch | str] = DataLoader(
-            images,
+            self.images,
             batch_size=None,
-            sampler=self.keys,  # an index of `images` is a whole batch
+            sampler=self.keys,  # an index of the images is a whole batch
             num_workers=num_workers,
             collate_fn=unchanged,
             pin_memory=device.type == "cuda",
@@ -95,6 +95,11 @@ class WorkerLoader(Loader):
             persistent_workers=num_workers > 0,
             generator=torch.Generator(),  # otherwise every iteration advances the global one
         )
+
+    def relabel(self, targets: Tensor) -> None:
+        """Take other classes for the images; before the workers start."""
+        paths = (path for path, _ in self.images.samples)
+        self.images.samples = list(zip(paths, targets.tolist(), strict=True))
 
     def fetch(self, order: Tensor, bounds: list[tuple[int, int]]) -> Iterator[Batch]:
         """Yield the batches in order; raise `ValueError` on a file that cannot be decoded."""

@@ -30,6 +30,6 @@ class StopWhenDiverged(Callback):
 def check_scores(scores: dict[str, Any]) -> None:
     """Raise `DivergedError` where a loss or metric of the trained network is not finite."""
     for split in ("val", "test"):
-        for name, value in scores.get(split, {}).items():
+        for name, value in (scores[split] or {}).items():
             if isinstance(value, float) and not math.isfinite(value):
                 raise DivergedError(f"the {split} {name} of the best epoch is {value}")

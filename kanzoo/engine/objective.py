@@ -38,7 +38,10 @@ class Objective(ABC):
 
 
 class Classification(Objective):
-    """Cross-entropy on logits `(B, num_outputs)` and classes `(B,)`; accuracy selects."""
+    """Cross-entropy on logits `(B, num_outputs)` and classes `(B,)`; accuracy selects.
+
+    `ece` is the expected calibration error over 15 bins of confidence (Guo et al., 2017).
+    """
 
     task: ClassVar[str] = "classification"
     monitor: ClassVar[str] = "accuracy"
@@ -54,9 +57,15 @@ class Classification(Objective):
 
     def metrics(self, num_outputs: int) -> "MetricCollection":
         from torchmetrics import MetricCollection
-        from torchmetrics.classification import MulticlassAccuracy
+        from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError
 
-        return MetricCollection({"accuracy": MulticlassAccuracy(num_outputs, average="micro")})
+        return MetricCollection(
+            {
+                "accuracy": MulticlassAccuracy(num_outputs, average="micro"),
+                "ece": MulticlassCalibrationError(num_outputs, n_bins=15),
+            },
+            compute_groups=False,
+        )
 
 
 class Language(Objective):

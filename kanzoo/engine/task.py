@@ -19,7 +19,8 @@ class Task(LightningModule):
     """A network, an objective and how to optimise it.
 
     Losses and metrics are accumulated over a whole split and all processes, every sample weighing
-    the same, however it is cut into batches.
+    the same, however it is cut into batches. `corrupt` changes test inputs, given the number of the
+    batch; `test_title` names what then comes of the test.
     """
 
     def __init__(
@@ -37,6 +38,8 @@ class Task(LightningModule):
         self.make_optimizer = make_optimizer
         self.make_schedule = make_schedule
         self.seed = seed
+        self.corrupt: Callable[[Tensor, int], Tensor] | None = None
+        self.test_title = "test"
         self.losses = nn.ModuleDict({f"{split}_loss": MeanMetric() for split in SPLITS})
         self.metrics = nn.ModuleDict(
             {f"{split}_metrics": objective.metrics(num_outputs) for split in SPLITS}
@@ -59,7 +62,10 @@ class Task(LightningModule):
         self._evaluate(batch, "val")
 
     def test_step(self, batch: Batch, batch_index: int) -> None:
-        self._evaluate(batch, "test")
+        x, y = batch
+        if self.corrupt is not None:
+            x = self.corrupt(x, batch_index)
+        self._evaluate((x, y), "test")
 
     def _evaluate(self, batch: Batch, split: str) -> None:
         x, y = batch
@@ -81,7 +87,7 @@ class Task(LightningModule):
             self.log("train/lr", optimizer.param_groups[0]["lr"])  # type: ignore[union-attr]
 
     def on_test_epoch_end(self) -> None:
-        self._log_split("test", "test")
+        self._log_split("test", self.test_title)
 
     def _log_split(self, split: str, title: str) -> None:
         loss, metrics = self.losses[f"{split}_loss"], self.metrics[f"{split}_metrics"]

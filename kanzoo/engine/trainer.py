@@ -138,6 +138,7 @@ def _quieten() -> None:
         ".*Checkpoint directory .* exists and is not empty.*",
         ".*GPU available but not used.*",
         ".*treespec.*",
+        ".*The `srun` command is available.*",
         ".*The `srun` command is available on your system but is not used.*",
     ):
         warnings.filterwarnings("ignore", message)

@@ -33,7 +33,7 @@ def student(d: Array, alpha: float) -> tuple[Array, Array, Array]:
     return p, mean - half, mean + half
 
 
-def equivalence(d: Array, margin: float) -> Array:
+def equivalence(d: Array, margin: Array | float) -> Array:
     """TOST (Schuirmann 1987): the larger p of mean > -margin and mean < margin, by paired t-tests.
 
     Where all differences of a row are equal: 1 / 2^n inside the margin, 1 outside.
@@ -91,7 +91,9 @@ def holm(p: Array) -> Array:
     return np.where(np.isnan(p), np.nan, adjusted)
 
 
-def power(n: Array, mean: Array, std: Array, margin: float, level: Sequence[float]) -> Array:
+def power(
+    n: Array, mean: Array, std: Array, margin: Array | float, level: Sequence[float]
+) -> Array:
     """Probability that n pairs decide, if mean and std of the differences are as given.
 
     level: that of the two-sided t-test and that of TOST. The larger of the two powers, both by the

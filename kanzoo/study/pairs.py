@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -11,6 +13,7 @@ from kanzoo.study.inference import Array
 
 COLUMNS = ("data", "model", "arm", "match", "seed", "status", "metric", "mode", "test")
 KEY = ["data", "model", "match", "arm"]
+ORDINARY = ("data", "model")
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,8 @@ class Pairs:
     base: pd.DataFrame
     differences: Array
     unpaired: int
+    mode: str = "max"
+    axes: dict[str, str] = field(default_factory=dict)  # its value on each further axis
 
     @property
     def size(self) -> int:
@@ -50,45 +55,66 @@ class Pairs:
         return float(top / bottom) if bottom else float("nan")
 
 
-def pair_seeds(results: pd.DataFrame, baseline: str) -> list[Pairs]:
-    """The pairs of every (data, model, match, arm), in a fixed order; ValueError on bad tables.
+def pair_seeds(results: pd.DataFrame, baseline: str, axes: Sequence[str] = ()) -> list[Pairs]:
+    """The pairs of every (data, model, match, *axes, arm), in a fixed order.
 
     A run whose test value is not finite is no finished run. A baseline that was run under one
-    budget mode only serves the arms of every mode.
+    budget mode only serves the arms of every mode, and one that an axis does not concern (its value
+    there is empty) the arms at every value. ValueError on bad tables.
     """
-    _check(results, baseline)
+    axes = list(axes)
+    _check(results, baseline, axes)
     test = pd.to_numeric(results["test"], errors="coerce")
     usable = results["status"].eq("finished") & np.isfinite(test)
-    results = results.assign(test=test, _usable=usable).sort_values("seed")
-    twins: dict[tuple[str, str], dict[str, pd.DataFrame]] = {}
+    results = results.assign(test=test, _usable=usable, **{a: results[a].map(str) for a in axes})
+    results = results.sort_values("seed")
+    twins: dict[tuple[str, ...], dict[str, pd.DataFrame]] = {}
     own = results["arm"] == baseline
-    for (data, model, match), rows in results[own].groupby(KEY[:3]):
-        twins.setdefault((str(data), str(model)), {})[str(match)] = rows
+    for place, rows in results[own].groupby(["match", *ORDINARY, *axes]):
+        match, *names = map(str, place)
+        twins.setdefault(tuple(names), {})[match] = rows
     pairs = []
-    for key, rows in results[~own].groupby(KEY):
-        data, model, match, arm = map(str, key)
-        modes = twins.get((data, model), {})
+    for key, rows in results[~own].groupby([*KEY[:3], *axes, "arm"]):
+        data, model, match, *values, arm = map(str, key)
+        near = product((data,), (model,), *((value, "") for value in values))
+        modes = next((twins[names] for names in near if names in twins), {})
         only = next(iter(modes.values())) if len(modes) == 1 else results.iloc[:0]
-        pairs.append(_pair((data, model, match, arm), rows, modes.get(match, only)))
-    return pairs
+        point = dict(zip(axes, values, strict=True))
+        pairs.append(_pair((data, model, match, arm), point, rows, modes.get(match, only)))
+    return sorted(pairs, key=_order)
 
 
-def _check(results: pd.DataFrame, baseline: str) -> None:
-    missing = [name for name in COLUMNS if name not in results]
+def axis_order(value: str) -> tuple[int, float, str]:
+    """Orders the values of an axis: numbers by size, then words, then what has none."""
+    try:
+        return (0, float(value), "")
+    except ValueError:
+        return (1 + (value == ""), 0.0, value)
+
+
+def _order(pairs: Pairs) -> tuple[object, ...]:
+    data, model, match, arm = pairs.key
+    return (data, model, match, *(axis_order(value) for value in pairs.axes.values()), arm)
+
+
+def _check(results: pd.DataFrame, baseline: str, axes: list[str]) -> None:
+    missing = [name for name in (*COLUMNS, *axes) if name not in results]
     if missing:
-        raise ValueError(f"results lack the columns {missing}; needed: {list(COLUMNS)}")
+        raise ValueError(f"results lack the columns {missing}; needed: {[*COLUMNS, *axes]}")
     arms = sorted(results["arm"].astype(str).unique())
     if baseline not in arms:
         raise ValueError(f"no run of the baseline arm {baseline!r}; arms with runs: {arms}")
     for column, allowed in (("status", {"finished", "failed"}), ("mode", {"max", "min"})):
         if unknown := set(results[column]) - allowed:
             raise ValueError(f"unknown {column} {unknown}; allowed: {sorted(allowed)}")
-    keys = [*KEY, "seed"]
+    keys = [*KEY, *axes, "seed"]
     if (twice := results.duplicated(keys)).any():
         raise ValueError(f"two runs of {results.loc[twice, keys].iloc[0].to_dict()}")
 
 
-def _pair(key: tuple[str, str, str, str], arm: pd.DataFrame, base: pd.DataFrame) -> Pairs:
+def _pair(
+    key: tuple[str, str, str, str], axes: dict[str, str], arm: pd.DataFrame, base: pd.DataFrame
+) -> Pairs:
     named = set(zip(arm["metric"], arm["mode"], strict=True))
     named |= set(zip(base["metric"], base["mode"], strict=True))
     if len(named) != 1:
@@ -102,4 +128,4 @@ def _pair(key: tuple[str, str, str, str], arm: pd.DataFrame, base: pd.DataFrame)
     d = (ours - theirs) * (1.0 if mode == "max" else -1.0)
     if len(d) and np.ptp(d) <= 1e-12 * max(np.abs(ours).max(), np.abs(theirs).max()):
         d = np.full(len(d), np.median(d))  # equal up to the rounding of a subtraction
-    return Pairs(key, metric, arm, base, d, len(seeds) - len(shared))
+    return Pairs(key, metric, arm, base, d, len(seeds) - len(shared), mode, axes)

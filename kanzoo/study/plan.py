@@ -1,7 +1,7 @@
-"""The cells of a study: data sets x architectures x arms x budgets x seeds."""
+"""The cells of a study: data sets x architectures x arms x budgets x further axes x seeds."""
 
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
@@ -11,11 +11,46 @@ from kanzoo.rundir import RunDir
 
 MIN_SEEDS = 2
 Config = dict[str, Any]
+Axes = tuple[tuple[str, str], ...]
+
+# Arms that tell what of a KAN helps: a trainable activation, its slope alone, or no basis at all.
+CONTROLS = {
+    "mlp-spline": ["layers=kan", "basis=spline_activation"],
+    "mlp-prelu": ["layers=kan", "basis=prelu"],
+    "kan-residual": ["layers=kan", "basis=none"],
+}
+# Axes with a key of their own in a study, and what they change.
+SHORT_AXES = {
+    "train_fraction": "training_set.fraction",
+    "label_noise": "training_set.label_noise",
+}
+KEYS = (
+    *("name", "title", "question", "data", "models", "arms", "baseline", "match", "first_seed"),
+    *(
+        "seeds",
+        "margin",
+        "alpha",
+        "overrides",
+        "further",
+        "controls",
+        *SHORT_AXES,
+        "axes",
+        "metrics",
+        "tune",
+    ),
+)
+RESERVED = (
+    *("data", "model", "arm", "match", "seed", "status", "reason", "metric", "mode", "test", "val"),
+    *("layers", "basis", "width", "corruption", "severity", "run_dir", "command"),
+)
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One run of a study: where it stands in the grid, and its whole configuration."""
+    """One run of a study: where it stands in the grid, and its whole configuration.
+
+    axes: the further axes and its value on each, empty for an arm that an axis does not concern.
+    """
 
     data: str
     model: str
@@ -24,6 +59,7 @@ class Cell:
     seed: int
     config: Config
     overrides: tuple[str, ...]
+    axes: Axes = ()
 
     @property
     def folder(self) -> RunDir:
@@ -35,62 +71,174 @@ class Cell:
         return shlex.join(["python", "scripts/train.py", *self.overrides])
 
     @property
+    def kind(self) -> tuple[str, ...]:
+        """What tells it from the other cells of its seed."""
+        return (self.data, self.model, self.arm, self.match, *(value for _, value in self.axes))
+
+    @property
     def title(self) -> str:
-        return f"{self.data} {self.model} {self.arm} {self.match} seed {self.seed}"
+        axes = [f"{name} {value}" for name, value in self.axes if value]
+        return " ".join([self.data, self.model, self.arm, self.match, *axes, f"seed {self.seed}"])
+
+
+@dataclass(frozen=True)
+class Axis:
+    """A further axis: its values with the overrides of each; the arms it concerns, None for all."""
+
+    name: str
+    values: dict[str, list[str]]
+    arms: tuple[str, ...] | None = None
 
 
 def plan_cells(
-    study: dict[str, Any], runs: str, overwrite: bool, compose: Callable[[list[str]], Config]
+    study: dict[str, Any],
+    runs: str,
+    overwrite: bool,
+    compose: Callable[[list[str]], Config],
+    tuned: Mapping[tuple[str, ...], Iterable[str]] | None = None,
 ) -> list[Cell]:
     """All cells of a `conf/study` node, seed by seed, so that an early stop leaves whole pairs.
 
-    `compose` makes a configuration from overrides. Raises `ValueError` for a study that cannot give
-    a verdict: no baseline arm, a baseline that is KAN, fewer than two seeds.
+    `compose` makes a configuration from overrides; `tuned` holds further overrides by the kind of a
+    cell. Raises `ValueError` for a study that cannot give a verdict: no baseline arm, a baseline
+    that is KAN, fewer than two seeds.
     """
-    _check(study)
+    check_study(study)
+    axes = axes_of(study)
     first: list[Cell] = []
-    common = [*study["overrides"], f"name={study['name']}", f"runs={runs}"]
+    common = [*study["overrides"], *study["further"], f"name={study['name']}", f"runs={runs}"]
     if overwrite:
         common.append("overwrite=true")
-    grid = product(study["data"], study["models"].items(), study["arms"].items(), study["match"])
+    grid = product(study["data"], study["models"].items(), arms_of(study).items(), study["match"])
     for data, (model, model_overrides), (arm, arm_overrides), match in grid:
-        words = [
-            f"data={data}",
-            f"model={model}",
-            *arm_overrides,
-            f"match={match}",
-            *common,
-            *model_overrides,
-        ]
-        config = compose(words)
-        if arm == study["baseline"] and config["layers"]["kan_roles"]:
-            raise ValueError(
-                f"study.baseline={arm!r} has KAN layers; the baseline must be the MLP twin"
-            )
-        first.append(Cell(data, model, arm, match, 0, config, tuple(words)))
+        own = any(word.startswith("model=") for word in model_overrides)
+        words = [f"data={data}", *([] if own else [f"model={model}"]), *arm_overrides]
+        words += [f"match={match}", *common, *model_overrides]
+        for point in product(*(_values(axis, arm) for axis in axes)):
+            values = (value for value, _ in point)
+            place: Axes = tuple(zip((axis.name for axis in axes), values, strict=True))
+            moved = [*words, *(word for _, overrides in point for word in overrides)]
+            cell = Cell(data, model, arm, match, 0, {}, (), place)
+            moved += (tuned or {}).get(cell.kind, ())
+            config = compose(moved)
+            if arm == study["baseline"] and config["layers"]["kan_roles"]:
+                raise ValueError(
+                    f"study.baseline={arm!r} has KAN layers; the baseline must be the MLP twin"
+                )
+            first.append(replace(cell, config=config, overrides=tuple(moved)))
+    first = _without_twins(first, study["baseline"])
     return [
-        replace(
-            cell,
-            seed=seed,
-            config={**cell.config, "seed": seed},
-            overrides=(*cell.overrides, f"seed={seed}"),
-        )
+        at_seed(cell, seed)
         for seed in range(study["first_seed"], study["first_seed"] + study["seeds"])
         for cell in first
     ]
 
 
-def _check(study: dict[str, Any]) -> None:
-    for key in ("data", "models", "arms", "match"):
+def _without_twins(cells: list[Cell], baseline: str) -> list[Cell]:
+    """Leave out what an axis made the same as the baseline: there is nothing to compare."""
+    paths = {cell.folder.path for cell in cells if cell.arm == baseline}
+    kept = [c for c in cells if c.arm == baseline or c.folder.path not in paths]
+    for arm in {cell.arm for cell in cells} - {cell.arm for cell in kept}:
+        raise ValueError(f"study.arms.{arm} is the same as the baseline {baseline!r}")
+    return kept
+
+
+def at_seed(cell: Cell, seed: int) -> Cell:
+    """The cell of the same kind with another seed."""
+    words = (word for word in cell.overrides if not word.startswith("seed="))
+    config = {**cell.config, "seed": seed}
+    return replace(cell, seed=seed, config=config, overrides=(*words, f"seed={seed}"))
+
+
+def first_of_kinds(cells: list[Cell]) -> list[Cell]:
+    """One cell of every kind: those of the first seed."""
+    return [cell for cell in cells if cell.seed == cells[0].seed]
+
+
+def distinct(cells: Iterable[Cell]) -> list[Cell]:
+    """The cells without those that share their run with an earlier one."""
+    return list({cell.folder.path: cell for cell in reversed(list(cells))}.values())[::-1]
+
+
+def arms_of(study: dict[str, Any]) -> dict[str, list[str]]:
+    """The arms and their overrides, the control arms included where the study wants them."""
+    controls = CONTROLS if study["controls"] else {}
+    return {**study["arms"], **{n: w for n, w in controls.items() if n not in study["arms"]}}
+
+
+def axes_of(study: dict[str, Any]) -> list[Axis]:
+    """The axes with more than one value, and all that the study names itself."""
+    short = [
+        Axis(name, {_text(value): [f"{key}={value}"] for value in study[name]})
+        for name, key in SHORT_AXES.items()
+        if study[name] != [{"train_fraction": 1.0, "label_noise": 0.0}[name]]
+    ]
+    named = [
+        Axis(
+            name,
+            {_text(value): list(words) for value, words in axis["values"].items()},
+            tuple(axis["arms"]) if axis.get("arms") else None,
+        )
+        for name, axis in study["axes"].items()
+    ]
+    return short + named
+
+
+def active_axes(study: dict[str, Any]) -> list[str]:
+    """Names of the axes that tell cells apart, as columns of results."""
+    return [axis.name for axis in axes_of(study) if len(axis.values) > 1 or axis.arms]
+
+
+def check_study(study: dict[str, Any]) -> None:
+    """Raise a `ValueError` of one line for a study that cannot be."""
+    for key in study:
+        registry.check_name("key of the study", key, KEYS)
+    if missing := [key for key in KEYS if key not in study]:
+        raise ValueError(f"the study lacks the keys {', '.join(missing)}")
+    for key in ("data", "models", "arms", "match", *SHORT_AXES):
         if not study[key]:
             raise ValueError(f"study.{key} is empty: a study needs at least one")
+        values = [str(value) for value in study[key]]
+        if len(set(values)) < len(values):
+            raise ValueError(f"study.{key} names something twice: {', '.join(values)}")
+    arms = arms_of(study)
     registry.check_name("study.baseline", study["baseline"], study["arms"])
-    if len(study["arms"]) < 2:
+    if len(arms) < 2:
         raise ValueError("study.arms has only the baseline: there is nothing to compare")
     if study["seeds"] < MIN_SEEDS:
         raise ValueError(f"study.seeds must be at least {MIN_SEEDS}, got {study['seeds']}")
     if study["margin"] <= 0:
         raise ValueError(f"study.margin must be positive, got {study['margin']}")
-    for group, chosen in (("data", study["data"]), ("model", study["models"])):
-        for name in chosen:
-            registry.check_name(group, name, registry.names(group))
+    if not 0 < study["alpha"] < 1:
+        raise ValueError(f"study.alpha must be between 0 and 1, got {study['alpha']}")
+    for name in study["data"]:
+        registry.check_name("data", name, registry.names("data"))
+    for name, words in study["models"].items():
+        if not any(word.startswith("model=") for word in words):
+            registry.check_name("model", name, registry.names("model"))
+    for name, axis in study["axes"].items():
+        _check_axis(name, axis, arms)
+    for name, judged in study["metrics"].items():
+        if set(judged) != {"mode", "margin"} or judged["mode"] not in ("min", "max"):
+            raise ValueError(f"study.metrics.{name} must have a mode, min or max, and a margin")
+        if judged["margin"] <= 0:
+            raise ValueError(f"study.metrics.{name}.margin must be positive")
+
+
+def _check_axis(name: str, axis: Any, arms: Iterable[str]) -> None:
+    if name in RESERVED or name in SHORT_AXES or not name.isidentifier():
+        raise ValueError(f"study.axes.{name}: an axis needs a plain name that is not taken")
+    if not isinstance(axis, dict) or not axis.get("values") or set(axis) - {"values", "arms"}:
+        raise ValueError(f"study.axes.{name} must have values, each with its overrides")
+    for arm in axis.get("arms") or ():
+        registry.check_name(f"arm of study.axes.{name}", arm, arms)
+
+
+def _values(axis: Axis, arm: str) -> list[tuple[str, list[str]]]:
+    if axis.arms is not None and arm not in axis.arms:
+        return [("", [])]
+    return list(axis.values.items())
+
+
+def _text(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -29,6 +29,7 @@ from matplotlib.ticker import (
 )
 from numpy.typing import ArrayLike
 
+from kanzoo.study.pairs import axis_order
 from kanzoo.study.stats import Verdict
 
 SERIES = 8  # colours in the style sheet, --c0 (the baseline) to --c7
@@ -199,12 +200,16 @@ def cost(
 
 
 def curves(
-    title: str, tables: Mapping[str, list[pd.Series]], label: str, colours: Mapping[str, int]
-) -> Panel:
-    """Mean over seeds of a series indexed by epoch, with a band of one standard deviation."""
+    title: str, tables: Mapping[str, list[pd.Series]], label: str, colours: Mapping[str, int],
+    over: str = "epoch",
+) -> Panel:  # fmt: skip
+    """Mean over seeds of a series indexed by epoch, with a band of one standard deviation.
+
+    The frame fits what comes after the first fifth; of another index than epochs, everything.
+    """
     found: list[str] = []
     seen: list[float] = []
-    with _axes(found.append, f"Learning curves: {title}") as ax:
+    with _axes(found.append, f"{label} over {over}: {title}") as ax:
         for arm, series in tables.items():
             table = pd.concat(series, axis=1).sort_index()
             table = table.iloc[:: max(1, len(table) // MAX_POINTS)]
@@ -214,16 +219,64 @@ def curves(
             ax.plot(table.index, mean, color=colour(index), ls=dash, marker=alone)
             ax.fill_between(table.index, mean - std, mean + std, color=colour(index), alpha=0.15,
                             lw=0)  # fmt: skip
-            late = slice(len(table) // 5, None)  # the steep start would flatten all that follows
+            late = slice(
+                len(table) // 5 if over == "epoch" else 0, None
+            )  # the steep start would flatten all that follows
             seen += [(mean - std)[late].min(), (mean + std)[late].max()]
         spread = max(seen) - min(seen)
         if spread > 0:
             ax.set_ylim(min(seen) - 0.08 * spread, max(seen) + 0.08 * spread)
         ax.margins(x=0.02)
         ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-        ax.set_xlabel("epoch")
+        ax.set_xlabel(over)
         ax.set_ylabel(label)
     return Panel(title, found[0], f"{max(map(len, tables.values()))} seeds")
+
+
+def along(
+    title: str, series: Mapping[str, pd.DataFrame], over: str, metric: str,
+    colours: Mapping[str, int],
+) -> Panel:  # fmt: skip
+    """Metric along an axis of the study, with intervals; values that are no numbers as words.
+
+    series: of each arm a table with columns value (text, empty for an arm that the axis does not
+    concern, which becomes a level line), mean and half (of its interval, 0 where unknown).
+    """
+    texts = {text for table in series.values() for text in table["value"]} - {""}
+    words = sorted(texts, key=axis_order)
+    numbers = all(axis_order(word)[0] == 0 for word in words)
+    place = {word: float(word) if numbers else float(i) for i, word in enumerate(words)}
+    span = (max(place.values()) - min(place.values())) or 1.0
+    found: list[str] = []
+    with _axes(found.append, f"{metric} along {over}: {title}", 2.6) as ax:
+        positive = numbers and min(place.values()) > 0
+        spread = positive and max(place.values()) > 8 * min(place.values())
+        for arm, table in series.items():
+            index, dash = colours[arm], DASHES[dash_name(colours[arm])]
+            flat = table[table["value"] == ""]
+            for row in flat.to_dict("records"):
+                ax.axhline(row["mean"], color=colour(index), ls=dash)
+            rest = table[table["value"] != ""]
+            # Beside each other, or intervals of arms that agree would hide each other.
+            shift = 0.0 if spread else 0.012 * span * (index - (len(series) - 1) / 2)
+            x = np.array([place[value] + shift for value in rest["value"]])
+            if spread:
+                x = x * 1.02 ** (index - (len(series) - 1) / 2)
+            order = np.argsort(x)
+            ax.errorbar(
+                x[order], rest["mean"].to_numpy()[order], yerr=rest["half"].to_numpy()[order],
+                color=colour(index), ls=dash if numbers else "none", marker="o", ms=4.5,
+                elinewidth=1,
+            )  # fmt: skip
+        if spread:
+            ax.set_xscale("log")
+            ax.xaxis.set_minor_formatter(NullFormatter())
+        ax.set_xticks(list(place.values()), list(place))
+        ax.minorticks_off()
+        ax.margins(x=0.06)
+        ax.set_xlabel(over)
+        ax.set_ylabel(metric)
+    return Panel(title, found[0])
 
 
 def edges(plot: EdgePlot) -> Panel:

@@ -2,8 +2,9 @@
 
 The unit is a seed: both arms of a pair share split, batches and seed, so only the differences
 d_1..d_n over the seeds that finished in both arms are used, oriented so that positive = the arm
-is better. A row is one (data, model, match, arm); the family is every row of the study, whether
-its runs finished or not, so that a crashed row cannot make the others look more significant.
+is better. A row is one (data, model, match, arm) at one point of the study's further axes and for
+one metric; the family is every row of the study, whether its runs finished or not, so that a
+crashed row cannot make the others look more significant.
 
 The rule that decides, in this order:
 
@@ -31,7 +32,8 @@ Tibshirani 1993, section 12.5) covers too, also for skewed differences, and stan
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -84,40 +86,47 @@ class Verdict:
     seeds_needed: int | None
     n_failed: int
     note: str
+    axes: dict[str, str] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, ready for strict JSON."""
-        return asdict(self)
+        """Plain values, ready for strict JSON; an entry for each further axis of the study."""
+        values = asdict(self)
+        axes = values.pop("axes")
+        return {**values, **axes}
 
 
 def verdicts(
     results: pd.DataFrame,
     baseline: str,
     *,
-    margin: float,
+    margin: float | Mapping[str, float],
     alpha: float = 0.05,
+    axes: Sequence[str] = (),
     seed: int = 0,
     n_resamples: int = 10_000,
 ) -> list[Verdict]:
-    """A verdict per (data, model, match) and arm other than the baseline, by the module's rule.
+    """A verdict per (data, model, match, *axes) and arm other than the baseline.
 
-    margin: the smallest difference that matters, in units of the metric. A run without a finite
+    margin: the smallest difference that matters, in units of the metric, or that of every metric by
+    its name. axes: further columns of `results` that tell cells apart. A run without a finite
     test value counts as failed. A baseline that was run under one budget mode only serves every
     mode. Ratios are arm / baseline, of the medians over the paired seeds.
     """
     if not 0 < alpha < 1:
         raise ValueError(f"alpha is {alpha}; it must lie between 0 and 1")
-    if not (np.isfinite(margin) and margin >= 0):
-        raise ValueError(f"margin is {margin}; it must be finite and not negative")
+    for value in margin.values() if isinstance(margin, Mapping) else [margin]:
+        if not (np.isfinite(value) and value >= 0):
+            raise ValueError(f"margin is {value}; it must be finite and not negative")
     if n_resamples < 1:
         raise ValueError(f"n_resamples is {n_resamples}; it must be positive")
-    cells = pair_seeds(results, baseline)
+    cells = pair_seeds(results, baseline, axes)
+    margins = np.array([margin[c.metric] if isinstance(margin, Mapping) else margin for c in cells])
     tests = {key: np.full(len(cells), np.nan) for key in TESTS}
     for size in {cell.size for cell in cells if cell.size >= 2}:
         rows = [i for i, cell in enumerate(cells) if cell.size == size]
         d = np.stack([cells[i].differences for i in rows])  # (rows, n)
         tests["p"][rows], tests["low"][rows], tests["high"][rows] = inference.student(d, alpha)
-        tests["equivalence"][rows] = inference.equivalence(d, margin)
+        tests["equivalence"][rows] = inference.equivalence(d, margins[rows])
         tests["permutation"][rows] = inference.sign_flip(d, seed=seed, n_resamples=n_resamples)
         if size >= MIN_SEEDS:
             tests["boot_low"][rows], tests["boot_high"][rows] = inference.studentised_bootstrap(
@@ -131,12 +140,12 @@ def verdicts(
         _decide(cell, adjusted["p"][i], adjusted["equivalence"][i], alpha)
         for i, cell in enumerate(cells)
     ]
-    needed = _seeds_needed(cells, words, adjusted, margin, alpha)
+    needed = _seeds_needed(cells, words, adjusted, margins, alpha)
     return [
         _verdict(
             cell,
             baseline,
-            margin,
+            float(margins[i]),
             alpha,
             words[i],
             needed[i],
@@ -161,7 +170,7 @@ def _seeds_needed(
     cells: list[Pairs],
     words: list[str],
     adjusted: dict[str, Array],
-    margin: float,
+    margins: Array,
     alpha: float,
 ) -> list[int | None]:
     """Further seeds for a power of `POWER` at the level Holm's next step asks of a row.
@@ -178,7 +187,7 @@ def _seeds_needed(
     low, high = start - 1, np.full(len(rows), float(MAX_SEEDS))  # low is too few, high enough
     while rows and (high - low > 1).any():
         middle = np.ceil((low + high) / 2)
-        reached = inference.power(middle, mean, std, margin, level) >= POWER
+        reached = inference.power(middle, mean, std, margins[rows], level) >= POWER
         low, high = np.where(reached, low, middle), np.where(reached, middle, high)
     for i, total in zip(rows, high, strict=True):
         needed[i] = int(total) - cells[i].size if total < MAX_SEEDS else None
@@ -220,7 +229,7 @@ def _verdict(
         mean_arm=_plain(ours.mean()), std_arm=_plain(ours.std()),
         mean_baseline=_plain(theirs.mean()), std_baseline=_plain(theirs.std()),
         std_difference=_plain(cell.std), seeds_needed=needed, n_failed=cell.unpaired,
-        note="; ".join(note for note, applies in notes.items() if applies),
+        note="; ".join(note for note, applies in notes.items() if applies), axes=cell.axes,
     )  # fmt: skip
 
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Mapping, Sequence
+from itertools import product
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from kanzoo.study.pairs import axis_order
 from kanzoo.study.stats import MIN_SEEDS, POWER, Verdict
 
 CELL = ["data", "model", "match", "arm"]
@@ -22,17 +25,33 @@ NUMBERS = ("test", "val", "params", "flops", "step_time_ms", "peak_memory_mb", "
            "epochs")  # fmt: skip
 
 
-def tidy(results: pd.DataFrame) -> pd.DataFrame:
-    """Results with every column that a report reads, in a fixed order of rows."""
+def tidy(results: pd.DataFrame, axes: Sequence[str] = ()) -> pd.DataFrame:
+    """Results with every column that a report reads, in a fixed order of rows.
+
+    `axes` are further columns that tell cells apart, the axes of the study.
+    """
     columns: dict[str, Any] = {}
-    for name in TEXTS:
+    for name in (*TEXTS, *axes):
         text = results[name] if name in results else pd.Series("", index=results.index)
         columns[name] = text.astype(object).where(text.notna(), "").astype(str)
     for name in NUMBERS:
         value = results[name] if name in results else pd.Series(np.nan, index=results.index)
         columns[name] = pd.to_numeric(value, errors="coerce").astype(float)
     table = results.assign(**columns)
-    return table.sort_values([*CELL, "seed"], kind="stable", ignore_index=True)
+    ranks = {name: f"_{name}" for name in axes}
+    for name, rank in ranks.items():
+        order = sorted(set(table[name]), key=axis_order)
+        table[rank] = table[name].map({value: i for i, value in enumerate(order)})
+    by = [*CELL[:3], *ranks.values(), "arm", "seed"]
+    table = table.sort_values(by, kind="stable", ignore_index=True)
+    return table.drop(columns=list(ranks.values()))
+
+
+def axes_text(axes: Mapping[str, str]) -> str:
+    """A point on the axes of a study in words."""
+    return " · ".join(
+        f"{name.replace('_', ' ')} {value}" for name, value in axes.items() if value != ""
+    )
 
 
 def finished(results: pd.DataFrame) -> pd.Series[bool]:
@@ -46,15 +65,23 @@ def arms_of(results: pd.DataFrame, baseline: str) -> dict[str, int]:
     return {arm: index for index, arm in enumerate([baseline, *others])}
 
 
-def rule(verdict: Verdict, rows: int) -> str:
+def rule(verdicts: Sequence[Verdict]) -> str:
     """The rule that decided, for readers."""
+    verdict, rows = verdicts[0], len(verdicts)
+    margins = {v.metric: v.margin for v in verdicts}
     return (
         f"“Better” and “worse” need a paired t-test with p ≤ {verdict.alpha:g}, “equivalent” two "
-        f"one-sided paired t-tests that put the difference inside ±{verdict.margin:g}; both are "
+        f"one-sided paired t-tests that put the difference inside {_margins(margins)}; both are "
         f"Holm-adjusted over the study's {rows} comparisons. No verdict below {MIN_SEEDS} paired "
         f"seeds. Beside “undecided” stands the number of further seeds that would decide it with "
         f"a probability of {100 * POWER:g} %, were the estimates the truth."
     )
+
+
+def _margins(margins: Mapping[str, float]) -> str:
+    if len(set(margins.values())) == 1:
+        return f"±{next(iter(margins.values())):g}"
+    return " or ".join(f"±{margin:g} ({metric})" for metric, margin in margins.items())
 
 
 def verdict_rows(verdicts: Sequence[Verdict]) -> list[dict[str, Any]]:
@@ -73,6 +100,7 @@ def _verdict_row(v: Verdict, places: int) -> dict[str, Any]:
     more = f"+{v.seeds_needed} seed{'s' * (v.seeds_needed > 1)}" if v.seeds_needed else ""
     return {
         "data": v.data, "model": v.model, "arm": v.arm, "match": v.match, "verdict": v.verdict,
+        "axes": axes_text(v.axes),
         "more": more, "difference": signed(v.mean_difference, places), "interval": interval,
         "p_adjusted": p_value(v.p_adjusted), "p_permutation": p_value(v.p_permutation),
         "n_seeds": v.n_seeds, "note": v.note,
@@ -83,15 +111,26 @@ def _verdict_row(v: Verdict, places: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def verdict_table(verdicts: Sequence[Verdict]) -> Table:
-    """The verdicts for a terminal of 100 columns."""
+def verdict_table(verdicts: Sequence[Verdict]) -> Group:
+    """The verdicts for a terminal of 100 columns, a table for every point of the study's axes."""
     several = len({v.match for v in verdicts}) > 1
-    table = Table(box=None, pad_edge=False, header_style="bold")
+    rows = verdict_rows(verdicts)
+    points: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        points.setdefault(row["axes"], []).append(row)
+    return Group(*(_table(point, found, several) for point, found in points.items()))
+
+
+def _table(title: str, rows: Sequence[Mapping[str, Any]], several: bool) -> Table:
+    heading = Text(title, style="bold") if title else None
+    table = Table(
+        title=heading, title_justify="left", box=None, pad_edge=False, header_style="bold"
+    )
     for name in ("data", "model", "arm", "verdict"):
         table.add_column(name, overflow="fold")
     for name in ("difference [interval]", "p adj", "n", "params", "time"):
         table.add_column(name, justify="right", overflow="fold", no_wrap=name != "params")
-    for row in verdict_rows(verdicts):
+    for row in rows:
         word = Text(row["verdict"], style=TONES[row["verdict"]])
         arm = row["arm"] + (f" ({row['match']})" if several else "")
         table.add_row(
@@ -103,27 +142,33 @@ def verdict_table(verdicts: Sequence[Verdict]) -> Table:
     return table
 
 
-def budget_rows(results: pd.DataFrame, baseline: str) -> list[dict[str, Any]]:
+def budget_rows(
+    results: pd.DataFrame, baseline: str, axes: Sequence[str] = ()
+) -> list[dict[str, Any]]:
     """Median costs of every cell and their mismatch against the baseline's."""
+    by = [*CELL[:3], *axes, "arm"]
     usable = results[finished(results)]
     columns = ["params", "flops", "step_time_ms", "peak_memory_mb", "train_seconds", "epochs"]
-    groups = usable.groupby(CELL)
+    groups = usable.groupby(by, sort=False)
     table = groups[columns].median()
     table["width"], table["runs"] = groups["width"].first(), groups.size()
-    twins: dict[tuple[str, str], dict[str, Mapping[Hashable, Any]]] = {}
+    twins: dict[tuple[str, ...], dict[str, Mapping[Hashable, Any]]] = {}
     records = table.reset_index().to_dict("records")
-    cells = [({name: str(row[name]) for name in CELL}, row) for row in records]
+    cells = [({name: str(row[name]) for name in by}, row) for row in records]
     cells.sort(key=lambda cell: (cell[0]["data"], cell[0]["model"], cell[0]["arm"] != baseline))
     for cell, row in cells:
         if cell["arm"] == baseline:
-            twins.setdefault((cell["data"], cell["model"]), {})[cell["match"]] = row
+            place = (cell["data"], cell["model"], *(cell[name] for name in axes))
+            twins.setdefault(place, {})[cell["match"]] = row
     rows = []
     for cell, row in cells:
-        modes = twins.get((cell["data"], cell["model"]), {})
+        places = product((cell["data"],), (cell["model"],), *((cell[n], "") for n in axes))
+        modes = next((twins[place] for place in places if place in twins), {})
         only = next(iter(modes.values())) if len(modes) == 1 else None
         twin = modes.get(cell["match"], only)
         own = cell["arm"] == baseline
         rows.append(cell | {
+            "axes": axes_text({name: cell[name] for name in axes}),
             "width": row["width"] or NONE, "runs": int(row["runs"]),
             "params": _budget(row, None if own else twin, "params", cell["match"]),
             "flops": _budget(row, None if own else twin, "flops", cell["match"]),

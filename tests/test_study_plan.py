@@ -1,0 +1,216 @@
+"""Axes and arms of a study, its record, and configurations composed quickly."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from test_compare import cells_of, configured
+
+from kanzoo import registry
+from kanzoo.compare import _job, check_cells, plan
+from kanzoo.config import Composer, compose
+from kanzoo.study.plan import CONTROLS, active_axes, arms_of, distinct, first_of_kinds
+
+ARMS = {"mlp": ["layers=mlp"], "kan": ["layers=kan"], "thin": ["layers=mlp"]}
+DEPTH = {"values": {1: ["model.depth=1"], 2: ["model.depth=2"]}, "arms": ["kan", "thin"]}
+
+
+def read(name: str) -> dict[str, Any]:
+    """A study file with what `conf/compare.yaml` says beside it."""
+    text = (registry.conf_dir() / "compare.yaml").read_text()
+    return {**yaml.safe_load(text)["study"], **registry.options("study", name)}
+
+
+def places(tmp_path: Path, **study: Any) -> list[tuple[str, ...]]:
+    cells = cells_of(tmp_path, **study)
+    for cell in cells:
+        assert compose("train", list(cell.overrides)) == cell.config, "the command repeats the run"
+    return [(c.arm, *(value for _, value in c.axes)) for c in first_of_kinds(cells)]
+
+
+def test_control_arms_are_there_unless_they_are_not_wanted(tmp_path: Path) -> None:
+    for name in registry.names("study"):
+        arms = arms_of(read(name))
+        wanted = name not in ("demo", "smoke", "depth")
+        assert set(CONTROLS) <= set(arms) if wanted else not set(CONTROLS) & set(arms)
+    own = {"mlp": ["layers=mlp"], "mlp-prelu": ["layers=kan", "basis=prelu", "optim.lr=0.1"]}
+    arms = arms_of(configured(tmp_path, arms=own, controls=True)["study"])
+    assert set(arms) == {"mlp", *CONTROLS}
+    assert arms["mlp-prelu"] == own["mlp-prelu"]
+
+
+def test_shares_and_noise_are_axes(tmp_path: Path) -> None:
+    study: dict[str, Any] = {"train_fraction": [0.5, 1.0], "label_noise": [0.0, 0.25]}
+    found = places(tmp_path, **study)
+    values = [("0.5", "0"), ("0.5", "0.25"), ("1", "0"), ("1", "0.25")]
+    assert found == [(arm, *value) for arm in ("mlp", "kan") for value in values]
+    cells = cells_of(tmp_path, **study)
+    for cell in cells:
+        assert cell.config["training_set"]["fraction"] == float(cell.axes[0][1])
+        assert cell.config["training_set"]["label_noise"] == float(cell.axes[1][1])
+    assert len(distinct(cells)) == len(cells) == 16
+    assert active_axes(configured(tmp_path, **study)["study"]) == ["train_fraction", "label_noise"]
+    assert active_axes(configured(tmp_path)["study"]) == []
+
+
+def test_an_axis_may_concern_some_arms_and_what_equals_the_baseline_is_left_out(
+    tmp_path: Path,
+) -> None:
+    found = places(tmp_path, arms=ARMS, axes={"depth": DEPTH})
+    # The thin MLP of depth 2 is the baseline itself.
+    assert found == [("mlp", ""), ("kan", "1"), ("kan", "2"), ("thin", "1")]
+
+
+def test_a_budget_is_an_axis_that_solves_the_twin_too(tmp_path: Path) -> None:
+    budgets = {"values": {2000: ["budget=2000"], 8000: ["budget=8000"]}}
+    cells = cells_of(tmp_path, axes={"size": budgets}, match=["params"])
+    plans = [prepared.plan for prepared in check_cells(cells)]
+    for cell, solved in zip(first_of_kinds(cells), plans, strict=True):
+        assert solved.params == pytest.approx(int(cell.axes[0][1]), rel=0.03)
+        assert solved.params == pytest.approx(solved.twin_params, rel=0.03)
+
+
+def test_a_run_that_several_cells_share_is_done_once(tmp_path: Path) -> None:
+    cells = cells_of(tmp_path, match=["params", "flops"])
+    runs = distinct(cells)
+    assert len(cells) == 8
+    assert [(c.seed, c.arm, c.match) for c in runs[:3]] == [
+        *((0, "mlp", "params"), (0, "kan", "params"), (0, "kan", "flops"))
+    ]
+    assert len(runs) == 6
+
+
+@pytest.mark.parametrize(
+    ("study", "hint"),
+    [
+        ({"train_fraction": []}, "study.train_fraction is empty"),
+        ({"train_fraction": [0.5, 0.5]}, "twice"),
+        ({"train_fraction": [0.0, 1.0]}, "training_set.fraction"),
+        ({"label_noise": [1.5]}, "training_set.label_noise"),
+        ({"axes": {"seed": DEPTH}}, "study.axes.seed"),
+        ({"axes": {"depth": {"values": {}}}}, "must have values"),
+        ({"axes": {"depth": {**DEPTH, "arms": ["kna"]}}}, "'kan'"),
+        ({"axes": {"depth": {"values": {1: ["model.dpeth=1"]}}}}, "'model.depth'"),
+        ({"metrics": {"ece": {"mode": "less", "margin": 0.1}}}, "study.metrics.ece"),
+        ({"metrics": {"ece": {"mode": "min", "margin": 0}}}, "margin must be positive"),
+        ({"alpha": 1.0}, "study.alpha"),
+        ({"alhpa": 0.1}, "'alpha'"),
+        ({"arms": {"mlp": ["layers=mlp"], "same": ["layers=mlp"]}}, "same as the baseline"),
+        ({"further": ["training_set.phases=3"]}, "multiple of training_set.phases"),
+    ],
+)
+def test_impossible_axes_are_refused(tmp_path: Path, study: dict[str, Any], hint: str) -> None:
+    with pytest.raises(ValueError, match=r"\w") as refusal:
+        check_cells(cells_of(tmp_path, **study))
+    assert hint in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", registry.names("study"))
+def test_every_study_says_what_it_asks_and_how_to_run_it(name: str) -> None:
+    text = (registry.conf_dir() / "study" / f"{name}.yaml").read_text()
+    head = [line for line in text.splitlines() if line.startswith("#")]
+    assert any(f"python scripts/compare.py study={name}" in line for line in head)
+    cells = plan({"study": read(name), "runs": "runs", "overwrite": False})
+    assert len(cells) >= 2 * read(name)["seeds"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", registry.names("study"))
+def test_every_study_can_start(name: str) -> None:
+    check_cells(plan(compose("compare", [f"study={name}"])))
+
+
+# --- the record ----------------------------------------------------------------------------------
+
+
+def refused(config: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> str:
+    with pytest.raises(SystemExit) as end:
+        _job(config)
+    assert end.value.code == 2
+    return capsys.readouterr().err
+
+
+def test_a_folder_of_another_study_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kanzoo.compare.run", lambda config, cells: None)
+    monkeypatch.setattr("kanzoo.compare.report", lambda *_: 0)
+    _job(configured(tmp_path, seeds=3))
+    path = tmp_path / "runs" / "smoke" / "study.yaml"
+    first = path.read_text()
+    assert yaml.safe_load(first)["seeds"] == 3
+
+    message = refused(configured(tmp_path, seeds=3, margin=0.5, further=["optim.lr=0.1"]), capsys)
+    assert message.count("\n") == 1
+    assert "further, margin;" in message
+    assert "seeds (3 there)" in refused(configured(tmp_path, seeds=2), capsys)
+    assert path.read_text() == first
+
+    _job(configured(tmp_path, seeds=4, title="Other words"))
+    assert yaml.safe_load(path.read_text())["seeds"] == 4
+    _job({**configured(tmp_path, seeds=2, margin=0.5), "overwrite": True})
+    assert yaml.safe_load(path.read_text())["margin"] == 0.5
+
+
+def test_a_dry_run_leaves_no_record_and_estimates(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _job({**configured(tmp_path, train_fraction=[0.5, 1.0]), "dry_run": True})
+    assert not list(tmp_path.iterdir())
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "train_fraction" in shown
+    assert "8 cells, 8 different runs, 8 of them to do" in shown
+    assert "an estimate" in shown
+
+
+# --- composing quickly ---------------------------------------------------------------------------
+
+WORDS = [
+    ["data=mnist", "layers=mlp", "layers.kan_roles=[head,ffn]", "basis.grid_range=[-2,2]"],
+    ["basis=bspline", "basis.grid_size=3", "layers.residual=null", "trainer.gradient_clip_val=1"],
+    ["optim=sgd", "evaluation.noise=[0.5,1]", "training_set.fraction=1", "budget=500", "seed=4"],
+    ["callbacks=grid", "callbacks.grid.refine=[[1,10]]", "name=x", "runs=/tmp/a b"],
+    ["optim.lr=5e-3", "optim.lr=0.1", "model=vit", "model.depth=1"],
+    ["task=regression", "data=wine"],
+    ["debug=fast"],
+    ["experiment=mnist_kan", "model.width=8"],
+    ["data=digit"],
+    ["model.widht=3"],
+    ["+new.key=1"],
+    ["model.width=1.5"],
+    ["model._target_=os.system"],
+    ["optim.lr={a: 1}"],
+    ["model.width.x=3"],
+    ["optim.lr=nan"],
+    ["seed"],
+]
+
+
+def outcome(make: Any, words: list[str]) -> Any:
+    try:
+        return make(words)
+    except ValueError as error:
+        return str(error)
+
+
+def test_composing_quickly_gives_the_same_and_refuses_the_same() -> None:
+    quick = Composer("train")
+    for words in WORDS * 2:
+        expected = outcome(lambda w: compose("train", w), words)
+        assert outcome(quick, words) == expected
+    one = quick(["data=digits"])
+    one["data"]["batch_size"] = -1
+    assert quick(["data=digits"])["data"]["batch_size"] > 0, "configurations share nothing"
+
+
+@pytest.mark.slow
+def test_composing_quickly_knows_every_choice() -> None:
+    quick = Composer("train")
+    groups = ("data", "model", "layers", "basis", "task", "optim", "sched", "trainer", "callbacks")
+    for group in groups:
+        for name in registry.names(group):
+            words = [f"{group}={name}", "seed=3"]
+            assert quick(words) == compose("train", words), words
