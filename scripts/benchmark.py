@@ -1,4 +1,7 @@
-"""Measure layers against the dense limit: python scripts/benchmark.py layers --json FILE."""
+"""Measure layers against the dense limit, or whole networks against their MLP twins.
+
+python scripts/benchmark.py layers|models --json FILE
+"""
 
 from kanzoo.benchmark.main import main
 

@@ -42,6 +42,33 @@ def test_backends_agree_with_the_dense_definition(
         torch.testing.assert_close(actual, expected, rtol=2e-5, atol=2e-6 * expected.abs().max())
 
 
+@pytest.mark.parametrize("name", sorted(set(NAMES) - set(EXPANDING) - {"none"}))
+def test_single_functions_with_a_residual_know_their_block(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(blocked, "BLOCK_BYTES", 4 * 130 * 2 * 7)
+    torch.manual_seed(0)
+    layer = KANLinear(45, 33, basis=name, residual="silu")
+    x = torch.randn(130, 45)
+    dense = outputs_and_gradients(layer, x, "dense")
+    for expected, actual in zip(dense, outputs_and_gradients(layer, x, "blocked"), strict=True):
+        torch.testing.assert_close(actual, expected, rtol=2e-5, atol=2e-6 * expected.abs().max())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_is_zero_at_zero(name: str) -> None:
+    """A convolution may leave the padding to the operator if, and only if, phi(0) is zero."""
+    expansion = KANLinear(5, 3, basis=name).expansion
+    if expansion.zero_at_zero:
+        assert not expansion(torch.zeros(2, 5)).any()
+    layer = KANConv2d(5, 3, 3, padding=1, basis=name)
+    x = torch.randn(2, 5, 4, 4)
+    unpadded = KANConv2d(5, 3, 3, basis=name)
+    unpadded.load_state_dict(layer.state_dict())
+    if expansion.squash != "batch":
+        torch.testing.assert_close(layer(x), unpadded(F.pad(x, (1, 1, 1, 1))))
+
+
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("options", [{}, {"stride": 2, "padding": 1, "groups": 2}])
 def test_convolution_backends_agree(name: str, options: dict[str, int]) -> None:

@@ -1,17 +1,20 @@
 """What the benchmark measures, apart from time itself."""
 
+import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
 from kanzoo.bases.base import get_basis
-from kanzoo.benchmark import peers
+from kanzoo.benchmark import models, peers
 from kanzoo.benchmark.layers import SHAPES, Shape, measure
+from kanzoo.benchmark.main import main
 from kanzoo.benchmark.timing import ratio, saved_bytes, training_step
 from kanzoo.document import page
-from kanzoo.registry import conf_dir
+from kanzoo.registry import conf_dir, names
 
 
 def test_ratio_is_the_median_of_neighbours(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -53,6 +56,53 @@ def test_a_row_names_what_was_measured(shape: Shape) -> None:
     for name in ("step_ratio", "forward_ratio", "saved_bytes_ratio"):
         assert math.isfinite(row[name])
         assert row[name] > 0
+
+
+def test_a_network_is_measured_beside_its_twin() -> None:
+    rows = [row.to_dict() for row in models.measure("mlp", list(models.ARMS), "params", 1, batch=4)]
+    assert [row["arm"] for row in rows] == ["mlp", "kan-bspline", "kan-rational"]
+    assert [row["basis"] for row in rows] == ["gelu", "bspline", "rational"]
+    twin = rows[0]
+    for row in rows:
+        assert row["model"] == "mlp"
+        for name in ("params", "flops", "memory"):
+            size = "memory_mb" if name == "memory" else name
+            assert row[f"{name}_ratio"] == pytest.approx(row[size] / twin[size])
+        assert row["params_ratio"] == pytest.approx(1, abs=0.02)
+        assert row["step_ms"] > 0
+        assert row["step_ratio"] > 0
+    assert twin["step_ratio"] == 1
+
+
+def test_flops_can_be_made_equal_instead() -> None:
+    rows = list(models.measure("mlp", ["kan-bspline"], "flops", 1, batch=4))
+    assert rows[1].flops_ratio == pytest.approx(1, abs=0.02)
+
+
+@pytest.mark.parametrize("name", names("model"))
+def test_every_network_has_inputs(name: str) -> None:
+    """The loss of a random batch is finite, and a step changes the weights."""
+    inputs = models.inputs_of(name)
+    net = models.plan(name, None, inputs, "none").build(seed=0)
+    x, y = inputs.sample(2)
+    before = [p.detach().clone() for p in net.parameters()]
+    assert inputs.loss(net(x), y).isfinite()
+    models.training_step(net, inputs.loss, (x, y))()
+    after = list(net.parameters())
+    assert not any(torch.equal(p, q) for p, q in zip(before, after, strict=True) if p.dim() > 1)
+
+
+def test_the_command_writes_what_it_prints(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "models.json"
+    words = ["models", "--models", "mlp", "--arms", "kan-rbf", "--rounds", "1", "--batch", "2"]
+    monkeypatch.setattr("sys.argv", ["benchmark.py", *words, "--json", str(path)])
+    main()
+    report = json.loads(path.read_text())
+    assert report["hardware"]["torch"] == torch.__version__
+    assert [row["arm"] for row in report["rows"]] == ["mlp", "kan-rbf"]
+    assert "kan-rbf" in capsys.readouterr().out
 
 
 def test_peers_are_built_where_they_are_installed() -> None:

@@ -11,6 +11,7 @@ from kanzoo import registry
 from kanzoo.bases.base import Basis
 from kanzoo.bases.spline import BSpline
 
+# All are zero at zero.
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "identity": lambda x: x,
     "relu": F.relu,
@@ -24,6 +25,7 @@ class Activation(Basis):
     """One fixed function, so that "expand, then Linear" is "activation, then Linear"."""
 
     default_residual: ClassVar[str | None] = None
+    zero_at_zero: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -49,6 +51,8 @@ class PReLU(Basis):
     """Control: max(0, x) + a_c min(0, x), one trainable slope per feature (1502.01852, eq. 1)."""
 
     default_residual: ClassVar[str | None] = None
+    zero_at_zero: ClassVar[bool] = True
+    feature_tensors = ("slope",)
 
     def __init__(
         self,
@@ -77,6 +81,7 @@ class SplineActivation(Basis):
     """
 
     default_residual: ClassVar[str | None] = None
+    feature_tensors = ("coefficients",)
 
     def __init__(
         self,
@@ -113,6 +118,8 @@ class SplineActivation(Basis):
 
 class NoBasis(Basis):
     """Control: no functions at all (K = 0), so that only the layer's residual branch is left."""
+
+    zero_at_zero: ClassVar[bool] = True
 
     def __init__(
         self,

@@ -26,6 +26,7 @@ class Basis(nn.Module, ABC):
 
     default_squash: ClassVar[str] = "none"
     default_residual: ClassVar[str | None] = "silu"
+    zero_at_zero: ClassVar[bool] = False  # whether all functions are zero at zero
     feature_tensors: tuple[str, ...] = ()  # parameters and buffers with C as last dimension
 
     def __init__(self, in_features: int, num_functions: int) -> None:

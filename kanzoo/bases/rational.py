@@ -33,6 +33,7 @@ class GroupRational(Basis):
     """
 
     default_residual: ClassVar[str | None] = None
+    feature_tensors = ("group_of",)
     group_of: Tensor
 
     def __init__(

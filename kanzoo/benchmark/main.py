@@ -6,48 +6,93 @@ import os
 import platform
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from rich.console import Console
 from rich.table import Table
 
+from kanzoo import registry
 from kanzoo.bases.base import get_basis
-from kanzoo.benchmark import layers, peers
+from kanzoo.benchmark import layers, models, peers
 from kanzoo.benchmark.timing import ROUNDS
-from kanzoo.registry import names
 from kanzoo.rundir import git_sha, write_atomic
+from kanzoo.study.budget import MATCHES
 
 BACKENDS = ("auto", "blocked")
+Row = TypeVar("Row", layers.Row, models.Row)
 
 
 def main() -> None:
     """Parse the command line and run the benchmark that it names."""
-    parser = argparse.ArgumentParser(description="Measured speed and memory, as ratios.")
-    parser.add_argument("what", choices=["layers"], help="layers: against the dense limit")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the rows there")
-    parser.add_argument("--peers", action="store_true", help="also installed KAN packages")
-    parser.add_argument("--bases", action="store_true", help="also every other basis")
-    parser.add_argument("--rounds", type=int, default=ROUNDS, help="alternated steps of each")
-    parser.add_argument("--grid-sizes", type=int, nargs="+", default=[5, 20, 50], metavar="G")
-    options = parser.parse_args()
-    if options.rounds < 1:
-        parser.error("--rounds must be at least 1")
+    options = _parser().parse_args()
     torch.manual_seed(0)
+    if options.what == "layers":
+        rows = _layers(options)
+        table, found = _layer_table(rows), [row.to_dict() for row in rows]
+    else:
+        costs = _models(options)
+        table, found = _model_table(costs), [row.to_dict() for row in costs]
+    Console().print(table)
+    if options.json is not None:
+        report = {"hardware": hardware(), "rows": found}
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(options.json, json.dumps(report, indent=1) + "\n")
+
+
+def _parser() -> argparse.ArgumentParser:
+    shared = argparse.ArgumentParser(add_help=False)
+    shared.add_argument("--json", type=Path, metavar="FILE", help="also write the rows there")
+    shared.add_argument("--rounds", type=_positive, default=ROUNDS, help="alternated steps of each")
+    parser = argparse.ArgumentParser(description="Measured speed and memory, as ratios.")
+    parts = parser.add_subparsers(dest="what", required=True)
+    part = parts.add_parser("layers", parents=[shared], help="layers against the dense limit")
+    part.add_argument("--peers", action="store_true", help="also installed KAN packages")
+    part.add_argument("--bases", action="store_true", help="also every other basis")
+    part.add_argument("--grid-sizes", type=_positive, nargs="+", default=[5, 20, 50], metavar="G")
+    part = parts.add_parser("models", parents=[shared], help="networks against their MLP twins")
+    names, arms = registry.names("model"), models.every_arm()
+    part.add_argument("--models", nargs="+", default=names, choices=names, metavar="MODEL")
+    part.add_argument(
+        "--arms",
+        nargs="+",
+        default=list(models.ARMS),
+        choices=arms,
+        metavar="ARM",
+        help=f"{models.KAN}BASIS, for a basis of conf/basis",
+    )
+    part.add_argument("--match", default="params", choices=MATCHES, help="what is made equal")
+    part.add_argument("--batch", type=_positive, help="samples of a step instead of the usual")
+    return parser
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number} is not at least 1")
+    return number
+
+
+def _layers(options: argparse.Namespace) -> list[layers.Row]:
     grid_sizes = tuple(options.grid_sizes)
     rows = _collect(layers.splines(grid_sizes, BACKENDS, options.rounds))
     if options.bases:
-        expanding = [name for name in names("basis") if get_basis(name)(1).num_functions > 1]
+        names = registry.names("basis")
+        expanding = [name for name in names if get_basis(name)(1).num_functions > 1]
         others = [name for name in expanding if name != "bspline"]
         rows += _collect(layers.bases(others, options.rounds))
     if options.peers:
         found = peers.installed()
         rows += _collect(layers.peers(found, grid_sizes, options.rounds))
-    Console().print(_table(rows))
-    if options.json is not None:
-        report = {"hardware": hardware(), "rows": [row.to_dict() for row in rows]}
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(options.json, json.dumps(report, indent=1) + "\n")
+    return rows
+
+
+def _models(options: argparse.Namespace) -> list[models.Row]:
+    return _collect(
+        row
+        for name in options.models
+        for row in models.measure(name, options.arms, options.match, options.rounds, options.batch)
+    )
 
 
 def hardware() -> dict[str, Any]:
@@ -67,13 +112,30 @@ def hardware() -> dict[str, Any]:
     }
 
 
-def _collect(rows: Iterable[layers.Row]) -> list[layers.Row]:
+def _collect(rows: Iterable[Row]) -> list[Row]:
     from rich.progress import track
 
     return list(track(rows, description="measuring", transient=True))
 
 
-def _table(rows: list[layers.Row]) -> Table:
+def _model_table(rows: list[models.Row]) -> Table:
+    title = "Training step of whole networks (in brackets: ratio to the MLP twin)"
+    table = Table(title=title, title_justify="left")
+    for name in ("model", "arm", "params", "MFLOPs", "step ms", "peak MB"):
+        table.add_column(name, justify="left" if name in ("model", "arm") else "right")
+    for row in rows:
+        table.add_row(
+            row.model,
+            row.arm,
+            f"{row.params:,} ({row.params_ratio:.3f})",
+            f"{row.flops / 1e6:.2f} ({row.flops_ratio:.2f})",
+            f"{row.step_ms:.1f} ({row.step_ratio:.2f})",
+            f"{row.memory_mb:.1f} ({row.memory_ratio:.2f})",
+        )
+    return table
+
+
+def _layer_table(rows: list[layers.Row]) -> Table:
     table = Table(title="Ratio of a training step to the dense limit", title_justify="left")
     for name in ("shape", "basis", "G", "backend", "step", "forward", "saved bytes"):
         table.add_column(name, justify="left" if name in ("shape", "basis") else "right")

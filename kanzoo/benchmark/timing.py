@@ -3,6 +3,7 @@
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -11,15 +12,32 @@ WARMUP = 3
 ROUNDS = 15
 
 
-def ratio(candidate: Callable[[], object], limit: Callable[[], object], rounds: int) -> float:
-    """Median over `rounds` of the candidate's time over the limit's, one after the other.
+@dataclass(frozen=True)
+class Times:
+    """Median seconds of two functions, and the median of the ratios of neighbours."""
+
+    candidate: float
+    limit: float
+    ratio: float
+
+
+def compare(candidate: Callable[[], object], limit: Callable[[], object], rounds: int) -> Times:
+    """Times over `rounds` of the candidate and the limit, one after the other.
 
     The machine's speed drifts; two neighbours in time see the same machine.
     """
     for _ in range(WARMUP):
         candidate()
         limit()
-    return statistics.median(_seconds(candidate) / _seconds(limit) for _ in range(rounds))
+    pairs = [(_seconds(candidate), _seconds(limit)) for _ in range(rounds)]
+    ours, theirs = zip(*pairs, strict=True)
+    quotients = [one / other for one, other in pairs]
+    return Times(*(statistics.median(values) for values in (ours, theirs, quotients)))
+
+
+def ratio(candidate: Callable[[], object], limit: Callable[[], object], rounds: int) -> float:
+    """The candidate's time over the limit's, as `compare` measures it."""
+    return compare(candidate, limit, rounds).ratio
 
 
 def _seconds(call: Callable[[], object]) -> float:

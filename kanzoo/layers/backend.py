@@ -69,9 +69,11 @@ def linear(
 def dense_linear(values: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """One product a function, which copies neither side: `(K, ..., C), (C, K, O) -> (..., O)`."""
     values = values.to(weight.dtype)
-    first, *weights = weight.unbind(1)
-    y = F.linear(values[0], first.t(), bias)
-    for value, matrix in zip(values[1:], weights, strict=True):
+    if weight.shape[1] == 1:  # views, as in an ordinary layer: no gradient is copied
+        return F.linear(values.squeeze(0), weight.squeeze(1).t(), bias)
+    first, *others = zip(values.unbind(), weight.unbind(1), strict=True)
+    y = F.linear(first[0], first[1].t(), bias)
+    for value, matrix in others:
         y = y + F.linear(value, matrix.t())
     return y
 

@@ -113,7 +113,9 @@ class ConvLayer(KANLayer):
     def features(self, pixels: Tensor) -> Tensor:
         """Functions of all pixels as channels, functions fastest: `(B, C, S) -> (B, C K, S)`."""
         channel = -1 - self.dims
-        values: Tensor = self.expansion(pixels.movedim(channel, -1).contiguous())
+        single = self.expansion.num_functions == 1  # keeps the order in memory: no copies
+        last = pixels.movedim(channel, -1)
+        values: Tensor = self.expansion(last if single else last.contiguous())
         return values.movedim(0, -1).flatten(-2).movedim(-1, channel).to(self.weight.dtype)
 
     def operate(
@@ -167,11 +169,13 @@ class KANConv(ConvLayer):
 
     def forward(self, x: Tensor) -> Tensor:
         check_channels(x, -1 - self.dims, self.in_features)
-        pixels = self.padded(x)
         options = {"stride": self.stride, "dilation": self.dilation, "groups": self.groups}
         operator = type(self).__name__
         if choose(self.expansion, self.weight, x, self.backend, operator) == "compiled":
-            return conv2d(self.expansion, self.weight, self.bias, pixels, options)
+            return conv2d(self.expansion, self.weight, self.bias, self.padded(x), options)
+        if self.expansion.zero_at_zero:  # the operator's own padding is phi(0), as it should
+            options["padding"] = self.padding
+        pixels = x if self.expansion.zero_at_zero else self.padded(x)
         return self.operate(pixels, self.weight.flatten(1, 2), CONVOLUTIONS[self.dims], **options)
 
     def map_functions(self, tensor: Tensor, matrix: Tensor) -> Tensor:

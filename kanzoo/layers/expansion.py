@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from kanzoo import registry
 from kanzoo.bases.activation import ACTIVATIONS, Activation
 from kanzoo.bases.base import BasisFactory, second_moment
+from kanzoo.bases.rational import GroupRational
+from kanzoo.layers import kernels
 from kanzoo.layers.squash import SQUASHES, identity
 
 INITS = ("variance", "paper", "power_law")
@@ -54,7 +56,7 @@ class Expansion(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.wide(x)
-        return self._with_residual(self.basis(self.squasher(x)), x)
+        return self._with_residual(self._functions(self.squasher(x)), x)
 
     def univariate(self, x: Tensor) -> Tensor:
         """As `forward`, but every feature by itself and without side effects: what edges show."""
@@ -79,6 +81,11 @@ class Expansion(nn.Module):
         """Whether the squash is the same fixed function of every value."""
         return self.squash in ("none", "tanh", "sigmoid")
 
+    @property
+    def zero_at_zero(self) -> bool:
+        """Whether all functions of a zero are zero, so that zeros can be put in after them."""
+        return self.basis.zero_at_zero and self.squash in ("none", "tanh")
+
     def grid_changed(self) -> None:
         """Take note that the basis has another grid, and perhaps another number of functions."""
         self.num_functions = self.basis.num_functions + (self.residual is not None)
@@ -91,10 +98,20 @@ class Expansion(nn.Module):
             raise ValueError(f"a KAN layer needs floating point inputs, got {x.dtype}")
         return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
 
+    def _functions(self, x: Tensor) -> Tensor:
+        """The basis, by a kernel where there is one for its values."""
+        basis = self.basis
+        if isinstance(basis, GroupRational):
+            above, below = basis.numerator.to(x.dtype), basis.denominator.to(x.dtype)
+            return kernels.group_rational(x, above, below, basis.group_of).unsqueeze(0)
+        values: Tensor = basis(x)
+        return values
+
     def _with_residual(self, values: Tensor, x: Tensor) -> Tensor:
         if self.residual is None:
             return values
-        return torch.cat([values, ACTIVATIONS[self.residual](x).unsqueeze(0)])
+        residual = ACTIVATIONS[self.residual](x).unsqueeze(0)
+        return torch.cat([values, residual]) if self.basis.num_functions else residual
 
     @property
     def flops(self) -> int:

@@ -6,6 +6,7 @@ from .compile import CompileError, is_available, unavailable_reason
 from .compiled import spline_linear
 from .convolution import spline_conv2d
 from .dense import dense_conv2d, dense_linear, spline_features
+from .rational import group_rational
 from .recompute import recomputed_conv
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "blocked_spline_linear",
     "dense_conv2d",
     "dense_linear",
+    "group_rational",
     "is_available",
     "recomputed_conv",
     "spline_conv2d",

@@ -189,6 +189,8 @@ FUNCTIONS = {  # number of tensors of each C function
     "kanzoo_linear_backward": 6,
     "kanzoo_conv_forward": 4,
     "kanzoo_conv_backward": 6,
+    "kanzoo_rational_forward": 5,
+    "kanzoo_rational_backward": 8,
 }
 
 

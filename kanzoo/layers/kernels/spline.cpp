@@ -1,5 +1,6 @@
-// The C interface of the B-spline kernels. Every function returns 0, or 1 when memory is short.
+// The C interface of the kernels. Every function returns 0, or 1 when memory is short.
 #include "conv.hpp"
+#include "rational.hpp"
 
 // The spline of one call, its tables filled.
 struct Prepared {
@@ -46,4 +47,20 @@ extern "C" int kanzoo_conv_backward(const real* gy, const real* x, const real* w
                                     real* gw, const index_t* n) {
     const Prepared p(knots, n[14], (int)n[12], (int)n[15], (int)n[16]);
     return p.memory.p ? conv_backward(p.spline, conv_of(n), gy, x, w, gx, gw) : 1;
+}
+
+// sizes: outer, channels, inner, groups, threads. Axes as in rational.hpp.
+static Rational rational_of(const real* a, const real* b, const int64_t* group_of, const index_t* n) {
+    return {n[0], n[1], n[2], n[3], group_of, a, b, (int)n[4]};
+}
+
+extern "C" int kanzoo_rational_forward(const real* x, const real* a, const real* b, const int64_t* group_of, real* y,
+                                       const index_t* n) {
+    return rational_forward(rational_of(a, b, group_of, n), x, y);
+}
+
+// Writes the gradients of x (unless null) and of both kinds of coefficients.
+extern "C" int kanzoo_rational_backward(const real* gy, const real* x, const real* a, const real* b,
+                                        const int64_t* group_of, real* gx, real* ga, real* gb, const index_t* n) {
+    return rational_backward(rational_of(a, b, group_of, n), gy, x, gx, ga, gb);
 }
