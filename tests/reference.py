@@ -80,6 +80,7 @@ COSTS = dict.fromkeys(_ONE.split(), 1) | {
     "native_layer_norm": 7,
     "native_batch_norm": 4,
     "_native_batch_norm_legit_no_training": 4,
+    "rational": 10 + 7 + 3,  # Horner above and below, then abs, add and div, as its formula
 }
 _NONE = (
     "_to_copy _unsafe_view alias arange as_strided bitwise_and bitwise_not bitwise_or cat clone "
