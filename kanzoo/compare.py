@@ -123,7 +123,7 @@ def check_cells(cells: list[Cell], here: bool = True) -> list[Any]:
     return [prepare(cell.config) for cell in kinds]
 
 
-def check_trials(config: Config, cells: list[Cell], here: bool) -> None:
+def check_trials(config: Config, cells: list[Cell], here: bool = True) -> None:
     """Prepare a trial of every kind of cell, if arms are tuned, as `check_cells` does."""
     from kanzoo.study.tune import check_space
 

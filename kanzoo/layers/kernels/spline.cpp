@@ -70,19 +70,3 @@ extern "C" int kanzoo_rational_backward(const real* gy, const real* x, const rea
                                         const int64_t* group_of, real* gx, real* ga, real* gb, const index_t* n) {
     return rational_backward(rational_of(a, b, group_of, n), gy, x, gx, ga, gb);
 }
-
-// sizes: outer, channels, inner, groups, threads. Axes as in rational.hpp.
-static Rational rational_of(const real* a, const real* b, const int64_t* group_of, const index_t* n) {
-    return {n[0], n[1], n[2], n[3], group_of, a, b, (int)n[4]};
-}
-
-extern "C" int kanzoo_rational_forward(const real* x, const real* a, const real* b, const int64_t* group_of, real* y,
-                                       const index_t* n) {
-    return rational_forward(rational_of(a, b, group_of, n), x, y);
-}
-
-// Writes the gradients of x (unless null) and of both kinds of coefficients.
-extern "C" int kanzoo_rational_backward(const real* gy, const real* x, const real* a, const real* b,
-                                        const int64_t* group_of, real* gx, real* ga, real* gb, const index_t* n) {
-    return rational_backward(rational_of(a, b, group_of, n), gy, x, gx, ga, gb);
-}
