@@ -70,11 +70,15 @@ class RunDir:
                 f"{', '.join(keys)}; choose another name or set overwrite=true"
             )
 
+    @property
+    def _lock_file(self) -> Path:
+        return self.path / "checkpoints" / ".lock"
+
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
         """Hold this run; `BusyError` where another process does. The end of a process frees it."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.path / ".lock")
+        self._lock_file.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self._lock_file)
         try:
             lock.acquire(blocking=False)
         except Timeout:
@@ -86,7 +90,7 @@ class RunDir:
 
     def is_locked(self) -> bool:
         """Whether a process is training this run."""
-        if not (self.path / ".lock").is_file():
+        if not self._lock_file.is_file():
             return False
         try:
             with self.lock():

@@ -147,7 +147,12 @@ def test_a_run_is_locked_by_one_process_and_its_end_frees_it(tmp_path: Path) -> 
     assert not folder.is_locked()
     # A process that is killed leaves the file, but no lock.
     code = "import os, sys; from filelock import FileLock; FileLock(sys.argv[1]).acquire(); "
-    held = [command("train")[0], "-c", code + "os.kill(os.getpid(), 9)", str(folder.path / ".lock")]
+    held = [
+        command("train")[0],
+        "-c",
+        code + "os.kill(os.getpid(), 9)",
+        str(folder.path / "checkpoints" / ".lock"),
+    ]
     assert subprocess.run(held).returncode == -signal.SIGKILL
     assert not folder.is_locked()
 
