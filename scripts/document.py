@@ -1,4 +1,4 @@
-"""Write docs/bases.md and its plots from the code: python scripts/document.py."""
+"""Write the pages of docs/ and their plots from the code: python scripts/document.py."""
 
 from kanzoo.document import main
 

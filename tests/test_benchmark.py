@@ -13,7 +13,7 @@ from kanzoo.benchmark import models, peers
 from kanzoo.benchmark.layers import SHAPES, Shape, measure
 from kanzoo.benchmark.main import main
 from kanzoo.benchmark.timing import ratio, saved_bytes, training_step
-from kanzoo.document import page
+from kanzoo.document import pages
 from kanzoo.registry import conf_dir, names
 
 
@@ -115,10 +115,11 @@ def test_peers_are_built_where_they_are_installed() -> None:
     assert len(SHAPES) == 4
 
 
-def test_the_page_of_bases_is_up_to_date() -> None:
+def test_the_pages_are_up_to_date() -> None:
     docs = conf_dir().parent / "docs"
     if not docs.is_dir():
         pytest.skip("installed without docs/")
-    assert (docs / "bases.md").read_text(encoding="utf-8") == page(), "run scripts/document.py"
+    for name, text in pages().items():
+        assert (docs / name).read_text(encoding="utf-8") == text, "run scripts/document.py"
     for path in (conf_dir() / "basis").glob("*.yaml"):
         assert (docs / "bases" / f"{path.stem}.svg").is_file()
