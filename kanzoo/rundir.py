@@ -86,6 +86,8 @@ class RunDir:
         try:
             yield
         finally:
+            if self.result() is not None:  # whoever waits for this very file finds the result
+                self._lock_file.unlink(missing_ok=True)
             lock.release()
 
     def is_locked(self) -> bool:

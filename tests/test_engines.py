@@ -292,7 +292,8 @@ def test_two_drivers_run_no_cell_twice(tmp_path: Path, undisturbed: list[dict[st
     runs = tmp_path / "runs"
     harm = {"SABOTAGE_LOG": str(tmp_path / "log"), "PYTHONPATH": str(SABOTAGE)}
     harm["SABOTAGE"] = json.dumps({f"{s} {a}": "note" for s in range(4) for a in ("mlp", "kan")})
-    pair = [engine_study.start(runs, 4, "engine.workers=1", **harm) for _ in range(2)]
+    words = ("engine.workers=1", "engine.threads=1")  # sums differ with the number of threads
+    pair = [engine_study.start(runs, 4, *words, **harm) for _ in range(2)]
     for process in pair:
         said, _ = process.communicate(timeout=400)
         assert process.returncode == 0, said
