@@ -1,0 +1,63 @@
+"""Edge functions as a grid of small plots, with the density of the data underneath."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from kanzoo.interpret import ink
+from kanzoo.interpret.edges import Edge
+
+COLUMNS = 4
+CELL = (2.45, 1.55)  # inches of a plot with its margins
+DENSITY = 0.34  # height of the fullest bin, of the plot
+
+
+def draw(
+    edges: Sequence[Edge], labels: Sequence[str] | None = None, title: str = ""
+) -> Figure:
+    """A plot an edge, all with the same span upwards, so that strong and weak look it.
+
+    Where a curve lies in its plot says nothing, since the bias takes up what is constant; the
+    values are on the axis.
+    """
+    labels = [edge.label for edge in edges] if labels is None else labels
+    rows = -(-len(edges) // COLUMNS)
+    head = 0.35 if title else 0.05
+    width, height = CELL[0] * COLUMNS, CELL[1] * rows + head
+    with ink.style():
+        figure = Figure(figsize=(width, height))
+        if title:
+            figure.text(0.01, 1 - 0.12 / height, title, va="top", weight="bold", fontsize=10)
+        half = half_span(edges)
+        for index, (edge, label) in enumerate(zip(edges, labels, strict=True)):
+            row, column = divmod(index, COLUMNS)
+            left, top = CELL[0] * column + 0.48, height - head - CELL[1] * row - 0.26
+            box = (left / width, (top - 0.98) / height, (CELL[0] - 0.62) / width, 0.98 / height)
+            axes = figure.add_axes(box)
+            axes.set_title(label, fontsize=8.5, loc="left", pad=4)
+            axes.set_title(f"{edge.score:.2g}", fontsize=8, loc="right", color=ink.MUTED, pad=4)
+            plot(axes, edge, half)
+    return figure
+
+
+def half_span(edges: Sequence[Edge]) -> float:
+    """Half of the height that the tallest curve needs."""
+    return 0.56 * max((float(np.ptp(edge.y)) for edge in edges), default=0.0) or 0.5
+
+
+def plot(axes: Axes, edge: Edge, half: float) -> None:
+    """One edge function over the density of its inputs."""
+    middle = (edge.y.min() + edge.y.max()) / 2
+    axes.set_xlim(edge.x[0], edge.x[-1])
+    axes.set_ylim(middle - half, middle + half)
+    heights = middle - half + 2 * half * DENSITY * edge.density / edge.density.max()
+    axes.stairs(
+        heights, np.linspace(edge.x[0], edge.x[-1], len(heights) + 1),
+        baseline=middle - half, fill=True, color=ink.ACCENT, alpha=0.22, lw=0,
+    )  # fmt: skip
+    axes.plot(edge.x, edge.y, color=ink.CURVE, lw=1.7, solid_joinstyle="round")
+    axes.xaxis.set_major_locator(MaxNLocator(4))
+    axes.yaxis.set_major_locator(MaxNLocator(3))
