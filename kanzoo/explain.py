@@ -199,7 +199,7 @@ def _layer_row(found: "LayerEdges") -> dict[str, Any]:
     if (groups := getattr(layer, "groups", 1)) > 1:
         shape += f", {groups} groups"
     power = np.cumsum(scores**2)
-    few = int(np.searchsorted(power, 0.9 * power[-1])) + 1
+    few = int(np.searchsorted(power, 0.9 * power[-1])) + 1 if power[-1] > 0 else 0
     grid = getattr(layer.expansion.basis, "grid_size", None)
     return {
         "name": found.name,

@@ -75,7 +75,7 @@ def kan_layers(net: nn.Module) -> dict[str, KANLayer]:
 
 @torch.no_grad()
 def layer_values(net: nn.Module, x: Tensor, layers: Mapping[str, KANLayer]) -> dict[str, Tensor]:
-    """What the basis of every layer gets to see when the network sees x: `(N, C)`, N <= `ROWS`.
+    """What the basis of every layer gets to see when the network sees x: `(N, C)`, at most `ROWS`.
 
     All calls of a layer count, so every step of a recurrent one; layers that are not called are
     left out. The network runs in evaluation mode, which needs no random numbers.
@@ -119,18 +119,29 @@ class _Rows:
 
     def __init__(self) -> None:
         self.parts: list[Tensor] = []
-        self.step = 1
+        self.share = 1.0
 
     def add(self, rows: Tensor) -> None:
-        self.step = max(self.step, len(rows) // (4 * ROWS))
-        self.parts.append(rows[:: self.step].clone())
+        self.share = min(self.share, 4 * ROWS / max(1, len(rows)))
+        self.parts.append(spread(rows, max(1, round(self.share * len(rows)))).clone())
         if len(self.parts) > 1 and sum(map(len, self.parts)) > 8 * ROWS:
-            self.step *= 2
-            self.parts = [torch.cat(self.parts)[::2]]
+            self.share /= 2
+            self.parts = [spread(torch.cat(self.parts), 4 * ROWS)]
 
     def joined(self) -> Tensor:
-        rows = torch.cat(self.parts)
-        return rows[:: max(1, -(-len(rows) // ROWS))]
+        return spread(torch.cat(self.parts), ROWS)
+
+
+def spread(rows: Tensor, count: int) -> Tensor:
+    """About `count` of many rows, evenly spread over all of them but in no fixed step.
+
+    A fixed step would take every time the same column of an image, the padded one perhaps.
+    """
+    if len(rows) <= count:
+        return rows
+    golden = torch.arange(1, count + 1, dtype=torch.float64) * ((5**0.5 - 1) / 2)
+    index = ((golden - golden.floor()) * len(rows)).long().sort().values
+    return rows[index.to(rows.device)]
 
 
 @torch.no_grad()
