@@ -115,8 +115,8 @@ def chain(net: nn.Module, sample: Tensor) -> list[Stage]:
     whole = norm is None and value.shape == result.shape and torch.equal(value, result)
     if not stages or not whole or len({stage.name for stage in stages}) < len(stages):
         raise ValueError(
-            "only a chain of fully connected KAN layers can be drawn as a graph (model=mlp); "
-            "the edge functions of this network's layers can be drawn as grids"
+            "only a chain of fully connected KAN layers has a graph (model=mlp); "
+            "grids of edge functions show any network"
         )
     return stages
 

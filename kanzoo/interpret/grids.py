@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -24,23 +25,37 @@ def draw(
     values are on the axis.
     """
     labels = [edge.label for edge in edges] if labels is None else labels
-    rows = -(-len(edges) // COLUMNS)
+    with ink.style():
+        figure, places = layout(labels, title)
+        half = half_span(edges)
+        for axes, edge in zip(places, edges, strict=True):
+            axes.set_title(f"{edge.score:.2g}", fontsize=8, loc="right", color=ink.MUTED, pad=4)
+            middle = (edge.y.min() + edge.y.max()) / 2
+            axes.set_xlim(edge.x[0], edge.x[-1])
+            axes.set_ylim(middle - half, middle + half)
+            plot(axes, edge)
+    return figure
+
+
+def layout(labels: Sequence[str], title: str = "") -> tuple[Figure, list[Axes]]:
+    """An empty plot a label, in rows of `COLUMNS`."""
+    rows = -(-len(labels) // COLUMNS)
     head = 0.35 if title else 0.05
     width, height = CELL[0] * COLUMNS, CELL[1] * rows + head
-    with ink.style():
-        figure = Figure(figsize=(width, height))
-        if title:
-            figure.text(0.01, 1 - 0.12 / height, title, va="top", weight="bold", fontsize=10)
-        half = half_span(edges)
-        for index, (edge, label) in enumerate(zip(edges, labels, strict=True)):
-            row, column = divmod(index, COLUMNS)
-            left, top = CELL[0] * column + 0.48, height - head - CELL[1] * row - 0.26
-            box = (left / width, (top - 0.98) / height, (CELL[0] - 0.62) / width, 0.98 / height)
-            axes = figure.add_axes(box)
-            axes.set_title(label, fontsize=8.5, loc="left", pad=4)
-            axes.set_title(f"{edge.score:.2g}", fontsize=8, loc="right", color=ink.MUTED, pad=4)
-            plot(axes, edge, half)
-    return figure
+    figure = Figure(figsize=(width, height))
+    if title:
+        figure.text(0.01, 1 - 0.12 / height, title, va="top", weight="bold", fontsize=10)
+    places = []
+    for index, label in enumerate(labels):
+        row, column = divmod(index, COLUMNS)
+        left, top = CELL[0] * column + 0.48, height - head - CELL[1] * row - 0.26
+        box = (left / width, (top - 0.98) / height, (CELL[0] - 0.62) / width, 0.98 / height)
+        axes = figure.add_axes(box)
+        axes.set_title(label, fontsize=8.5, loc="left", pad=4)
+        axes.xaxis.set_major_locator(MaxNLocator(4))
+        axes.yaxis.set_major_locator(MaxNLocator(3))
+        places.append(axes)
+    return figure, places
 
 
 def half_span(edges: Sequence[Edge]) -> float:
@@ -48,16 +63,13 @@ def half_span(edges: Sequence[Edge]) -> float:
     return 0.56 * max((float(np.ptp(edge.y)) for edge in edges), default=0.0) or 0.5
 
 
-def plot(axes: Axes, edge: Edge, half: float) -> None:
-    """One edge function over the density of its inputs."""
-    middle = (edge.y.min() + edge.y.max()) / 2
-    axes.set_xlim(edge.x[0], edge.x[-1])
-    axes.set_ylim(middle - half, middle + half)
-    heights = middle - half + 2 * half * DENSITY * edge.density / edge.density.max()
-    axes.stairs(
-        heights, np.linspace(edge.x[0], edge.x[-1], len(heights) + 1),
-        baseline=middle - half, fill=True, color=ink.ACCENT, alpha=0.22, lw=0,
+def plot(axes: Axes, edge: Edge) -> list[Artist]:
+    """One edge function over the density of its inputs, within the limits of the axes."""
+    low, high = axes.get_ylim()
+    heights = low + (high - low) * DENSITY * edge.density / edge.density.max()
+    bars = axes.stairs(
+        heights, np.linspace(edge.x[0], edge.x[-1], len(heights) + 1), baseline=low, fill=True,
+        color=ink.ACCENT, alpha=0.22, lw=0,
     )  # fmt: skip
-    axes.plot(edge.x, edge.y, color=ink.CURVE, lw=1.7, solid_joinstyle="round")
-    axes.xaxis.set_major_locator(MaxNLocator(4))
-    axes.yaxis.set_major_locator(MaxNLocator(3))
+    lines = axes.plot(edge.x, edge.y, color=ink.CURVE, lw=1.7, solid_joinstyle="round")
+    return [bars, *lines]
