@@ -105,9 +105,7 @@ class TrainingPictures(Callback):
         }
         try:
             with torch.no_grad(), trainer.precision_plugin.val_step_context():
-                found = edge_functions(
-                    net, sample, num_points=POINTS, chosen=chosen, layers=layers
-                )
+                found = edge_functions(net, sample, num_points=POINTS, chosen=chosen, layers=layers)
         except ValueError as error:  # training that diverges has its own way to end
             log.warning("no picture of epoch %d: %s", epochs, error)
             return

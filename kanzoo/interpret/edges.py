@@ -189,8 +189,7 @@ def edge_scores(layer: KANLayer, values: Tensor) -> Tensor:
 
 def edge_weight(layer: KANLayer) -> Tensor:
     """The weight by input channel and the outputs that it reaches: `(C, K, E, T)`."""
-    weight = layer.weight
-    weight = weight.flatten(3) if weight.dim() > 3 else weight.unsqueeze(-1)
+    weight = layer.weight.flatten(3) if layer.weight.dim() > 3 else layer.weight.unsqueeze(-1)
     if layer.function_dim == 1:
         return weight
     grouped = weight.unflatten(0, (_groups(layer), -1))  # (G, E, C / G, K, T)

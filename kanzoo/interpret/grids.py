@@ -16,9 +16,7 @@ CELL = (2.45, 1.55)  # inches of a plot with its margins
 DENSITY = 0.34  # height of the fullest bin, of the plot
 
 
-def draw(
-    edges: Sequence[Edge], labels: Sequence[str] | None = None, title: str = ""
-) -> Figure:
+def draw(edges: Sequence[Edge], labels: Sequence[str] | None = None, title: str = "") -> Figure:
     """A plot an edge, all with the same span upwards, so that strong and weak look it.
 
     Where a curve lies in its plot says nothing, since the bias takes up what is constant; the
