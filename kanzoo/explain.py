@@ -171,12 +171,13 @@ def _counts(
 
 def _metrics(scores: dict[str, Any]) -> list[dict[str, str]]:
     """Rows of validation and test values, and of what a prediction that learns nothing reaches."""
-    names = list(scores["val"])
+    both = {**scores["val"], **(scores["test"] or {})}
+    names = [name for name, value in both.items() if isinstance(value, (int, float))]
     return [
         {
             "name": name,
             **{
-                split: f"{scores[split][name]:.4g}" if name in scores[split] else "–"  # noqa: RUF001
+                split: f"{scores[split][name]:.4g}" if name in (scores[split] or ()) else "–"  # noqa: RUF001
                 for split in ("val", "test")
             },
             "reference": f"{found:.4g}"

@@ -94,9 +94,8 @@ def prepare(config: Config) -> Prepared:
     from torch import nn
 
     from kanzoo.build import build_layers, build_plan, check_kind
-    from kanzoo.checks import check_evaluation, check_trainer, training_set
+    from kanzoo.checks import check_evaluation, check_pictures, check_trainer, training_set
     from kanzoo.engine.optim import build_optimizer
-    from kanzoo.interpret.animation import check_options
 
     choices = config["choices"]
     seed = config["seed"]
@@ -115,7 +114,7 @@ def prepare(config: Config) -> Prepared:
     if patience is not None and (not isinstance(patience, int) or patience < 1):
         raise ValueError(f"callbacks.patience must be a whole number or null, got {patience!r}")
     if pictures := config["callbacks"].get("pictures"):
-        check_options(pictures, config)
+        check_pictures(pictures, config)
     dataset = registry.instantiate(config["data"])
     dataset.training_set = training_set(config)
     objective = registry.instantiate(config["task"])

@@ -18,8 +18,7 @@ import kanzoo
 from kanzoo.interpret import edges as module
 from kanzoo.interpret import graph, grids, ink
 from kanzoo.interpret.edges import Edge, edge_functions, edge_scores, layer_values, spread
-from kanzoo.layers.conv import KANConvTranspose2d
-from kanzoo.layers.kan import KANConv2d, KANLayer, KANLinear
+from kanzoo.layers.kan import KANConv2d, KANConvTranspose2d, KANLayer, KANLinear
 
 TINY = {
     "convnet": {"width": 4},

@@ -26,20 +26,6 @@ MILLISECONDS = 120  # a frame; the last one stays
 DPI = 80
 
 
-def check_options(options: Mapping[str, Any], config: Mapping[str, Any]) -> None:
-    """Raise `ValueError` for values of `callbacks.pictures` that a run cannot have."""
-    for key, least in (("every", 0), ("edges", 1)):
-        value = options[key]
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise ValueError(
-                f"callbacks.pictures.{key} must be a whole number from {least}, got {value!r}"
-            )
-    if options["every"] and config["trainer"]["strategy"] == "fsdp":
-        raise ValueError("callbacks.pictures needs whole weights: not with trainer.strategy=fsdp")
-    if options["every"] and options["wandb"] and config["logger"]["wandb"] is None:
-        raise ValueError("callbacks.pictures.wandb=true needs logger=wandb")
-
-
 def make_pictures(options: Mapping[str, Any], folder: Path, net: nn.Module) -> list[Callback]:
     """The callback of `callbacks.pictures`, if it is asked for and there is anything to see."""
     if not options.get("every"):
