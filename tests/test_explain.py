@@ -270,3 +270,12 @@ def test_pictures_go_to_wandb(train_run: Run, tmp_path: Path) -> None:
     train_run(*PICTURES, *words)
     images = list(run_folder(tmp_path, *WORDS, *words).rglob("media/images/*.png"))
     assert len(images) == 3
+
+
+def test_a_run_without_a_test_shows_validation(train_run: Run, tmp_path: Path) -> None:
+    words = (*WORDS, "evaluation.test=false", "trainer.max_epochs=1")
+    result = train_run(*words)
+    page = Page(explain(run_folder(tmp_path, *words), edges=1))
+    assert result["test"] is None
+    assert "validation rmse" in page.text
+    assert f"{result['val']['rmse']:.4g}" in page.text
