@@ -66,3 +66,17 @@ def check_trainer(node: dict[str, Any]) -> None:
     clip = node["gradient_clip_val"]
     if clip is not None and clip <= 0:
         raise ValueError(f"trainer.gradient_clip_val must be positive or null, got {clip}")
+
+
+def check_pictures(options: Config, config: Config) -> None:
+    """Raise `ValueError` for values of `callbacks.pictures` that a run cannot have."""
+    for key, least in (("every", 0), ("edges", 1)):
+        value = options[key]
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise ValueError(
+                f"callbacks.pictures.{key} must be a whole number from {least}, got {value!r}"
+            )
+    if options["every"] and config["trainer"]["strategy"] == "fsdp":
+        raise ValueError("callbacks.pictures needs whole weights: not with trainer.strategy=fsdp")
+    if options["every"] and options["wandb"] and config["logger"]["wandb"] is None:
+        raise ValueError("callbacks.pictures.wandb=true needs logger=wandb")

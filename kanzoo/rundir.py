@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,7 +19,10 @@ from filelock import FileLock, Timeout
 from kanzoo.errors import BusyError
 
 # What does not change the result of a run: these keys name, place or show it.
-VOLATILE = ("name", "runs", "seed", "overwrite", "choices", "logger", "data.root", "data.download")
+VOLATILE = (
+    "name", "runs", "seed", "overwrite", "choices", "logger", "data.root", "data.download",
+    "callbacks.progress", "callbacks.pictures",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -106,6 +110,8 @@ class RunDir:
             (self.path / name).unlink(missing_ok=True)
         for checkpoint in (self.path / "checkpoints").glob("*.ckpt"):
             checkpoint.unlink()
+        for name in ("pictures", "explain"):
+            shutil.rmtree(self.path / name, ignore_errors=True)
 
     def write_config(self) -> None:
         """Write `config.yaml`, the resolved configuration."""
@@ -149,7 +155,6 @@ def identity(config: dict[str, Any]) -> dict[str, Any]:
         for group, content in config.items()
         if group not in VOLATILE
     }
-    kept["callbacks"] = {k: v for k, v in config["callbacks"].items() if k != "progress"}
     if not is_kan(config):
         del kept["basis"]
         if kept.get("budget") is None:

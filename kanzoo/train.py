@@ -94,7 +94,7 @@ def prepare(config: Config) -> Prepared:
     from torch import nn
 
     from kanzoo.build import build_layers, build_plan, check_kind
-    from kanzoo.checks import check_evaluation, check_trainer, training_set
+    from kanzoo.checks import check_evaluation, check_pictures, check_trainer, training_set
     from kanzoo.engine.optim import build_optimizer
 
     choices = config["choices"]
@@ -113,6 +113,8 @@ def prepare(config: Config) -> Prepared:
     patience = config["callbacks"]["patience"]
     if patience is not None and (not isinstance(patience, int) or patience < 1):
         raise ValueError(f"callbacks.patience must be a whole number or null, got {patience!r}")
+    if pictures := config["callbacks"].get("pictures"):
+        check_pictures(pictures, config)
     dataset = registry.instantiate(config["data"])
     dataset.training_set = training_set(config)
     objective = registry.instantiate(config["task"])
@@ -180,6 +182,7 @@ def fit(config: Config, folder: RunDir, prepared: Prepared) -> dict[str, Any] | 
     from kanzoo.engine.optim import build_optimizer
     from kanzoo.engine.task import Task
     from kanzoo.engine.trainer import build_trainer, close_wandb
+    from kanzoo.interpret.animation import make_pictures
 
     plan, dataset, objective = prepared.plan, prepared.dataset, prepared.objective
     net = plan.build(config["seed"])
@@ -211,6 +214,7 @@ def fit(config: Config, folder: RunDir, prepared: Prepared) -> dict[str, Any] | 
         with stopping_between_batches() as interrupt:
             own: list[Any] = [timer, interrupt, StopWhenDiverged()]
             own += [phases] if in_phases else []
+            own += make_pictures(config["callbacks"]["pictures"], folder.path / "pictures", net)
             trainer = build_trainer(config, folder, objective, facts, resume, own)
             data = DataModule(dataset, config["seed"])
             if torch.cuda.is_available():

@@ -272,6 +272,8 @@ def test_typos_are_refused_before_anything_heavy_is_imported(
         ("train", ["data=imagefolder", "data.root=nowhere"]),
         ("evaluate", ["run=nowhere"]),
         ("evaluate", []),
+        ("explain", ["run=nowhere"]),
+        ("explain", ["run=nowhere", "edges=0"]),
         ("compare", ["study=demo", "study.seeds=1"]),
     ],
 )

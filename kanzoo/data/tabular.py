@@ -46,6 +46,7 @@ class Table(MemoryDataset):
     num_classes: ClassVar[int] = 0
     """Zero for a real target."""
     class_names: ClassVar[tuple[str, ...]] = ()
+    feature_names: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, *, val_size: float = 0.2, **options: Any) -> None:
         super().__init__(val_size=val_size, **options)
@@ -56,6 +57,11 @@ class Table(MemoryDataset):
         task = "classification" if self.num_classes else "regression"
         outputs = self.num_classes or 1
         return DataSpec((self.num_features,), outputs, task, self.class_names, "table")
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The names of the features, in order."""
+        return self.feature_names
 
     @property
     def reference_name(self) -> str:  # type: ignore[override]
@@ -111,6 +117,14 @@ class BreastCancer(Table):
     num_features, num_classes = 30, 2
     num_train, num_test = 455, 114
     class_names = ("malignant", "benign")
+    feature_names = tuple(
+        pattern.format(name)
+        for pattern in ("mean {}", "{} error", "worst {}")
+        for name in (
+            "radius", "texture", "perimeter", "area", "smoothness", "compactness", "concavity",
+            "concave points", "symmetry", "fractal dimension",
+        )
+    )  # fmt: skip
 
     def rows(self) -> tuple[np.ndarray, np.ndarray]:
         """Return scikit-learn's copy."""
@@ -125,6 +139,11 @@ class Wine(Table):
     num_features, num_classes = 13, 3
     num_train, num_test = 142, 36
     class_names = ("class_0", "class_1", "class_2")
+    feature_names = (
+        "alcohol", "malic_acid", "ash", "alcalinity_of_ash", "magnesium", "total_phenols",
+        "flavanoids", "nonflavanoid_phenols", "proanthocyanins", "color_intensity", "hue",
+        "od280/od315_of_diluted_wines", "proline",
+    )  # fmt: skip
 
     def rows(self) -> tuple[np.ndarray, np.ndarray]:
         """Return scikit-learn's copy."""
@@ -138,6 +157,7 @@ class Diabetes(Table):
 
     num_features = 10
     num_train, num_test = 353, 89
+    feature_names = ("age", "sex", "bmi", "bp", "s1", "s2", "s3", "s4", "s5", "s6")
 
     def rows(self) -> tuple[np.ndarray, np.ndarray]:
         """Return scikit-learn's copy with the features as measured."""
@@ -155,6 +175,10 @@ class CaliforniaHousing(Downloaded, Table):
 
     num_features = 8
     num_train, num_test = 16_512, 4_128
+    feature_names = (
+        "MedInc", "HouseAge", "AveRooms", "AveBedrms", "Population", "AveOccup", "Latitude",
+        "Longitude",
+    )  # fmt: skip
     folder = "california_housing"
     files: ClassVar[Mapping[str, File]] = {"california_housing.npy": File(20_640 * 9 * 8 + 128)}
 

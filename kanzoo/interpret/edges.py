@@ -1,13 +1,243 @@
-"""Samples of a network's edge functions, for plots."""
+"""A network's edge functions, sampled where their inputs lie, and how much each of them matters.
 
+Axes: N values of a channel, C input channels, K functions a channel, E outputs that an input
+channel reaches (O / groups), T taps of a kernel (1 for a linear layer), P points of a curve.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from kanzoo.layers.conv import KANConv
-from kanzoo.layers.kan import KANLayer, KANLinear
+from kanzoo.layers.kan import KANLayer
+
+ROWS = 4096  # values of every channel that are looked at, spread over all
+CENTRE = 0.99  # share of the data that a curve is drawn over
+BINS = 24
+
+
+@dataclass(frozen=True)
+class Edge:
+    """An edge function `y` at the points `x`, both `(P,)`, from x[0] to x[-1].
+
+    `source` and `target` count all channels of the layer; `tap` is a pixel of the kernel, None for
+    a linear layer. `score` is the standard deviation of the function on the data, `density` the
+    histogram of the inputs in equal bins over the same range: its integral is one.
+    """
+
+    source: int
+    target: int
+    tap: tuple[int, ...] | None
+    score: float
+    x: np.ndarray
+    y: np.ndarray
+    density: np.ndarray
+
+    @property
+    def label(self) -> str:
+        """Channels counted from 1, taps from 0."""
+        tap = "" if self.tap is None else f", tap {', '.join(map(str, self.tap))}"
+        return f"{self.source + 1} → {self.target + 1}{tap}"
+
+
+@dataclass(frozen=True)
+class LayerEdges:
+    """Scores of all edges of a layer, `(C, E, T)`, and samples of some, the strongest first."""
+
+    name: str
+    layer: KANLayer
+    scores: np.ndarray
+    edges: tuple[Edge, ...]
+
+
+def has_edges(layer: nn.Module) -> bool:
+    """Whether a layer's edge functions are learned: "activation, then linear" has none."""
+    return isinstance(layer, KANLayer) and (
+        layer.expansion.num_functions > 1
+        or any(p.requires_grad for p in layer.expansion.parameters())
+    )
+
+
+def kan_layers(net: nn.Module) -> dict[str, KANLayer]:
+    """All layers whose edge functions are learned; `ValueError` for a network without."""
+    found = {
+        name: module
+        for name, module in net.named_modules()
+        if isinstance(module, KANLayer) and has_edges(module)
+    }
+    if not found:
+        raise ValueError("the network has no KAN layers, so there are no edge functions to draw")
+    return found
+
+
+@torch.no_grad()
+def layer_values(net: nn.Module, x: Tensor, layers: Mapping[str, KANLayer]) -> dict[str, Tensor]:
+    """What the basis of every layer gets to see when the network sees x: `(N, C)`, at most `ROWS`.
+
+    All calls of a layer count, so every step of a recurrent one; layers that are not called are
+    left out. The network runs in evaluation mode, which needs no random numbers.
+    """
+    seen: dict[str, _Rows] = {}
+    handles = []
+    for name, layer in layers.items():
+
+        def keep(layer: nn.Module, inputs: tuple[Tensor, ...], name: str = name) -> None:
+            assert isinstance(layer, KANLayer)
+            seen.setdefault(name, _Rows()).add(layer.rows(inputs[0].detach()))
+
+        handles.append(layer.register_forward_pre_hook(keep))
+    try:
+        with evaluating(net):
+            net(x)
+    finally:
+        for handle in handles:
+            handle.remove()
+    values = {name: seen[name].joined() for name in layers if name in seen}
+    for name, rows in values.items():
+        if not rows.isfinite().all():
+            raise ValueError(f"layer {name!r} gets inputs that are NaN or infinite")
+    return values
+
+
+@contextmanager
+def evaluating(net: nn.Module) -> Iterator[None]:
+    """Evaluation mode for a while; every module then returns to the mode that it had."""
+    modes = {module: module.training for module in net.modules()}
+    net.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+class _Rows:
+    """Rows of many calls, thinned evenly when they become too many."""
+
+    def __init__(self) -> None:
+        self.parts: list[Tensor] = []
+        self.share = 1.0
+
+    def add(self, rows: Tensor) -> None:
+        self.share = min(self.share, 4 * ROWS / max(1, len(rows)))
+        self.parts.append(spread(rows, max(1, round(self.share * len(rows)))).clone())
+        if len(self.parts) > 1 and sum(map(len, self.parts)) > 8 * ROWS:
+            self.share /= 2
+            self.parts = [spread(torch.cat(self.parts), 4 * ROWS)]
+
+    def joined(self) -> Tensor:
+        return spread(torch.cat(self.parts), ROWS)
+
+
+def spread(rows: Tensor, count: int) -> Tensor:
+    """About `count` of many rows, evenly spread over all of them but in no fixed step.
+
+    A fixed step would take every time the same column of an image, the padded one perhaps.
+    """
+    if len(rows) <= count:
+        return rows
+    golden = torch.arange(1, count + 1, dtype=torch.float64) * ((5**0.5 - 1) / 2)
+    index = ((golden - golden.floor()) * len(rows)).long().sort().values
+    return rows[index.to(rows.device)]
+
+
+@torch.no_grad()
+def edge_functions(
+    net: nn.Module,
+    x: Tensor,
+    *,
+    num_edges: int | None = 12,
+    num_points: int = 81,
+    chosen: Mapping[str, Sequence[int]] | None = None,
+    layers: Mapping[str, KANLayer] | None = None,
+) -> list[LayerEdges]:
+    """Edge functions of all KAN layers of a network that sees x, in the order of its modules.
+
+    Of every layer the `num_edges` strongest, None for all; or those that `chosen` counts for its
+    name, in the order of `scores`. `layers` are others than `kan_layers`.
+    """
+    layers = kan_layers(net) if layers is None else layers
+    found = []
+    for name, values in layer_values(net, x, layers).items():
+        layer = layers[name]
+        scores = edge_scores(layer, values)
+        if chosen is None:
+            indices = scores.flatten().argsort(descending=True, stable=True)[:num_edges].tolist()
+        else:
+            indices = list(chosen[name])
+        edges = _sample(layer, values, scores, indices, num_points)
+        found.append(LayerEdges(name, layer, scores.cpu().numpy(), tuple(edges)))
+    return found
+
+
+@torch.no_grad()
+def edge_scores(layer: KANLayer, values: Tensor) -> Tensor:
+    """Standard deviation of every edge function on the values `(N, C)`: `(C, E, T)`.
+
+    From the covariance of the basis functions, so that no edge is ever evaluated by itself.
+    """
+    basis = layer.expansion.univariate(values).double()  # (K, N, C)
+    centred = basis - basis.mean(1, keepdim=True)
+    covariance = torch.einsum("knc,lnc->ckl", centred, centred) / len(values)
+    weight = edge_weight(layer).double()
+    variance = torch.einsum("cket,ckl,clet->cet", weight, covariance, weight)
+    return variance.clamp_min(0).sqrt()
+
+
+def edge_weight(layer: KANLayer) -> Tensor:
+    """The weight by input channel and the outputs that it reaches: `(C, K, E, T)`."""
+    weight = layer.weight.flatten(3) if layer.weight.dim() > 3 else layer.weight.unsqueeze(-1)
+    if layer.function_dim == 1:
+        return weight
+    grouped = weight.unflatten(0, (_groups(layer), -1))  # (G, E, C / G, K, T)
+    return grouped.permute(0, 2, 3, 1, 4).flatten(0, 1)
+
+
+def _groups(layer: KANLayer) -> int:
+    return int(getattr(layer, "groups", 1))
+
+
+def _sample(
+    layer: KANLayer, values: Tensor, scores: Tensor, indices: Sequence[int], num_points: int
+) -> Iterator[Edge]:
+    """The edges of `indices`, which count `scores` `(C, E, T)` flattened."""
+    kernel: tuple[int, ...] = getattr(layer, "kernel_size", ())
+    groups, reached = _groups(layer), scores.shape[1]
+    weight = edge_weight(layer)
+    data = values.double().cpu().numpy()
+    low, high = _ranges(data)  # (C,)
+    grid = np.linspace(low, high, num_points)  # (P, C)
+    basis = layer.expansion.univariate(torch.from_numpy(grid).to(values))  # (K, P, C)
+    for index in indices:
+        channel, place, tap = (int(i) for i in np.unravel_index(index, scores.shape))
+        terms = weight[channel, :, place, tap].to(basis.dtype).unsqueeze(-1) * basis[..., channel]
+        density, _ = np.histogram(
+            data[:, channel], BINS, (low[channel], high[channel]), density=True
+        )
+        yield Edge(
+            channel,
+            channel * groups // layer.in_features * reached + place,
+            tuple(int(i) for i in np.unravel_index(tap, kernel)) if kernel else None,
+            float(scores[channel, place, tap]),
+            grid[:, channel],
+            terms.sum(0).double().cpu().numpy(),
+            density,
+        )
+
+
+def _ranges(data: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Where the central part of every channel lies; about a constant a range of one."""
+    tail = (1 - CENTRE) / 2
+    low, high = np.quantile(data, [tail, 1 - tail], axis=0)
+    narrow = high - low <= 1e-6 * np.maximum(1, np.abs(high))
+    # Where rare values are all that there is beside a constant, they are what counts.
+    low = np.where(narrow, data.min(0), low)
+    high = np.where(narrow, data.max(0), high)
+    narrow = high - low <= 1e-6 * np.maximum(1, np.abs(high))
+    return np.where(narrow, low - 0.5, low), np.where(narrow, high + 0.5, high)
 
 
 @dataclass(frozen=True)
@@ -19,46 +249,21 @@ class EdgeSample:
     ys: np.ndarray
 
 
+@torch.no_grad()
 def sample_edges(
     net: nn.Module, batch: Tensor, *, num_edges: int = 12, num_points: int = 101
 ) -> EdgeSample:
-    """The strongest edges of the last layer with a trainable edge function.
+    """The strongest edges of the last KAN layer, over the central 98 % of all of its inputs.
 
-    They are drawn over the central 98 % of the layer's inputs on `batch`. An edge is strong when
-    its function varies much there (standard deviation over the inputs). Raises `ValueError` for a
-    network without KAN layers.
+    Raises `ValueError` for a network without KAN layers.
     """
-    layers = {
-        name: module
-        for name, module in net.named_modules()
-        if isinstance(module, KANLayer) and module.expansion.num_functions > 1
-    }
-    if not layers:
-        raise ValueError("the network has no KAN layer, so there are no edge functions to draw")
-    name, layer = list(layers.items())[-1]
-    seen: list[Tensor] = []
-    handle = layer.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-    with torch.no_grad():
-        net(batch)
-    handle.remove()
-    inputs = layer.rows(seen[0])
-    low, high = np.quantile(inputs.cpu().numpy(), [0.01, 0.99])
-    x = torch.linspace(float(low), float(high), num_points)
-    with torch.no_grad():
-        values = layer.expansion.univariate(x.unsqueeze(-1).expand(-1, layer.in_features))
-        # A convolution has many edges between two channels, one a tap, and in groups.
-        weight = layer.by_function()  # (K, ...), the edges in any order behind
-        curves = _curves(layer, values, weight)
-    strongest = curves.std(dim=-1).argsort(descending=True)[:num_edges]
-    return EdgeSample(name, x.numpy(), curves[strongest].numpy())
-
-
-def _curves(layer: KANLayer, values: Tensor, weight: Tensor) -> Tensor:
-    """Edge functions `(edges, points)` from basis values `(K, points, C)`."""
-    if isinstance(layer, KANLinear):
-        return torch.einsum("kpc,kco->cop", values, weight).flatten(0, 1)
-    if isinstance(layer, KANConv):  # weight (K, O, C / groups, taps)
-        grouped = values.unflatten(-1, (layer.groups, -1))  # (K, points, G, C / G)
-        taps = weight.unflatten(1, (layer.groups, -1)).flatten(4)  # (K, G, O / G, C / G, taps)
-        return torch.einsum("kpgc,kgoct->goctp", grouped, taps).flatten(0, -2)
-    return torch.einsum("kpc,kcet->cetp", values, weight.flatten(3)).flatten(0, -2)
+    layers = kan_layers(net)
+    name = list(layers)[-1]
+    layer = layers[name]
+    values = layer_values(net, batch, {name: layer})[name]
+    low, high = np.quantile(values.double().cpu().numpy(), [0.01, 0.99])
+    x = torch.linspace(float(low), float(high), num_points).to(values)
+    basis = layer.expansion.univariate(x.unsqueeze(-1).expand(-1, layer.in_features))
+    curves = torch.einsum("kpc,cket->cetp", basis, edge_weight(layer).to(basis.dtype)).flatten(0, 2)
+    strongest = edge_scores(layer, values).flatten().argsort(descending=True, stable=True)
+    return EdgeSample(name, x.cpu().numpy(), curves[strongest[:num_edges]].cpu().numpy())

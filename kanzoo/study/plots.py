@@ -106,11 +106,14 @@ def _axes(finish: Callable[[str], None], label: str, height: float = 2.5) -> Ite
         yield axes
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-    finish(_inline(buffer.getvalue(), label))
+    finish(inline(buffer.getvalue(), label))
 
 
-def _inline(svg: str, label: str) -> str:
-    """An SVG file as an element for HTML: no prologue, own ids, CSS colours, the page's font."""
+def inline(svg: str, label: str, variables: Mapping[str, str] = _VARIABLES) -> str:
+    """An SVG file as an element for HTML: no prologue, own ids, CSS colours, the page's font.
+
+    `variables` has the variable of the style sheet for every colour of the drawing.
+    """
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->|<title>.*?</title>", "", svg, flags=re.S)
     svg = re.sub(r"<style.*?</style>|font-family: [^;\"]*; ", "", re.sub(r"\s*\n\s*", " ", svg))
@@ -119,7 +122,11 @@ def _inline(svg: str, label: str) -> str:
     prefix = f"p{zlib.crc32((label + svg).encode()):x}-"
     rest = re.sub(r'<g id="[^"]*">', "<g>", rest)
     rest = re.sub(r'\b(id="|href="#|url\(#)', rf"\g<1>{prefix}", rest)
-    rest = re.sub(r"#0[123]0[01]\d\d", lambda m: f"var({_VARIABLES.get(m[0], '--ink')})", rest)
+    rest = re.sub(
+        r"(?<=[lke]: )#[0-9a-f]{6}\b",  # fill, stroke
+        lambda m: f"var({variables[m[0]]})" if m[0] in variables else m[0],
+        rest,
+    )
     label = re.sub(r'[&<>"]', lambda m: f"&#{ord(m[0])};", label)
     return f'<svg {box[0] if box else ""} role="img" aria-label="{label}">{rest}'
 

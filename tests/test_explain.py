@@ -1,0 +1,281 @@
+"""The page that explains a run, and the pictures that are kept during training."""
+
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+import torch
+from conftest import SMALL, Run, folder_of, run_script
+from PIL import Image
+
+from kanzoo.config import compose
+from kanzoo.data.tabular import BreastCancer, Diabetes, Wine
+from kanzoo.explain import explain
+from kanzoo.interpret import animation
+from kanzoo.interpret.edges import edge_functions
+from kanzoo.layers.kan import KANLinear
+from kanzoo.rundir import RunDir
+from kanzoo.train import prepare
+
+WORDS = (
+    "data=diabetes",
+    "model.width=3",
+    "model.depth=1",
+    "model.norm=none",
+    "data.limit_train=96",
+)
+OTHERS = {
+    "resnet": ("model=resnet", "model.width=2", "data=digits"),
+    "vit": ("model=vit", "model.width=8", "model.depth=1", "model.heads=2", "data=digits"),
+    "rnn": ("model=rnn", "model.width=4", "data=digits_rows"),
+}
+
+
+class Page(HTMLParser):
+    """Text, links and pictures of a page whose tags nest."""
+
+    VOID = frozenset({"meta", "link", "br", "path", "use", "rect", "img"})
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[str] = []
+        self.links: list[str] = []
+        self.text = ""
+        self.source = path.read_text(encoding="utf-8")
+        self.feed(self.source)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.links += [value or "" for key, value in attrs if key in ("href", "src", "xlink:href")]
+        assert not any(key.startswith("on") for key, _ in attrs)
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        if tag not in self.VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in self.VOID:
+            assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def run_folder(root: Path, *words: str) -> Path:
+    return folder_of(*SMALL, f"runs={root}", *words)
+
+
+def test_the_page_and_its_pictures(train_run: Run, tmp_path: Path) -> None:
+    result = train_run(*WORDS)
+    folder = run_folder(tmp_path, *WORDS)
+    (folder / "explain").mkdir()
+    (folder / "explain" / "edges-gone.svg").touch()
+    page = Page(explain(folder, edges=5))
+    names = ["graph", "edges-stem", "edges-head"]
+    files = {path.name for path in (folder / "explain").iterdir()}
+    assert files == {"index.html", *(f"{n}.{s}" for n in names for s in ("png", "svg"))}
+    for path in (folder / "explain").glob("*.svg"):
+        ElementTree.parse(path)
+    assert page.open == []
+    assert page.tags.count("svg") == 3
+    assert "script" not in page.tags
+    assert all(link.startswith("#") or link == "data:," for link in page.links)
+    drawn = "".join(re.findall(r"<svg.*?</svg>", page.source, flags=re.S))
+    assert not re.search(r"(?:fill|stroke): #", drawn)
+    used = set(re.findall(r"var\((--\w+)\)", drawn))
+    assert used <= set(re.findall(r"(--\w+): #", page.source))
+    assert all(name in page.text for name in ("bmi", "s6", "stem", "head", "training mean"))
+    for split in ("val", "test"):
+        assert f"{result[split]['rmse']:.4g}" in page.text
+    assert f"{result['params']:,}" in page.text
+    assert "33" in page.text  # edges: 10 x 3 + 3
+    assert "Not the result" not in page.text
+    first = {path.name: path.read_bytes() for path in (folder / "explain").iterdir()}
+    explain(folder, edges=5)
+    assert first == {path.name: path.read_bytes() for path in (folder / "explain").iterdir()}
+
+
+@pytest.mark.slow
+def test_an_unfinished_run_says_so(train_run: Run, tmp_path: Path) -> None:
+    train_run(*WORDS)
+    folder = run_folder(tmp_path, *WORDS)
+    (folder / "result.json").unlink()
+    assert "Not the result of a finished training" in Page(explain(folder)).text
+    (folder / "checkpoints" / "best.ckpt").unlink()
+    assert "last.ckpt" in Page(explain(folder)).text
+    (folder / "checkpoints" / "last.ckpt").unlink()
+    with pytest.raises(ValueError, match="has not finished an epoch"):
+        explain(folder)
+
+
+def test_names_are_escaped(train_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    attack = "<script>x$&"
+    monkeypatch.setattr(Diabetes, "feature_names", (attack,) * 10)
+    train_run(*WORDS)
+    page = Page(explain(run_folder(tmp_path, *WORDS)))
+    assert "<script" not in page.source
+    assert page.text.count(attack) == 20  # in the graph, and among the scores
+
+
+def test_an_mlp_is_refused_before_anything_is_read(tmp_path: Path) -> None:
+    words = (*SMALL, *WORDS, f"runs={tmp_path}", "layers=mlp")
+    RunDir.of(compose("train", list(words))).write_config()
+    with pytest.raises(ValueError, match=r"^layers=mlp has no KAN layers to explain$"):
+        explain(folder_of(*words))
+    with pytest.raises(ValueError, match=r"holds no config\.yaml"):
+        explain(tmp_path)
+
+
+def test_a_basis_without_edge_functions_is_refused(train_run: Run, tmp_path: Path) -> None:
+    words = (*WORDS, "trainer.max_epochs=1", "basis=none")
+    train_run(*words)
+    with pytest.raises(ValueError, match=r"^basis=none has no edge functions"):
+        explain(run_folder(tmp_path, *words))
+
+
+@pytest.mark.slow
+def test_the_command_refuses_an_mlp_and_explains_a_kan(train_run: Run, tmp_path: Path) -> None:
+    for layers in ("mlp", "kan"):
+        train_run(*WORDS, f"layers={layers}")
+    done = run_script("explain", f"run={run_folder(tmp_path, *WORDS, 'layers=mlp')}", cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr == "kanzoo: layers=mlp has no KAN layers to explain\n"
+    folder = run_folder(tmp_path, *WORDS)
+    done = run_script("explain", f"run={folder}", "edges=2", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (folder / "explain" / "index.html").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", OTHERS)
+def test_other_models_are_explained_by_grids(name: str, train_run: Run, tmp_path: Path) -> None:
+    # SMALL's width of the MLP comes first, so these take its place.
+    words = ("trainer.max_epochs=1", *OTHERS[name])
+    train_run(*words)
+    folder = run_folder(tmp_path, *words)
+    page = Page(explain(folder, edges=4))
+    assert "Not drawn: only a chain" in page.text
+    pictures = list((folder / "explain").glob("edges-*.svg"))
+    assert len(pictures) == page.tags.count("svg") > 1
+    assert not (folder / "explain" / "graph.svg").exists()
+
+
+def test_columns_are_those_of_the_data() -> None:
+    from sklearn.datasets import load_breast_cancer, load_diabetes, load_wine
+
+    pairs = ((BreastCancer, load_breast_cancer), (Diabetes, load_diabetes), (Wine, load_wine))
+    for table, load in pairs:
+        assert list(table().columns) == list(load().feature_names)
+
+
+PICTURES = (*WORDS, "callbacks.pictures.every=1", "callbacks.pictures.edges=4")
+
+
+def test_pictures_change_neither_folder_nor_result(train_run: Run, tmp_path: Path) -> None:
+    plain = train_run(*WORDS, "model.dropout=0.2", "name=plain")
+    drawn = train_run(*PICTURES, "model.dropout=0.2", "name=drawn")
+    folders = [run_folder(tmp_path, *WORDS, "model.dropout=0.2", f"name={n}")
+               for n in ("plain", "drawn")]  # fmt: skip
+    assert plain["config_hash"] == drawn["config_hash"]
+    assert (plain["val"], plain["test"]) == (drawn["val"], drawn["test"])
+    weights = [
+        torch.load(f / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+        for f in folders
+    ]
+    torch.testing.assert_close(*weights, rtol=0, atol=0)
+    assert not (folders[0] / "pictures").exists()
+    gif = folders[1] / "pictures" / "edges.gif"
+    with Image.open(gif) as image:
+        assert image.n_frames == 3  # before training, and after each of two epochs
+    assert "img" in Page(explain(folders[1])).tags
+    before = gif.read_bytes()
+    animation.animate(gif.parent, 4)
+    assert gif.read_bytes() == before
+    train_run(*WORDS, "model.dropout=0.2", "name=drawn", "overwrite=true")
+    assert not gif.exists()
+
+
+def test_frames_are_what_the_network_was(train_run: Run, tmp_path: Path) -> None:
+    from kanzoo.evaluate import load_net
+
+    train_run(*PICTURES)
+    folder = run_folder(tmp_path, *WORDS)
+    frame = animation.read_frame(folder / "pictures" / "frames" / "epoch0002.npz")
+    net, prepared = load_net(folder, folder / "checkpoints" / "last.ckpt")
+    x, _ = next(iter(prepared.dataset.loaders(seed=0, device="cpu").val))
+    found = edge_functions(net, x, num_edges=None, num_points=animation.POINTS)
+    own = {(layer.name, e.source, e.target, e.tap): e for layer in found for e in layer.edges}
+    assert len(frame) == len(own) == 33
+    for name, edge in frame:
+        same = own[name, edge.source, edge.target, edge.tap]
+        np.testing.assert_allclose(edge.y, same.y, rtol=1e-5, atol=1e-6)
+        assert edge.score == pytest.approx(same.score)
+
+
+def test_taps_survive_a_frame(tmp_path: Path) -> None:
+    from torch import nn
+
+    from kanzoo.layers.kan import KANConv2d
+
+    net = nn.Sequential(KANConv2d(1, 2, 2), nn.Flatten(), KANLinear(8, 2))
+    found = edge_functions(net, torch.randn(3, 1, 3, 3))
+    frame = [(layer.name, edge) for layer in found for edge in layer.edges]
+    animation.write_frame(tmp_path / "epoch0001.npz", frame)
+    read = animation.read_frame(tmp_path / "epoch0001.npz")
+    assert [(n, e.label) for n, e in read] == [(n, e.label) for n, e in frame]
+    assert [n for n, _ in (read[i] for i in animation.strongest(read, 6))] == ["0"] * 3 + ["2"] * 3
+
+
+def test_pictures_of_an_mlp_are_nothing_and_say_so(
+    train_run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    train_run(*PICTURES, "layers=mlp", "trainer.max_epochs=1")
+    assert "callbacks.pictures has no effect" in caplog.text
+    folder = run_folder(tmp_path, *WORDS, "layers=mlp", "trainer.max_epochs=1")
+    assert not (folder / "pictures").exists()
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("callbacks.pictures.every=-1", "every must be a whole number from 0"),
+        ("callbacks.pictures.edges=0", "edges must be a whole number from 1"),
+        ("callbacks.pictures.wandb=true", "needs logger=wandb"),
+    ],
+)
+def test_impossible_pictures_are_refused(word: str, message: str) -> None:
+    config = compose("train", [*SMALL, *PICTURES, word])
+    with pytest.raises(ValueError, match=message):
+        prepare(config)
+
+
+def test_runs_from_before_pictures_stay_the_same() -> None:
+    config = compose("train", [*SMALL, *PICTURES])
+    old = {**config, "callbacks": {k: v for k, v in config["callbacks"].items() if k != "pictures"}}
+    assert RunDir.of(old).path == RunDir.of(config).path
+    assert prepare(old) is not None
+
+
+@pytest.mark.slow
+def test_pictures_go_to_wandb(train_run: Run, tmp_path: Path) -> None:
+    words = ("logger=wandb", "callbacks.pictures.wandb=true")
+    train_run(*PICTURES, *words)
+    images = list(run_folder(tmp_path, *WORDS, *words).rglob("media/images/*.png"))
+    assert len(images) == 3
+
+
+def test_a_run_without_a_test_shows_validation(train_run: Run, tmp_path: Path) -> None:
+    words = (*WORDS, "evaluation.test=false", "trainer.max_epochs=1")
+    result = train_run(*words)
+    page = Page(explain(run_folder(tmp_path, *words), edges=1))
+    assert result["test"] is None
+    assert "validation rmse" in page.text
+    assert f"{result['val']['rmse']:.4g}" in page.text
