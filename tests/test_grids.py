@@ -304,5 +304,12 @@ def test_lower_precisions_keep_their_dtype(dtype: torch.dtype) -> None:
 
 def test_samples_are_spread_over_many_rows() -> None:
     sample = sample_rows(torch.arange(10_000.0).unsqueeze(-1), 100)
-    assert sample[:3, 0].tolist() == [0, 100, 200]
+    ends = torch.tensor([0.0, 10_000.0]).double()
+    gaps = torch.cat([ends[:1], sample[:, 0], ends[1:]]).diff()
+    assert len(sample) == 100
+    assert 0 < gaps[1:-1].min()  # no row twice, in their order
+    assert gaps.max() < 300
     assert sample_rows(normal(7, 2)).shape == (7, 2)
+    # No column of an image is always passed over, as it would be by a fixed step.
+    columns = sample_rows((torch.arange(100_000) % 10).double().unsqueeze(-1), 1000)
+    assert columns.flatten().long().bincount(minlength=10).min() > 50

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from kanzoo.layers.grid import spread
 from kanzoo.layers.kan import KANLayer
 
 ROWS = 4096  # values of every channel that are looked at, spread over all
@@ -130,18 +131,6 @@ class _Rows:
 
     def joined(self) -> Tensor:
         return spread(torch.cat(self.parts), ROWS)
-
-
-def spread(rows: Tensor, count: int) -> Tensor:
-    """About `count` of many rows, evenly spread over all of them but in no fixed step.
-
-    A fixed step would take every time the same column of an image, the padded one perhaps.
-    """
-    if len(rows) <= count:
-        return rows
-    golden = torch.arange(1, count + 1, dtype=torch.float64) * ((5**0.5 - 1) / 2)
-    index = ((golden - golden.floor()) * len(rows)).long().sort().values
-    return rows[index.to(rows.device)]
 
 
 @torch.no_grad()

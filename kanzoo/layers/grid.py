@@ -56,6 +56,18 @@ class GridChange:
         adjust_optimizer(optimizer, [self], how)
 
 
+def spread(rows: Tensor, count: int) -> Tensor:
+    """About `count` of many rows, evenly spread over all of them but in no fixed step.
+
+    A fixed step would take every time the same column of an image, the padded one perhaps.
+    """
+    if len(rows) <= count:
+        return rows
+    golden = torch.arange(1, count + 1, dtype=torch.float64) * ((5**0.5 - 1) / 2)
+    index = ((golden - golden.floor()) * len(rows)).long().sort().values
+    return rows[index.to(rows.device)]
+
+
 def sample_rows(x: Tensor, rows: int = SAMPLE_ROWS) -> Tensor:
     """At most `rows` rows spread over x, float64 on the CPU, NaN for values that are not finite.
 
@@ -64,7 +76,9 @@ def sample_rows(x: Tensor, rows: int = SAMPLE_ROWS) -> Tensor:
     """
     distributed = dist.is_available() and dist.is_initialized()
     rows = max(1, rows // dist.get_world_size()) if distributed else min(rows, len(x))
-    if len(x):
+    if len(x) > rows:
+        chosen = spread(x.detach(), rows).contiguous()
+    elif len(x):
         index = torch.arange(rows, device=x.device) * len(x) // max(rows, 1)
         chosen = x.detach()[index].contiguous()
     else:
