@@ -64,11 +64,7 @@ class HybridLinear(nn.Module):
     @property
     def has_splines(self) -> bool:
         """Whether any edge is still a function of the basis."""
-        return self.base.edge_mask is None or bool(self._spline_left)
-
-    @property
-    def _spline_left(self) -> bool:
-        return len(self.open_edges()) > 0
+        return self.base.weight.requires_grad or bool(self.open_edges())
 
     def open_edges(self) -> list[tuple[int, int]]:
         """The edges (i, o) that are still functions of the basis."""
@@ -104,6 +100,7 @@ class HybridLinear(nn.Module):
             place = self.affine.shape[1]
             affine = torch.cat([self.affine.detach(), column], dim=1)
             new = HybridLinear(base, (*given, Given(i, o, fit.function, place)), affine)
+        base.weight.requires_grad_(bool(new.open_edges()))
         if self.frozen:
             new.freeze()
         return new

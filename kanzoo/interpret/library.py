@@ -150,7 +150,7 @@ def fit_edge(
     if spread <= 1e-6 * scale or spread < 1e-14 or np.ptp(x) < 1e-12:
         return [EdgeFit(CONSTANT, 1.0, 0.0, 0.0, float(y.mean()), 1.0)]
     entries = _ENTRIES if functions is None else [get_function(name) for name in functions]
-    order = np.argsort(x)[np.linspace(0, len(x) - 1, min(len(x), 512)).astype(int)]
+    order = np.argsort(x)[np.linspace(0, len(x) - 1, min(len(x), 256)).astype(int)]
     x, y = x[order], y[order]
     centre, half = (x[0] + x[-1]) / 2, (x[-1] - x[0]) / 2
     u = (x - centre) / half
@@ -163,6 +163,8 @@ def fit_edge(
             fit = EdgeFit(entry, a, beta - a * centre, c, d, r2)
             if best is None or fit.r2 > best.r2:
                 best = fit
+            if best.r2 > 1 - FLOOR:
+                break
         if best is not None:
             fits.append(best)
     return sorted(fits, key=lambda fit: fit.cost)
@@ -192,7 +194,7 @@ def _candidates(entry: Function) -> tuple[np.ndarray, np.ndarray]:
     return a.ravel(), b.ravel()
 
 
-def _starts(entry: Function, u: np.ndarray, y: np.ndarray, count: int = 3) -> list[Any]:
+def _starts(entry: Function, u: np.ndarray, y: np.ndarray, count: int = 2) -> list[Any]:
     """The best few (a, b) of the candidates, c and d being least squares, and not neighbours."""
     index = np.linspace(0, len(u) - 1, min(len(u), GRID_SAMPLES)).astype(int)
     if entry.search == "jump":
@@ -249,7 +251,7 @@ def _polish(
             return project(p)[0]
 
         result = least_squares(
-            residual, start[free], method="lm", xtol=1e-14, ftol=1e-14, gtol=1e-14, max_nfev=100
+            residual, start[free], method="lm", xtol=1e-14, ftol=1e-14, gtol=1e-14, max_nfev=60
         )
         before = 0.5 * float(np.square(residual(start[free])).sum())
         if np.isfinite(result.x).all() and result.cost <= before:
