@@ -16,15 +16,29 @@ MAX_JACOBIAN = 20_000_000  # numbers of a Jacobian that are still worth their me
 Penalty = Callable[[], Tensor]
 
 
-def fit_squares(net: nn.Module, x: Tensor, y: Tensor, steps: int = 50) -> float:
+def fit_squares(
+    net: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    steps: int = 50,
+    *,
+    ridge: float = 0.0,
+    least_gain: float = 1e-6,
+) -> float:
     """Minimise the mean squared error over all trainable parameters; returns the RMSE reached.
 
     Shapes: x `(N, C)`, y `(N, O)`. Levenberg-Marquardt where the Jacobian fits in memory, which for
-    such networks gets many digits further than LBFGS in the same time; LBFGS otherwise.
+    such networks gets many digits further than LBFGS in the same time; LBFGS otherwise. `ridge`
+    times the sum of squares of all parameters is added to the sum of squared errors.
     """
     if y.numel() * count(net) <= MAX_JACOBIAN and y.numel() * count(net) ** 2 <= 2e10:
-        return levenberg_marquardt(net, x, y, steps)
-    return fit_lbfgs(net, x, y, nn.functional.mse_loss, 10 * steps) ** 0.5
+        return levenberg_marquardt(net, x, y, steps, ridge=ridge, least_gain=least_gain)
+
+    def penalty() -> Tensor:
+        return ridge / y.numel() * torch.stack([p.square().sum() for p in net.parameters()]).sum()
+
+    fit_lbfgs(net, x, y, nn.functional.mse_loss, 10 * steps, penalty if ridge else None)
+    return rmse(net, x, y)
 
 
 def count(net: nn.Module) -> int:
@@ -33,12 +47,18 @@ def count(net: nn.Module) -> int:
 
 
 def levenberg_marquardt(
-    net: nn.Module, x: Tensor, y: Tensor, steps: int = 50, ridge: float = 1e-10
+    net: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    steps: int = 50,
+    *,
+    ridge: float = 0.0,
+    least_gain: float = 1e-6,
 ) -> float:
     """Levenberg-Marquardt with Marquardt's scaling and a damping that follows the gain.
 
-    `ridge`, relative, keeps directions where they are that the data leave open. Stops when a step
-    gains less than a millionth five times in a row. Returns the RMSE reached.
+    Directions that the data leave open stay where they are. Stops when a step gains less than the
+    share `least_gain` three times in a row. Returns the RMSE reached.
     """
     parameters = {n: p for n, p in net.named_parameters() if p.requires_grad}
     fixed = {n: p for n, p in net.named_parameters() if not p.requires_grad}
@@ -59,16 +79,23 @@ def levenberg_marquardt(
                 p.copy_(part.view(shape))
 
     flat = torch.cat([p.detach().flatten() for p in parameters.values()])
-    best, damping, idle = rmse(net, x, y), 1e-3, 0
+
+    def objective(flat: Tensor) -> float:
+        value = rmse(net, x, y)
+        penalty = ridge * float(flat.square().sum()) / y.numel()
+        return value if ridge == 0 else (value * value + penalty) ** 0.5
+
+    best, damping, idle = objective(flat), 1e-3, 0
     for _ in range(steps):
         values = {n: p.detach() for n, p in parameters.items()}
         jac = jacobian(values, x)
         matrix = torch.cat([jac[n].flatten(2).flatten(0, 1) for n in parameters], dim=1)  # (N O, P)
         with torch.no_grad():
             residual = (net(x) - y).flatten()
-        gram, right = matrix.t() @ matrix, matrix.t() @ residual
+        gram, right = matrix.t() @ matrix, matrix.t() @ residual + ridge * flat
         diagonal = gram.diagonal().clone()
-        floor = ridge * diagonal.mean() + 1e-300
+        gram.diagonal().add_(ridge)
+        floor = 1e-10 * diagonal.mean() + 1e-300
         gained = False
         for _ in range(12):
             damped = gram + torch.diag(damping * diagonal + floor)
@@ -76,19 +103,19 @@ def levenberg_marquardt(
             if int(info) == 0:
                 step = torch.cholesky_solve(right.unsqueeze(1), factor).squeeze(1)
                 write(flat - step)
-                reached = rmse(net, x, y)
+                reached = objective(flat - step)
                 if reached < best:
                     gained = True
                     break
             damping = max(damping * 4, 1e-14)
         if not gained:
             break
-        idle = idle + 1 if reached > best * (1 - 1e-6) else 0
+        idle = idle + 1 if reached > best * (1 - least_gain) else 0
         flat, best, damping = flat - step, reached, damping / 10
-        if idle == 5:
+        if idle == 3:
             break
     write(flat)
-    return best
+    return rmse(net, x, y)
 
 
 def fit_lbfgs(
@@ -98,6 +125,7 @@ def fit_lbfgs(
     loss: Callable[[Tensor, Tensor], Tensor],
     steps: int = 100,
     penalty: Penalty | None = None,
+    tolerance: float = 1e-14,
 ) -> float:
     """Minimise a loss, with a penalty added if given, by LBFGS with strong Wolfe line search.
 
@@ -109,8 +137,8 @@ def fit_lbfgs(
             parameters,
             max_iter=steps,
             history_size=20,
-            tolerance_grad=1e-14,
-            tolerance_change=1e-14,
+            tolerance_grad=tolerance,
+            tolerance_change=tolerance,
             line_search_fn="strong_wolfe",
         )
         best: tuple[float, list[Tensor]] = (float("inf"), [])

@@ -3,6 +3,7 @@
 Axes: N rows, K functions, C input channels, E = O / groups outputs that a channel reaches, T taps.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -19,7 +20,8 @@ class LayerScores:
     """Scores of one layer's edges and nodes, `(C, E)`, `(C,)` and `(O,)`.
 
     `l1` is the mean of |phi| on the data (KAN, 2404.19756, eq. 2.17) and `std` its standard
-    deviation, which a constant edge does not have; a kernel's taps are added up. `inputs` and
+    deviation, which a constant edge does not have; `mean` is that of
+    phi; a kernel's taps are added up. `inputs` and
     `outputs` are the largest score of a node's outgoing and incoming edges (section 2.5.1).
     """
 
@@ -27,6 +29,7 @@ class LayerScores:
     std: Tensor
     inputs: Tensor
     outputs: Tensor
+    mean: Tensor
 
 
 @torch.no_grad()
@@ -41,15 +44,17 @@ def edge_values(layer: KANLayer, x: Tensor) -> Tensor:
 @torch.no_grad()
 def layer_scores(layer: KANLayer, x: Tensor) -> LayerScores:
     """Scores of a layer on its inputs x, shaped as the layer takes them."""
-    values = _blocks(layer, x)
-    l1 = torch.cat([block.abs().mean(0).sum(-1) for block in values])
-    std = torch.cat([block.std(0, correction=0).sum(-1) for block in _blocks(layer, x)])
+    parts = [
+        torch.stack([block.abs().mean(0), block.std(0, correction=0), block.mean(0)]).sum(-1)
+        for block in _blocks(layer, x)
+    ]
+    l1, std, mean = torch.cat(parts, dim=1)
     groups = layer.out_features // layer.edges_out
     incoming = std.unflatten(0, (groups, -1)).amax(1).flatten()  # (O,)
-    return LayerScores(l1, std, std.amax(1), incoming)
+    return LayerScores(l1, std, std.amax(1), incoming, mean)
 
 
-def _blocks(layer: KANLayer, x: Tensor, limit: int = 8_000_000):
+def _blocks(layer: KANLayer, x: Tensor, limit: int = 8_000_000) -> Iterator[Tensor]:
     """`edge_values` for some input channels at a time, so that wide layers fit in memory."""
     rows = layer.rows(x)
     step = max(1, -(-len(rows) // ROWS))

@@ -16,11 +16,15 @@ from torch import Tensor, nn
 from kanzoo.interpret.fitting import fit_squares, rmse
 from kanzoo.interpret.formula import Formula, edge_record, evaluate, make_symbols, tidy
 from kanzoo.interpret.hybrid import HybridLinear
-from kanzoo.interpret.library import CONSTANT, EdgeFit, fit_edge
+from kanzoo.interpret.library import CONSTANT, LIBRARY, EdgeFit, fit_edge, get_function
 from kanzoo.interpret.stack import check_finite, stack_of
 
 log = logging.getLogger("kanzoo")
 
+LEVELS = (2, 3, 4, 9)  # complexities that the functions may have, from one search to the next
+EXACT = 1e-7  # error, in standard deviations, that counts as none
+DECADES = 0.2  # of the error that a unit of complexity must gain
+LIKELY = 8  # functions of an edge that are looked at again after other edges changed
 TRIES = 5  # functions that are tried on an edge before it counts as failed
 ROWS = 2000  # samples that the parameters are fitted to
 
@@ -68,8 +72,7 @@ def symbolic(
     if target.shape != own.shape:
         raise ValueError(f"the network has {own.shape[1]} outputs, the targets {target.shape[1]}")
     rows = torch.arange(min(len(x), ROWS)) * len(x) // min(len(x), ROWS)
-    search = _Search(layers, x[rows], target[rows], tolerance, functions)
-    stack, fits = search.run()
+    stack, fits = _simplest(layers, x[rows], target[rows], tolerance, functions)
     pairs = inputs if inputs is not None else [(0.0, 1.0)] * x.shape[1]
     back = outputs if outputs is not None else [(0.0, 1.0)] * own.shape[1]
     symbols = make_symbols(names or [f"x_{k + 1}" for k in range(x.shape[1])])
@@ -130,6 +133,43 @@ def _say(layer: int, i: int, o: int) -> str:
     return f"layer {layer}, input {i} -> output {o}"
 
 
+def _simplest(
+    layers: list[HybridLinear],
+    x: Tensor,
+    y: Tensor,
+    tolerance: float,
+    functions: Iterable[str] | None,
+) -> tuple[nn.Sequential, dict[tuple[int, int, int], EdgeFit]]:
+    """The search with the simplest functions first, then with ever more of them.
+
+    Ends with functions that fit exactly; else the best of all by error and complexity is taken.
+    """
+    names = list(LIBRARY if functions is None else functions)
+    spread = float(y.std(correction=0)) or 1.0
+    best: _Search | None = None
+    failure: FormulaError | None = None
+    sizes: set[int] = set()
+    for level in LEVELS:
+        chosen = [name for name in names if get_function(name).complexity <= level]
+        if not chosen or len(chosen) in sizes:
+            continue
+        sizes.add(len(chosen))
+        search = _Search(layers, x, y, tolerance, chosen)
+        try:
+            search.run()
+        except FormulaError as error:
+            failure = error
+            continue
+        if best is None or search.cost(spread) < best.cost(spread):
+            best = search
+        if search.reached < EXACT * spread:
+            break
+    if best is None:
+        assert failure is not None
+        raise failure
+    return best.stack, best.fits
+
+
 class _Search:
     """The greedy search over a stack of hybrid layers."""
 
@@ -139,16 +179,24 @@ class _Search:
         x: Tensor,
         y: Tensor,
         tolerance: float,
-        functions: Iterable[str] | None,
+        functions: Sequence[str],
     ) -> None:
         self.stack = nn.Sequential(*layers)
         self.x, self.y = x, y
-        self.functions = None if functions is None else list(functions)
+        self.functions = functions
+        self.likely: dict[tuple[int, int, int], list[str]] = {}
+        self.reached = float("inf")
         self.start = rmse(self.stack, x, y)
         self.limit = self.start + tolerance * (float(y.std(correction=0)) or 1.0)
         self.fits: dict[tuple[int, int, int], EdgeFit] = {}
 
-    def run(self) -> tuple[nn.Sequential, dict[tuple[int, int, int], EdgeFit]]:
+    def cost(self, spread: float) -> float:
+        """Decades of the error and the complexity of all functions, the lower the better."""
+        complexity = sum(fit.function.complexity for fit in self.fits.values())
+        return float(np.log10(self.reached / spread + EXACT)) + DECADES * complexity
+
+    def run(self) -> None:
+        """Give every open edge a function; `FormulaError` if that cannot be."""
         while True:
             ranked = self._ranked()
             if not ranked:
@@ -166,7 +214,6 @@ class _Search:
                     f"would exceed {self.limit:.3g}"
                 )
         self._improve()
-        return self.stack, self.fits
 
     def _ranked(self) -> list[tuple[tuple[int, int, int], list[EdgeFit]]]:
         """Every open edge with its candidates, the surest first."""
@@ -178,8 +225,15 @@ class _Search:
                 scale = float(layer(seen).std(dim=0, correction=0).max())
                 for i, o in layer.open_edges():
                     values = layer.edge(i, o, seen[:, i])
-                    candidates = fit_edge(seen[:, i].numpy(), values.numpy(), self.functions, scale)
-                    found.append(((index, i, o), candidates))
+                    place = (index, i, o)
+                    names = self.likely.get(place, self.functions)
+                    candidates = fit_edge(seen[:, i].numpy(), values.numpy(), names, scale)
+                    self.likely[place] = [
+                        fit.function.name for fit in candidates[:LIKELY] if fit.c != 0
+                    ] or list(self.functions)
+                    if not candidates:
+                        raise FormulaError(f"no function fits the edge {_say(*place)} at all")
+                    found.append((place, candidates))
                 seen = layer(seen)
         return sorted(found, key=lambda entry: entry[1][0].cost)
 
@@ -205,7 +259,8 @@ class _Search:
         best = fit_squares(self.stack, self.x, self.y, 200)
         spread = float(self.y.std(correction=0)) or 1.0
         for _ in range(2):
-            if best < 1e-7 * spread:
+            self.reached = best
+            if best < EXACT * spread:
                 return
             before = best
             for place in list(self.fits):
@@ -214,8 +269,9 @@ class _Search:
                     reached = fit_squares(stack, self.x, self.y, 60)
                     gain = np.log10((best + 1e-12 * spread) / (reached + 1e-12 * spread))
                     cost = fit.function.complexity - self.fits[place].function.complexity
-                    if gain > max(0.25 * cost, 0.02):
+                    if gain > max(DECADES * cost, 0.02):
                         self.stack, self.fits[place], best = stack, fit, reached
+                        self.reached = best
             if best > 0.9 * before:
                 return
 
@@ -226,7 +282,8 @@ class _Search:
             for layer in self.stack[:index]:
                 seen = layer(seen)
             values = self.stack[index].edge(i, o, seen[:, i])  # type: ignore[operator]
-        fits = fit_edge(seen[:, i].numpy(), values.numpy(), self.functions)
+        names = self.likely.get(place, list(self.functions))
+        fits = fit_edge(seen[:, i].numpy(), values.numpy(), names)
         own = self.fits[place].function
         return [fit for fit in fits if fit.function is not own][:4]
 

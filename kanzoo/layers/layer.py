@@ -86,6 +86,21 @@ class KANLayer(nn.Module):
         grouped = weight.flatten(3).unflatten(0, (-1, self.edges_out))  # (G, O / G, C / G, K, T)
         return grouped.permute(0, 2, 3, 1, 4).flatten(0, 1)
 
+    def edge_mask_by_channel(self) -> Tensor:
+        """Which edges are left, as `edge_weight` lays them out: 1 or 0, `(C, E)`."""
+        shape = self.by_function()[0].shape[:2]
+        mask = self.weight.new_ones(shape) if self.edge_mask is None else self.edge_mask.view(shape)
+        if self.function_dim == 1:
+            return mask
+        return mask.unflatten(0, (-1, self.edges_out)).transpose(1, 2).flatten(0, 1)
+
+    def mask_channels(self, keep: Tensor) -> None:
+        """`mask_edges`, with `keep` laid out as `edge_weight`: `(C, E)`."""
+        if self.function_dim != 1:
+            groups = self.out_features // self.edges_out
+            keep = keep.unflatten(0, (groups, -1)).transpose(1, 2).flatten(0, 1)
+        self.mask_edges(keep)
+
     @property
     def edges_out(self) -> int:
         """How many outputs an input channel reaches: O / groups."""
