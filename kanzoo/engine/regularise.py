@@ -13,7 +13,7 @@ from torch import Tensor, nn
 def entropy(weights: Tensor) -> Tensor:
     """-sum p log p of non-negative weights, p their shares; value and gradient finite at zero."""
     total = weights.sum()
-    share = weights / total.clamp(min=torch.finfo(weights.dtype).tiny)
+    share = weights / torch.where(total > 0, total, 1.0)
     # x log x has an infinite slope at zero; below the bound its tangent goes on.
     bound = torch.finfo(weights.dtype).eps
     safe = share.clamp(min=bound)
@@ -31,7 +31,7 @@ def edge_penalty(norms: Tensor, l1: float = 1.0, entropy_weight: float = 2.0) ->
 
 
 class EdgeRegulariser:
-    """lamb times the penalties of all layers with `edge_norms`, on the inputs that they see.
+    """lamb times the penalties of all layers that have edges, on the inputs that they see.
 
     `lamb` 0 costs nothing. `lamb_l1` and `lamb_entropy` weigh the two kinds (mu_1, mu_2).
     """
@@ -56,7 +56,7 @@ class EdgeRegulariser:
             handles = [
                 layer.register_forward_pre_hook(self._add)
                 for layer in net.modules()
-                if hasattr(layer, "edge_norms") and layer.expansion.num_functions > 1
+                if getattr(layer, "has_edges", False)
             ]
         try:
             yield

@@ -61,7 +61,7 @@ def levenberg_marquardt(
     share `least_gain` three times in a row. Returns the RMSE reached.
     """
     parameters = {n: p for n, p in net.named_parameters() if p.requires_grad}
-    fixed = {n: p for n, p in net.named_parameters() if not p.requires_grad}
+    fixed: dict[str, Tensor] = {n: p for n, p in net.named_parameters() if not p.requires_grad}
     fixed |= dict(net.named_buffers())
     if not parameters:
         return rmse(net, x, y)

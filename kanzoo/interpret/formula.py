@@ -49,7 +49,7 @@ class Formula:
         return " \\\\\n".join(sympy.latex(expression) for expression in self.expressions)
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
-        """Values at x `(N, C)`: `(N,)` for one output, `(N, O)` for several; NaN outside domains."""
+        """Values at x `(N, C)`: `(N,)` for one output, `(N, O)` for several; NaN elsewhere."""
         values = evaluate(self.expressions, self.symbols, np.asarray(x, np.float64))
         return values[:, 0] if len(self.expressions) == 1 else values
 
@@ -208,8 +208,14 @@ class _Constants:
             return
         before = self.error()
         result = least_squares(
-            self._residual, self.values, method="lm", x_scale="jac", max_nfev=20 * len(self.names),
-            xtol=1e-15, ftol=1e-15, gtol=1e-15,
+            self._residual,
+            self.values,
+            method="lm",
+            x_scale="jac",
+            max_nfev=20 * len(self.names),
+            xtol=1e-15,
+            ftol=1e-15,
+            gtol=1e-15,
         )
         if math.sqrt(2 * result.cost / len(self.y)) < before:
             self.values = [float(v) for v in result.x]

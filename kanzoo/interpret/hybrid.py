@@ -30,7 +30,9 @@ class HybridLinear(nn.Module):
     trained unless `frozen`; edges may share a column, and so a function and its parameters.
     """
 
-    def __init__(self, base: KANLinear, given: tuple[Given, ...] = (), affine: Tensor | None = None):
+    def __init__(
+        self, base: KANLinear, given: tuple[Given, ...] = (), affine: Tensor | None = None
+    ):
         super().__init__()
         self.base = base
         self.in_features, self.out_features = base.in_features, base.out_features

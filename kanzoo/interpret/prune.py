@@ -7,8 +7,8 @@ import copy
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -79,7 +79,9 @@ def prune(
     network's own outputs are the truth. Raises `ValueError` if no edge of a layer would be left.
     """
     if not 0 <= threshold < 1 or not 0 <= node_threshold < 1:
-        raise ValueError(f"thresholds must be from 0 and below 1, got {threshold}, {node_threshold}")
+        raise ValueError(
+            f"thresholds must be from 0 and below 1, got {threshold}, {node_threshold}"
+        )
     check_finite(x)
     scores = edge_scores(net, x)
     pruned = copy.deepcopy(net)
@@ -172,7 +174,7 @@ def _mask(layer: KANLayer, keep: Tensor, mean: Tensor) -> None:
     if isinstance(layer, (KANLinear, KANConv)) and layer.bias is not None:
         groups = layer.out_features // layer.edges_out
         lost = (mean * ~keep).unflatten(0, (groups, -1)).sum(1).flatten()  # (O,)
-        layer.bias += lost.to(layer.bias)
+        layer.bias.add_(lost.to(layer.bias))
     layer.mask_channels(keep)
 
 
@@ -188,14 +190,18 @@ def shrink(net: nn.Module, x: Tensor) -> tuple[nn.Sequential, list[int]]:
     inputs = first.nonzero().flatten().tolist() or [0]
     kept = torch.tensor(inputs)
     small: list[KANLinear] = []
-    base: Tensor | None = None  # values of nodes before this layer that are constant, NaN for others
+    base: Tensor | None = (
+        None  # values of nodes before this layer that are constant, NaN for others
+    )
     for place, layer in enumerate(layers):
         mask = alive(layer)
         last = place == len(layers) - 1
         reached = mask[kept].any(0)
         used = reached & alive(layers[place + 1]).any(1) if not last else torch.ones_like(reached)
         if not used.any():
-            raise ValueError("no path from the inputs to the outputs is left: the network is constant")
+            raise ValueError(
+                "no path from the inputs to the outputs is left: the network is constant"
+            )
         bias = _bias_with(layer, base, mask)
         out = used.nonzero().flatten()
         small.append(_part(layer, kept, out, bias[out]))
@@ -288,7 +294,5 @@ def smallest(
         edges = (best.edges if best else 0) + found.edges
         nodes = (best.nodes if best else 0) + found.nodes
         inputs = (best.inputs if best else 0) + found.inputs
-        best = Pruning(
-            current, edges, nodes, inputs, found.left, found.total, start, reached
-        )
+        best = Pruning(current, edges, nodes, inputs, found.left, found.total, start, reached)
     return best or first

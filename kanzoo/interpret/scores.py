@@ -97,7 +97,8 @@ def attribution(net: nn.Module, x: Tensor, outputs: Tensor | None = None) -> Att
     for layer in layers:
         inputs.append(layer(inputs[-1]))
     score = torch.ones_like(inputs[-1][0]) if outputs is None else outputs.to(inputs[-1])
-    nodes, edges = [score], []
+    nodes: list[Tensor] = [score]
+    edges: list[Tensor] = []
     for layer, seen, reached in zip(reversed(layers), inputs[-2::-1], inputs[:0:-1], strict=True):
         edge = std_of(layer, seen)
         node = reached.std(0, correction=0)

@@ -13,7 +13,7 @@ from kanzoo.layers.kan import KANLayer, KANLinear
 
 def is_kan(layer: nn.Module) -> bool:
     """Whether a layer has trainable edge functions; "activation, then linear" has not."""
-    return isinstance(layer, KANLayer) and layer.expansion.num_functions > 1
+    return isinstance(layer, KANLayer) and layer.has_edges
 
 
 def kan_layers(net: nn.Module) -> dict[str, KANLayer]:

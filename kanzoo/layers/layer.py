@@ -102,6 +102,11 @@ class KANLayer(nn.Module):
         self.mask_edges(keep)
 
     @property
+    def has_edges(self) -> bool:
+        """Whether edges have functions of their own, which "act, then linear" has not."""
+        return self.expansion.num_functions > 1
+
+    @property
     def edges_out(self) -> int:
         """How many outputs an input channel reaches: O / groups."""
         return self.out_features // int(getattr(self, "groups", 1))
