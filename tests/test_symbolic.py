@@ -1,6 +1,7 @@
 """Formulas: the library recovers its own functions, networks with known edges their formula."""
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -72,7 +73,7 @@ def test_bad_edges() -> None:
 def stack(*sizes: int) -> nn.Sequential:
     torch.manual_seed(1)
     basis = kanzoo.get_basis("bspline", grid_size=5, grid_range=(-1, 1), extrapolation="linear")
-    pairs = zip(sizes[:-1], sizes[1:], strict=True)
+    pairs = pairwise(sizes)
     return nn.Sequential(
         *[kanzoo.KANLinear(a, b, basis=basis, dtype=F64, backend="dense") for a, b in pairs]
     )
