@@ -96,7 +96,6 @@ def prepare(config: Config) -> Prepared:
     from kanzoo.build import build_layers, build_plan, check_kind
     from kanzoo.checks import check_evaluation, check_trainer, training_set
     from kanzoo.engine.optim import build_optimizer
-    from kanzoo.engine.regularise import EdgeRegulariser
 
     choices = config["choices"]
     seed = config["seed"]
@@ -114,7 +113,6 @@ def prepare(config: Config) -> Prepared:
     patience = config["callbacks"]["patience"]
     if patience is not None and (not isinstance(patience, int) or patience < 1):
         raise ValueError(f"callbacks.patience must be a whole number or null, got {patience!r}")
-    EdgeRegulariser(**config["callbacks"]["regularise"])
     dataset = registry.instantiate(config["data"])
     dataset.training_set = training_set(config)
     objective = registry.instantiate(config["task"])
@@ -180,22 +178,15 @@ def fit(config: Config, folder: RunDir, prepared: Prepared) -> dict[str, Any] | 
     from kanzoo.engine.interrupt import stopping_between_batches
     from kanzoo.engine.measure import StepTimer, peak_step_memory
     from kanzoo.engine.optim import build_optimizer
-    from kanzoo.engine.regularise import EdgeRegulariser
     from kanzoo.engine.task import Task
     from kanzoo.engine.trainer import build_trainer, close_wandb
 
     plan, dataset, objective = prepared.plan, prepared.dataset, prepared.objective
     net = plan.build(config["seed"])
     make_optimizer = partial(build_optimizer, config["optim"])
-    task = Task(
-        net,
-        objective,
-        dataset.spec.num_outputs,
-        make_optimizer,
-        prepared.schedule,
-        config["seed"],
-        EdgeRegulariser(**config["callbacks"]["regularise"]),
-    )
+    optimization = (make_optimizer, prepared.schedule, config["seed"])
+    penalty = config["callbacks"]["regularise"]
+    task = Task(net, objective, dataset.spec.num_outputs, *optimization, penalty)
     if is_first_process():
         folder.write_config()
     facts = {

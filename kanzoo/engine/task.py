@@ -32,7 +32,7 @@ class Task(LightningModule):
         make_optimizer: Callable[[nn.Module], torch.optim.Optimizer],
         make_schedule: Callable[[torch.optim.Optimizer, int], LRScheduler],
         seed: int,
-        regulariser: EdgeRegulariser | None = None,
+        regularise: dict[str, float] | None = None,
     ) -> None:
         super().__init__()
         self.net = net
@@ -42,7 +42,7 @@ class Task(LightningModule):
         self.seed = seed
         self.corrupt: Callable[[Tensor, int], Tensor] | None = None
         self.test_title = "test"
-        self.regulariser = regulariser or EdgeRegulariser()
+        self.regulariser = EdgeRegulariser(**(regularise or {}))
         self.losses = nn.ModuleDict({f"{split}_loss": MeanMetric() for split in SPLITS})
         self.metrics = nn.ModuleDict(
             {f"{split}_metrics": objective.metrics(num_outputs) for split in SPLITS}
