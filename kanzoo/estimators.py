@@ -15,18 +15,21 @@ from torch.nn import functional as F
 
 from kanzoo.interpret.estimator import StackEstimator
 from kanzoo.interpret.formula import Formula
-from kanzoo.interpret.symbolic import symbolic
+from kanzoo.interpret.symbolic import EXACT, FormulaError, symbolic
+
+LADDER = ((), (1,), (2,))  # hidden layers that are tried where a formula is looked for
 
 
 class KANRegressor(RegressorMixin, StackEstimator):
     """A Kolmogorov-Arnold network for tables, as a scikit-learn regressor.
 
-    `hidden` are the widths of the hidden layers. Columns are scaled to [-1, 1], targets to
-    deviation 1. The stack is fitted in float64 on all data at once, on grids that grow through
+    `hidden` are the widths of the hidden layers, one of 5 unless given. Columns are scaled to
+    [-1, 1], targets to deviation 1. The stack is fitted in float64 on all data at once, on grids that grow through
     `grid_sizes` while held-out data (`validation_fraction`) gain by it: by Levenberg-Marquardt, or
     by LBFGS with `lamb` times the L1 and entropy penalties of KAN (2404.19756, eq. 2.20).
     `formula="auto"` prunes after the fit and looks for a formula, `formula_`, from which `predict`
-    then predicts; `FormulaError` tells if none is within `tolerance` deviations of y.
+    then predicts, with hidden layers of 0, 1 and 2 nodes in turn unless `hidden` is given, until
+    one fits exactly; `FormulaError` tells if none is within `tolerance` deviations of y.
     """
 
     _squares = True
@@ -40,12 +43,34 @@ class KANRegressor(RegressorMixin, StackEstimator):
         y = y.reshape(len(y), -1)
         self._mean, spread = y.mean(0), y.std(0)
         self._spread = np.where(spread > 0, spread, 1.0)
-        self._train(X, torch.as_tensor((y - self._mean) / self._spread), y.shape[1])
+        scaled = torch.as_tensor((y - self._mean) / self._spread)
         self.formula_: Formula | None = None
         if self.formula == "auto":
-            self.prune()
-            self.symbolic()
+            self._find_formula(X, scaled)
+        else:
+            self._train(X, scaled, y.shape[1])
         return self
+
+    def _find_formula(self, x: np.ndarray, y: Tensor) -> None:
+        """Fit, prune and read networks from the smallest up, until a formula fits exactly."""
+        best: tuple[float, dict[str, Any]] | None = None
+        failure: FormulaError | None = None
+        for hidden in LADDER if self.hidden is None else (self.hidden,):
+            self._train(x, y, y.shape[1], hidden)
+            self.prune()
+            try:
+                error = self.symbolic().rmse_formula / float(self._spread.mean())
+            except FormulaError as reason:
+                failure = reason
+                continue
+            if best is None or error < 0.8 * best[0]:
+                best = error, dict(self.__dict__)
+            if error < EXACT:
+                break
+        if best is None:
+            assert failure is not None
+            raise failure
+        self.__dict__.update(best[1])
 
     def predict(self, X: Any) -> np.ndarray:
         """Values for X `(N, C)`: `(N,)`, or `(N, O)` if fitted to such; by the formula if asked."""

@@ -26,6 +26,7 @@ from kanzoo.layers.kan import KANLinear
 log = logging.getLogger("kanzoo")
 
 FORMULA_CHOICES = (None, "auto")
+HIDDEN = (5,)  # widths of hidden layers unless given
 # The ridge on the sum of squared errors of standardised targets: hardly any where there are SCARCE
 # times as many numbers as parameters, and one that smooths where there are fewer.
 SCARCE, SMALL_RIDGE, LARGE_RIDGE = 3, 1e-8, 0.1
@@ -36,7 +37,7 @@ class StackEstimator(BaseEstimator):
 
     def __init__(
         self,
-        hidden: Sequence[int] = (5,),
+        hidden: Sequence[int] | None = None,
         *,
         grid_sizes: Sequence[int] = (3, 5, 10),
         spline_order: int = 3,
@@ -64,7 +65,13 @@ class StackEstimator(BaseEstimator):
         self.random_state = random_state
 
     def _check_options(self) -> None:
-        sizes = [*self.hidden, *self.grid_sizes, self.steps, self.restarts, self.spline_order]
+        sizes = [
+            *(self.hidden or ()),
+            *self.grid_sizes,
+            self.steps,
+            self.restarts,
+            self.spline_order,
+        ]
         if not all(isinstance(size, (int, np.integer)) and size >= 1 for size in sizes):
             raise ValueError(
                 "hidden, grid_sizes, spline_order, steps and restarts must be whole, from 1"
@@ -79,8 +86,12 @@ class StackEstimator(BaseEstimator):
     def _scaled(self, x: np.ndarray) -> Tensor:
         return torch.as_tensor((x - self._shift) / self._scale)
 
-    def _train(self, x: np.ndarray, y: Tensor, outputs: int) -> None:
+    def _train(
+        self, x: np.ndarray, y: Tensor, outputs: int, hidden: Sequence[int] | None = None
+    ) -> None:
         """Scale x to [-1, 1] and fit `network_`; the grid grows while held-out data gain by it."""
+        chosen = self.hidden if hidden is None else hidden
+        self.hidden_ = HIDDEN if chosen is None else tuple(chosen)
         low, high = x.min(0), x.max(0)
         self._shift = (low + high) / 2
         half = (high - low) / 2
@@ -126,7 +137,7 @@ class StackEstimator(BaseEstimator):
         self._data = (z, y)
 
     def _build(self, outputs: int, seed: int) -> nn.Sequential:
-        sizes = [self.n_features_in_, *self.hidden, outputs]
+        sizes = [self.n_features_in_, *self.hidden_, outputs]
         basis = get_basis(
             "bspline",
             grid_size=int(self.grid_sizes[0]),

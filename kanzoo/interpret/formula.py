@@ -278,11 +278,12 @@ def _exact_values(value: float) -> list[tuple[float, Any]]:
                 distance = abs(float(exact) / value - 1)
                 if distance < 0.02 / denominator:
                     found.append((distance + 1e-9 * denominator, exact))
-    square = Fraction(value * value).limit_denominator(6)
-    if square and square.numerator <= 30:
-        root = sympy.sqrt(sympy.Rational(square.numerator, square.denominator))
-        root = root if value > 0 else -root
-        distance = abs(float(root) / value - 1)
-        if distance < 1e-3:
-            found.append((distance + 2e-8, root))
+    for unit in (sympy.Integer(1), sympy.pi, 1 / sympy.pi):
+        square = Fraction(value * value / float(unit)).limit_denominator(6)
+        if square and square.numerator <= 30:
+            root = sympy.sqrt(sympy.Rational(square.numerator, square.denominator) * unit)
+            root = root if value > 0 else -root
+            distance = abs(float(root) / value - 1)
+            if distance < 1e-3:
+                found.append((distance + 2e-8, root))
     return found
