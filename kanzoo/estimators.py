@@ -24,9 +24,10 @@ class KANRegressor(RegressorMixin, StackEstimator):
     """A Kolmogorov-Arnold network for tables, as a scikit-learn regressor.
 
     `hidden` are the widths of the hidden layers, one of 5 unless given. Columns are scaled to
-    [-1, 1], targets to deviation 1. The stack is fitted in float64 on all data at once, on grids that grow through
-    `grid_sizes` while held-out data (`validation_fraction`) gain by it: by Levenberg-Marquardt, or
-    by LBFGS with `lamb` times the L1 and entropy penalties of KAN (2404.19756, eq. 2.20).
+    [-1, 1], targets to deviation 1. The stack is fitted in float64 on all data at once, on grids
+    that grow through `grid_sizes` while held-out data (`validation_fraction`) gain by it: by
+    Levenberg-Marquardt, or by LBFGS with `lamb` times the L1 and entropy penalties of KAN
+    (2404.19756, eq. 2.20).
     `formula="auto"` prunes after the fit and looks for a formula, `formula_`, from which `predict`
     then predicts, with hidden layers of 0, 1 and 2 nodes in turn unless `hidden` is given, until
     one fits exactly; `FormulaError` tells if none is within `tolerance` deviations of y.

@@ -17,6 +17,7 @@ from kanzoo.interpret.library import EdgeFit
 
 SIGNIFICANT = 5  # digits of a constant that has no simpler form
 GROWTH = 1.02  # factor by which all rounding together may raise the error
+EXACT = 1e-4  # error, relative to the data's deviation, below which roots are looked for
 NOISE = 1e-6  # error, relative to the data's deviation, below which rounding is free
 
 
@@ -226,7 +227,7 @@ class _Constants:
         return [
             (distance, place, exact)
             for place, value in enumerate(self.values)
-            for distance, exact in _exact_values(value)
+            for distance, exact in _exact_values(value, self.error() < EXACT * float(self.y.std()))
         ]
 
     def fixed(self, place: int, value: Any) -> "_Constants":
@@ -262,7 +263,7 @@ def _replace_floats(expression: Any, names: dict[sympy.Float, sympy.Symbol]) -> 
     return expression.func(*[_replace_floats(part, names) for part in expression.args])
 
 
-def _exact_values(value: float) -> list[tuple[float, Any]]:
+def _exact_values(value: float, roots: bool = True) -> list[tuple[float, Any]]:
     """Simple numbers near a value with their distance, penalised by how complicated they are."""
     found: list[tuple[float, Any]] = []
     if abs(value) < 0.05:
@@ -278,7 +279,8 @@ def _exact_values(value: float) -> list[tuple[float, Any]]:
                 distance = abs(float(exact) / value - 1)
                 if distance < 0.02 / denominator:
                     found.append((distance + 1e-9 * denominator, exact))
-    for unit in (sympy.Integer(1), sympy.pi, 1 / sympy.pi):
+    # Where the fit is not exact, roots are as good as any number: they would tell nothing.
+    for unit in (sympy.Integer(1), sympy.pi, 1 / sympy.pi) if roots else ():
         square = Fraction(value * value / float(unit)).limit_denominator(6)
         if square and square.numerator <= 30:
             root = sympy.sqrt(sympy.Rational(square.numerator, square.denominator) * unit)
