@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from kanzoo.bases.base import get_basis
     from kanzoo.build import create_model, list_bases, list_models
+    from kanzoo.estimators import KANClassifier, KANRegressor
     from kanzoo.layers.factory import LayerFactory
     from kanzoo.layers.kan import (
         KANConv1d,
@@ -27,12 +28,14 @@ except PackageNotFoundError:  # imported from a checkout that is not installed
 
 # Imported at first use, so that the command line can refuse a typo before PyTorch is loaded.
 _HOMES = {
+    "KANClassifier": "kanzoo.estimators",
     "KANConv1d": "kanzoo.layers.kan",
     "KANConv2d": "kanzoo.layers.kan",
     "KANConv3d": "kanzoo.layers.kan",
     "KANConvTranspose1d": "kanzoo.layers.kan",
     "KANConvTranspose2d": "kanzoo.layers.kan",
     "KANLinear": "kanzoo.layers.kan",
+    "KANRegressor": "kanzoo.estimators",
     "LayerFactory": "kanzoo.layers.factory",
     "create_model": "kanzoo.build",
     "get_basis": "kanzoo.bases.base",
@@ -45,12 +48,14 @@ _HOMES = {
 }
 
 __all__ = [
+    "KANClassifier",
     "KANConv1d",
     "KANConv2d",
     "KANConv3d",
     "KANConvTranspose1d",
     "KANConvTranspose2d",
     "KANLinear",
+    "KANRegressor",
     "LayerFactory",
     "__version__",
     "create_model",

@@ -187,14 +187,9 @@ def fit(config: Config, folder: RunDir, prepared: Prepared) -> dict[str, Any] | 
     plan, dataset, objective = prepared.plan, prepared.dataset, prepared.objective
     net = plan.build(config["seed"])
     make_optimizer = partial(build_optimizer, config["optim"])
-    task = Task(
-        net,
-        objective,
-        dataset.spec.num_outputs,
-        make_optimizer,
-        prepared.schedule,
-        config["seed"],
-    )
+    optimization = (make_optimizer, prepared.schedule, config["seed"])
+    penalty = config["callbacks"]["regularise"]
+    task = Task(net, objective, dataset.spec.num_outputs, *optimization, penalty)
     if is_first_process():
         folder.write_config()
     facts = {

@@ -35,6 +35,7 @@ KEYS = (
     *("model", "layers", "basis", "basis_name", "in_shape", "num_outputs"),
 )
 SUFFIXES = (".safetensors", ".json")
+MASK = ".edge_mask"
 MAX_JSON = 2**20  # bytes
 MAX_NUMBER = 2**24  # of any size or count in a recipe
 MAX_BASIS = 2**12  # of any in a basis, whose grid is computed before weights can be compared
@@ -113,7 +114,9 @@ def _paths(path: str | os.PathLike[str]) -> tuple[Path, Path]:
 
 
 def _structure(net: nn.Module) -> tuple[list[tuple[str, type]], set[str]]:
-    return [(name, type(part)) for name, part in net.named_modules()], set(net.state_dict())
+    """Modules and names of tensors, without masks of pruned edges: any layer can take one."""
+    names = {name for name in net.state_dict() if not name.endswith(MASK)}
+    return [(name, type(part)) for name, part in net.named_modules()], names
 
 
 def _separate(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -260,7 +263,7 @@ def _check_size(config: dict[str, Any], state: dict[str, Tensor]) -> None:
         handle.remove()
     for kind, names in (
         ("lack", expected.keys() - state.keys()),
-        ("have besides", state.keys() - expected.keys()),
+        ("have besides", {n for n in state if not n.endswith(MASK)} - expected.keys()),
     ):
         if names:
             some = ", ".join(sorted(names)[:3])

@@ -11,6 +11,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import MeanMetric, MetricCollection
 
 from kanzoo.engine.objective import Objective
+from kanzoo.engine.regularise import EdgeRegulariser
 
 Batch = tuple[Tensor, Tensor]
 
@@ -31,6 +32,7 @@ class Task(LightningModule):
         make_optimizer: Callable[[nn.Module], torch.optim.Optimizer],
         make_schedule: Callable[[torch.optim.Optimizer, int], LRScheduler],
         seed: int,
+        regularise: dict[str, float] | None = None,
     ) -> None:
         super().__init__()
         self.net = net
@@ -40,6 +42,7 @@ class Task(LightningModule):
         self.seed = seed
         self.corrupt: Callable[[Tensor, int], Tensor] | None = None
         self.test_title = "test"
+        self.regulariser = EdgeRegulariser(**(regularise or {}))
         self.losses = nn.ModuleDict({f"{split}_loss": MeanMetric() for split in SPLITS})
         self.metrics = nn.ModuleDict(
             {f"{split}_metrics": objective.metrics(num_outputs) for split in SPLITS}
@@ -54,9 +57,10 @@ class Task(LightningModule):
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         x, y = batch
-        loss = self.objective.loss(self(x), y)
+        with self.regulariser.watching(self.net):
+            loss = self.objective.loss(self(x), y)
         self.log("train/loss", loss, prog_bar=True)
-        return loss
+        return loss + self.regulariser.penalty()
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
         self._evaluate(batch, "val")

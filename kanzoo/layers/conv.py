@@ -169,16 +169,16 @@ class KANConv(ConvLayer):
     def forward(self, x: Tensor) -> Tensor:
         check_channels(x, -1 - self.dims, self.in_features)
         options = {"stride": self.stride, "dilation": self.dilation, "groups": self.groups}
-        operator = type(self).__name__
+        operator, weight = type(self).__name__, self.masked_weight()
         if choose(self.expansion, self.weight, x, self.backend, operator) == "compiled":
             if self.expansion.keeps_zero:  # the kernel knows padding
                 padded = {"padding": self.padding, **options}
-                return conv2d(self.expansion, self.weight, self.bias, x, padded)
-            return conv2d(self.expansion, self.weight, self.bias, self.padded(x), options)
+                return conv2d(self.expansion, weight, self.bias, x, padded)
+            return conv2d(self.expansion, weight, self.bias, self.padded(x), options)
         if self.expansion.zero_at_zero:  # the operator's own padding is phi(0), as it should
             options["padding"] = self.padding
         pixels = x if self.expansion.zero_at_zero else self.padded(x)
-        return self.operate(pixels, self.weight.flatten(1, 2), CONVOLUTIONS[self.dims], **options)
+        return self.operate(pixels, weight.flatten(1, 2), CONVOLUTIONS[self.dims], **options)
 
     def map_functions(self, tensor: Tensor, matrix: Tensor) -> Tensor:
         matrix = matrix.to(tensor.device).unflatten(0, (self.groups, -1))
@@ -195,7 +195,7 @@ class KANConv(ConvLayer):
         inputs = x.new_zeros((*x.shape, self.in_features))
         inputs[..., channel] = x
         values = self.expansion.univariate(inputs)[..., channel]
-        taps = self.weight[o, i].flatten(1)  # (K, taps)
+        taps = self.masked_weight()[o, i].flatten(1)  # (K, taps)
         return weighted_sum(taps[:, self._tap(tap)], values)
 
 

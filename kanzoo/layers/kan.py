@@ -69,11 +69,11 @@ class KANLinear(KANLayer):
 
     def forward(self, x: Tensor) -> Tensor:
         check_channels(x, -1, self.in_features)
-        return linear(self.expansion, self.weight, self.bias, x, self.backend)
+        return linear(self.expansion, self.masked_weight(), self.bias, x, self.backend)
 
     def edge(self, i: int, o: int, x: Tensor) -> Tensor:
         """Value of the edge function i -> o at x, of any shape; the bias belongs to no edge."""
         inputs = x.new_zeros((*x.shape, self.in_features))
         inputs[..., i] = x
         values = self.expansion.univariate(inputs)[..., i]  # (K, ...)
-        return weighted_sum(self.weight[i, :, o], values)
+        return weighted_sum(self.masked_weight()[i, :, o], values)

@@ -52,7 +52,76 @@ class KANLayer(nn.Module):
         self.bias = (
             nn.Parameter(torch.empty(out_features, device=device, dtype=dtype)) if bias else None
         )
+        self.edge_mask: Tensor | None
+        self.register_buffer("edge_mask", None)
         self.reset_parameters()
+
+    def masked_weight(self) -> Tensor:
+        """The weight without pruned edges; they stay zero whatever an optimiser does."""
+        return self.weight if self.edge_mask is None else self.weight * self.edge_mask
+
+    @torch.no_grad()
+    def mask_edges(self, keep: Tensor) -> None:
+        """Remove for good the edges where `keep` is false: bool, the weight's shape without K.
+
+        All taps of a kernel are an edge: `(C, O)` for a linear layer, `(O, C / groups)` for a
+        convolution, `(C, O / groups)` for a transposed one. Masks add up; they belong to the state.
+        """
+        weight = self.by_function()[0]
+        if keep.shape != weight.shape[:2]:
+            raise ValueError(f"keep must be {tuple(weight.shape[:2])}, got {tuple(keep.shape)}")
+        mask = keep.to(self.weight).view(*keep.shape, *[1] * (weight.dim() - 2))
+        mask = mask.unsqueeze(self.function_dim)
+        self.edge_mask = mask if self.edge_mask is None else self.edge_mask * mask
+        self.weight.mul_(self.edge_mask)
+
+    def edge_weight(self) -> Tensor:
+        """The masked weight by input channel and the outputs that it reaches, `(C, K, E, T)`.
+
+        E = O / groups, in the order of the channel's group; T taps, 1 for a linear layer.
+        """
+        weight = self.masked_weight()
+        if self.function_dim == 1:
+            return weight.flatten(3) if weight.dim() > 3 else weight.unsqueeze(-1)
+        grouped = weight.flatten(3).unflatten(0, (-1, self.edges_out))  # (G, O / G, C / G, K, T)
+        return grouped.permute(0, 2, 3, 1, 4).flatten(0, 1)
+
+    def edge_mask_by_channel(self) -> Tensor:
+        """Which edges are left, as `edge_weight` lays them out: 1 or 0, `(C, E)`."""
+        shape = self.by_function()[0].shape[:2]
+        mask = self.weight.new_ones(shape) if self.edge_mask is None else self.edge_mask.view(shape)
+        if self.function_dim == 1:
+            return mask
+        return mask.unflatten(0, (-1, self.edges_out)).transpose(1, 2).flatten(0, 1)
+
+    def mask_channels(self, keep: Tensor) -> None:
+        """`mask_edges`, with `keep` laid out as `edge_weight`: `(C, E)`."""
+        if self.function_dim != 1:
+            groups = self.out_features // self.edges_out
+            keep = keep.unflatten(0, (groups, -1)).transpose(1, 2).flatten(0, 1)
+        self.mask_edges(keep)
+
+    @property
+    def has_edges(self) -> bool:
+        """Whether edges have functions of their own, which "act, then linear" has not."""
+        return self.expansion.num_functions > 1
+
+    @property
+    def edges_out(self) -> int:
+        """How many outputs an input channel reaches: O / groups."""
+        return self.out_features // int(getattr(self, "groups", 1))
+
+    def edge_norms(self, x: Tensor, rows: int = 1024) -> Tensor:
+        """|phi| of every edge, its mean absolute value on the inputs x of this layer, `(C, E)`.
+
+        Differentiable; on at most `rows` values spread over x; taps are added up
+        (KAN, 2404.19756, eq. 2.17).
+        """
+        values = self.rows(x)
+        step = max(1, len(values) // rows)
+        basis = self.expansion.univariate(values[::step][:rows])  # (K, N, C)
+        weight = self.edge_weight().to(basis.dtype)
+        return torch.einsum("knc,cket->ncet", basis, weight).abs().mean(0).sum(-1)
 
     def by_function(self) -> Tensor:
         """The weight as a view with functions first."""
@@ -160,6 +229,11 @@ class KANLayer(nn.Module):
         stored = state_dict.get(f"{prefix}weight")
         if isinstance(self.expansion.basis, GridBasis) and stored is not None:
             self._resize_to(stored.shape)
+        mask = state_dict.get(f"{prefix}edge_mask")
+        if mask is not None and stored is not None:  # a pruned layer, whatever this one is
+            shape = list(stored.shape)
+            shape[self.function_dim], shape[3:] = 1, [1] * len(shape[3:])
+            self.edge_mask = self.weight.new_ones(shape)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def _resize_to(self, shape: torch.Size) -> None:

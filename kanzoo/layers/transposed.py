@@ -92,7 +92,7 @@ class KANConvTranspose(ConvLayer):
             return self._tiled(x)
         return self.operate(
             x,
-            self.weight.flatten(0, 1),
+            self.masked_weight().flatten(0, 1),
             TRANSPOSED[self.dims],
             stride=self.stride,
             padding=self.padding,
@@ -105,7 +105,7 @@ class KANConvTranspose(ConvLayer):
         """A linear map of every pixel to its tile: the same at the speed of linear layers."""
         dims, lead = self.dims, x.dim() - self.dims - 1
         last = x.movedim(lead, -1)
-        y = linear(self.expansion, self.weight.flatten(2), None, last, self.backend)
+        y = linear(self.expansion, self.masked_weight().flatten(2), None, last, self.backend)
         y = y.unflatten(-1, (self.out_features, *self.kernel_size))  # (.., S, O, taps)
         pairs = [axis for i in range(lead, lead + dims) for axis in (i, i + dims + 1)]
         y = y.permute(*range(lead), lead + dims, *pairs)  # (.., O, pixels and taps in turn)
@@ -123,7 +123,7 @@ class KANConvTranspose(ConvLayer):
         inputs = x.new_zeros((*x.shape, self.in_features))
         inputs[..., channel] = x
         values = self.expansion.univariate(inputs)[..., channel]
-        taps = self.weight[channel, :, place].flatten(1)  # (K, taps)
+        taps = self.masked_weight()[channel, :, place].flatten(1)  # (K, taps)
         return weighted_sum(taps[:, self._tap(tap)], values)
 
 

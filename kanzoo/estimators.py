@@ -1,0 +1,157 @@
+"""scikit-learn estimators over stacks of KAN layers, from data to formula.
+
+Axes: N samples, C columns, O outputs.
+"""
+
+from typing import Any, Self
+
+import numpy as np
+import torch
+from sklearn.base import ClassifierMixin, RegressorMixin
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_is_fitted, validate_data
+from torch import Tensor
+from torch.nn import functional as F
+
+from kanzoo.interpret.estimator import StackEstimator
+from kanzoo.interpret.formula import Formula
+from kanzoo.interpret.symbolic import EXACT, FormulaError, symbolic
+
+LADDER = ((), (1,), (2,))  # hidden layers that are tried where a formula is looked for
+
+
+class KANRegressor(RegressorMixin, StackEstimator):
+    """A Kolmogorov-Arnold network for tables, as a scikit-learn regressor.
+
+    `hidden` are the widths of the hidden layers, one of 5 unless given. Columns are scaled to
+    [-1, 1], targets to deviation 1. The stack is fitted in float64 on all data at once, on grids
+    that grow through `grid_sizes` while held-out data (`validation_fraction`) gain by it: by
+    Levenberg-Marquardt, or by LBFGS with `lamb` times the L1 and entropy penalties of KAN
+    (2404.19756, eq. 2.20).
+    `formula="auto"` prunes after the fit and looks for a formula, `formula_`, from which `predict`
+    then predicts, with hidden layers of 0, 1 and 2 nodes in turn unless `hidden` is given, until
+    one fits exactly; `FormulaError` tells if none is within `tolerance` deviations of y.
+    """
+
+    _squares = True
+
+    def fit(self, X: Any, y: Any) -> Self:
+        """Fit to X `(N, C)` and y `(N,)` or `(N, O)`."""
+        self._check_options()
+        X, y = validate_data(self, X, y, dtype=np.float64, multi_output=True, y_numeric=True)
+        y = np.asarray(y, np.float64)
+        self._flat = y.ndim == 1
+        y = y.reshape(len(y), -1)
+        self._mean, spread = y.mean(0), y.std(0)
+        self._spread = np.where(spread > 0, spread, 1.0)
+        scaled = torch.as_tensor((y - self._mean) / self._spread)
+        self.formula_: Formula | None = None
+        if self.formula == "auto":
+            self._find_formula(X, scaled)
+        else:
+            self._train(X, scaled, y.shape[1])
+        return self
+
+    def _find_formula(self, x: np.ndarray, y: Tensor) -> None:
+        """Fit, prune and read networks from the smallest up, until a formula fits exactly."""
+        best: tuple[float, dict[str, Any]] | None = None
+        failure: FormulaError | None = None
+        for hidden in LADDER if self.hidden is None else (self.hidden,):
+            self._train(x, y, y.shape[1], hidden)
+            self.prune()
+            try:
+                error = self.symbolic().rmse_formula / float(self._spread.mean())
+            except FormulaError as reason:
+                failure = reason
+                continue
+            if best is None or error < 0.8 * best[0]:
+                best = error, dict(self.__dict__)
+            if error < EXACT:
+                break
+        if best is None:
+            assert failure is not None
+            raise failure
+        self.__dict__.update(best[1])
+
+    def predict(self, X: Any) -> np.ndarray:
+        """Values for X `(N, C)`: `(N,)`, or `(N, O)` if fitted to such; by the formula if asked."""
+        if self.formula == "auto" and getattr(self, "formula_", None) is not None:
+            X = validate_data(self, X, reset=False, dtype=np.float64)
+            assert self.formula_ is not None
+            values = self.formula_(X)
+            return values if self._flat else values.reshape(len(X), -1)
+        values = self._outputs(X) * self._spread + self._mean
+        return values[:, 0] if self._flat else values
+
+    def symbolic(self, **options: Any) -> Formula:
+        """The formula in the columns' names (x0, x1, ... without names), kept as `formula_`.
+
+        Options are those of `kanzoo.interpret.symbolic.symbolic`, `tolerance` above all.
+        """
+        check_is_fitted(self)
+        z, y = self._data
+        self.formula_ = symbolic(
+            self.network_,
+            z,
+            y,
+            names=self._names(),
+            inputs=list(zip(self._shift.tolist(), self._scale.tolist(), strict=True)),
+            outputs=list(zip(self._mean.tolist(), self._spread.tolist(), strict=True)),
+            **{"tolerance": self.tolerance, **options},
+        )
+        return self.formula_
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.target_tags.multi_output = True
+        return tags
+
+
+class KANClassifier(ClassifierMixin, StackEstimator):
+    """A Kolmogorov-Arnold network for tables, as a scikit-learn classifier.
+
+    As `KANRegressor`, fitted to the cross-entropy by LBFGS with a small ridge. A formula is one of
+    every class' score (logit).
+    """
+
+    _squares = False
+    _ridge = 1e-3
+
+    def fit(self, X: Any, y: Any) -> Self:
+        """Fit to X `(N, C)` and labels y `(N,)`."""
+        self._check_options()
+        X, y = validate_data(self, X, y, dtype=np.float64)
+        check_classification_targets(y)
+        self.classes_, codes = np.unique(y, return_inverse=True)
+        if len(self.classes_) < 2:
+            raise ValueError(f"the labels have one class only, {self.classes_[0]!r}")
+        self._train(X, torch.as_tensor(codes), len(self.classes_))
+        self.formula_: Formula | None = None
+        if self.formula == "auto":
+            self.prune()
+            self.symbolic()
+        return self
+
+    def _loss(self, outputs: Tensor, y: Tensor) -> Tensor:
+        return F.cross_entropy(outputs, y)
+
+    def predict_proba(self, X: Any) -> np.ndarray:
+        """Probabilities of the classes, `(N, O)`."""
+        return torch.softmax(torch.as_tensor(self._outputs(X)), dim=1).numpy()
+
+    def predict(self, X: Any) -> np.ndarray:
+        """Labels, `(N,)`."""
+        outputs = self._outputs(X)
+        return self.classes_[outputs.argmax(1)]
+
+    def symbolic(self, **options: Any) -> Formula:
+        """Formulas of the classes' scores in the columns' names, kept as `formula_`."""
+        check_is_fitted(self)
+        self.formula_ = symbolic(
+            self.network_,
+            self._data[0],
+            names=self._names(),
+            inputs=list(zip(self._shift.tolist(), self._scale.tolist(), strict=True)),
+            **{"tolerance": self.tolerance, **options},
+        )
+        return self.formula_

@@ -1,0 +1,260 @@
+"""The functions that an edge may turn out to be, and the best fit c f(a x + b) + d of each.
+
+Axes: S samples of an edge, A and B candidates for a and b.
+"""
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import sympy
+import torch
+from scipy.optimize import least_squares
+from torch import Tensor
+
+from kanzoo import registry
+
+TINY = 1e-12
+PENALTY = 0.5  # decades of 1 - R^2 that a unit of complexity must gain
+FLOOR = 1e-9  # differences of 1 - R^2 below this are taken for noise
+GRID_SAMPLES = 96
+
+
+@dataclass(frozen=True)
+class Function:
+    """A named function of one variable.
+
+    `call` takes torch tensors and is finite with finite gradients everywhere (singularities are
+    capped); `symbol` builds the SymPy expression; `complexity` is what choosing it costs. `domain`
+    bounds the argument where the function is itself. `search` says which a and b are worth trying:
+    "line" (the identity), "shift" (another scale changes only c and d), "scale" (another shift
+    does), "both"; "jump" where nothing but the place of the jump is to be found.
+    """
+
+    name: str
+    call: Callable[[Tensor], Tensor]
+    symbol: Callable[[Any], Any]
+    complexity: int
+    search: str = "both"
+    domain: tuple[float, float] = (-math.inf, math.inf)
+
+
+def _power(exponent: float) -> Callable[[Tensor], Tensor]:
+    def call(t: Tensor) -> Tensor:
+        return t.clamp(min=TINY).pow(exponent)
+
+    return call
+
+
+def _inverse(order: int) -> Callable[[Tensor], Tensor]:
+    def call(t: Tensor) -> Tensor:
+        apart = torch.where(t.abs() < 1e-6, torch.where(t < 0, -1e-6, 1e-6), t)
+        return apart.pow(-order)
+
+    return call
+
+
+def _half(expression: Any) -> Any:
+    return sympy.sqrt(expression)
+
+
+_POSITIVE = (TINY, math.inf)
+_UNIT = (-1.0, 1.0)
+_ENTRIES = (
+    Function("x", lambda t: t, lambda t: t, 1, "line"),
+    Function("x^2", lambda t: t * t, lambda t: t**2, 2, "shift"),
+    Function("x^3", lambda t: t**3, lambda t: t**3, 3, "shift"),
+    Function("x^4", lambda t: t**4, lambda t: t**4, 4, "shift"),
+    Function("x^5", lambda t: t**5, lambda t: t**5, 5, "shift"),
+    Function("1/x", _inverse(1), lambda t: 1 / t, 2, "shift", _POSITIVE),
+    Function("1/x^2", _inverse(2), lambda t: 1 / t**2, 3, "shift", _POSITIVE),
+    Function("1/x^3", _inverse(3), lambda t: 1 / t**3, 4, "shift", _POSITIVE),
+    Function("1/x^4", _inverse(4), lambda t: 1 / t**4, 5, "shift", _POSITIVE),
+    Function("sqrt", _power(0.5), _half, 3, "shift", _POSITIVE),
+    Function("x^1.5", _power(1.5), lambda t: t ** sympy.Rational(3, 2), 4, "shift", _POSITIVE),
+    Function("1/sqrt", _power(-0.5), lambda t: 1 / sympy.sqrt(t), 4, "shift", _POSITIVE),
+    Function("x^-1.5", _power(-1.5), lambda t: t ** sympy.Rational(-3, 2), 5, "shift", _POSITIVE),
+    Function("exp", lambda t: t.clamp(max=80).exp(), sympy.exp, 2, "scale"),
+    Function("log", lambda t: t.clamp(min=TINY).log(), sympy.log, 2, "shift", _POSITIVE),
+    Function("abs", lambda t: t.abs(), sympy.Abs, 3, "shift"),
+    Function("sgn", lambda t: t.sign(), sympy.sign, 4, "jump"),
+    Function("sin", lambda t: t.sin(), sympy.sin, 3),
+    Function("cos", lambda t: t.cos(), sympy.cos, 3),
+    Function("tan", lambda t: t.tan(), sympy.tan, 4, "both", (-1.55, 1.55)),
+    Function("tanh", lambda t: t.tanh(), sympy.tanh, 4),
+    Function("sigmoid", lambda t: t.sigmoid(), lambda t: 1 / (1 + sympy.exp(-t)), 5),
+    Function("arcsin", lambda t: _inside(t).asin(), sympy.asin, 4, "both", _UNIT),
+    Function("arccos", lambda t: _inside(t).acos(), sympy.acos, 4, "both", _UNIT),
+    Function("arctan", lambda t: t.atan(), sympy.atan, 4),
+    Function("arctanh", lambda t: _inside(t).atanh(), sympy.atanh, 4, "both", (-0.9999, 0.9999)),
+    Function("sinh", lambda t: t.clamp(-80, 80).sinh(), sympy.sinh, 4),
+    Function("cosh", lambda t: t.clamp(-80, 80).cosh(), sympy.cosh, 4),
+    Function("gaussian", lambda t: (-t * t).exp(), lambda t: sympy.exp(-(t**2)), 4),
+    Function("1/(1+x^2)", lambda t: 1 / (1 + t * t), lambda t: 1 / (1 + t**2), 4),
+    Function("sqrt(1+x^2)", lambda t: (1 + t * t).sqrt(), lambda t: sympy.sqrt(1 + t**2), 5),
+    Function("x/(1+x^2)", lambda t: t / (1 + t * t), lambda t: t / (1 + t**2), 5),
+)
+LIBRARY: dict[str, Function] = {entry.name: entry for entry in _ENTRIES}
+ALIASES = {"x**2": "x^2", "x**3": "x^3", "x**4": "x^4", "x**5": "x^5", "ln": "log", "sign": "sgn"}
+CONSTANT = Function("0", torch.zeros_like, lambda t: sympy.Integer(0), 0, "line")
+
+
+def _inside(t: Tensor) -> Tensor:
+    return t.clamp(-1 + 1e-10, 1 - 1e-10)
+
+
+def get_function(name: str) -> Function:
+    """A function of the library by its name; `ValueError` names the nearest."""
+    name = ALIASES.get(name.replace(" ", ""), name)
+    if name == "0":
+        return CONSTANT
+    registry.check_name("function", name, LIBRARY)
+    return LIBRARY[name]
+
+
+@dataclass(frozen=True)
+class EdgeFit:
+    """c f(a x + b) + d beside an edge: R^2, and the cost that candidates are ranked by."""
+
+    function: Function
+    a: float
+    b: float
+    c: float
+    d: float
+    r2: float
+
+    @property
+    def cost(self) -> float:
+        """log10(1 - R^2 + floor) and the penalty for complexity; the lowest is best."""
+        return math.log10(1 - self.r2 + FLOOR) + PENALTY * self.function.complexity
+
+    def __call__(self, x: np.ndarray) -> np.ndarray:
+        t = torch.as_tensor(self.a * x + self.b)
+        return self.c * self.function.call(t).numpy() + self.d
+
+
+def fit_edge(
+    x: np.ndarray, y: np.ndarray, functions: Iterable[str] | None = None, scale: float = 0.0
+) -> list[EdgeFit]:
+    """The best fit of every function of the library to y at x, `(S,)` each, the cheapest first.
+
+    A function whose singularities cannot be kept outside the data is left out. An edge that varies
+    less than 1e-6 of `scale` is the constant 0, shifted. Raises `ValueError` for NaN.
+    """
+    x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
+    if not (np.isfinite(x).all() and np.isfinite(y).all()):
+        raise ValueError("an edge cannot be fitted to values that are NaN or infinite")
+    spread = float(y.std())
+    if spread <= 1e-6 * scale or spread < 1e-14 or np.ptp(x) < 1e-12:
+        return [EdgeFit(CONSTANT, 1.0, 0.0, 0.0, float(y.mean()), 1.0)]
+    entries = _ENTRIES if functions is None else [get_function(name) for name in functions]
+    order = np.argsort(x)[np.linspace(0, len(x) - 1, min(len(x), 256)).astype(int)]
+    x, y = x[order], y[order]
+    centre, half = (x[0] + x[-1]) / 2, (x[-1] - x[0]) / 2
+    u = (x - centre) / half
+    fits = []
+    for entry in entries:
+        best = None
+        for start in _starts(entry, u, y):
+            alpha, beta, c, d, r2 = _polish(entry, u, y, *start)
+            a = alpha / half
+            fit = EdgeFit(entry, a, beta - a * centre, c, d, r2)
+            if best is None or fit.r2 > best.r2:
+                best = fit
+            if best.r2 > 1 - FLOOR:
+                break
+        if best is not None:
+            fits.append(best)
+    return sorted(fits, key=lambda fit: fit.cost)
+
+
+def _candidates(entry: Function) -> tuple[np.ndarray, np.ndarray]:
+    """Values of a and b to try on inputs in [-1, 1], as flat arrays of pairs."""
+    if entry.search == "line":
+        return np.array([1.0]), np.array([0.0])
+    if entry.search == "scale":
+        size = np.logspace(-1.5, 1.3, 40)
+        return np.concatenate([size, -size]), np.zeros(80)
+    if entry.search == "shift":
+        if entry.domain == _POSITIVE:
+            shift = 1 + np.concatenate([[1e-9], np.logspace(-4, 1.3, 60)])
+            return np.repeat([1.0, -1.0], len(shift)), np.tile(shift, 2)
+        shift = np.concatenate([np.linspace(-1.5, 1.5, 121), np.linspace(-6, 6, 81)])
+        return np.ones(len(shift)), shift
+    if math.isfinite(entry.domain[1]):
+        bound = entry.domain[1]
+        size = bound * (1 - np.concatenate([[1e-9], np.logspace(-3, -0.02, 30)]))
+        place = np.linspace(-1, 1, 31)
+        a, b = np.meshgrid(np.concatenate([size, -size]), place, indexing="ij")
+        return a.ravel(), (b * (bound - np.abs(a))).ravel()
+    size, shift = np.logspace(-1, 1.4, 30), np.linspace(-8, 8, 49)
+    a, b = np.meshgrid(np.concatenate([size, -size]), shift, indexing="ij")
+    return a.ravel(), b.ravel()
+
+
+def _starts(entry: Function, u: np.ndarray, y: np.ndarray, count: int = 2) -> list[Any]:
+    """The best few (a, b) of the candidates, c and d being least squares, and not neighbours."""
+    index = np.linspace(0, len(u) - 1, min(len(u), GRID_SAMPLES)).astype(int)
+    if entry.search == "jump":
+        b, index = -(u[1:] + u[:-1]) / 2, np.arange(len(u))
+        a = np.ones(len(b))
+    else:
+        a, b = _candidates(entry)
+    t = torch.as_tensor(a[:, None] * u[index] + b[:, None])
+    with torch.no_grad():
+        f = entry.call(t).numpy()
+    inside = ((t >= entry.domain[0]) & (t <= entry.domain[1])).all(1).numpy()
+    f = f - f.mean(1, keepdims=True)
+    target = y[index] - y[index].mean()
+    energy = (f * f).sum(1)
+    good = inside & np.isfinite(energy) & (energy > 1e-20)
+    r2 = np.where(good, (f @ target) ** 2 / np.where(good, energy, 1), -1.0)
+    found: list[tuple[float, float]] = []
+    for place in np.argsort(-r2)[:60]:
+        near = any(
+            abs(np.log(abs(a[place] / p))) < 0.3 and abs(b[place] - q) < 0.3 and a[place] * p > 0
+            for p, q in found
+        )
+        if r2[place] >= 0 and not near:
+            found.append((float(a[place]), float(b[place])))
+        if len(found) == count:
+            break
+    return found
+
+
+def _polish(
+    entry: Function, u: np.ndarray, y: np.ndarray, a: float, b: float
+) -> tuple[float, float, float, float, float]:
+    """Least squares over a and b, with the best c and d for each (variable projection)."""
+    target = y - y.mean()
+    spread = max(float(np.sqrt(target @ target)), 1e-300)
+    low, high = entry.domain
+
+    def project(p: np.ndarray) -> tuple[np.ndarray, float, float]:
+        t = p[0] * u + p[1]
+        f = entry.call(torch.as_tensor(t)).numpy()
+        mean = f.mean()
+        g = f - mean
+        c = float(g @ target) / max(float(g @ g), 1e-300)
+        outside = np.maximum(np.maximum(low - t, t - high), 0.0)
+        return (c * g - target) / spread + outside, c, float(y.mean() - c * mean)
+
+    start = np.array([a, b])
+    if entry.search not in ("line", "jump"):
+        free = {"shift": [1], "scale": [0], "both": [0, 1]}[entry.search]
+
+        def residual(q: np.ndarray) -> np.ndarray:
+            p = start.copy()
+            p[free] = q
+            return project(p)[0]
+
+        result = least_squares(
+            residual, start[free], method="lm", xtol=1e-14, ftol=1e-14, gtol=1e-14, max_nfev=60
+        )
+        before = 0.5 * float(np.square(residual(start[free])).sum())
+        if np.isfinite(result.x).all() and result.cost <= before:
+            start[free] = result.x
+    left, c, d = project(start)
+    return float(start[0]), float(start[1]), c, d, 1 - float(left @ left)

@@ -1,0 +1,298 @@
+"""Pruning: which edges, nodes and inputs a network can do without.
+
+Axes: N rows, C input channels, E = O / groups outputs that a channel reaches.
+"""
+
+import copy
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kanzoo.interpret.fitting import fit_squares, rmse
+from kanzoo.interpret.scores import attribution, edge_scores
+from kanzoo.interpret.stack import check_finite, kan_layers, stack_of
+from kanzoo.layers.conv import KANConv
+from kanzoo.layers.kan import KANLayer, KANLinear
+
+log = logging.getLogger("kanzoo")
+
+
+@dataclass(frozen=True)
+class Pruning:
+    """A pruned network, what was removed and what it cost.
+
+    `edges`, `nodes` and `inputs` count what is gone by this pruning; `before` and `after` are the
+    metric (RMSE of the outputs unless another was asked for); `left` and `total` count edges.
+    """
+
+    net: nn.Module
+    edges: int
+    nodes: int
+    inputs: int
+    left: int
+    total: int
+    before: float
+    after: float
+
+    def __str__(self) -> str:
+        if not self.edges:
+            return f"nothing to prune: {self.left} of {self.total} edges are left, none is weak"
+        return (
+            f"{self.edges} edges, {self.nodes} nodes and {self.inputs} inputs pruned, "
+            f"{self.left} of {self.total} edges left; metric {self.before:.4g} -> {self.after:.4g}"
+        )
+
+
+def alive(layer: KANLayer) -> Tensor:
+    """Which edges of a layer are not pruned, bool `(C, E)`."""
+    weight = layer.edge_weight()
+    if layer.edge_mask is None:
+        return torch.ones(weight.shape[0], weight.shape[2], dtype=torch.bool, device=weight.device)
+    return layer.edge_mask_by_channel() > 0
+
+
+def prune(
+    net: nn.Module,
+    x: Tensor,
+    y: Tensor | None = None,
+    *,
+    threshold: float = 0.03,
+    node_threshold: float = 0.01,
+    metric: Callable[[Tensor, Tensor], float] | None = None,
+) -> Pruning:
+    """A copy of a network without its weak edges, nodes and inputs, as it sees x.
+
+    An edge is weak when its score is at most `threshold` of the largest in its layer; what it adds
+    in the mean goes into the bias. The score is its attribution in a plain stack of `KANLinear`
+    (KAN 2.0, 2408.10205), and the standard deviation of its function in any other network. A
+    hidden node of a stack goes with all its edges when the best of its incoming or of its outgoing
+    edges lies at most at `node_threshold` of the layer's best (KAN, 2404.19756, section 2.5.1).
+    Masks keep pruned edges at zero in later training and are part of `state_dict`; `shrink` builds
+    the smaller stack.
+
+    `metric(outputs, y)` compares the outputs before and after, RMSE unless given; without y the
+    network's own outputs are the truth. Raises `ValueError` if no edge of a layer would be left.
+    """
+    if not 0 <= threshold < 1 or not 0 <= node_threshold < 1:
+        raise ValueError(
+            f"thresholds must be from 0 and below 1, got {threshold}, {node_threshold}"
+        )
+    check_finite(x)
+    scores = edge_scores(net, x)
+    pruned = copy.deepcopy(net)
+    layers = kan_layers(pruned)
+    masks = {name: alive(layer) for name, layer in layers.items()}
+    before = {name: mask.clone() for name, mask in masks.items()}
+    stack = _stack_names(net, x)
+    worth = {name: score.std for name, score in scores.items()}
+    if stack is not None:
+        worth = dict(zip(stack, attribution(net, x).edges, strict=True))
+    for name, value in worth.items():
+        top = value.max()
+        masks[name] &= value > threshold * top if top > 0 else value >= 0
+    if stack is not None:
+        _drop_nodes(stack, masks, worth, node_threshold)
+    for name, mask in masks.items():
+        if not mask.any():
+            raise ValueError(
+                f"no edge of layer {name!r} is left: lower the threshold, or the layer is constant"
+            )
+        _mask(layers[name], mask, scores[name].mean)
+    dead_nodes, dead_inputs = 0, 0
+    if stack is not None:
+        for first, second in pairwise(stack):
+            gone = ~masks[second].any(1) & before[second].any(1)
+            dead_nodes += int((gone & before[first].any(0)).sum())
+        dead_inputs = int((~masks[stack[0]].any(1) & before[stack[0]].any(1)).sum())
+    judge = metric or _rmse
+    with torch.no_grad():
+        own_output = _outputs(net, x)
+        truth = own_output if y is None else y
+        measured = (judge(own_output, truth), judge(_outputs(pruned, x), truth))
+    left = sum(int(mask.sum()) for mask in masks.values())
+    result = Pruning(
+        pruned,
+        sum(int(mask.sum()) for mask in before.values()) - left,
+        dead_nodes,
+        dead_inputs,
+        left,
+        sum(mask.numel() for mask in masks.values()),
+        *measured,
+    )
+    log.info("%s", result)
+    return result
+
+
+def _rmse(outputs: Tensor, y: Tensor) -> float:
+    return float((outputs - y).square().mean().sqrt())
+
+
+def _outputs(net: nn.Module, x: Tensor) -> Tensor:
+    training = net.training
+    y: Tensor = net.eval()(x)
+    net.train(training)
+    return y
+
+
+def _stack_names(net: nn.Module, x: Tensor) -> list[str] | None:
+    """Names of the layers of a plain stack, in order; None for other networks."""
+    try:
+        stack_of(net, x)
+    except ValueError:
+        return None
+    return list(kan_layers(net))
+
+
+def _drop_nodes(
+    stack: list[str], masks: dict[str, Tensor], scores: dict[str, Tensor], threshold: float
+) -> None:
+    """Take all edges from nodes with weak edges on one side, or none, until nothing changes."""
+    changed = True
+    while changed:
+        changed = False
+        for first, second in pairwise(stack):
+            incoming = (scores[first] * masks[first]).amax(0)
+            outgoing = (scores[second] * masks[second]).amax(1)
+            weak = (incoming <= threshold * incoming.max()) | (
+                outgoing <= threshold * outgoing.max()
+            )
+            if (masks[first][:, weak].any() or masks[second][weak].any()) and not weak.all():
+                masks[first][:, weak] = False
+                masks[second][weak] = False
+                changed = True
+
+
+@torch.no_grad()
+def _mask(layer: KANLayer, keep: Tensor, mean: Tensor) -> None:
+    if bool(keep.all()) and layer.edge_mask is None:
+        return
+    if isinstance(layer, (KANLinear, KANConv)) and layer.bias is not None:
+        groups = layer.out_features // layer.edges_out
+        lost = (mean * ~keep).unflatten(0, (groups, -1)).sum(1).flatten()  # (O,)
+        layer.bias.add_(lost.to(layer.bias))
+    layer.mask_channels(keep)
+
+
+@torch.no_grad()
+def shrink(net: nn.Module, x: Tensor) -> tuple[nn.Sequential, list[int]]:
+    """The stack without its pruned nodes and inputs, and the columns of x that it still takes.
+
+    The function is the same: a node that no edge leads to is constant, and what it adds goes into
+    the biases behind it. Raises `ValueError` for networks that are not a plain stack.
+    """
+    layers = stack_of(net, x)
+    first = alive(layers[0]).any(1)
+    inputs = first.nonzero().flatten().tolist() or [0]
+    kept = torch.tensor(inputs)
+    small: list[KANLinear] = []
+    base: Tensor | None = (
+        None  # values of nodes before this layer that are constant, NaN for others
+    )
+    for place, layer in enumerate(layers):
+        mask = alive(layer)
+        last = place == len(layers) - 1
+        reached = mask[kept].any(0)
+        used = reached & alive(layers[place + 1]).any(1) if not last else torch.ones_like(reached)
+        if not used.any():
+            raise ValueError(
+                "no path from the inputs to the outputs is left: the network is constant"
+            )
+        bias = _bias_with(layer, base, mask)
+        out = used.nonzero().flatten()
+        small.append(_part(layer, kept, out, bias[out]))
+        base = torch.where(reached, torch.nan, bias)
+        kept = out
+    return nn.Sequential(*small), inputs
+
+
+def _bias_with(layer: KANLinear, constants: Tensor | None, mask: Tensor) -> Tensor:
+    """The layer's bias with what constant nodes before it add."""
+    bias = layer.weight.new_zeros(layer.out_features) if layer.bias is None else layer.bias.clone()
+    if constants is None:
+        return bias
+    known = ~constants.isnan()
+    values = layer.expansion.univariate(constants.nan_to_num().unsqueeze(0))[:, 0]  # (K, C)
+    added = torch.einsum("kc,cko->co", values, layer.masked_weight().to(values.dtype))
+    return bias + (added * known.unsqueeze(1) * mask).sum(0).to(bias)
+
+
+def _part(layer: KANLinear, rows: Tensor, columns: Tensor, bias: Tensor) -> KANLinear:
+    """The layer on some of its inputs and outputs, with a bias given."""
+    own = layer.expansion
+    new = KANLinear(
+        len(rows),
+        len(columns),
+        basis=own.factory,
+        residual=own.residual,
+        squash=own.squash,
+        init=layer.init,
+        backend=layer.backend,
+        device=layer.weight.device,
+        dtype=layer.weight.dtype,
+    )
+    state = new.expansion.state_dict()
+    for name, value in own.state_dict().items():
+        like = state[name]
+        if value.shape != like.shape:
+            axis = [k for k, n in enumerate(value.shape) if n == layer.in_features][-1]
+            value = value.index_select(axis, rows)
+        state[name] = value
+    new.expansion.load_state_dict(state)
+    new.weight.copy_(layer.masked_weight()[rows][:, :, columns])
+    assert new.bias is not None
+    new.bias.copy_(bias)
+    keep = alive(layer)[rows][:, columns]
+    if not keep.all():
+        new.mask_edges(keep)
+    return new
+
+
+def smallest(
+    net: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    *,
+    tolerance: float = 0.1,
+    refit: Callable[[nn.Module], Any] | None = None,
+    rounds: int = 12,
+) -> Pruning:
+    """The smallest network found whose RMSE is at most (1 + tolerance) times the network's.
+
+    An RMSE below a thousandth of the deviation of y always counts as good enough.
+
+    Prunes at a threshold that grows, fits what is left to y again after every step (by `refit`,
+    which changes a network in place, or by least squares), and keeps the last network within the
+    tolerance. Regularise first (`kanzoo.engine.regularise`) if edges share
+    the work. Raises `ValueError` for networks that are not a plain stack of `KANLinear`.
+    """
+    stack_of(net, x)
+    start = rmse(net, x, y)
+    limit = start * (1 + tolerance) + 1e-12 * float(y.std())
+    spread = float(y.std())
+    limit = max(limit, 1e-3 * spread) if start < 1e-3 * spread else limit
+    best: Pruning | None = None
+    current, first = copy.deepcopy(net), prune(net, x, y, threshold=0.0, node_threshold=0.0)
+    for threshold in [0.005 * 2**k for k in range(rounds)]:
+        if threshold >= 1:
+            break
+        try:
+            found = prune(current, x, y, threshold=threshold, node_threshold=threshold / 2)
+        except ValueError:
+            break
+        if not found.edges:
+            continue
+        _ = fit_squares(found.net, x, y, 30) if refit is None else refit(found.net)
+        reached = rmse(found.net, x, y)
+        if reached > limit:
+            break
+        current = found.net
+        edges = (best.edges if best else 0) + found.edges
+        nodes = (best.nodes if best else 0) + found.nodes
+        inputs = (best.inputs if best else 0) + found.inputs
+        best = Pruning(current, edges, nodes, inputs, found.left, found.total, start, reached)
+    return best or first

@@ -1,0 +1,113 @@
+"""How much edges and nodes matter: sizes of edge functions on data, and attribution from the end.
+
+Axes: N rows, K functions, C input channels, E = O / groups outputs that a channel reaches, T taps.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from kanzoo.interpret.stack import kan_layers, seen_inputs, stack_of
+from kanzoo.layers.kan import KANLayer, KANLinear
+
+ROWS = 4096  # inputs of a layer that scores look at, spread over all of them
+
+
+@dataclass(frozen=True)
+class LayerScores:
+    """Scores of one layer's edges and nodes, `(C, E)`, `(C,)` and `(O,)`.
+
+    `l1` is the mean of |phi| on the data (KAN, 2404.19756, eq. 2.17) and `std` its standard
+    deviation, which a constant edge does not have; `mean` is that of
+    phi; a kernel's taps are added up. `inputs` and
+    `outputs` are the largest score of a node's outgoing and incoming edges (section 2.5.1).
+    """
+
+    l1: Tensor
+    std: Tensor
+    inputs: Tensor
+    outputs: Tensor
+    mean: Tensor
+
+
+@torch.no_grad()
+def edge_values(layer: KANLayer, x: Tensor) -> Tensor:
+    """Values of all edge functions on inputs x of the layer: `(N, C, E, T)`."""
+    rows = layer.rows(x)
+    step = max(1, -(-len(rows) // ROWS))
+    basis = layer.expansion.univariate(rows[::step])  # (K, N, C)
+    return torch.einsum("knc,cket->ncet", basis, layer.edge_weight().to(basis.dtype))
+
+
+@torch.no_grad()
+def layer_scores(layer: KANLayer, x: Tensor) -> LayerScores:
+    """Scores of a layer on its inputs x, shaped as the layer takes them."""
+    parts = [
+        torch.stack([block.abs().mean(0), block.std(0, correction=0), block.mean(0)]).sum(-1)
+        for block in _blocks(layer, x)
+    ]
+    l1, std, mean = torch.cat(parts, dim=1)
+    groups = layer.out_features // layer.edges_out
+    incoming = std.unflatten(0, (groups, -1)).amax(1).flatten()  # (O,)
+    return LayerScores(l1, std, std.amax(1), incoming, mean)
+
+
+def _blocks(layer: KANLayer, x: Tensor, limit: int = 8_000_000) -> Iterator[Tensor]:
+    """`edge_values` for some input channels at a time, so that wide layers fit in memory."""
+    rows = layer.rows(x)
+    step = max(1, -(-len(rows) // ROWS))
+    basis = layer.expansion.univariate(rows[::step])
+    weight = layer.edge_weight().to(basis.dtype)
+    channels = max(1, limit // max(1, basis.shape[1] * weight[0, 0].numel()))
+    for start in range(0, layer.in_features, channels):
+        part = slice(start, start + channels)
+        yield torch.einsum("knc,cket->ncet", basis[..., part], weight[part])
+
+
+def edge_scores(net: nn.Module, x: Tensor) -> dict[str, LayerScores]:
+    """Scores of every KAN layer of any network when it sees x, by the layer's name."""
+    layers = kan_layers(net)
+    return {name: layer_scores(layers[name], seen) for name, seen in seen_inputs(net, x).items()}
+
+
+@dataclass(frozen=True)
+class Attribution:
+    """Attribution scores of a stack: `nodes[l]` `(C_l,)` and `edges[l]` `(C_l, C_{l+1})`.
+
+    `nodes[0]` are the scores of the inputs, `nodes[-1]` those of the outputs.
+    """
+
+    nodes: list[Tensor]
+    edges: list[Tensor]
+
+
+@torch.no_grad()
+def attribution(net: nn.Module, x: Tensor, outputs: Tensor | None = None) -> Attribution:
+    """How much of the outputs' variation every edge and node accounts for, from the end back.
+
+    With E the standard deviation of an edge's function and N that of the node it leads to,
+    B_ij = A_j E_ij / N_j for edges and A_i = sum_j B_ij for nodes (KAN 2.0, 2408.10205, eq. 9).
+    `outputs` are the scores to start from, 1 for every output unless given. Raises `ValueError`
+    for networks that are not a plain stack of `KANLinear`.
+    """
+    layers = stack_of(net, x)
+    inputs = [x.flatten(1)]
+    for layer in layers:
+        inputs.append(layer(inputs[-1]))
+    score = torch.ones_like(inputs[-1][0]) if outputs is None else outputs.to(inputs[-1])
+    nodes: list[Tensor] = [score]
+    edges: list[Tensor] = []
+    for layer, seen, reached in zip(reversed(layers), inputs[-2::-1], inputs[:0:-1], strict=True):
+        edge = std_of(layer, seen)
+        node = reached.std(0, correction=0)
+        share = torch.where(node > 0, nodes[0] / node, 0.0)
+        edges.insert(0, edge * share)
+        nodes.insert(0, edges[0].sum(1))
+    return Attribution(nodes, edges)
+
+
+def std_of(layer: KANLinear, x: Tensor) -> Tensor:
+    """Standard deviation of every edge function on inputs x, `(C, O)`."""
+    return layer_scores(layer, x).std
