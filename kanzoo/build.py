@@ -80,6 +80,10 @@ def _plain(value: Any) -> Any:
     return [_plain(entry) for entry in value] if isinstance(value, (tuple, list)) else value
 
 
+def _hashable(value: Any) -> Any:
+    return tuple(map(_hashable, value)) if isinstance(value, list) else value
+
+
 def plan_model(
     name: str,
     cls: type[Architecture],
@@ -103,7 +107,7 @@ def plan_model(
     layers.check_roles(name, cls.roles_for(in_shape))
 
     def cost(counter: str, factory: LayerFactory, trial: dict[str, Any]) -> int:
-        items = tuple(sorted(trial.items()))
+        items = tuple(sorted((key, _hashable(value)) for key, value in trial.items()))
         return _count(counter, cls, in_shape, num_outputs, factory, items)  # type: ignore[arg-type]
 
     def solve(factory: LayerFactory, target: int) -> dict[str, Any]:

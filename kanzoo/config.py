@@ -26,6 +26,8 @@ Config = dict[str, Any]
 OPTIONAL_GROUPS = ("experiment", "debug")
 # Keys that also take another kind of value than their default is.
 FURTHER_KINDS: dict[str, tuple[type, ...]] = {
+    "data.function": (NoneType,),
+    "data.ranges": (dict,),
     "data.test_size": (int, float),
     "data.val_size": (int, float),
     "layers.kan_roles": (str, list),
@@ -285,7 +287,7 @@ def _check_kind(name: str, value: object, default: object) -> None:
         raise ValueError(f"{name} cannot be changed from the command line")
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError(f"{name} must be a finite number, got {value!r}")
-    if isinstance(value, dict) and not isinstance(default, dict):
+    if isinstance(value, dict) and dict not in FURTHER_KINDS.get(name, (type(default),)):
         raise ValueError(f"{name} has no keys of its own, got {value!r}")
     if default is None:
         return

@@ -95,7 +95,7 @@ def prepare(config: Config) -> Prepared:
 
     from kanzoo.build import build_layers, build_plan, check_kind
     from kanzoo.checks import check_evaluation, check_pictures, check_trainer, training_set
-    from kanzoo.engine.optim import build_optimizer
+    from kanzoo.engine.optim import build_optimizer, check_lbfgs, is_lbfgs
 
     choices = config["choices"]
     seed = config["seed"]
@@ -142,6 +142,8 @@ def prepare(config: Config) -> Prepared:
         budget=config["budget"],
     )
     build_optimizer(config["optim"], nn.Linear(1, 1))
+    if is_lbfgs(config["optim"]):
+        check_lbfgs(config["trainer"], dataset.batch_size, dataset.counts().train)
     return Prepared(plan, dataset, objective, schedule)
 
 
@@ -231,7 +233,7 @@ def fit(config: Config, folder: RunDir, prepared: Prepared) -> dict[str, Any] | 
     if trainer.strategy.root_device.type == "cuda":
         peak = torch.cuda.max_memory_allocated()
     else:
-        batch = next(iter(data.train_dataloader()))
+        batch = trainer.precision_plugin.convert_input(next(iter(data.train_dataloader())))
         peak = peak_step_memory(net, objective.loss, make_optimizer, batch)
     result = {
         "status": "finished",
@@ -285,13 +287,13 @@ def _print_summary(result: dict[str, Any], folder: RunDir, reference_name: str) 
     test = result["test"] or {}  # none where evaluation.test is false
     others = [name for name in test if name not in (metric, "loss")]
     rows = {
-        f"test {name}": f"{test[name]:.4f}"
-        + (f" ({reference_name}: {reference[name]:.4f})" if name in reference else "")
+        f"test {name}": f"{_short(test[name])}"
+        + (f" ({reference_name}: {_short(reference[name])})" if name in reference else "")
         for name in (metric, *others)
         if test
     }
     rows |= {
-        f"validation {metric}": f"{result['val'][metric]:.4f}",
+        f"validation {metric}": _short(result["val"][metric]),
         "parameters": f"{result['params']:,} (twin {result['twin_params']:,})",
         "forward FLOPs": f"{result['flops']:,} (twin {result['twin_flops']:,})",
         "training step": f"{result['step_time_ms']:.2f} ms",
@@ -302,6 +304,11 @@ def _print_summary(result: dict[str, Any], folder: RunDir, reference_name: str) 
     for name, value in rows.items():
         table.add_row(name, value)
     Console().print(table)
+
+
+def _short(value: float) -> str:
+    """Four decimals, or four digits where these would be zeros."""
+    return f"{value:.4f}" if abs(value) >= 0.01 or value == 0 else f"{value:.3e}"
 
 
 if __name__ == "__main__":

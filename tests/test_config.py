@@ -127,6 +127,30 @@ IMPOSSIBLE = [
     ("data.limit_train=99999", "limit_train", "1077"),
     ("data.val_size=2.5", "val_size", "2.5"),
     ("data=imagefolder data.root=/nowhere", "/nowhere/train", "root"),
+    ("data=functions data.function=ellipkin", "'ellipkin'", "'ellipkinc'"),
+    ("data=functions data.function=null", "data.function", "data.formula"),
+    ("data=functions data.formula=x.__class__", "'x.__class__'", "Attribute"),
+    ("data=functions data.formula=x+y data.ranges=[[0,1]]", "ranges", "x, y"),
+    ("data=functions data.formula=x+y data.ranges={z:[0,1]}", "'z'", "x, y"),
+    ("data=functions data.formula=x+y data.ranges=[1,-1]", "range of x", "increasing"),
+    ("data=functions data.noise=-1", "noise", "at least 0"),
+    ("data=functions data.dtype=float46", "float46", "'float64'"),
+    ("data=csv", "data.path", "data.target"),
+    ("data=csv data.path=/nowhere.csv data.target=y", "data.path", "/nowhere.csv"),
+    ("data=functions optim=lbfgs", "data.batch_size=3000", "one batch"),
+    (
+        "data=functions optim=lbfgs data.batch_size=3000 trainer.precision=bf16-mixed",
+        "trainer.precision",
+        "64-true",
+    ),
+    (
+        "data=functions optim=lbfgs data.batch_size=3000 trainer.accumulate_grad_batches=2",
+        "accumulate_grad_batches",
+        "=1",
+    ),
+    ("model.widths=[5]", "model.widths", "match=none"),
+    ("model.widths=[] match=none", "widths", "every hidden layer"),
+    ("model.widths=[0] match=none", "widths", "positive"),
     ("data=mnist data.root=/nowhere data.download=false", "/nowhere/MNIST", "download"),
 ]
 
@@ -170,10 +194,13 @@ def test_impossible_values_are_refused_by_name(line: str, key: str, hint: str) -
         "callbacks.patience=3",
         "logger.wandb=null",
         "++model.width=32",
+        "data=functions data.ranges={x:[0,1]}",
+        "data=functions data.ranges=[0,1]",
+        "data=functions data.function=null data.formula=x*y",
     ],
 )
 def test_possible_values_are_taken(line: str) -> None:
-    prepare(compose("train", [line]))
+    prepare(compose("train", line.split()))
 
 
 def test_values_reach_the_configuration() -> None:

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from kanzoo import registry
 from kanzoo.bases.base import get_basis
-from kanzoo.benchmark import layers, models, peers
+from kanzoo.benchmark import fit, layers, models, peers
 from kanzoo.benchmark.timing import ROUNDS
 from kanzoo.rundir import git_sha, write_atomic
 from kanzoo.study.budget import MATCHES
@@ -62,6 +62,10 @@ def _parser() -> argparse.ArgumentParser:
     part.add_argument("--batch", type=_positive, help="samples of a step instead of the usual")
     part = parts.add_parser("study", parents=[shared], help="what a study costs beside training")
     part.set_defaults(measure=_study, table=_study_table)
+    part = parts.add_parser("fit", parents=[shared], help="a whole fit against pykan")
+    part.set_defaults(measure=_fit, table=_fit_table)
+    part.add_argument("--steps", type=_positive, default=200, help="LBFGS steps")
+    part.add_argument("--fits", type=_positive, default=1, help="alternated fits of each")
     return parser
 
 
@@ -159,4 +163,23 @@ def _study_table(rows: list[Any]) -> Table:
     for row in rows:
         sign = ">=" if row.at_least else "<="
         table.add_row(row.what, f"{row.value:.3g} {row.unit}", f"{sign} {row.limit:g} {row.unit}")
+    return table
+
+
+def _fit(options: argparse.Namespace) -> Iterator[fit.FitRow]:
+    yield fit.measure(options.steps, options.fits)
+
+
+def _fit_table(rows: list[fit.FitRow]) -> Table:
+    (row,) = rows
+    title = f"Fit of a [2, 5, 1] KAN by {row.steps} LBFGS steps, 1000 points, G=5, float64"
+    table = Table(title=title, title_justify="left")
+    for name in ("software", "seconds", "ratio", "training RMSE"):
+        table.add_column(name, justify="left" if name == "software" else "right")
+    ratio = "" if row.ratio is None else f"{row.ratio:.3f}"
+    table.add_row("kanzoo", f"{row.seconds:.2f}", ratio, f"{row.rmse:.2e}")
+    if row.pykan_seconds is None:
+        table.add_row("pykan", "not installed (extra peers)", "", "")
+    else:
+        table.add_row("pykan", f"{row.pykan_seconds:.2f}", "1", f"{row.pykan_rmse:.2e}")
     return table

@@ -107,7 +107,8 @@ class Table(MemoryDataset):
             else:
                 mse = float(y.double().square().mean())  # the mean has become zero
                 r2 = 1 - mse / float(y.double().var(correction=0))
-                scores[part] = {"rmse": sqrt(mse), "r2": r2}
+                mae = float(y.double().abs().mean())
+                scores[part] = {"rmse": sqrt(mse), "mae": mae, "r2": r2}
         return scores
 
 

@@ -117,8 +117,13 @@ def peak_step_memory(
     with torch.random.fork_rng(), PeakMemory() as memory:
         copied = copy.deepcopy(net).train()
         optimizer = make_optimizer(copied)
-        for _ in range(2):
+
+        def closure() -> float:
             optimizer.zero_grad()
-            loss(copied(x), y).backward()
-            optimizer.step()
+            value = loss(copied(x), y)
+            value.backward()
+            return float(value.detach())
+
+        for _ in range(2):
+            optimizer.step(closure)
     return memory.peak

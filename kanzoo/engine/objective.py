@@ -104,9 +104,15 @@ class Regression(Objective):
         return F.mse_loss(output, target)
 
     def metrics(self, num_outputs: int) -> "MetricCollection":
-        from torchmetrics import MeanSquaredError, MetricCollection, R2Score
+        from torchmetrics import MeanAbsoluteError, MeanSquaredError, MetricCollection, R2Score
 
-        return MetricCollection({"rmse": MeanSquaredError(squared=False), "r2": R2Score()})
+        return MetricCollection(
+            {
+                "rmse": MeanSquaredError(squared=False),
+                "mae": MeanAbsoluteError(),
+                "r2": R2Score(),
+            }
+        )
 
 
 class Forecast(Objective):

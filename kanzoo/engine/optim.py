@@ -1,6 +1,8 @@
 """Optimisers with the right parameters decayed, and schedules over training steps."""
 
+import inspect
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -30,12 +32,67 @@ def param_groups(net: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
 
 
 def build_optimizer(node: dict[str, Any], net: nn.Module) -> torch.optim.Optimizer:
-    """The optimiser of a `conf/optim` node over the parameters of a network."""
-    groups = param_groups(net, node.get("weight_decay", 0.0))
-    optimizer = registry.instantiate(node, [group for group in groups if group["params"]])
+    """The optimiser of a `conf/optim` node over the parameters of a network.
+
+    One that knows no weight decay, as LBFGS, gets all parameters in one group.
+    """
+    decays = "weight_decay" in inspect.signature(registry.locate(node["_target_"])).parameters
+    if decays:
+        groups = param_groups(net, node.get("weight_decay", 0.0))
+        given: list[Any] = [group for group in groups if group["params"]]
+    else:
+        given = [p for p in net.parameters() if p.requires_grad]
+    optimizer = registry.instantiate(node, given)
     if not isinstance(optimizer, torch.optim.Optimizer):
         raise ValueError(f"optim {node['_target_']} is not a torch.optim.Optimizer")
     return optimizer
+
+
+class LBFGS(torch.optim.LBFGS):
+    """PyTorch's LBFGS that goes on where losses are small, as they are for exact fits.
+
+    PyTorch leaves steps out of the history where the product of step and change of gradient is
+    below 1e-10, an absolute number: at a loss of 1e-9 it stands still. Multiplying loss and
+    gradients changes nothing else, since a quasi-Newton step does not depend on their scale.
+    """
+
+    def __init__(self, params: Any, *, loss_scale: float = 1e10, **options: Any) -> None:
+        if not 0 < loss_scale < math.inf:
+            raise ValueError(f"optim.loss_scale must be a positive number, got {loss_scale}")
+        super().__init__(params, **options)
+        self.loss_scale = loss_scale
+
+    def step(self, closure: Callable[[], Any]) -> Any:  # type: ignore[override]
+        """One step of up to `max_iter` iterations; `closure` works out the loss and gradients."""
+
+        def scaled() -> Any:
+            loss = closure()
+            for group in self.param_groups:
+                for parameter in group["params"]:
+                    if parameter.grad is not None:
+                        parameter.grad.mul_(self.loss_scale)
+            return None if loss is None else loss * self.loss_scale
+
+        loss = super().step(scaled)
+        return None if loss is None else loss / self.loss_scale
+
+
+def is_lbfgs(node: dict[str, Any]) -> bool:
+    """Whether a `conf/optim` node means LBFGS, whose line search needs an exact loss."""
+    return issubclass(registry.locate(node["_target_"]), torch.optim.LBFGS)
+
+
+def check_lbfgs(trainer: dict[str, Any], batch_size: int, samples: int) -> None:
+    """Raise `ValueError` for a trainer or a batch with which a line search cannot work."""
+    if batch_size < samples:
+        raise ValueError(
+            f"optim=lbfgs needs all {samples} training samples in one batch: set "
+            f"data.batch_size={samples}"
+        )
+    if trainer["precision"] not in ("32-true", "64-true"):
+        raise ValueError("optim=lbfgs needs trainer.precision=64-true or 32-true")
+    if trainer["accumulate_grad_batches"] != 1:
+        raise ValueError("optim=lbfgs needs trainer.accumulate_grad_batches=1")
 
 
 class WarmupCosine:

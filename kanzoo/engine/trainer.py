@@ -21,6 +21,7 @@ from kanzoo import registry
 from kanzoo.engine.grid import GridSchedule
 from kanzoo.engine.metrics_csv import MetricsCSV
 from kanzoo.engine.objective import Objective
+from kanzoo.engine.optim import is_lbfgs
 from kanzoo.rundir import RunDir, is_first_process
 
 log = logging.getLogger("kanzoo")
@@ -70,8 +71,12 @@ def build_trainer(
     progress = config["callbacks"]["progress"] and sys.stderr.isatty()
     if progress:
         callbacks.append(RichProgressBar())
+    node = config["trainer"]
+    if is_lbfgs(config["optim"]) and node["gradient_clip_val"] is not None:
+        log.info("LBFGS: gradients are not clipped, which would mislead its line search")
+        node = {**node, "gradient_clip_val": None}
     trainer = registry.instantiate(
-        config["trainer"],
+        node,
         logger=loggers,
         callbacks=callbacks,
         default_root_dir=folder.path,

@@ -155,9 +155,14 @@ def adjust_optimizer(
 
     "reset" forgets the state of those weights, so that they start as new ones; "remap" transforms
     it as gradients transform: first moments by A = (T^+)^T, second moments by the squares of A,
-    which takes the gradients of a feature's functions as uncorrelated.
+    which takes the gradients of a feature's functions as uncorrelated. The history of LBFGS holds
+    all parameters in one vector; it starts anew either way.
     """
     registry.check_name("how", how, OPTIMIZERS_STATE)
+    if isinstance(optimizer, torch.optim.LBFGS):
+        optimizer.state.clear()
+        optimizer._numel_cache = None
+        return
     for change in changes:
         weight = change.layer.weight
         state = optimizer.state.get(weight)

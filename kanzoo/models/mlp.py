@@ -1,8 +1,9 @@
 """Fully connected network on flattened inputs."""
 
 import math
+from collections.abc import Sequence
 from itertools import pairwise
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -16,7 +17,8 @@ class MLP(Architecture):
     """`depth` hidden layers, each normalised, then act+linear.
 
     Shapes: `(B, *in_shape) -> (B, num_outputs)`. The first hidden layer has `width` features, the
-    others `taper * width`.
+    others `taper * width`; `widths` lists the features of all hidden layers instead, and leaves
+    nothing for budget matching to solve.
     """
 
     kinds: ClassVar[tuple[str, ...]] = ("image", "sequence", "table")
@@ -32,14 +34,13 @@ class MLP(Architecture):
         width: int = 256,
         depth: int = 2,
         taper: float = 1.0,
+        widths: Sequence[int] | None = None,
         norm: str = "layer",
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        check_sizes(width=width, depth=depth)
-        rest = scaled("taper", taper, width)
-        widths = [width] + [rest] * (depth - 1)
-        self.stem = layers.linear("stem", math.prod(in_shape), width, activate=False)
+        widths = _hidden_widths(width, depth, taper) if widths is None else _checked(widths)
+        self.stem = layers.linear("stem", math.prod(in_shape), widths[0], activate=False)
         self.hidden = nn.Sequential()
         for features, following in pairwise(widths):
             self.hidden.append(make_norm(norm, features))
@@ -48,7 +49,28 @@ class MLP(Architecture):
         self.dropout = nn.Dropout(dropout)
         self.head = layers.linear("head", widths[-1], num_outputs)
 
+    @classmethod
+    def coarse_step(cls, options: dict[str, Any]) -> int:
+        if options.get("widths") is not None:
+            raise ValueError(
+                "model.widths fixes the size, so there is nothing to match: match=none"
+            )
+        return 1
+
     def forward(self, x: Tensor) -> Tensor:
         x = self.stem(x.flatten(1))  # (B, width)
         x = self.norm(self.hidden(x))
         return self.head(self.dropout(x))
+
+
+def _hidden_widths(width: int, depth: int, taper: float) -> list[int]:
+    check_sizes(width=width, depth=depth)
+    return [width] + [scaled("taper", taper, width)] * (depth - 1)
+
+
+def _checked(widths: Sequence[int]) -> list[int]:
+    if isinstance(widths, str) or not isinstance(widths, Sequence) or not widths:
+        raise ValueError(f"widths must list the features of every hidden layer, got {widths!r}")
+    for width in widths:
+        check_sizes(widths=width)
+    return list(widths)

@@ -1,0 +1,120 @@
+"""A whole fit of a small KAN by LBFGS, against pykan where that is installed."""
+
+import importlib
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from importlib.util import find_spec
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kanzoo.bases.base import get_basis
+from kanzoo.data.functions import Functions
+from kanzoo.engine.optim import build_optimizer
+from kanzoo.layers.factory import LayerFactory
+from kanzoo.layers.kan import KANLinear
+from kanzoo.models.mlp import MLP
+from kanzoo.registry import options
+
+WIDTHS = (2, 5, 1)
+GRID_SIZE = 5
+SAMPLES = 1000
+UPDATE_EVERY, UPDATE_UNTIL = 5, 50  # steps with a grid update, pykan's own
+
+
+@dataclass(frozen=True)
+class FitRow:
+    """Seconds of the same fit here and by pykan, and the training RMSE that each reached."""
+
+    steps: int
+    seconds: float
+    rmse: float
+    pykan_seconds: float | None = None
+    pykan_rmse: float | None = None
+    ratio: float | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def data() -> tuple[Tensor, Tensor]:
+    """Points and values of exp(sin(pi x) + y^2), float64."""
+    dataset = Functions(function="exp_sin", n_train=SAMPLES, dtype="float64")
+    dataset.load()
+    assert dataset.splits is not None
+    return dataset.splits["train"]
+
+
+def fit_here(x: Tensor, y: Tensor, steps: int) -> float:
+    """Fit kanzoo's network and return its training RMSE."""
+    basis = get_basis("bspline", grid_size=GRID_SIZE, grid_range=(-1, 1))
+    factory = LayerFactory("all", basis, init="paper")
+    net: nn.Module = MLP((2,), 1, factory, widths=[WIDTHS[1]], norm="none").double()
+    optimizer = build_optimizer(options("optim", "lbfgs"), net)
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = (net(x) - y).square().mean()
+        loss.backward()
+        return loss
+
+    for step in range(steps):
+        if step % UPDATE_EVERY == 0 and step < UPDATE_UNTIL:
+            seen = x
+            for layer in (net.stem, net.head):
+                assert isinstance(layer, KANLinear)
+                following = layer(seen).detach()
+                layer.update_grid(seen).adjust(optimizer)
+                seen = following
+        optimizer.step(closure)  # type: ignore[arg-type]
+    return float(closure().detach().sqrt())
+
+
+def fit_pykan(x: Tensor, y: Tensor, steps: int) -> float:
+    """The same with pykan's own `fit`: float64, no regularisation, no symbolic branch."""
+    kan: Any = importlib.import_module("kan")
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        net = kan.KAN(
+            width=list(WIDTHS), grid=GRID_SIZE, k=3, seed=0, auto_save=False, symbolic_enabled=False
+        )
+        net.speed()
+        dataset = {"train_input": x, "train_label": y, "test_input": x[:10], "test_label": y[:10]}
+        history = net.fit(dataset, opt="LBFGS", steps=steps, log=steps)
+    finally:
+        torch.set_default_dtype(before)
+    return float(history["train_loss"][-1])
+
+
+def measure(steps: int, rounds: int) -> FitRow:
+    """Time both fits in turn; median of the ratios of neighbours."""
+    x, y = data()
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        fit_here(x, y, 2)  # builds the kernel and warms up
+        peer = fit_pykan if find_spec("kan") is not None else None
+        if peer is not None:
+            peer(x, y, 2)
+        own, other = [], []
+        for _ in range(rounds):
+            torch.manual_seed(0)
+            own.append(_timed(fit_here, x, y, steps))
+            if peer is not None:
+                other.append(_timed(peer, x, y, steps))
+    seconds, rmse = median(t for t, _ in own), own[-1][1]
+    if not other:
+        return FitRow(steps, seconds, rmse)
+    ratio = median(a / b for (a, _), (b, _) in zip(own, other, strict=True))
+    return FitRow(steps, seconds, rmse, median(t for t, _ in other), other[-1][1], ratio)
+
+
+def _timed(
+    fit: Callable[[Tensor, Tensor, int], float], x: Tensor, y: Tensor, steps: int
+) -> tuple[float, float]:
+    began = time.perf_counter()
+    rmse = fit(x, y, steps)
+    return time.perf_counter() - began, rmse

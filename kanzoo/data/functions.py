@@ -1,0 +1,286 @@
+"""Functions to be fitted: the Kolmogorov-Arnold paper's, Feynman's equations, and one's own.
+
+Axes: N samples, F variables.
+"""
+
+import csv
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from math import sqrt
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from kanzoo.data.base import PARTS, Counts, DataSpec, Split
+from kanzoo.data.formula import compile_formula, formula_variables, parse_formula
+from kanzoo.data.memory import InMemory
+from kanzoo.data.options import check_choice, check_whole
+from kanzoo.data.seeding import keyed_seed
+from kanzoo.data.special import BOTH, BUILT_IN_FEYNMAN, HIGH, SPECIAL, TOY, high_dimensional
+from kanzoo.data.tabular import moments
+from kanzoo.registry import nearest
+
+DTYPES = ("float32", "float64")
+STANDARDISE = ("none", "inputs", "targets", "both")
+FEYNMAN = "FeynmanEquations.csv"
+Range = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Function:
+    """A function of named variables, each in its range; `formula` where it can be written so."""
+
+    name: str
+    variables: tuple[str, ...]
+    ranges: tuple[Range, ...]
+    call: Callable[[np.ndarray], np.ndarray]
+    """From `(N, F)` to `(N,)`, float64."""
+    formula: str | None = None
+
+
+def written(name: str, formula: str, ranges: Mapping[str, Range]) -> Function:
+    """The function of a formula; the order of `ranges` is that of its variables."""
+    variables = tuple(ranges)
+    call = compile_formula(parse_formula(formula, variables), variables)
+    return Function(name, variables, tuple(ranges.values()), call, formula)
+
+
+def feynman_table(root: str | Path) -> dict[str, tuple[str, dict[str, Range]]]:
+    """Formulas and ranges of Feynman's equations by their name, such as I.6.2a (1905.11481).
+
+    Read from `feynman/FeynmanEquations.csv` below `root`; without it, a handful.
+    """
+    path = Path(root) / "feynman" / FEYNMAN
+    if not path.is_file():
+        return dict(BUILT_IN_FEYNMAN)
+    table = {}
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            for row in csv.DictReader(file):
+                if not row["Filename"]:
+                    continue
+                ranges = {}
+                for i in range(1, 11):
+                    if row[f"v{i}_name"]:
+                        low, high = float(row[f"v{i}_low"]), float(row[f"v{i}_high"])
+                        ranges[row[f"v{i}_name"]] = (low, high)
+                table[row["Filename"]] = (row["Formula"], ranges)
+    except (KeyError, ValueError, TypeError) as error:
+        raise ValueError(f"{path} is corrupt ({error!r}); fetch it again") from error
+    return table
+
+
+def function_names(root: str | Path) -> list[str]:
+    """Every name that `find_function` knows."""
+    names = [*TOY, high_dimensional.__name__, *SPECIAL]
+    return [*names, *(f"feynman_{name}" for name in feynman_table(root))]
+
+
+def find_function(name: str, root: str | Path = "data") -> Function:
+    """The function of a name; an unknown one raises `ValueError` with the nearest."""
+    if name in TOY:
+        return written(name, *TOY[name])
+    if name in SPECIAL:
+        special = SPECIAL[name]
+        return Function(name, ("x", "y"), special.ranges, special)
+    if name == high_dimensional.__name__:
+        return Function(name, HIGH, (BOTH,) * len(HIGH), high_dimensional)
+    feynman = feynman_table(root)
+    plain = name.removeprefix("feynman_")
+    if plain in feynman:
+        return written(f"feynman_{plain}", *feynman[plain])
+    raise ValueError(f"unknown function {name!r}: {nearest(name, function_names(root))}")
+
+
+def own_function(formula: str) -> Function:
+    """The function of a user's formula; its variables in natural order, each from -1 to 1."""
+    variables = formula_variables(formula)
+    if not variables:
+        raise ValueError(f"formula {formula!r} has no variable")
+    return written(formula, formula, dict.fromkeys(variables, (-1.0, 1.0)))
+
+
+class Functions(InMemory):
+    """Points drawn uniformly in a box, and a function's value at each.
+
+    `function` names one of the library, or `formula` writes it out, as "x*y + sin(z)". `ranges`
+    replaces the ranges: [low, high] for all variables, a list with a pair for each in their order
+    (that of the library; of a formula natural, x2 before x10), or a mapping from names. `noise` is
+    the deviation of normal noise on training targets, relative to the targets' own; validation
+    and test targets are exact. `data_seed` draws points and noise, each split by itself, so that
+    the number of training points leaves the other splits alone. `standardise` scales "inputs",
+    "targets" or "both" with mean and deviation of the training split; "none" leaves errors in
+    units of the function.
+    """
+
+    reference_name = "training mean"
+
+    def __init__(
+        self,
+        *,
+        function: str | None = "exp_sin",
+        formula: str | None = None,
+        ranges: Any = None,
+        n_train: int = 3000,
+        n_val: int = 1000,
+        n_test: int = 1000,
+        noise: float = 0.0,
+        data_seed: int = 0,
+        standardise: str = "none",
+        dtype: str = "float32",
+        root: str = "data",
+        **options: Any,
+    ) -> None:
+        super().__init__(**options)
+        self.function = function
+        self.formula = formula
+        self.ranges = ranges
+        self.n_train = n_train
+        self.n_val = n_val
+        self.n_test = n_test
+        self.noise = noise
+        self.data_seed = data_seed
+        self.standardise = standardise
+        self.dtype = dtype
+        self.root = root
+        self._target: Function | None = None
+
+    @property
+    def target(self) -> Function:
+        """The function with its ranges; raises `ValueError` where there is none."""
+        if self._target is None:
+            if self.formula is not None:
+                found = own_function(self.formula)
+            elif isinstance(self.function, str):
+                found = find_function(self.function, self.root)
+            else:
+                raise ValueError("set data.function to a name or data.formula to a formula")
+            self._target = Function(
+                found.name, found.variables, self._ranges(found), found.call, found.formula
+            )
+        return self._target
+
+    @property
+    def name(self) -> str:
+        """The formula or the name of the function."""
+        return self.formula or str(self.function)
+
+    @property
+    def spec(self) -> DataSpec:
+        """One value from as many numbers as the function has variables."""
+        return DataSpec((len(self.target.variables),), 1, "regression", kind="table")
+
+    def check(self, *, world_size: int = 1) -> None:
+        """Check the options."""
+        for part in PARTS:
+            check_whole(f"n_{part}", getattr(self, f"n_{part}"), 2)
+        check_whole("data_seed", self.data_seed, 0)
+        check_choice("standardise", self.standardise, STANDARDISE)
+        check_choice("dtype", self.dtype, DTYPES)
+        if isinstance(self.noise, bool) or not 0 <= self.noise < float("inf"):
+            raise ValueError(f"noise must be a number of at least 0, not {self.noise!r}")
+        super().check(world_size=world_size)
+        assert self.target
+
+    def counts(self) -> Counts:
+        """Return the sizes that were asked for."""
+        return self.limited_counts(self.n_train, self.n_val, self.n_test)
+
+    def points(self, part: str) -> tuple[np.ndarray, np.ndarray]:
+        """Return the points `(N, F)` of a split and the exact values `(N,)`, float64."""
+        target = self.target
+        generator = np.random.default_rng(keyed_seed("points", part, self.data_seed))
+        low, high = np.array(target.ranges).T
+        x = low + (high - low) * generator.random((getattr(self, f"n_{part}"), len(low)))
+        y = target.call(x)
+        wrong = np.flatnonzero(~np.isfinite(y))
+        if len(wrong):
+            values = zip(target.variables, x[wrong[0]], strict=True)
+            where = ", ".join(f"{name}={value:.6g}" for name, value in values)
+            raise ValueError(
+                f"{target.formula or target.name} is not a finite real number at {where}; "
+                "change data.ranges"
+            )
+        return x, y
+
+    def cut(self) -> dict[str, Split]:
+        """Draw the points, work out the function, and add noise to the training targets."""
+        drawn = {part: self.points(part) for part in PARTS}
+        y = drawn["train"][1]
+        if np.ptp(y) <= 1e-12 * abs(y).max():
+            raise ValueError(f"{self.name} is constant, {y[0]:.6g}, on its ranges")
+        if self.noise:
+            generator = np.random.default_rng(keyed_seed("noise", self.data_seed))
+            y += self.noise * y.std() * generator.standard_normal(len(y))
+        counts = self.counts()._asdict()
+        splits = {
+            part: Split(
+                torch.from_numpy(x)[: counts[part]], torch.from_numpy(y)[: counts[part], None]
+            )
+            for part, (x, y) in drawn.items()
+        }
+        return scaled(splits, self.standardise, self.dtype)
+
+    def reference(self) -> dict[str, dict[str, float]]:
+        """Return the scores of the mean of the training targets."""
+        assert self.splits is not None
+        return mean_scores(self.splits)
+
+    def _ranges(self, found: Function) -> tuple[Range, ...]:
+        given = self.ranges
+        if given is None:
+            return found.ranges
+        names = found.variables
+        if isinstance(given, Mapping):
+            for key in given:
+                if key not in names:
+                    raise ValueError(f"ranges: unknown variable {key!r}: {nearest(key, names)}")
+            own = dict(zip(names, found.ranges, strict=True))
+            pairs = [given.get(name, own[name]) for name in names]
+        elif isinstance(given, Sequence) and all(isinstance(end, int | float) for end in given):
+            pairs = [given] * len(names)
+        else:
+            pairs = list(given) if isinstance(given, Sequence) else []
+        if len(pairs) != len(names):
+            raise ValueError(
+                f"ranges must be [low, high] or such a pair for each of {', '.join(names)}, "
+                f"not {given!r}"
+            )
+        return tuple(_pair(name, pair) for name, pair in zip(names, pairs, strict=True))
+
+
+def scaled(splits: dict[str, Split], standardise: str, dtype: str) -> dict[str, Split]:
+    """Standardise float64 splits by the training split, and give them their dtype."""
+    kind = torch.float64 if dtype == "float64" else torch.float32
+    for column, what in enumerate(("inputs", "targets")):
+        if standardise in (what, "both"):
+            mean, deviation = moments(splits["train"][column])
+            for part, split in splits.items():
+                pair = list(split)
+                pair[column] = (pair[column] - mean) / deviation
+                splits[part] = Split(*pair)
+    return {part: Split(x.to(kind), y.to(kind)) for part, (x, y) in splits.items()}
+
+
+def mean_scores(splits: dict[str, Split]) -> dict[str, dict[str, float]]:
+    """The regression metrics of predicting the mean of the training targets."""
+    mean = splits["train"].y.double().mean(0)
+    scores = {}
+    for part in ("val", "test"):
+        y = splits[part].y.double()
+        mse = float((y - mean).square().mean())
+        r2 = 1 - mse / float(y.var(0, correction=0).mean())
+        scores[part] = {"rmse": sqrt(mse), "mae": float((y - mean).abs().mean()), "r2": r2}
+    return scores
+
+
+def _pair(name: str, pair: object) -> Range:
+    try:
+        low, high = (float(end) for end in pair)  # type: ignore[attr-defined]
+    except (TypeError, ValueError):
+        low = high = 0.0
+    if not -float("inf") < low < high < float("inf"):
+        raise ValueError(f"the range of {name} must be two increasing numbers, not {pair!r}")
+    return low, high
