@@ -198,7 +198,9 @@ def test_reference_is_what_its_prediction_scores(name: str) -> None:
             if spec.task == "denoise"
             else lambda x: constant.repeat(len(x), *(1 for _ in shape)),
         )
-        assert found == pytest.approx(reference[part], rel=1e-4, abs=1e-6)
+        found.pop("ece", None)  # a constant answer has no confidence to be calibrated
+        near_zero = 1e-6 if spec.task == "regression" else None  # r2 of a mean
+        assert found == pytest.approx(reference[part], rel=1e-4, abs=near_zero)
 
 
 def test_the_reference_stands_in_the_result(tmp_path: Path) -> None:

@@ -307,7 +307,7 @@ def test_samples_are_spread_over_many_rows() -> None:
     ends = torch.tensor([0.0, 10_000.0]).double()
     gaps = torch.cat([ends[:1], sample[:, 0], ends[1:]]).diff()
     assert len(sample) == 100
-    assert 0 < gaps[1:-1].min()  # no row twice, in their order
+    assert gaps[1:-1].min() > 0  # no row twice, in their order
     assert gaps.max() < 300
     assert sample_rows(normal(7, 2)).shape == (7, 2)
     # No column of an image is always passed over, as it would be by a fixed step.
