@@ -213,12 +213,12 @@ def test_the_reference_stands_in_the_result(tmp_path: Path) -> None:
     result = train(config)
     assert (result["metric"], result["mode"]) == ("rmse", "min")
     assert result["reference"] == loaded("diabetes").reference()
-    assert result["test"].keys() == {"loss", "rmse", "r2"}
+    assert result["test"].keys() == {"loss", "rmse", "mae", "r2"}
     assert result["test"]["loss"] == pytest.approx(result["test"]["rmse"] ** 2, rel=1e-5)
     folder = RunDir.of(config).path
     assert "task: regression" in (folder / "config.yaml").read_text()
     saved = json.loads((folder / "result.json").read_text())
-    assert saved["reference"]["test"].keys() == {"rmse", "r2"}
+    assert saved["reference"]["test"].keys() == {"rmse", "mae", "r2"}
     again = evaluate(folder, folder / "checkpoints" / "best.ckpt", "test")
     assert again == pytest.approx(result["test"], rel=1e-5)
 

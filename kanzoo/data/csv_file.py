@@ -12,10 +12,11 @@ import numpy as np
 import torch
 
 from kanzoo.data.base import Counts, DataSpec, DrawnDataset, Split
-from kanzoo.data.functions import DTYPES, STANDARDISE, mean_scores, scaled
+from kanzoo.data.functions import DTYPES, STANDARDISE, scaled
 from kanzoo.data.memory import InMemory
 from kanzoo.data.options import check_choice, check_whole, part_size
 from kanzoo.data.seeding import split_order
+from kanzoo.data.tabular import mean_scores
 from kanzoo.registry import nearest
 
 

@@ -6,7 +6,6 @@ Axes: N samples, F variables.
 import csv
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from math import sqrt
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from kanzoo.data.memory import InMemory
 from kanzoo.data.options import check_choice, check_whole
 from kanzoo.data.seeding import keyed_seed
 from kanzoo.data.special import BOTH, BUILT_IN_FEYNMAN, HIGH, SPECIAL, TOY, high_dimensional
-from kanzoo.data.tabular import moments
+from kanzoo.data.tabular import mean_scores, moments
 from kanzoo.registry import nearest
 
 DTYPES = ("float32", "float64")
@@ -262,18 +261,6 @@ def scaled(splits: dict[str, Split], standardise: str, dtype: str) -> dict[str, 
                 pair[column] = (pair[column] - mean) / deviation
                 splits[part] = Split(*pair)
     return {part: Split(x.to(kind), y.to(kind)) for part, (x, y) in splits.items()}
-
-
-def mean_scores(splits: dict[str, Split]) -> dict[str, dict[str, float]]:
-    """The regression metrics of predicting the mean of the training targets."""
-    mean = splits["train"].y.double().mean(0)
-    scores = {}
-    for part in ("val", "test"):
-        y = splits[part].y.double()
-        mse = float((y - mean).square().mean())
-        r2 = 1 - mse / float(y.var(0, correction=0).mean())
-        scores[part] = {"rmse": sqrt(mse), "mae": float((y - mean).abs().mean()), "r2": r2}
-    return scores
 
 
 def _pair(name: str, pair: object) -> Range:

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from kanzoo.data.base import DataSpec, Split
 from kanzoo.data.memory import MemoryDataset
+from kanzoo.data.tabular import mean_scores
 
 SHARPNESS = 300.0
 
@@ -57,10 +58,4 @@ class FivePeaks(MemoryDataset):
     def reference(self) -> dict[str, dict[str, float]]:
         """Return the errors of always answering the mean of the training targets."""
         assert self.splits is not None
-        mean = self.splits["train"].y.double().mean()
-        found = {}
-        for part in ("val", "test"):
-            y = self.splits[part].y.double()
-            error, variance = (y - mean).square().mean(), y.var(correction=0)
-            found[part] = {"rmse": float(error.sqrt()), "r2": float(1 - error / variance)}
-        return found
+        return mean_scores(self.splits)
