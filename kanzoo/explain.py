@@ -51,13 +51,14 @@ def explain(
     checkpoints and for a run without KAN layers.
     """
     from kanzoo.interpret import graph, grids, ink
-    from kanzoo.interpret.edges import edge_functions, has_edges
+    from kanzoo.interpret.edges import edge_functions
+    from kanzoo.interpret.stack import is_kan
 
     if edges < 1:
         raise ValueError(f"edges must be at least 1, got {edges}")
     config, path = _checked(folder, checkpoint)
     net, prepared = load_net(folder, path, root)
-    if not any(map(has_edges, net.modules())):
+    if not any(map(is_kan, net.modules())):
         basis = config["choices"]["basis"]
         raise ValueError(f"basis={basis} has no edge functions that are learned, none to explain")
     x = validation_sample(net, prepared.dataset)

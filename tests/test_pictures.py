@@ -17,7 +17,8 @@ from torch import Tensor, nn
 import kanzoo
 from kanzoo.interpret import edges as module
 from kanzoo.interpret import graph, grids, ink
-from kanzoo.interpret.edges import Edge, edge_functions, edge_scores, layer_values, spread
+from kanzoo.interpret.edges import Edge, edge_functions, edge_scores, layer_values
+from kanzoo.layers.grid import spread
 from kanzoo.layers.kan import KANConv2d, KANConvTranspose2d, KANLayer, KANLinear
 
 TINY = {

@@ -14,7 +14,8 @@ from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 
-from kanzoo.interpret.edges import Edge, edge_functions, has_edges, kan_layers
+from kanzoo.interpret.edges import Edge, edge_functions
+from kanzoo.interpret.stack import is_kan, kan_layers
 
 log = logging.getLogger("kanzoo")
 
@@ -30,7 +31,7 @@ def make_pictures(options: Mapping[str, Any], folder: Path, net: nn.Module) -> l
     """The callback of `callbacks.pictures`, if it is asked for and there is anything to see."""
     if not options.get("every"):
         return []
-    if not any(map(has_edges, net.modules())):
+    if not any(map(is_kan, net.modules())):
         log.warning("callbacks.pictures has no effect: the network has no KAN layers")
         return []
     return [TrainingPictures(folder, **options)]

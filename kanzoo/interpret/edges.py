@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from kanzoo.interpret.stack import kan_layers
 from kanzoo.layers.grid import spread
 from kanzoo.layers.kan import KANLayer
 
@@ -52,26 +53,6 @@ class LayerEdges:
     layer: KANLayer
     scores: np.ndarray
     edges: tuple[Edge, ...]
-
-
-def has_edges(layer: nn.Module) -> bool:
-    """Whether a layer's edge functions are learned: "activation, then linear" has none."""
-    return isinstance(layer, KANLayer) and (
-        layer.expansion.num_functions > 1
-        or any(p.requires_grad for p in layer.expansion.parameters())
-    )
-
-
-def kan_layers(net: nn.Module) -> dict[str, KANLayer]:
-    """All layers whose edge functions are learned; `ValueError` for a network without."""
-    found = {
-        name: module
-        for name, module in net.named_modules()
-        if isinstance(module, KANLayer) and has_edges(module)
-    }
-    if not found:
-        raise ValueError("the network has no KAN layers, so there are no edge functions to draw")
-    return found
 
 
 @torch.no_grad()
@@ -171,18 +152,9 @@ def edge_scores(layer: KANLayer, values: Tensor) -> Tensor:
     basis = layer.expansion.univariate(values).double()  # (K, N, C)
     centred = basis - basis.mean(1, keepdim=True)
     covariance = torch.einsum("knc,lnc->ckl", centred, centred) / len(values)
-    weight = edge_weight(layer).double()
+    weight = layer.edge_weight().double()
     variance = torch.einsum("cket,ckl,clet->cet", weight, covariance, weight)
     return variance.clamp_min(0).sqrt()
-
-
-def edge_weight(layer: KANLayer) -> Tensor:
-    """The weight by input channel and the outputs that it reaches: `(C, K, E, T)`."""
-    weight = layer.weight.flatten(3) if layer.weight.dim() > 3 else layer.weight.unsqueeze(-1)
-    if layer.function_dim == 1:
-        return weight
-    grouped = weight.unflatten(0, (_groups(layer), -1))  # (G, E, C / G, K, T)
-    return grouped.permute(0, 2, 3, 1, 4).flatten(0, 1)
 
 
 def _groups(layer: KANLayer) -> int:
@@ -195,7 +167,7 @@ def _sample(
     """The edges of `indices`, which count `scores` `(C, E, T)` flattened."""
     kernel: tuple[int, ...] = getattr(layer, "kernel_size", ())
     groups, reached = _groups(layer), scores.shape[1]
-    weight = edge_weight(layer)
+    weight = layer.edge_weight()
     data = values.double().cpu().numpy()
     low, high = _ranges(data)  # (C,)
     grid = np.linspace(low, high, num_points)  # (P, C)
@@ -253,6 +225,8 @@ def sample_edges(
     low, high = np.quantile(values.double().cpu().numpy(), [0.01, 0.99])
     x = torch.linspace(float(low), float(high), num_points).to(values)
     basis = layer.expansion.univariate(x.unsqueeze(-1).expand(-1, layer.in_features))
-    curves = torch.einsum("kpc,cket->cetp", basis, edge_weight(layer).to(basis.dtype)).flatten(0, 2)
+    curves = torch.einsum("kpc,cket->cetp", basis, layer.edge_weight().to(basis.dtype)).flatten(
+        0, 2
+    )
     strongest = edge_scores(layer, values).flatten().argsort(descending=True, stable=True)
     return EdgeSample(name, x.cpu().numpy(), curves[strongest[:num_edges]].cpu().numpy())

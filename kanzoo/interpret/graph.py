@@ -16,7 +16,8 @@ from matplotlib.path import Path as Curve
 from torch import Tensor, nn
 
 from kanzoo.interpret import ink
-from kanzoo.interpret.edges import Edge, KANLayer, edge_functions, evaluating, kan_layers
+from kanzoo.interpret.edges import Edge, KANLayer, edge_functions, evaluating
+from kanzoo.interpret.stack import kan_layers
 from kanzoo.layers.kan import KANLinear
 
 MOST_EDGES = 72  # of a layer

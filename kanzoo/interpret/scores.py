@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from kanzoo.interpret.stack import kan_layers, seen_inputs, stack_of
+from kanzoo.layers.grid import spread
 from kanzoo.layers.kan import KANLayer, KANLinear
 
 ROWS = 4096  # inputs of a layer that scores look at, spread over all of them
@@ -35,9 +36,7 @@ class LayerScores:
 @torch.no_grad()
 def edge_values(layer: KANLayer, x: Tensor) -> Tensor:
     """Values of all edge functions on inputs x of the layer: `(N, C, E, T)`."""
-    rows = layer.rows(x)
-    step = max(1, -(-len(rows) // ROWS))
-    basis = layer.expansion.univariate(rows[::step])  # (K, N, C)
+    basis = layer.expansion.univariate(spread(layer.rows(x), ROWS))  # (K, N, C)
     return torch.einsum("knc,cket->ncet", basis, layer.edge_weight().to(basis.dtype))
 
 
@@ -56,9 +55,7 @@ def layer_scores(layer: KANLayer, x: Tensor) -> LayerScores:
 
 def _blocks(layer: KANLayer, x: Tensor, limit: int = 8_000_000) -> Iterator[Tensor]:
     """`edge_values` for some input channels at a time, so that wide layers fit in memory."""
-    rows = layer.rows(x)
-    step = max(1, -(-len(rows) // ROWS))
-    basis = layer.expansion.univariate(rows[::step])
+    basis = layer.expansion.univariate(spread(layer.rows(x), ROWS))
     weight = layer.edge_weight().to(basis.dtype)
     channels = max(1, limit // max(1, basis.shape[1] * weight[0, 0].numel()))
     for start in range(0, layer.in_features, channels):

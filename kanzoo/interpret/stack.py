@@ -25,7 +25,7 @@ def kan_layers(net: nn.Module) -> dict[str, KANLayer]:
     }
     if not layers:
         raise ValueError(
-            "the network has no KAN layer (it is an MLP), so there are no edge functions to read"
+            "the network has no KAN layers (it is an MLP), so there are no edge functions to read"
         )
     return layers
 

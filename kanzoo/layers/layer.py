@@ -17,6 +17,7 @@ from kanzoo.layers.grid import (
     replace_data,
     sample_rows,
     share_from_first,
+    spread,
     transfer,
 )
 
@@ -103,8 +104,9 @@ class KANLayer(nn.Module):
 
     @property
     def has_edges(self) -> bool:
-        """Whether edges have functions of their own, which "act, then linear" has not."""
-        return self.expansion.num_functions > 1
+        """Whether edge functions are learned, which those of "act, then linear" are not."""
+        trained = any(p.requires_grad for p in self.expansion.parameters())
+        return self.expansion.num_functions > 1 or trained
 
     @property
     def edges_out(self) -> int:
@@ -117,9 +119,7 @@ class KANLayer(nn.Module):
         Differentiable; on at most `rows` values spread over x; taps are added up
         (KAN, 2404.19756, eq. 2.17).
         """
-        values = self.rows(x)
-        step = max(1, len(values) // rows)
-        basis = self.expansion.univariate(values[::step][:rows])  # (K, N, C)
+        basis = self.expansion.univariate(spread(self.rows(x), rows))  # (K, N, C)
         weight = self.edge_weight().to(basis.dtype)
         return torch.einsum("knc,cket->ncet", basis, weight).abs().mean(0).sum(-1)
 
