@@ -1,6 +1,8 @@
 """What a trained KAN has learned, as pictures and one page, and the command that draws them."""
 
 import base64
+import copy
+import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -37,18 +39,28 @@ def _job(config: Config) -> None:
             checkpoint=config["checkpoint"],
             edges=config["edges"],
             root=config["root"],
+            symbolic=config["symbolic"],
+            tolerance=config["tolerance"],
         )
     log.info("written: %s", page)
 
 
 def explain(
-    folder: Path, *, checkpoint: str = "best", edges: int = 12, root: str | None = None
+    folder: Path,
+    *,
+    checkpoint: str = "best",
+    edges: int = 12,
+    root: str | None = None,
+    symbolic: bool = False,
+    tolerance: float = 0.01,
 ) -> Path:
     """Write `explain/index.html` and its pictures into the folder of a run; returns the page.
 
     Shows the checkpoint `best`, or `last`, which every run has that has trained for an epoch. Of
-    every KAN layer the strongest `edges` are drawn. Raises `ValueError` for a folder without
-    checkpoints and for a run without KAN layers.
+    every KAN layer the strongest `edges` are drawn. With `symbolic`, a formula is looked for and
+    written to `explain/formula.json`; its error may exceed the network's by `tolerance` standard
+    deviations of the targets. Raises `ValueError` for a folder without checkpoints and for a run
+    without KAN layers.
     """
     from kanzoo.interpret import graph, grids, ink
     from kanzoo.interpret.edges import edge_functions
@@ -65,7 +77,12 @@ def explain(
     layers = edge_functions(net, x, num_edges=edges)
     target = folder / "explain"
     target.mkdir(exist_ok=True)
-    for old in (*target.glob("*.png"), *target.glob("*.svg"), *target.glob("index.html")):
+    for old in (
+        *target.glob("*.png"),
+        *target.glob("*.svg"),
+        *target.glob("*.html"),
+        *target.glob("*.json"),
+    ):
         old.unlink()
     names = _names(prepared.dataset, "columns", layers[0].layer.in_features)
     classes = _names(prepared.dataset.spec, "class_names", prepared.dataset.spec.num_outputs)
@@ -84,6 +101,7 @@ def explain(
         svg = file.with_name(f"{file.name}.svg")
         note = f"{len(layer.edges)} of {layer.scores.size} edges, the strongest first"
         pictures.append((layer.name, note, _picture(svg, figure, f"edges of {layer.name}")))
+    formula = _formula(target, net, prepared.dataset, tolerance, names) if symbolic else None
     result = RunDir(folder, config, "").result() if path.stem == "best" else None
     scores = result or {"val": evaluate(folder, path, "val", root), "test": {}, "reference": {}}
     context = {
@@ -95,6 +113,7 @@ def explain(
         "network": network,
         "reason": reason,
         "inputs": inputs,
+        "formula": formula,
         "metrics": _metrics(scores),
         "reference_name": prepared.dataset.reference_name,
         "layers": [_layer_row(layer) for layer in layers],
@@ -105,6 +124,24 @@ def explain(
     }
     write_atomic(target / "index.html", _render(context))
     return target / "index.html"
+
+
+def _formula(
+    target: Path, net: Any, dataset: Any, tolerance: float, names: Sequence[str] | None
+) -> dict[str, Any]:
+    """What `formula.json` now holds; the page is written too where there is no formula."""
+    from kanzoo.interpret.readout import read_formula
+
+    try:
+        found = read_formula(copy.deepcopy(net), dataset, tolerance=tolerance, names=names)
+    except ValueError as error:
+        found = {"expression": None, "failed": str(error)}
+    if found["failed"]:
+        log.warning("no formula within the tolerance: %s", found["failed"])
+    else:
+        log.info("formula: %s", found["expression"])
+    write_atomic(target / "formula.json", json.dumps(found, indent=1) + "\n")
+    return found
 
 
 def _checked(folder: Path, checkpoint: str) -> tuple[Config, Path]:

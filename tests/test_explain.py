@@ -1,5 +1,6 @@
 """The page that explains a run, and the pictures that are kept during training."""
 
+import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -7,6 +8,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+import sympy
 import torch
 from conftest import SMALL, Run, folder_of, run_script
 from PIL import Image
@@ -18,7 +20,7 @@ from kanzoo.interpret import animation
 from kanzoo.interpret.edges import edge_functions
 from kanzoo.layers.kan import KANLinear
 from kanzoo.rundir import RunDir
-from kanzoo.train import prepare
+from kanzoo.train import prepare, train
 
 WORDS = (
     "data=diabetes",
@@ -114,6 +116,35 @@ def test_an_unfinished_run_says_so(train_run: Run, tmp_path: Path) -> None:
     (folder / "checkpoints" / "last.ckpt").unlink()
     with pytest.raises(ValueError, match="has not finished an epoch"):
         explain(folder)
+
+
+@pytest.mark.slow
+def test_a_formula_is_found_and_a_failure_is_told(train_run: Run, tmp_path: Path) -> None:
+    words = ["experiment=fit_exp_sin", "trainer.max_epochs=80", "callbacks.grid.refine=[[40,10]]"]
+    words += ["data.n_train=1000", "data.batch_size=1000", f"runs={tmp_path}"]
+    words += ["logger=csv", "callbacks.progress=false"]
+    train(compose("train", words))
+    folder = folder_of(*words)
+    page = Page(explain(folder, symbolic=True))
+    found = json.loads((folder / "explain" / "formula.json").read_text())
+    assert found.keys() >= {"expression", "latex", "rmse_network", "rmse_formula", "edges"}
+    assert found["failed"] == ""
+    truth = sympy.sympify("exp(sin(pi*x) + y**2)")
+    formula = sympy.sympify(found["expression"])
+    names = sorted(formula.free_symbols, key=str)
+    assert len(names) == 2
+    for x, y in ((0.3, -0.7), (-0.9, 0.2), (0.5, 0.5)):
+        value = formula.subs(dict(zip(names, (x, y), strict=True)))
+        assert float(value) == pytest.approx(float(truth.subs({"x": x, "y": y})), rel=1e-3)
+    assert found["rmse_formula"] < 1e-3
+    assert found["expression"] in page.text
+    words = [*WORDS, "data=wine"]
+    train_run(*words)
+    other = run_folder(tmp_path, *words)
+    page = Page(explain(other, symbolic=True))
+    found = json.loads((other / "explain" / "formula.json").read_text())
+    assert found["failed"].startswith("a formula needs regression")
+    assert found["failed"] in page.text
 
 
 def test_names_are_escaped(train_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
