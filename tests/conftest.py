@@ -1,6 +1,7 @@
 """What several test files share: commands as processes, and short real runs."""
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -8,6 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+# A shell lets what it starts in the background ignore Ctrl-C, and all that this starts in turn:
+# tests of interrupts would wait in vain.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).resolve().parents[1]
 # A run of about a second: 128 real digits, two epochs, nothing but metrics.csv.
