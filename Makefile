@@ -49,8 +49,9 @@ format: $(STAMP) ## Rewrite files in the house style
 types: $(STAMP) ## Check types
 	$(BIN)/mypy
 
-smoke: $(STAMP) ## Two epochs of every architecture as MLP and as KAN
+smoke: $(STAMP) ## Two steps of every architecture as MLP and as KAN
 	$(BIN)/python scripts/compare.py study=smoke overwrite=true
+	$(BIN)/python scripts/compare.py study=smoke_dense overwrite=true
 
 benchmark: $(STAMP) ## Time layers against the dense limit
 	$(BIN)/python scripts/benchmark.py layers
