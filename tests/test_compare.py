@@ -269,3 +269,22 @@ def test_a_dry_run_writes_nothing(tmp_path: Path) -> None:
     count = len(study["models"]) * len(study["arms"]) * study["seeds"]
     assert f"{count} cells" in done.stdout
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_a_study_whose_cells_all_fail_is_reported(tmp_path: Path) -> None:
+    config = configured(
+        tmp_path,
+        overrides=[*TINY["overrides"], "optim.lr=1e30"],
+        metrics={"ece": {"mode": "min", "margin": 0.1}},
+    )
+    with pytest.raises(SystemExit) as end:
+        _job(config)
+    assert end.value.code == 1
+    folder = tmp_path / "runs" / "smoke" / "report"
+    table = pd.read_csv(folder / "results.csv")
+    assert (table["status"] == "failed").all()
+    assert table["reason"].str.contains("loss").all()
+    assert table["reason"][0] in (folder / "index.html").read_text()
+    verdicts = json.loads((folder / "verdicts.json").read_text())
+    assert {row["verdict"] for row in verdicts} == {"undecided"}

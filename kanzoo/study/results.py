@@ -23,7 +23,10 @@ def collect(cells: Iterable[Cell], study_folder: Path, axes: Sequence[str] = ())
     `axes` are the further axes that get a column. Test metrics beside the one that selects are in
     columns `test_NAME`, those on corrupted inputs in `test_KIND_SEVERITY`.
     """
-    return pd.DataFrame([_row(cell, study_folder, axes) for cell in cells])
+    table = pd.DataFrame([_row(cell, study_folder, axes) for cell in cells])
+    # Also where no cell has finished yet.
+    absent = [name for name in ("test", "val", "width", *COSTS) if name not in table]
+    return table.assign(**dict.fromkeys(absent, float("nan")))
 
 
 def judged(results: pd.DataFrame, metrics: dict[str, dict[str, Any]]) -> tuple[pd.DataFrame, Axes]:
@@ -34,9 +37,11 @@ def judged(results: pd.DataFrame, metrics: dict[str, dict[str, Any]]) -> tuple[p
     """
     parts = [results.assign(corruption="clean", severity="0")]
     for name, options in metrics.items():
-        if (column := f"test_{name}") not in results:
+        column = f"test_{name}"
+        if column not in results and results["status"].eq("finished").any():
             raise ValueError(f"no finished run has the metric {name!r} of study.metrics")
-        changes = {"metric": name, "mode": options["mode"], "test": results[column]}
+        values = results.get(column, float("nan"))
+        changes = {"metric": name, "mode": options["mode"], "test": values}
         parts.append(parts[0].assign(**changes))
     corrupted = [re.fullmatch(rf"test_({'|'.join(CORRUPTIONS)})_(.+)", str(c)) for c in results]
     for found in filter(None, corrupted):
