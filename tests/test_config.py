@@ -1,16 +1,19 @@
 """The command line: everything in conf/ composes, and bad input is one line that names the key."""
 
+import json
 import subprocess
 import sys
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import environment, run_script
 
 from kanzoo import registry
 from kanzoo.config import check_overrides, compose
-from kanzoo.rundir import RunDir
+from kanzoo.rundir import RunDir, identity
 from kanzoo.train import prepare
 
 GROUPS = ("data", "model", "layers", "basis", "task", "optim", "sched", "trainer", "logger")
@@ -231,9 +234,21 @@ def test_every_study_plans(name: str) -> None:
     config = compose("compare", [f"study={name}"])
     study = config["study"]
     cells = plan(config)
-    kinds = len(study["data"]) * len(study["models"]) * len(study["arms"]) * len(study["match"])
-    assert len(cells) == kinds * study["seeds"]
-    assert len({cell.folder.path for cell in cells}) == len(cells)
+    # Every combination of the file is there, for every seed once; further axes add to it.
+    seeds = set(range(study["first_seed"], study["first_seed"] + study["seeds"]))
+    found: dict[Any, list[int]] = {}
+    for cell in cells:
+        found.setdefault(cell.kind, []).append(cell.seed)
+    assert all(sorted(own) == sorted(seeds) for own in found.values())
+    grid = {(cell.data, cell.model, cell.arm, cell.match) for cell in cells}
+    names = (study["data"], study["models"], study["arms"], study["match"])
+    assert grid >= set(product(*names))
+    assert study["controls"] or grid == set(product(*names))
+    # Cells that share a run agree on all that decides its result.
+    runs: dict[Path, str] = {}
+    for cell in cells:
+        same = json.dumps(identity(cell.config), sort_keys=True)
+        assert runs.setdefault(cell.folder.path, same) == same
 
 
 @pytest.mark.parametrize("name", registry.names("experiment"))
