@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,18 +34,20 @@ def missing() -> str:
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def cluster() -> Iterator[None]:
     if missing():
         pytest.skip(missing())
     pytest.importorskip("submitit")
-    folder = tmp_path_factory.mktemp("slurm")
-    for parent in [folder, *folder.parents][:3]:
-        parent.chmod(0o755)  # munged runs as another user
-    subprocess.run([CLUSTER, "start", folder], check=True)
+    # Outside of pytest's own folders, which are private: munged runs as another user.
+    folder = Path(tempfile.mkdtemp(prefix="kanzoo-slurm-"))
+    if subprocess.run([CLUSTER, "start", folder]).returncode:
+        subprocess.run([CLUSTER, "stop", folder])
+        pytest.skip("SLURM's daemons cannot be started on this machine")
     before = os.environ.get("SLURM_CONF")
     os.environ["SLURM_CONF"] = str(folder / "slurm.conf")
     yield
     subprocess.run([CLUSTER, "stop", folder], check=True)
+    shutil.rmtree(folder, ignore_errors=True)
     os.environ.pop("SLURM_CONF")
     if before is not None:
         os.environ["SLURM_CONF"] = before
