@@ -157,16 +157,12 @@ def edge_scores(layer: KANLayer, values: Tensor) -> Tensor:
     return variance.clamp_min(0).sqrt()
 
 
-def _groups(layer: KANLayer) -> int:
-    return int(getattr(layer, "groups", 1))
-
-
 def _sample(
     layer: KANLayer, values: Tensor, scores: Tensor, indices: Sequence[int], num_points: int
 ) -> Iterator[Edge]:
     """The edges of `indices`, which count `scores` `(C, E, T)` flattened."""
     kernel: tuple[int, ...] = getattr(layer, "kernel_size", ())
-    groups, reached = _groups(layer), scores.shape[1]
+    groups, reached = layer.out_features // layer.edges_out, scores.shape[1]
     weight = layer.edge_weight()
     data = values.double().cpu().numpy()
     low, high = _ranges(data)  # (C,)
