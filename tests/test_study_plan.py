@@ -136,7 +136,7 @@ def refused(config: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> str:
 def test_a_folder_of_another_study_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("kanzoo.compare.run", lambda *_: None)
+    monkeypatch.setattr("kanzoo.study.run.Runner.__call__", lambda *_: None)
     monkeypatch.setattr("kanzoo.compare.report", lambda *_: 0)
     _job(configured(tmp_path, seeds=3))
     path = tmp_path / "runs" / "smoke" / "study.yaml"
