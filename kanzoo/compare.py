@@ -14,7 +14,7 @@ from kanzoo import registry
 from kanzoo.config import Composer, Config, fail, run_command, user_errors
 from kanzoo.errors import EngineError
 from kanzoo.study.engines.base import Engine
-from kanzoo.study.plan import Cell, check_study, distinct, first_of_kinds, plan_cells
+from kanzoo.study.plan import Cell, check_study, distinct, first_of_kinds, margins_of, plan_cells
 from kanzoo.study.record import check_record, write_record
 from kanzoo.study.run import Runner
 
@@ -94,7 +94,9 @@ def plan(
 
     check_study(config["study"])
     check_tuning(config["study"])
-    return plan_cells(config["study"], config["runs"], config["overwrite"], _composer(), tuned)
+    cells = plan_cells(config["study"], config["runs"], config["overwrite"], _composer(), tuned)
+    margins_of(config["study"], cells)
+    return cells
 
 
 def build_engine(config: Config) -> Engine:
