@@ -128,8 +128,9 @@ def make_factory(cls: type[Basis], name: str = "", **options: Any) -> BasisFacto
         for key, value in sorted(options.items())
     )
     factory = BasisFactory(cls, frozen, name or cls.__name__.lower())
-    try:
-        factory(1)  # impossible options are refused here, not when the first layer is built
+    try:  # impossible options are refused here, not when the first layer is built
+        with torch.random.fork_rng(devices=[]):
+            factory(1)
     except TypeError as error:
         raise ValueError(f"basis {factory.name!r}: {error}") from error
     return factory
