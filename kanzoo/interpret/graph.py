@@ -15,8 +15,9 @@ from matplotlib.patches import FancyBboxPatch, PathPatch
 from matplotlib.path import Path as Curve
 from torch import Tensor, nn
 
+from kanzoo.engine.inputs import evaluating
 from kanzoo.interpret import ink
-from kanzoo.interpret.edges import Edge, KANLayer, edge_functions, evaluating
+from kanzoo.interpret.edges import Edge, KANLayer, edge_functions
 from kanzoo.interpret.stack import kan_layers
 from kanzoo.layers.kan import KANLinear
 

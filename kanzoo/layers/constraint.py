@@ -107,13 +107,14 @@ def check_kinds(kind: Tensor, expansion: Expansion) -> None:
     if kind.abs().eq(1).any():
         _check_rising(expansion, name)
     mirrored = bool(kind.ge(2).any())
-    expansion.mirror = _find_mirror(expansion) if mirrored else None
-    if mirrored and (expansion.mirror is None or expansion.squash not in ("none", "tanh")):
+    mirror = _find_mirror(expansion) if mirrored else None
+    if mirrored and (mirror is None or expansion.squash not in ("none", "tanh")):
         raise ValueError(
             f"edges of basis {name!r} with squash {expansion.squash!r} cannot be made even or "
             "odd: its functions must be mirror images of each other about 0, as B-splines on "
             "a grid from -a to a or polynomials are, and not be trained"
         )
+    expansion.mirror = mirror
 
 
 def _check_rising(expansion: Expansion, name: str) -> None:

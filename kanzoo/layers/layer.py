@@ -55,6 +55,7 @@ class KANLayer(EdgeLayer):
         )
         for name in STRUCTURE:
             self.register_buffer(name, None)
+        self.register_load_state_dict_post_hook(check_loaded)
         self.reset_parameters()
 
     @property

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from kanzoo.layers.factory import LayerFactory
 from kanzoo.layers.kan import check_sizes
 from kanzoo.layers.norm import make_norm
+from kanzoo.layers.products import Products, check_products
 from kanzoo.models.base import Architecture, scaled
 
 
@@ -18,7 +19,8 @@ class MLP(Architecture):
 
     Shapes: `(B, *in_shape) -> (B, num_outputs)`. The first hidden layer has `width` features, the
     others `taper * width`; `widths` lists the features of all hidden layers instead, and leaves
-    nothing for budget matching to solve.
+    nothing for budget matching to solve. The last `mult` features of every hidden layer multiply
+    two outputs of the linear layer each, in both twins (MultKAN, 2408.10205, section 2.1).
     """
 
     kinds: ClassVar[tuple[str, ...]] = ("image", "sequence", "table")
@@ -35,16 +37,22 @@ class MLP(Architecture):
         depth: int = 2,
         taper: float = 1.0,
         widths: Sequence[int] | None = None,
+        mult: int = 0,
         norm: str = "layer",
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
         widths = _hidden_widths(width, depth, taper) if widths is None else _checked(widths)
-        self.stem = layers.linear("stem", math.prod(in_shape), widths[0], activate=False)
+        check_products("mult", mult, min(widths))
+        self.stem = layers.linear("stem", math.prod(in_shape), widths[0] + mult, activate=False)
         self.hidden = nn.Sequential()
+        if mult:
+            self.hidden.append(Products(widths[0], mult))
         for features, following in pairwise(widths):
             self.hidden.append(make_norm(norm, features))
-            self.hidden.append(layers.linear("hidden", features, following))
+            self.hidden.append(layers.linear("hidden", features, following + mult))
+            if mult:
+                self.hidden.append(Products(following, mult))
         self.norm = make_norm(norm, widths[-1])
         self.dropout = nn.Dropout(dropout)
         self.head = layers.linear("head", widths[-1], num_outputs)
