@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from kanzoo.interpret.fitting import fit_squares, rmse
 from kanzoo.interpret.scores import attribution, edge_scores
 from kanzoo.interpret.stack import Link, check_finite, kan_layers, links_of, stack_of
+from kanzoo.layers.constraint import tie
 from kanzoo.layers.conv import KANConv
 from kanzoo.layers.kan import KANLayer, KANLinear
 from kanzoo.layers.products import node_of
@@ -157,7 +158,7 @@ def _per_node(link: Link, edges: Tensor) -> Tensor:
         return edges
     nodes = torch.tensor(node_of(link.nodes, link.products), device=edges.device)
     best = edges.double().new_zeros(len(edges), link.nodes)
-    best = best.index_reduce(1, nodes, edges.double(), "amax")
+    best = best.scatter_reduce(1, nodes.expand(len(edges), -1), edges.double(), "amax")
     return best.to(edges.dtype)
 
 
@@ -258,7 +259,13 @@ def _part(layer: KANLinear, rows: Tensor, columns: Tensor, bias: Tensor) -> KANL
             value = value.index_select(axis, rows)
         state[name] = value
     new.expansion.load_state_dict(state)
-    new.weight.copy_(layer.masked_weight()[rows][:, :, columns])
+    weight = tie(layer.by_function(), layer.input_group).movedim(0, layer.function_dim)
+    new.weight.copy_(weight[rows][:, :, columns])
+    if layer.edge_kind is not None:
+        new.edge_kind = layer.edge_kind[rows][:, columns]
+    if layer.input_group is not None:
+        new.input_group = layer.input_group[rows].unique(return_inverse=True)[1]
+    new.check_constraints()
     assert new.bias is not None
     new.bias.copy_(bias)
     keep = alive(layer)[rows][:, columns]

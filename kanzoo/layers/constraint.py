@@ -7,20 +7,21 @@ Axes: C input channels, K functions a channel (basis and residual), A and B the 
 the weight beside it: (C, O) of a linear layer, (O, C / groups) of a convolution; T taps.
 """
 
+import copy
 from collections.abc import Mapping
 
+import numpy as np
 import torch
-import torch.nn.functional as F
+from scipy.optimize import nnls
 from torch import Tensor
 
 from kanzoo import registry
 from kanzoo.bases.activation import ODD, RISING
-from kanzoo.bases.base import normal_quantiles
+from kanzoo.bases.base import GridBasis, normal_quantiles
 from kanzoo.layers.expansion import Expansion
 
 KINDS: Mapping[str, int] = {"free": 0, "increasing": 1, "decreasing": -1, "even": 2, "odd": 3}
 SQUASHED = {"none": (-float("inf"), float("inf")), "tanh": (-1.0, 1.0), "sigmoid": (0.0, 1.0)}
-LEAST = 1e-4  # of the mean step between coefficients: what a step becomes that should be negative
 SAME = 1e-5  # relative difference of functions that count as the same
 
 
@@ -33,8 +34,8 @@ def kind_number(kind: str) -> int:
 def effective(weight: Tensor, kind: Tensor | None, expansion: Expansion) -> Tensor:
     """Weights of functions of their kind, from any: `(K, A, B, ..)`, kinds `(A, B)`.
 
-    Increasing: coefficients that grow by softplus of a parameter each, or are softplus of it where
-    a single function increases itself. Even and odd: half of the function and half of its mirror
+    Increasing: coefficients that grow by the square of a parameter each, or are such squares where
+    the function increases itself. Even and odd: half of the function and half of its mirror
     image. The residual branch takes part where its activation is of that kind.
     """
     if kind is None:
@@ -43,7 +44,7 @@ def effective(weight: Tensor, kind: Tensor | None, expansion: Expansion) -> Tens
     main, rest = weight[:count], weight[count:]
     kind = kind.view(*kind.shape, *[1] * (weight.dim() - 3))
     sign = kind.to(weight)
-    steps = F.softplus(main)
+    steps = main.square()
     if expansion.basis.rising == "ordered":
         rising = torch.cat([main[:1], main[:1] + sign * steps[1:].cumsum(0)])
     else:
@@ -53,7 +54,7 @@ def effective(weight: Tensor, kind: Tensor | None, expansion: Expansion) -> Tens
     parts[0] = torch.where(kind == 2, (main + image) / 2, parts[0])
     parts[0] = torch.where(kind == 3, (main - image) / 2, parts[0])
     if len(rest):
-        alone = sign * F.softplus(rest) if expansion.residual in RISING else torch.zeros_like(rest)
+        alone = sign * rest.square() if expansion.residual in RISING else torch.zeros_like(rest)
         branch = torch.where(kind.abs() == 1, alone, rest)
         branch = torch.where(kind == 2, 0.0, branch)
         parts.append(branch if expansion.residual in ODD else torch.where(kind == 3, 0.0, branch))
@@ -61,10 +62,13 @@ def effective(weight: Tensor, kind: Tensor | None, expansion: Expansion) -> Tens
 
 
 @torch.no_grad()
-def parameters_of(weight: Tensor, kind: Tensor | None, expansion: Expansion) -> Tensor:
+def parameters_of(
+    weight: Tensor, kind: Tensor | None, expansion: Expansion, least: float
+) -> Tensor:
     """Parameters whose effective weights are the given ones, or near them if these are of no kind.
 
-    Steps in the wrong direction become tiny ones in the right direction.
+    Of coefficients that are not ordered the nearest that are is taken; their steps are at least
+    `least` times the mean step, for at zero they would have no gradient.
     """
     if kind is None:
         return weight
@@ -73,20 +77,33 @@ def parameters_of(weight: Tensor, kind: Tensor | None, expansion: Expansion) -> 
     kind = kind.view(*kind.shape, *[1] * (weight.dim() - 3))
     sign = kind.to(weight)
     if expansion.basis.rising == "ordered":
-        raw = torch.cat([main[:1], _inverse_softplus(sign * main.diff(dim=0))])
+        nearest = sign * _isotonic(sign * main)
+        floor = least * main.diff(dim=0).abs().mean(0)
+        raw = torch.cat([nearest[:1], _root(sign * nearest.diff(dim=0), floor)])
     else:
-        raw = _inverse_softplus(sign * main)
+        raw = _root(sign * main, least * main.abs().mean(0))
     if expansion.residual in RISING:
-        rest = torch.where(kind.abs() == 1, _inverse_softplus(sign * rest), rest)
+        rest = torch.where(kind.abs() == 1, _root(sign * rest, least * rest.abs()), rest)
     return torch.cat([torch.where(kind.abs() == 1, raw, main), rest])
 
 
-def _inverse_softplus(steps: Tensor) -> Tensor:
-    if not steps.numel():
-        return steps
-    least = LEAST * steps.abs().mean(0, keepdim=True) + torch.finfo(steps.dtype).tiny ** 0.5
-    steps = torch.maximum(steps, least)
-    return steps + torch.log(-torch.expm1(-steps))
+def _root(steps: Tensor, floor: Tensor) -> Tensor:
+    return torch.maximum(steps, floor).clamp(min=0).sqrt()
+
+
+def _isotonic(values: Tensor) -> Tensor:
+    """The nearest values that do not decrease along K, by the min-max formula: `(K, ..)`.
+
+    The k-th is the largest over i <= k of the least over j >= k of the mean from i to j.
+    """
+    count = len(values)
+    sums = torch.cat([torch.zeros_like(values[:1]), values.cumsum(0)])
+    places = torch.arange(count + 1, device=values.device)
+    lengths = (places[1:] - places[:-1, None]).clamp(min=1).to(values)
+    shape = (count, count, *[1] * (values.dim() - 1))
+    means = (sums[1:] - sums[:-1].unsqueeze(1)) / lengths.view(shape)  # (i, j, ..)
+    best = [means[: k + 1, k:].amin(1).amax(0) for k in range(count)]
+    return torch.stack(best)
 
 
 def _mirror_image(main: Tensor, expansion: Expansion) -> Tensor:
@@ -96,6 +113,31 @@ def _mirror_image(main: Tensor, expansion: Expansion) -> Tensor:
     order, signs = expansion.mirror
     turned = torch.tensor(signs, dtype=main.dtype, device=main.device)
     return main[list(order)] * turned.view(-1, *[1] * (main.dim() - 1))
+
+
+@torch.no_grad()
+def monotone_on_data(weight: Tensor, kind: Tensor, basis: GridBasis, sample: Tensor) -> Tensor:
+    """Weights of monotone edges, as near to the given ones on data as ordered coefficients allow.
+
+    Shapes: weight `(K, C, O)`, kind `(C, O)`, sample `(N, C)` in float64 on the CPU, NaN for what
+    is missing. Non-negative least squares for every edge whose coefficients are not ordered.
+    """
+    count = basis.num_functions
+    main = weight[:count].double().cpu().numpy()
+    signs = kind.cpu().numpy()
+    values = copy.deepcopy(basis).cpu().double()(sample.nan_to_num())  # (K, N, C)
+    values = values * sample.isfinite()
+    gram = torch.einsum("knc,lnc->ckl", values, values) / len(sample)
+    gram += 1e-8 * gram.diagonal(dim1=1, dim2=2).mean(1)[:, None, None] * torch.eye(count)
+    roots = torch.linalg.cholesky(gram).transpose(1, 2).numpy()
+    steps = np.tril(np.ones((count, count)))  # from steps to coefficients, the first step free
+    steps = np.concatenate([-steps[:, :1], steps], axis=1)
+    wrong = (np.diff(main, axis=0) * signs < 0).any(0) & (np.abs(signs) == 1)
+    for i, o in zip(*wrong.nonzero(), strict=True):
+        coefficients = signs[i, o] * main[:, i, o]
+        found, _ = nnls(roots[i] @ steps, roots[i] @ coefficients)
+        main[:, i, o] = signs[i, o] * (steps @ found)
+    return torch.cat([torch.from_numpy(main).to(weight), weight[count:]])
 
 
 def check_kinds(kind: Tensor, expansion: Expansion) -> None:

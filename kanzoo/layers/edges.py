@@ -64,11 +64,11 @@ class EdgeLayer(nn.Module):
         check_kinds(kind, self.expansion)
         if self.input_group is not None:
             check_equal_rows(kind, self.input_group)
-        self._set_effective(self.unmasked_weight(), kind)
+        self._set_effective(self.unmasked_weight(), kind, least=0.1)
 
-    def _set_effective(self, weight: Tensor, kind: Tensor | None) -> None:
+    def _set_effective(self, weight: Tensor, kind: Tensor | None, least: float = 1e-5) -> None:
         """Take the parameters that give edges of these kinds the effective weight, or one near."""
-        raw = parameters_of(weight.movedim(self.function_dim, 0), kind, self.expansion)
+        raw = parameters_of(weight.movedim(self.function_dim, 0), kind, self.expansion, least)
         self.edge_kind = kind
         replace_data(self.weight, raw.movedim(0, self.function_dim).contiguous())
 
@@ -151,7 +151,10 @@ def check_loaded(layer: EdgeLayer, _keys: object) -> None:
 
 
 def check_equal_rows(edges: Tensor, group: Tensor) -> None:
-    """Raise `ValueError` unless edges `(C, O)` of inputs of the same group are alike."""
+    """Raise `ValueError` unless rows `(C, ..)` for inputs of the same group are equal."""
     first = [int((group == number).nonzero()[0]) for number in group]
     if not torch.equal(edges, edges[first]):
-        raise ValueError("inputs that share their edges must have edges of the same kinds")
+        raise ValueError(
+            "inputs that share their edges must be alike: their edges of the same kinds, pruned "
+            "together, and not in groups that are to be separated"
+        )

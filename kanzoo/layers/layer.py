@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kanzoo.bases.base import GridBasis
+from kanzoo.layers.constraint import monotone_on_data
 from kanzoo.layers.edges import STRUCTURE, EdgeLayer, check_loaded
 from kanzoo.layers.expansion import Expansion
 from kanzoo.layers.grid import (
@@ -174,7 +175,11 @@ class KANLayer(EdgeLayer):
         if self.expansion.residual is not None:
             matrix = F.pad(matrix, (0, 1, 0, 1))
             matrix[:, -1, -1] = 1
-        self._set_effective(self.map_functions(before.detach(), matrix), self.edge_kind)
+        weight = self.map_functions(before.detach(), matrix)
+        kind = self.edge_kind
+        if kind is not None and sample is not None and len(sample) and weight.dim() == 3:
+            weight = monotone_on_data(weight.movedim(1, 0), kind, basis, sample).movedim(0, 1)
+        self._set_effective(weight, kind)
         share_from_first([self.weight.data, *basis.buffers()])
         return GridChange(self, matrix)
 

@@ -13,7 +13,8 @@ class Products(nn.Module):
 
     def __init__(self, features: int, products: int) -> None:
         super().__init__()
-        check_products("products", products, features)
+        if not 0 <= products <= features:
+            raise ValueError(f"products must be from 0 to {features} features, got {products}")
         self.features, self.products = features, products
 
     def forward(self, x: Tensor) -> Tensor:
@@ -35,11 +36,3 @@ def node_of(features: int, products: int) -> list[int]:
     """The node that every input of `Products(features, products)` leads to."""
     sums = features - products
     return [*range(sums), *(sums + pair // 2 for pair in range(2 * products))]
-
-
-def check_products(name: str, products: object, features: int) -> None:
-    """Raise `ValueError` unless so many of the features can be products."""
-    if isinstance(products, bool) or not isinstance(products, int):
-        raise ValueError(f"{name} must be a whole number, got {products!r}")
-    if not 0 <= products <= features:
-        raise ValueError(f"{name} must be from 0 to the {features} features, got {products}")
