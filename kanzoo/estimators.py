@@ -15,7 +15,8 @@ from torch.nn import functional as F
 
 from kanzoo.interpret.estimator import StackEstimator
 from kanzoo.interpret.formula import Formula
-from kanzoo.interpret.symbolic import EXACT, FormulaError, symbolic
+from kanzoo.interpret.search import EXACT, FormulaError
+from kanzoo.interpret.symbolic import symbolic
 
 LADDER = ((), (1,), (2,))  # hidden layers that are tried where a formula is looked for
 

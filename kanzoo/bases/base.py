@@ -27,6 +27,8 @@ class Basis(nn.Module, ABC):
     default_squash: ClassVar[str] = "none"
     default_residual: ClassVar[str | None] = "silu"
     zero_at_zero: ClassVar[bool] = False  # whether all functions are zero at zero
+    # Which coefficients make an increasing function: "ordered" ones, "positive" ones, or None.
+    rising: str | None = None
     feature_tensors: tuple[str, ...] = ()  # parameters and buffers with C as last dimension
 
     def __init__(self, in_features: int, num_functions: int) -> None:
@@ -46,6 +48,10 @@ class Basis(nn.Module, ABC):
         own = {name: getattr(self, name)[..., block] for name in self.feature_tensors}
         values: Tensor = torch.func.functional_call(self, own, (x,)) if own else self(x)
         return values
+
+    def rising_range(self) -> tuple[float, float]:
+        """The inputs for which `rising` holds."""
+        return -float("inf"), float("inf")
 
     @property
     @abstractmethod

@@ -146,6 +146,7 @@ class Bernstein(Basis):
     """
 
     default_squash: ClassVar[str] = "sigmoid"
+    rising = "ordered"
 
     def __init__(
         self,
@@ -166,6 +167,9 @@ class Bernstein(Basis):
             inner = [a + b for a, b in zip(falling[1:], rising[:-1], strict=True)]
             values = [falling[0], *inner, rising[-1]]
         return torch.stack(values)
+
+    def rising_range(self) -> tuple[float, float]:
+        return 0.0, 1.0
 
     @property
     def flops(self) -> int:
