@@ -6,18 +6,22 @@ Axes: N samples, C columns, O outputs.
 from typing import Any, Self
 
 import numpy as np
+import sympy
 import torch
-from sklearn.base import ClassifierMixin, RegressorMixin
+from sklearn.base import ClassifierMixin, RegressorMixin, clone
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 from torch.nn import functional as F
 
 from kanzoo.interpret.estimator import StackEstimator
-from kanzoo.interpret.formula import Formula
+from kanzoo.interpret.formula import Formula, make_symbols, tidy
+from kanzoo.interpret.problem import Problem, one_function
 from kanzoo.interpret.search import EXACT, FormulaError
-from kanzoo.interpret.symbolic import symbolic
+from kanzoo.interpret.symbolic import judge, symbolic
+from kanzoo.interpret.symmetry import simplify
 
+WIDEST = 9  # hidden layer of the network whose symmetries are looked for
 LADDER = ((), (1,), (2,))  # hidden layers that are tried where a formula is looked for
 
 
@@ -35,6 +39,7 @@ class KANRegressor(RegressorMixin, StackEstimator):
     """
 
     _squares = True
+    _use_symmetry = True
 
     def fit(self, X: Any, y: Any) -> Self:
         """Fit to X `(N, C)` and y `(N,)` or `(N, O)`."""
@@ -57,6 +62,9 @@ class KANRegressor(RegressorMixin, StackEstimator):
         """Fit, prune and read networks from the smallest up, until a formula fits exactly."""
         best: tuple[float, dict[str, Any]] | None = None
         failure: FormulaError | None = None
+        single = self._use_symmetry and self.hidden is None and y.shape[1] == 1
+        if single and self._by_symmetry(x, y):
+            return
         for hidden in LADDER if self.hidden is None else (self.hidden,):
             self._train(x, y, y.shape[1], hidden)
             self.prune()
@@ -73,6 +81,51 @@ class KANRegressor(RegressorMixin, StackEstimator):
             assert failure is not None
             raise failure
         self.__dict__.update(best[1])
+
+    def _by_symmetry(self, x: np.ndarray, y: Tensor) -> bool:
+        """Look for a formula of fewer variables; whether there is one within the tolerance."""
+        values = y[:, 0].numpy() * self._spread[0] + self._mean[0]
+        self._train(x, y, 1, (min(2 * x.shape[1] + 1, WIDEST),))
+        symbols = make_symbols(self._names())
+        whole = Problem(x, values, tuple(symbols), lambda e: e)
+        small = simplify(whole, self._smooth, _Smooth(self, x, values))
+        if small is whole and x.shape[1] > 1:
+            return False
+        found = self._leaf(small)
+        if found is None:
+            return False
+        raw, edges = found
+        index = np.arange(0, len(x), max(1, len(x) // 500))
+        neat = tidy(raw, symbols, x[index], values[index]) if raw.free_symbols else raw
+        network = self._outputs_of(x) * self._spread + self._mean
+        try:
+            self.formula_ = judge(
+                [[neat], [raw]], symbols, x, values[:, None], network, edges, self.tolerance
+            )
+        except FormulaError:
+            return False
+        return True
+
+    def _leaf(self, small: Problem) -> tuple[sympy.Expr, list[dict[str, Any]]] | None:
+        """The expression of what is left when all symmetries are used."""
+        if small.is_constant or not small.x.shape[1]:
+            return small.invert(sympy.Float(small.y.mean(), 17)), []
+        single = one_function(small) if small.x.shape[1] == 1 else None
+        if single is not None:
+            return single
+        rest = clone(self)
+        rest._use_symmetry = False
+        try:
+            rest.fit(small.x, small.y)
+        except FormulaError:
+            return None
+        assert rest.formula_ is not None
+        own = dict(zip(rest.formula_.symbols, small.columns, strict=True))
+        return small.invert(rest.formula_.expression.subs(own)), rest.formula_.edges
+
+    def _smooth(self, x: np.ndarray, y: np.ndarray) -> "_Smooth":
+        hidden = (min(2 * x.shape[1] + 1, WIDEST),)
+        return _Smooth(clone(self).set_params(formula=None, hidden=hidden).fit(x, y), x, y)
 
     def predict(self, X: Any) -> np.ndarray:
         """Values for X `(N, C)`: `(N,)`, or `(N, O)` if fitted to such; by the formula if asked."""
@@ -106,6 +159,24 @@ class KANRegressor(RegressorMixin, StackEstimator):
         tags = super().__sklearn_tags__()
         tags.target_tags.multi_output = True
         return tags
+
+
+class _Smooth:
+    """A fitted regressor as `kanzoo.interpret.symmetry` takes it."""
+
+    def __init__(self, model: KANRegressor, x: np.ndarray, y: np.ndarray) -> None:
+        self.model = model
+        values, _ = self.gradient(x)
+        self.error = float(np.sqrt(np.square(values - y).mean()) / (y.std() or 1.0))
+
+    def gradient(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Values `(N,)` and derivatives `(N, C)`."""
+        model = self.model
+        z = model._scaled(x).requires_grad_()
+        output = model.network_(z)[:, 0]
+        (slopes,) = torch.autograd.grad(output.sum(), z)
+        height, scale = float(model._mean[0]), float(model._spread[0])
+        return output.detach().numpy() * scale + height, slopes.numpy() * scale / model._scale
 
 
 class KANClassifier(ClassifierMixin, StackEstimator):

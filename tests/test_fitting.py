@@ -14,7 +14,8 @@ from kanzoo import KANLinear, get_basis
 from kanzoo.config import compose
 from kanzoo.data.functions import Functions
 from kanzoo.engine.grid import GridSchedule, refined_params
-from kanzoo.engine.optim import LBFGS, build_optimizer
+from kanzoo.engine.lbfgs import LBFGS
+from kanzoo.engine.optim import build_optimizer
 from kanzoo.engine.task import Task
 from kanzoo.layers.grid import adjust_optimizer
 from kanzoo.layers.lstsq import fit_least_squares

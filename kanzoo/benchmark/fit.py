@@ -1,4 +1,11 @@
-"""A whole fit of a small KAN by LBFGS, against pykan where that is installed."""
+"""A whole fit of a small KAN by LBFGS, against pykan where that is installed.
+
+Both do the same: float64, the same points, `steps` times 20 iterations of LBFGS with a history of
+10 and a strong Wolfe line search, about 1.15 evaluations of loss and gradients an iteration, and
+the grids moved to their data before every fifth of the first 50 steps. pykan is at its fastest:
+`speed()`, no symbolic branch, no regularisation, a test set of 10 points. Here loss and gradients
+come from `kanzoo.interpret.squares` where there is a compiler, else from autograd.
+"""
 
 import importlib
 import time
@@ -14,6 +21,7 @@ from torch import Tensor, nn
 from kanzoo.bases.base import get_basis
 from kanzoo.data.functions import Functions
 from kanzoo.engine.optim import build_optimizer
+from kanzoo.interpret.squares import squares_of
 from kanzoo.layers.factory import LayerFactory
 from kanzoo.layers.kan import KANLinear
 from kanzoo.models.mlp import MLP
@@ -55,12 +63,13 @@ def fit_here(x: Tensor, y: Tensor, steps: int) -> float:
     net: nn.Module = MLP((2,), 1, factory, widths=[WIDTHS[1]], norm="none").double()
     optimizer = build_optimizer(options("optim", "lbfgs"), net)
 
-    def closure() -> Tensor:
+    def autograd() -> Tensor:
         optimizer.zero_grad()
         loss = (net(x) - y).square().mean()
         loss.backward()
         return loss
 
+    closure = squares_of(net, x, y) or autograd
     for step in range(steps):
         if step % UPDATE_EVERY == 0 and step < UPDATE_UNTIL:
             seen = x
@@ -69,6 +78,7 @@ def fit_here(x: Tensor, y: Tensor, steps: int) -> float:
                 following = layer(seen).detach()
                 layer.update_grid(seen).adjust(optimizer)
                 seen = following
+            closure = squares_of(net, x, y) or autograd
         optimizer.step(closure)  # type: ignore[arg-type]
     return float(closure().detach().sqrt())
 

@@ -2,7 +2,6 @@
 
 import inspect
 import math
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -46,35 +45,6 @@ def build_optimizer(node: dict[str, Any], net: nn.Module) -> torch.optim.Optimiz
     if not isinstance(optimizer, torch.optim.Optimizer):
         raise ValueError(f"optim {node['_target_']} is not a torch.optim.Optimizer")
     return optimizer
-
-
-class LBFGS(torch.optim.LBFGS):
-    """PyTorch's LBFGS that goes on where losses are small, as they are for exact fits.
-
-    PyTorch leaves steps out of the history where the product of step and change of gradient is
-    below 1e-10, an absolute number: at a loss of 1e-9 it stands still. Multiplying loss and
-    gradients changes nothing else, since a quasi-Newton step does not depend on their scale.
-    """
-
-    def __init__(self, params: Any, *, loss_scale: float = 1e10, **options: Any) -> None:
-        if not 0 < loss_scale < math.inf:
-            raise ValueError(f"optim.loss_scale must be a positive number, got {loss_scale}")
-        super().__init__(params, **options)
-        self.loss_scale = loss_scale
-
-    def step(self, closure: Callable[[], Any]) -> Any:  # type: ignore[override]
-        """One step of up to `max_iter` iterations; `closure` works out the loss and gradients."""
-
-        def scaled() -> Any:
-            loss = closure()
-            for group in self.param_groups:
-                for parameter in group["params"]:
-                    if parameter.grad is not None:
-                        parameter.grad.mul_(self.loss_scale)
-            return None if loss is None else loss * self.loss_scale
-
-        loss = super().step(scaled)
-        return None if loss is None else loss / self.loss_scale
 
 
 def is_lbfgs(node: dict[str, Any]) -> bool:

@@ -171,9 +171,11 @@ class StackEstimator(BaseEstimator):
 
     def _outputs(self, X: Any) -> np.ndarray:
         check_is_fitted(self)
-        X = validate_data(self, X, reset=False, dtype=np.float64)
+        return self._outputs_of(validate_data(self, X, reset=False, dtype=np.float64))
+
+    def _outputs_of(self, x: np.ndarray) -> np.ndarray:
         with torch.no_grad():
-            return self.network_(self._scaled(X)).numpy()
+            return self.network_(self._scaled(x)).numpy()
 
     def _names(self) -> list[str]:
         own = getattr(self, "feature_names_in_", None)

@@ -10,6 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, jacrev, vmap
 
+from kanzoo.engine.lbfgs import LBFGS
+from kanzoo.interpret.squares import squares_of
+
 log = logging.getLogger("kanzoo")
 
 MAX_JACOBIAN = 20_000_000  # numbers of a Jacobian that are still worth their memory
@@ -133,7 +136,7 @@ def fit_lbfgs(
     """
     parameters = [p for p in net.parameters() if p.requires_grad]
     if parameters:
-        optimizer = torch.optim.LBFGS(
+        optimizer = LBFGS(
             parameters,
             max_iter=steps,
             history_size=20,
@@ -142,15 +145,21 @@ def fit_lbfgs(
             line_search_fn="strong_wolfe",
         )
         best: tuple[float, list[Tensor]] = (float("inf"), [])
+        squares = loss is nn.functional.mse_loss and penalty is None
+        direct = squares_of(net, x, y) if squares else None
 
-        def closure() -> Tensor:
-            nonlocal best
+        def autograd() -> Tensor:
             optimizer.zero_grad()
             value = loss(net(x), y)
             value = value if penalty is None else value + penalty()
-            if float(value.detach()) < best[0]:
-                best = (float(value.detach()), [p.detach().clone() for p in parameters])
             value.backward()
+            return value.detach()
+
+        def closure() -> Tensor:
+            nonlocal best
+            value = autograd() if direct is None else direct()
+            if float(value) < best[0]:
+                best = (float(value), [p.detach().clone() for p in parameters])
             return value
 
         optimizer.step(closure)

@@ -279,7 +279,7 @@ def _exact_values(value: float, roots: bool = True) -> list[tuple[float, Any]]:
         found.append((abs(value), sympy.Integer(0)))
     if abs(value) < 1e-9:
         return found
-    for unit, bound in ((sympy.Integer(1), 12), (sympy.pi, 8), (1 / sympy.pi, 4)):
+    for unit, bound in ((sympy.Integer(1), 12), (sympy.pi, 8), (1 / sympy.pi, 4), (sympy.pi**2, 2)):
         ratio = value / float(unit)
         for denominator in range(1, bound + 1):
             nearest = round(ratio * denominator)

@@ -99,21 +99,21 @@ def symbolic(
         tidy(e, symbols, points[index], truth[index, k]) if e.free_symbols else e
         for k, e in enumerate(raw)
     ]
-    return _judge([tidied, raw], symbols, points, truth, said, fits, tolerance, max_error)
+    edges = [edge_record(*place, fit) for place, fit in sorted(fits.items(), key=lambda e: e[0])]
+    return judge([tidied, raw], symbols, points, truth, said, edges, tolerance, max_error)
 
 
-def _judge(
+def judge(
     choices: list[list[sympy.Expr]],
     symbols: list[sympy.Symbol],
     x: np.ndarray,
     y: np.ndarray,
     network: np.ndarray,
-    fits: dict[tuple[int, int, int], EdgeFit],
+    edges: list[dict[str, Any]],
     tolerance: float,
-    max_error: float | None,
+    max_error: float | None = None,
 ) -> Formula:
     """The first choice that is within the tolerance on all data; `FormulaError` if none is."""
-    edges = [edge_record(*place, fit) for place, fit in sorted(fits.items(), key=lambda e: e[0])]
     spread = float(y.std()) or 1.0
     error = _error(network, y)
     for expressions in choices:
@@ -131,12 +131,11 @@ def _judge(
         if formula.rmse_formula <= min(allowed, spread * (max_error or float("inf"))):
             log.info("formula %s", formula)
             return formula
-    worst = min(edges, key=lambda e: e["r2"])
-    raise FormulaError(
-        f"the formula misses the data by {formula.rmse_formula:.3g}, the network by {error:.3g}; "
-        f"the least sure edge is {say_edge(worst['layer'], worst['i'], worst['o'])}",
-        formula,
-    )
+    text = f"the formula misses the data by {formula.rmse_formula:.3g}, the network by {error:.3g}"
+    if edges:
+        worst = min(edges, key=lambda e: e["r2"])
+        text += f"; the least sure edge is {say_edge(worst['layer'], worst['i'], worst['o'])}"
+    raise FormulaError(text, formula)
 
 
 def _error(values: np.ndarray, y: np.ndarray) -> float:

@@ -53,9 +53,15 @@ def linear(
     # A squash that looks at other features or rows cannot be computed a block at a time.
     if backend == "dense" or (backend == "blocked" and not expansion.squash_is_elementwise):
         return dense_linear(expansion(x), weight, bias)
-    wide = expansion.wide(x)
-    if isinstance(expansion.basis, BSpline):
-        compiled = backend == "compiled"
+    wide, basis = expansion.wide(x), expansion.basis
+    if isinstance(basis, BSpline):
+        compiled, residual = backend == "compiled", expansion.residual
+        small = compiled and expansion.squash == "none"
+        if small and kernels.is_direct(wide, weight, bias, residual):
+            knots, order = basis.knots.to(wide.dtype), basis.spline_order
+            return kernels.direct_linear(
+                wide, weight, bias, residual, knots, order, basis.extrapolation
+            )
         compute = kernels.spline_linear if compiled else kernels.blocked_spline_linear
         inputs = expansion.squasher(wide)
         y = compute(inputs, *spline_arguments(expansion, wide, weight))

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from kanzoo.bases.base import get_basis
-from kanzoo.engine.optim import LBFGS
+from kanzoo.engine.lbfgs import LBFGS
 from kanzoo.layers.factory import LayerFactory
 from kanzoo.models.mlp import MLP
 from kanzoo.study.budget import count_params

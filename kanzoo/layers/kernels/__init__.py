@@ -7,6 +7,7 @@ from .compile import CompileError, is_available, unavailable_reason
 from .compiled import spline_linear
 from .convolution import spline_conv2d
 from .dense import dense_conv2d, dense_linear, spline_features
+from .direct import direct_linear, is_direct
 from .rational import group_rational
 from .recompute import recomputed_conv
 
@@ -17,8 +18,10 @@ __all__ = [
     "blocked_spline_linear",
     "dense_conv2d",
     "dense_linear",
+    "direct_linear",
     "group_rational",
     "is_available",
+    "is_direct",
     "recomputed_conv",
     "spline_conv2d",
     "spline_features",

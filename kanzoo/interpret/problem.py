@@ -1,0 +1,113 @@
+"""A function to be found in data, and simple functions of it that may be easier to find.
+
+Axes: N samples, C columns.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import sympy
+
+from kanzoo.interpret.formula import edge_record
+from kanzoo.interpret.library import fit_edge
+
+EXACT = 1e-6  # error, in deviations, of a function that fits
+Invert = Callable[[sympy.Expr], sympy.Expr]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """y `(N,)` as an unknown function of x `(N, C)`, the columns being expressions.
+
+    `invert` turns an expression for y into one for what was asked first.
+    """
+
+    x: np.ndarray
+    y: np.ndarray
+    columns: tuple[sympy.Expr, ...]
+    invert: Invert
+
+    @property
+    def is_constant(self) -> bool:
+        return bool(self.y.std() <= 1e-9 * abs(self.y.mean()))
+
+    def seen(self, view: "View") -> "Problem | None":
+        """The same for a function of y; None where y is outside of its domain."""
+        if not view.low <= self.y.min() <= self.y.max() <= view.high:
+            return None
+        with np.errstate(all="ignore"):
+            y = view.call(self.y)
+        own = self.invert
+        invert: Invert = lambda e: own(view.invert(e))  # noqa: E731
+        return Problem(self.x, y, self.columns, invert) if np.isfinite(y).all() else None
+
+    def reduced(self, y: np.ndarray, invert: Invert, drop: int, **new: Any) -> "Problem":
+        """Another y, a column less, and others replaced: `x_at={index: (values, expression)}`."""
+        x, columns = self.x.copy(), list(self.columns)
+        for place, (values, expression) in new.get("x_at", {}).items():
+            x[:, place], columns[place] = values, expression
+        keep = [k for k in range(len(columns)) if k != drop]
+        own = self.invert
+        return Problem(x[:, keep], y, tuple(columns[k] for k in keep), lambda e: own(invert(e)))
+
+
+@dataclass(frozen=True)
+class View:
+    """A function z of y: values, derivative by y, and how to get back to y."""
+
+    name: str
+    call: Callable[[np.ndarray], np.ndarray]
+    slope: Callable[[np.ndarray], np.ndarray]
+    invert: Invert
+    low: float = -np.inf
+    high: float = np.inf
+
+
+def _one(y: np.ndarray) -> np.ndarray:
+    return np.ones_like(y)
+
+
+HALF = np.pi / 2
+VIEWS = (
+    View("y", lambda y: y, _one, lambda e: e),
+    View("y^2", np.square, lambda y: 2 * y, sympy.sqrt, 0.0),
+    View("1/y", lambda y: 1 / y, lambda y: -1 / y**2, lambda e: 1 / e, 1e-12),
+    View("1/y^2", lambda y: y**-2.0, lambda y: -2 * y**-3.0, lambda e: 1 / sympy.sqrt(e), 1e-12),
+    View("log y", np.log, lambda y: 1 / y, sympy.exp, 1e-12),
+    View("exp y", np.exp, np.exp, sympy.log, -30.0, 30.0),
+    View("sin y", np.sin, np.cos, sympy.asin, -HALF, HALF),
+    View("cos y", np.cos, lambda y: -np.sin(y), sympy.acos, 0.0, np.pi),
+    View("tan y", np.tan, lambda y: 1 / np.cos(y) ** 2, sympy.atan, -HALF + 1e-3, HALF - 1e-3),
+    View("sqrt y", np.sqrt, lambda y: 0.5 / np.sqrt(y), lambda e: e**2, 1e-12),
+)
+
+
+def views(problem: Problem) -> Iterator[tuple[View, Problem]]:
+    """The problem itself and those of simple functions of y, where they are defined."""
+    for view in VIEWS:
+        seen = problem.seen(view)
+        if seen is not None:
+            yield view, seen
+
+
+def one_function(problem: Problem) -> tuple[sympy.Expr, list[dict[str, Any]]] | None:
+    """The problem of one column solved by one function of the library, if one fits exactly.
+
+    Returns the expression of what was asked first, and what the edge became.
+    """
+    best: tuple[int, Problem, Any] | None = None
+    for view, seen in views(problem):
+        spread = float(seen.y.std()) or 1.0
+        for fit in fit_edge(seen.x[:, 0], seen.y):
+            error = float(np.sqrt(np.square(fit(seen.x[:, 0]) - seen.y).mean()))
+            cost = fit.function.complexity + 2 * (view.name != "y")
+            if error < EXACT * spread and (best is None or cost < best[0]):
+                best = cost, seen, fit
+    if best is None:
+        return None
+    _, seen, fit = best
+    a, b, c, d = (sympy.Float(value, 17) for value in (fit.a, fit.b, fit.c, fit.d))
+    expression = c * fit.function.symbol(a * seen.columns[0] + b) + d
+    return seen.invert(expression), [edge_record(0, 0, 0, fit)]

@@ -1,0 +1,125 @@
+"""The squared error of small stacks and its gradient, straight by the kernels.
+
+A line search evaluates a small network thousands of times, and most of the time goes into Python
+and autograd. Here all memory and all arguments of the kernels are made once.
+
+Axes: N samples, C inputs, O outputs of a layer.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kanzoo.bases.spline import BSpline
+from kanzoo.interpret.stack import stack_of
+from kanzoo.layers.backend import choose
+from kanzoo.layers.kan import KANLinear
+from kanzoo.layers.kernels import direct
+
+
+def squares_of(net: nn.Module, x: Tensor, y: Tensor) -> "StackSquares | None":
+    """The error of a network as a closure, or None for networks that it cannot compute.
+
+    These are plain stacks of `KANLinear` with B-splines and nothing pruned, where there is a
+    compiler. Grids and dtypes must not change afterwards. Shapes: x `(N, C)`, y `(N, O)`.
+    """
+    try:
+        layers = stack_of(net, x)
+    except ValueError:
+        return None
+    trained = sum(p.numel() for p in net.parameters() if p.requires_grad)
+    own = sum(p.numel() for layer in layers for p in (layer.weight, layer.bias) if p is not None)
+    plain = trained == own and all(
+        layer.edge_mask is None
+        and layer.expansion.squash == "none"
+        and isinstance(layer.expansion.basis, BSpline)
+        and choose(layer.expansion, layer.weight, x, layer.backend) == "compiled"
+        and direct.is_direct(x, layer.weight, layer.bias, layer.expansion.residual)
+        for layer in layers
+    )
+    return StackSquares(layers, x, y) if plain else None
+
+
+class StackSquares:
+    """A closure for LBFGS: the mean squared error of a stack, gradients in `grad` as usual."""
+
+    def __init__(self, layers: Sequence[KANLinear], x: Tensor, y: Tensor) -> None:
+        self.y = y
+        self.passes: list[_Pass] = []
+        for layer in layers:
+            self.passes.append(_Pass(layer, self.passes[-1].y if self.passes else x))
+        last = self.passes[-1].grad_y
+        for first, second in zip(self.passes, self.passes[1:], strict=False):
+            second.bind_backward(first.grad_y)
+        self.passes[0].bind_backward(None)
+        self.error, self.scale = last, 2 / y.numel()
+
+    @torch.no_grad()
+    def __call__(self) -> Tensor:
+        for part in self.passes:
+            part.forward()
+        torch.sub(self.passes[-1].y, self.y, out=self.error)
+        flat = self.error.view(-1)
+        loss = flat.dot(flat) / len(flat)
+        self.error.mul_(self.scale)
+        for part in reversed(self.passes):
+            part.backward()
+        return loss
+
+
+class _Pass:
+    """One layer, from its inputs in one tensor to its outputs in another, and back."""
+
+    def __init__(self, layer: KANLinear, x: Tensor) -> None:
+        own = layer.expansion
+        assert isinstance(own.basis, BSpline)
+        self.x, self.residual = x.contiguous(), own.residual
+        self.layer = layer
+        self.weight = layer.weight.detach()
+        self.knots = own.basis.knots.to(x.dtype).contiguous()
+        self.order, self.mode = own.basis.spline_order, own.basis.extrapolation
+        self.y = x.new_empty(len(x), layer.out_features)
+        self.grad_y = torch.empty_like(self.y)
+        self.bias = x.new_zeros(layer.out_features) if layer.bias is None else layer.bias.detach()
+        self.branch = torch.empty_like(x) if self.residual == "silu" else self.x
+        self.through = torch.empty_like(x)
+        layer.weight.grad = torch.zeros_like(layer.weight)
+        self.grad_weight = layer.weight.grad
+        self.run_forward = self._bound("forward", (self.x, self.weight, self.knots, self.y))
+        self.grad_x: Tensor | None = None
+
+    def bind_backward(self, grad_x: Tensor | None) -> None:
+        self.grad_x = grad_x
+        tensors = (self.grad_y, self.x, self.weight, self.knots, grad_x, self.grad_weight)
+        self.run_backward = self._bound("backward", tensors)
+
+    def _bound(self, name: str, tensors: tuple[Tensor | None, ...]) -> Callable[[], Any]:
+        shapes = (self.x.shape, self.weight.shape, self.knots.shape)
+        sizes = direct.sizes_of(*shapes, self.order, self.mode, torch.get_num_threads())
+        return direct.bound(f"kanzoo_linear_{name}", self.order, tensors, sizes)
+
+    def forward(self) -> None:
+        if self.residual is None:
+            self.y.copy_(self.bias)
+        else:
+            if self.residual == "silu":
+                torch.ops.aten.silu.out(self.x, out=self.branch)
+            torch.addmm(self.bias, self.branch, self.weight[:, -1], out=self.y)
+        self.run_forward()
+
+    def backward(self) -> None:
+        self.run_backward()
+        if self.layer.bias is not None:
+            self.layer.bias.grad = self.grad_y.sum(0)
+        if self.residual is None:
+            return
+        torch.mm(self.branch.t(), self.grad_y, out=self.grad_weight[:, -1])
+        if self.grad_x is not None:
+            torch.mm(self.grad_y, self.weight[:, -1].t(), out=self.through)
+            if self.residual == "silu":
+                torch.ops.aten.silu_backward.grad_input(
+                    self.through, self.x, grad_input=self.through
+                )
+            self.grad_x.add_(self.through)
