@@ -12,9 +12,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kanzoo.bases.base import Basis, BasisFactory, as_factory
-from kanzoo.layers.backend import blocked_conv, check_backend, choose, conv2d
+from kanzoo.layers.backend import (
+    aten_options,
+    blocked_conv,
+    check_backend,
+    choose,
+    conv2d,
+    function_plan,
+)
 from kanzoo.layers.expansion import Expansion
-from kanzoo.layers.kernels import recomputed_conv
+from kanzoo.layers.kernels import function_conv, recomputed_conv
 from kanzoo.layers.layer import KANLayer, check_channels, check_sizes, weighted_sum
 
 Sizes = int | tuple[int, ...]
@@ -122,18 +129,25 @@ class ConvLayer(KANLayer):
         self, pixels: Tensor, weight: Tensor, operator: Callable[..., Tensor], **options: Any
     ) -> Tensor:
         """The plain operator on the features of all pixels, `options` as it takes them."""
+        plan = None
+        if not torch.is_autocast_enabled(pixels.device.type):
+            plan = function_plan(self.expansion, weight, pixels, self.backend, options["groups"])
         chosen = choose(self.expansion, self.weight, pixels, self.backend, type(self).__name__)
         # Statistics over the batch would be updated again when the features are.
-        if chosen == "dense" or self.expansion.squash == "batch":
+        if plan is None and (chosen == "dense" or self.expansion.squash == "batch"):
             return operator(self.features(pixels), weight, self.bias, **options)
         batched = pixels.dim() == self.dims + 2
         images = pixels if batched else pixels.unsqueeze(0)
         none, transposed = (0,) * self.dims, operator is TRANSPOSED.get(self.dims)
         full = {"padding": none, "output_padding": none, "transposed": transposed, **options}
-        y = blocked_conv(self.expansion, weight, images, full)
-        if y is None:
-            parameters = [p for p in self.expansion.parameters() if p.requires_grad]
-            y = recomputed_conv(self.features, images, weight, parameters, **full)
+        parameters = [p for p in self.expansion.parameters() if p.requires_grad]
+        if plan is not None:
+            arguments = (self.expansion.wide(images), weight, parameters)
+            y = function_conv(plan, self.features, *arguments, aten_options(full))
+        else:
+            y = blocked_conv(self.expansion, weight, images, full)
+            if y is None:
+                y = recomputed_conv(self.features, images, weight, parameters, **full)
         y = y if self.bias is None else y + self.bias.view(-1, *[1] * self.dims)
         return y if batched else y.squeeze(0)
 
