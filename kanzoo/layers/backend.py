@@ -53,8 +53,8 @@ def linear(
     if plan is not None:
         parameters = [p for p in expansion.parameters() if p.requires_grad]
         wide = expansion.wide(x)
-        y = kernels.function_linear(plan, expansion.on_features, wide, weight, parameters)
-        return _as_dense(y if bias is None else y + bias, weight)
+        y = kernels.function_linear(plan, expansion.on_features, wide, weight, bias, parameters)
+        return _as_dense(y, weight)
     backend = choose(expansion, weight, x, backend)
     # A squash that looks at other features or rows cannot be computed a block at a time.
     if backend == "dense" or (backend == "blocked" and not expansion.squash_is_elementwise):

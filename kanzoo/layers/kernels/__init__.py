@@ -8,7 +8,7 @@ from .compiled import spline_linear
 from .convolution import spline_conv2d
 from .dense import dense_conv2d, dense_linear, spline_features
 from .functions import Plan, function_linear, has_functions
-from .functions_conv import function_conv
+from .functions_conv import function_conv, pad
 from .rational import group_rational
 from .recompute import recomputed_conv
 
@@ -25,6 +25,7 @@ __all__ = [
     "group_rational",
     "has_functions",
     "is_available",
+    "pad",
     "recomputed_conv",
     "spline_conv2d",
     "spline_features",

@@ -23,7 +23,7 @@ def block_slices(x: Tensor, weight: Tensor) -> list[slice]:
     """Columns of x in blocks whose features take about ``BLOCK_BYTES``."""
     rows, inputs = x.shape
     most = max(BLOCK_BYTES // max(rows * weight.shape[1] * x.element_size(), 1), 1)
-    width = _even(inputs, most) if inputs else 1
+    width = even_size(inputs, most)
     return [slice(i, min(i + width, inputs)) for i in range(0, inputs, width)]
 
 
@@ -36,16 +36,16 @@ def blocks(x: Tensor, weight: Tensor, size: int | None = None) -> Iterator[tuple
     if rows == 0 or inputs == 0:
         return
     fit = max((size or BLOCK_BYTES) // (weight.shape[1] * x.element_size()), 1)  # inputs of a block
-    width = _even(inputs, min(MOST_COLUMNS, max(fit // min(rows, FEW_ROWS), 1)))
-    height = _even(rows, max(fit // width, 1))
+    width = even_size(inputs, min(MOST_COLUMNS, max(fit // min(rows, FEW_ROWS), 1)))
+    height = even_size(rows, max(fit // width, 1))
     for i in range(0, inputs, width):
         for n in range(0, rows, height):
             yield slice(n, min(n + height, rows)), slice(i, min(i + width, inputs))
 
 
-def _even(size: int, most: int) -> int:
+def even_size(size: int, most: int) -> int:
     """Size of at most ``most`` that divides into parts without a small remainder."""
-    return math.ceil(size / math.ceil(size / most))
+    return math.ceil(size / math.ceil(size / most)) if size else 1
 
 
 def whole(features: Features, x: Tensor, weight: Tensor) -> Tensor:

@@ -38,7 +38,7 @@ FAMILIES = (  # in the order of functions.cpp
 SQUASHES = ("none", "tanh", "sigmoid")
 RESIDUALS = (None, "identity", "relu", "silu", "tanh")
 LANES = 16  # numbers of a vector; rows shorter than that waste most of it
-BLOCK_BYTES = 1 << 20
+BLOCK_BYTES = 4 << 20
 
 
 @dataclass(frozen=True)
@@ -143,12 +143,21 @@ class _Planes:
 
 class _Linear(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, plan: Plan, features: Any, x: Tensor, weight: Tensor, *parameters: Tensor):  # type: ignore[no-untyped-def]
+    def forward(  # type: ignore[no-untyped-def]
+        ctx,
+        plan: Plan,
+        features: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        *parameters: Tensor,
+    ) -> Tensor:
         ctx.plan, ctx.features = plan, features
         ctx.save_for_backward(x, weight, *parameters)
         functions = Functions(plan, x)
         planes = _Planes(x, functions.total)
-        y = x.new_zeros(x.shape[0], weight.shape[2])
+        y = x.new_empty(x.shape[0], weight.shape[2])
+        y.copy_(bias) if bias is not None else y.zero_()
         for rows, block in blocks(x, weight, BLOCK_BYTES):
             part = x[rows, block]
             values = planes.get(*part.shape)
@@ -160,12 +169,13 @@ class _Linear(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad: Tensor):  # type: ignore[no-untyped-def]
         x, weight, *parameters = ctx.saved_tensors
+        need_x, need_weight, need_bias = ctx.needs_input_grad[2:5]
+        grad_bias = grad.sum(0) if need_bias else None
         if torch.is_grad_enabled():  # a second derivative will follow
-            every = differentiable_gradients(
+            grad_x, grad_weight, *found = differentiable_gradients(
                 lambda x, w: whole(ctx.features, x, w), x, weight, parameters, grad
             )
-            return None, None, *every
-        need_x, need_weight = ctx.needs_input_grad[2:4]
+            return None, None, grad_x, grad_weight, grad_bias, *found
         wanted = [p for p in parameters if p.requires_grad]
         grad_x = torch.empty_like(x) if need_x else None
         grad_weight = torch.empty_like(weight) if need_weight else None
@@ -186,7 +196,7 @@ class _Linear(torch.autograd.Function):
             if grad_weight is not None:
                 _add_products(values, g, grad_weight[block], first=rows.start == 0)
         found = functions.parameter_gradients(wanted) if wanted else []
-        return None, None, grad_x, grad_weight, *spread(iter(found), parameters)
+        return None, None, grad_x, grad_weight, grad_bias, *spread(iter(found), parameters)
 
 
 def _run_matrix(
@@ -221,10 +231,11 @@ def function_linear(
     features: Callable[[Tensor, slice], Sequence[Tensor] | Tensor],
     x: Tensor,
     weight: Tensor,
+    bias: Tensor | None = None,
     parameters: Sequence[Tensor] = (),
 ) -> Tensor:
-    """``blocked_linear`` with functions that the kernel knows: the same arguments and result."""
+    """``blocked_linear`` with functions that the kernel knows, and a bias."""
     flat = x.reshape(-1, x.shape[-1]).contiguous()
     with torch.autocast(x.device.type, enabled=False):
-        y: Tensor = _Linear.apply(plan, features, flat, weight, *parameters)
+        y: Tensor = _Linear.apply(plan, features, flat, weight, bias, *parameters)
     return y.reshape(*x.shape[:-1], weight.shape[2])
