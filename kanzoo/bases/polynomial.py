@@ -44,7 +44,9 @@ class Chebyshev(Basis):
 
 def recurrence(steps: list[tuple[float, float, float]]) -> Formula:
     """p_0 = 1, p_(n+1) = (a_n x + b_n) p_n - c_n p_(n-1) from (a_n, b_n, c_n); c_0 is not used."""
-    return Formula("recurrence", torch.tensor([*steps, (0.0, 0.0, 0.0)]).t().unsqueeze(-1))
+    return Formula(
+        "recurrence", torch.tensor([*steps, (0.0,) * 3], dtype=torch.float64).t().unsqueeze(-1)
+    )
 
 
 class ThreeTerm(Basis):
@@ -184,7 +186,7 @@ class Bernstein(Basis):
         if degree > 64:  # powers get too small
             return None
         binomials = [float(math.comb(degree, k)) for k in range(degree + 1)]
-        return Formula("bernstein", torch.tensor(binomials).view(1, -1, 1))
+        return Formula("bernstein", torch.tensor(binomials, dtype=torch.float64).view(1, -1, 1))
 
     @property
     def flops(self) -> int:

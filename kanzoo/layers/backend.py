@@ -167,7 +167,9 @@ def function_plan(
     expansion: Expansion, weight: Tensor, x: Tensor, backend: str, groups: int = 1
 ) -> kernels.Plan | None:
     """What a kernel needs to know if "auto" finds one for functions other than B-splines."""
-    if backend != "auto" or x.is_meta or not x.is_floating_point():
+    if torch.compiler.is_compiling() or torch.compiler.is_exporting():
+        return None
+    if backend != "auto" or x.device.type != "cpu" or not x.is_floating_point():
         return None
     large = x.numel() * expansion.num_functions >= SMALL
     if not large or isinstance(expansion.basis, BSpline) or expansion.basis.num_functions < 2:

@@ -142,7 +142,7 @@ class ConvLayer(KANLayer):
         none, transposed = (0,) * self.dims, operator is TRANSPOSED.get(self.dims)
         full = {"padding": none, "output_padding": none, "transposed": transposed, **options}
         plan = None
-        if not torch.is_autocast_enabled(pixels.device.type):
+        if not torch.is_autocast_enabled("cpu"):
             plan = function_plan(self.expansion, weight, images, self.backend, options["groups"])
         parameters = [p for p in self.expansion.parameters() if p.requires_grad]
         if plan is not None:
@@ -163,9 +163,10 @@ class ConvLayer(KANLayer):
         # Statistics over the batch would be updated again when the features are.
         if chosen == "dense" or self.expansion.squash == "batch":
             return operator(self.features(pixels), weight, self.bias, **options)
-        y = blocked_conv(self.expansion, weight, images, full)
-        if y is None:
-            y = recomputed_conv(self.features, images, weight, parameters, **full)
+        found = blocked_conv(self.expansion, weight, images, full)
+        if found is None:
+            found = recomputed_conv(self.features, images, weight, parameters, **full)
+        y = found
         y = y if self.bias is None else y + self.bias.view(-1, *[1] * self.dims)
         return y if batched else y.squeeze(0)
 

@@ -61,13 +61,11 @@ class Plan:
 
 
 def has_functions(x: Tensor, weight: Tensor) -> bool:
-    """Whether the kernel can be used for tensors like these, now."""
+    """Whether the kernel can be used for tensors like these on the CPU, now."""
     return (
-        x.device.type == "cpu"
-        and x.dtype in REALS
+        x.dtype in REALS
         and x.dtype == weight.dtype
         and not is_transformed()
-        and not torch.compiler.is_compiling()
         and is_available(None, REALS[x.dtype])
     )
 
@@ -117,12 +115,13 @@ class Functions:
         if added is not None and self.gradient is not None:
             self.gradient[:2, :, block] += added
 
-    def parameter_gradients(self, parameters: Sequence[Tensor]) -> list[Tensor]:
-        """Gradients of the parameters, from what was added up for the table."""
+    def parameter_gradients(self, parameters: Sequence[Tensor]) -> list[Tensor | None]:
+        """Gradients of the parameters that want one, from what was added up for the table."""
         if self.gradient is None:
-            return [torch.zeros_like(p) for p in parameters]
-        found = torch.autograd.grad(self.table, parameters, self.gradient, materialize_grads=True)
-        return list(found)
+            return [torch.zeros_like(p) if p.requires_grad else None for p in parameters]
+        wanted = [p for p in parameters if p.requires_grad]
+        found = torch.autograd.grad(self.table, wanted, self.gradient, materialize_grads=True)
+        return spread(iter(found), parameters)
 
 
 class _Planes:
@@ -176,12 +175,11 @@ class _Linear(torch.autograd.Function):
                 lambda x, w: whole(ctx.features, x, w), x, weight, parameters, grad
             )
             return None, None, grad_x, grad_weight, grad_bias, *found
-        wanted = [p for p in parameters if p.requires_grad]
         grad_x = torch.empty_like(x) if need_x else None
         grad_weight = torch.empty_like(weight) if need_weight else None
         if grad_weight is not None and x.numel() == 0:
             grad_weight.zero_()
-        functions = Functions(ctx.plan, x, bool(wanted))
+        functions = Functions(ctx.plan, x, any(p.requires_grad for p in parameters))
         moving = need_x or functions.trained
         planes, backs = (_Planes(x, functions.total) for _ in range(2))
         for rows, block in blocks(x, weight, BLOCK_BYTES):
@@ -195,8 +193,8 @@ class _Linear(torch.autograd.Function):
             _run_matrix(functions, part, values if need_weight else None, block, back, into)
             if grad_weight is not None:
                 _add_products(values, g, grad_weight[block], first=rows.start == 0)
-        found = functions.parameter_gradients(wanted) if wanted else []
-        return None, None, grad_x, grad_weight, grad_bias, *spread(iter(found), parameters)
+        more = functions.parameter_gradients(parameters)
+        return None, None, grad_x, grad_weight, grad_bias, *more
 
 
 def _run_matrix(

@@ -4,7 +4,7 @@ Functions come before channels. With enough channels these are last in memory, a
 it most; few channels stay first, so that vectors run along pixels.
 
 Axes: b images of a block, C channels, T functions with the residual branch, S the pixels in any
-dimensions, P of them with the margins.
+dimensions.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -16,9 +16,10 @@ from torch import Tensor
 from .blocked import even_size
 from .blocked_conv import Options, channels_first, functions_first
 from .functions import LANES, Functions, Plan
-from .recompute import differentiable_gradients, operate, spread
+from .recompute import differentiable_gradients, operate
 
 BLOCK_BYTES = 4 << 20
+FEW_IMAGES = 8  # up to here margins cost less as pixels than as an image of their own
 FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
@@ -28,44 +29,23 @@ def pad(x: Tensor, margins: Sequence[int]) -> Tensor:
 
 
 class _Images:
-    """Blocks of images with their margins, and their functions as channels."""
+    """Blocks of images and their functions as channels."""
 
-    def __init__(self, x: Tensor, functions: Functions, margins: Sequence[int], groups: int):
-        self.x, self.functions, self.margins = x, functions, tuple(margins)
-        self.channels, self.inner = x.shape[1], x.shape[1] // groups
+    def __init__(self, x: Tensor, functions: Functions, groups: int) -> None:
+        self.functions, self.channels = functions, x.shape[1]
+        self.inner = x.shape[1] // groups
         self.last = functions.each or self.inner >= LANES
-        self.sides = [n + 2 * m for n, m in zip(x.shape[2:], self.margins, strict=True)]
-        size = max(self.channels * torch.Size(self.sides).numel(), 1)
-        fit = max(BLOCK_BYTES // (size * functions.total * x.element_size()), 1)
-        self.block = even_size(x.shape[0], fit)
-        self.planes = x.new_empty(self.block * size * functions.total)
-
-    def scratch(self) -> Tensor:
-        """Memory for the pixels of a block, zeros in the margins: (b, *P, C) or (b, C, *P)."""
-        sides = (*self.sides, self.channels) if self.last else (self.channels, *self.sides)
-        return self.x.new_zeros(self.block, *sides)
-
-    def inside(self, pixels: Tensor) -> Tensor:
-        """A view (b, C, *S) of such memory without the margins."""
-        shown = self.shown(pixels)
-        for dim, (margin, size) in enumerate(zip(self.margins, self.x.shape[2:], strict=True), 2):
-            shown = shown.narrow(dim, margin, size)
-        return shown
-
-    def shown(self, pixels: Tensor) -> Tensor:
-        """Pixels in the order of the memory as (b, .., *P)."""
-        return pixels.movedim(-1, 1) if self.last else pixels
+        self.x = x.movedim(1, -1) if self.last else x
+        size = max(x[:1].numel() * functions.total, 1)
+        self.block = even_size(x.shape[0], max(BLOCK_BYTES // (size * x.element_size()), 1))
+        self.planes = x.new_empty(self.block * size)
 
     def blocks(self) -> Iterator[tuple[slice, Tensor, Tensor]]:
         """Images, their pixels and memory for their functions, both in the order of the memory."""
-        memory, total = self.scratch(), self.functions.total
         for n in range(0, self.x.shape[0], self.block):
             images = slice(n, min(n + self.block, self.x.shape[0]))
-            pixels = memory[: images.stop - n]
-            self.inside(pixels).copy_(self.x[images])
-            shape = list(pixels.shape)
-            shape[-1 if self.last else 1] *= total
-            yield images, pixels, self.planes[: pixels.numel() * total].view(shape)
+            pixels = self.x[images].contiguous()
+            yield images, pixels, self.planes[: pixels.numel() * self.functions.total]
 
     def run(
         self,
@@ -74,8 +54,8 @@ class _Images:
         back: Tensor | None = None,
         grad: Tensor | None = None,
     ) -> None:
-        """The kernel on blocks of memory; ``back`` is (b, T C, *P) in any order."""
-        width = self.inner if self.last else self.inner * torch.Size(self.sides).numel()
+        """The kernel on blocks of memory; ``back`` is (b, T C, *S) in any order."""
+        width = self.inner if self.last else self.inner * pixels[0, 0].numel()
         rows = pixels.view(-1, width)  # pixels, or images, of every group
         if back is not None:
             back = (back.movedim(1, -1) if self.last else back).contiguous()
@@ -83,11 +63,51 @@ class _Images:
         strides = (width, self.functions.total * width)
         self.functions.run(rows, out, strides, slice(0, self.channels), back, into)
 
+    def shown(self, planes: Tensor, pixels: Tensor) -> Tensor:
+        """The functions of pixels as channels, (b, T C, *S)."""
+        shape = list(pixels.shape)
+        shape[-1 if self.last else 1] *= self.functions.total
+        return planes.view(shape).movedim(-1, 1) if self.last else planes.view(shape)
+
     def laid(self, grad: Tensor) -> Tensor:
         """A gradient (b, O, *S') in the order that convolutions of the planes prefer."""
         if not self.last or grad.dim() not in FORMATS:
             return grad.contiguous()
         return grad.contiguous(memory_format=FORMATS[grad.dim()])
+
+
+class _Margins:
+    """What margins add to every image: that of one with phi(0) there and zeros inside.
+
+    Pixels and functions of the zeros are as in ``_Images``, for a single pixel.
+    """
+
+    def __init__(self, every: _Images, margins: Sequence[int]) -> None:
+        self.every, self.margins = every, margins
+        sides = [1] * len(margins)
+        shape = (1, *sides, every.channels) if every.last else (1, every.channels, *sides)
+        self.zero = every.planes.new_zeros(shape)
+        values = torch.empty(every.functions.total * every.channels, dtype=self.zero.dtype)
+        every.run(self.zero, values)
+        self.values = every.shown(values, self.zero)  # (1, T C, 1, ..)
+
+    def image(self, sides: Sequence[int]) -> Tensor:
+        """Functions of an image of that size without its inside: (1, T C, *S with margins)."""
+        whole = [n + 2 * m for n, m in zip(sides, self.margins, strict=True)]
+        image = self.values.expand(-1, -1, *whole).clone()
+        self._inside(image, sides).zero_()
+        return image
+
+    def _inside(self, image: Tensor, sides: Sequence[int]) -> Tensor:
+        for dim, (margin, size) in enumerate(zip(self.margins, sides, strict=True), 2):
+            image = image.narrow(dim, margin, size)
+        return image
+
+    def take_back(self, back: Tensor, sides: Sequence[int]) -> None:
+        """Gradients of trained functions through such an image."""
+        self._inside(back, sides).zero_()
+        dims = list(range(2, back.dim()))
+        self.every.run(self.zero, None, back.sum(dims, keepdim=True))
 
 
 class _Conv(torch.autograd.Function):
@@ -105,22 +125,32 @@ class _Conv(torch.autograd.Function):
     ) -> Tensor:
         ctx.plan, ctx.features, ctx.margins, ctx.options = plan, features, margins, options
         ctx.save_for_backward(x, weight, *parameters)
-        every = _Images(x, Functions(plan, x), margins, options[-1])
+        every = _Images(x, Functions(plan, x), options[-1])
         turned = functions_first(weight, options, every.functions.total)
+        border = None
+        if any(margins):
+            image = _Margins(every, margins).image(x.shape[2:])
+            border = torch.ops.aten.convolution(image, turned, bias, *options)
+            bias, options = None, (options[0], list(margins), *options[2:])
         y = x.new_empty(0)
         for images, pixels, planes in every.blocks():
             every.run(pixels, planes)
-            part = torch.ops.aten.convolution(every.shown(planes), turned, bias, *options)
+            channels = every.shown(planes, pixels)
+            part = torch.ops.aten.convolution(channels, turned, bias, *options)
             if images.start == 0:
                 y = part.new_empty(x.shape[0], *part.shape[1:])
-            y[images] = part
+            if border is None:
+                y[images] = part
+            else:
+                torch.add(part, border, out=y[images])
         return y
 
     @staticmethod
     def backward(ctx, grad: Tensor):  # type: ignore[no-untyped-def]
         x, weight, *parameters = ctx.saved_tensors
         need_x, need_weight, need_bias = ctx.needs_input_grad[4:7]
-        grad_bias = grad.sum([0, *range(2, grad.dim())]) if need_bias else None
+        total = grad.sum(0, keepdim=True)
+        grad_bias = total.flatten(2).sum(2).squeeze(0) if need_bias else None
         if torch.is_grad_enabled():  # a second derivative will follow
             grad_x, grad_weight, *found = differentiable_gradients(
                 lambda x, w: operate(ctx.features, pad(x, ctx.margins), w, ctx.options, w.dtype),
@@ -130,31 +160,34 @@ class _Conv(torch.autograd.Function):
                 grad,
             )
             return None, None, None, None, grad_x, grad_weight, grad_bias, *found
-        wanted = [p for p in parameters if p.requires_grad]
-        functions = Functions(ctx.plan, x, bool(wanted))
-        every = _Images(x, functions, ctx.margins, ctx.options[-1])
+        functions = Functions(ctx.plan, x, any(p.requires_grad for p in parameters))
+        every = _Images(x, functions, ctx.options[-1])
         turned = functions_first(weight, ctx.options, functions.total)
-        grad_x = torch.empty_like(x) if need_x else None
-        memory = every.scratch() if need_x else None
+        backward, options = torch.ops.aten.convolution_backward, ctx.options
         grad_weight = torch.zeros_like(turned) if need_weight else None
+        if any(ctx.margins):
+            edge = _Margins(every, ctx.margins)
+            mask = [functions.trained, need_weight, False]
+            image = edge.image(x.shape[2:])
+            back, grad_weight, _ = backward(total, image, turned, None, *options, mask)
+            if functions.trained:
+                edge.take_back(back, x.shape[2:])
+            options = (options[0], list(ctx.margins), *options[2:])
+        grad_x = torch.empty_like(x) if need_x else None
         for images, pixels, planes in every.blocks():
-            back, into = None, None if memory is None else memory[: len(pixels)]
-            arguments = (every.laid(grad[images]), every.shown(planes), turned, None)
+            back, into = None, torch.empty_like(pixels) if need_x else None
+            channels = every.shown(planes, pixels)
+            arguments = (every.laid(grad[images]), channels, turned, None, *options)
             if need_x or functions.trained:
-                back, _, _ = torch.ops.aten.convolution_backward(
-                    *arguments, *ctx.options, [True, False, False]
-                )
+                back = backward(*arguments, [True, False, False])[0]
             every.run(pixels, planes if need_weight else None, back, into)
             if grad_x is not None and into is not None:
-                grad_x[images] = every.inside(into)
+                grad_x[images] = into.movedim(-1, 1) if every.last else into
             if grad_weight is not None:
-                _, part, _ = torch.ops.aten.convolution_backward(
-                    *arguments, *ctx.options, [False, True, False]
-                )
-                grad_weight += part
+                grad_weight += backward(*arguments, [False, True, False])[1]
         if grad_weight is not None:
             grad_weight = channels_first(grad_weight, ctx.options, functions.total)
-        more = spread(iter(functions.parameter_gradients(wanted) if wanted else []), parameters)
+        more = functions.parameter_gradients(parameters)
         return None, None, None, None, grad_x, grad_weight, grad_bias, *more
 
 
@@ -174,5 +207,7 @@ def function_conv(
     do; options: those of ``torch.ops.aten.convolution`` after the bias. Returns (B, out, *S').
     """
     with torch.autocast(x.device.type, enabled=False):
+        if len(x) < FEW_IMAGES:
+            x, margins = pad(x, margins), [0] * len(margins)
         y: Tensor = _Conv.apply(plan, features, margins, options, x, weight, bias, *parameters)
     return y
