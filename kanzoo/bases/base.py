@@ -16,6 +16,19 @@ from torch import Tensor, nn
 from kanzoo import registry
 
 
+@dataclass(frozen=True)
+class Formula:
+    """A basis as compiled code knows it: a family of functions and the numbers that set it apart.
+
+    `table` is `(J, K, C)`, or `(J, K, 1)` where all features have the same functions; what its rows
+    mean is up to the family. If any number is trained, the table has all features and a gradient.
+    """
+
+    family: str
+    table: Tensor
+    constants: tuple[float, ...] = ()
+
+
 class Basis(nn.Module, ABC):
     """Functions phi_1 .. phi_K, the same or one set per feature, evaluated on every feature.
 
@@ -52,6 +65,10 @@ class Basis(nn.Module, ABC):
     def rising_range(self) -> tuple[float, float]:
         """The inputs for which `rising` holds."""
         return -float("inf"), float("inf")
+
+    def formula(self) -> Formula | None:
+        """The same functions for compiled code, None where there is no such code for them."""
+        return None
 
     @property
     @abstractmethod

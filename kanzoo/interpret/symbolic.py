@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from kanzoo.interpret.fitting import rmse
 from kanzoo.interpret.formula import Formula, edge_record, evaluate, make_symbols, tidy
 from kanzoo.interpret.hybrid import HybridLinear
-from kanzoo.interpret.library import CONSTANT, EdgeFit
+from kanzoo.interpret.library import CONSTANT
 from kanzoo.interpret.search import FormulaError, say_edge, simplest
 from kanzoo.interpret.stack import check_finite, links_of
 
