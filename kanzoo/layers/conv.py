@@ -211,7 +211,20 @@ class KANConv(ConvLayer):
         margins = self.padding if any(self.padding) else None
         if self.expansion.zero_at_zero:  # the operator's own padding is phi(0), as it should
             margins, options["padding"] = None, self.padding
+        elif margins and self.expansion.num_functions == 1 and self.expansion.keeps_zero:
+            return self._around_zero(x, weight, options)
         return self.operate(x, weight.flatten(1, 2), CONVOLUTIONS[self.dims], margins, **options)
+
+    def _around_zero(self, x: Tensor, weight: Tensor, options: dict[str, Any]) -> Tensor:
+        """One function f: f(x) - f(0) is zero where the operator pads, and f(0) makes a bias."""
+        zero = self.features(x.new_zeros(self.in_features, *[1] * self.dims))
+        each = zero.view(self.groups, 1, -1)
+        sums = weight.flatten(2).sum(-1).unflatten(0, (self.groups, -1))  # (groups, O / groups, C)
+        bias = (sums * each).sum(-1).flatten()
+        bias = bias if self.bias is None else self.bias + bias
+        padded = {"padding": self.padding, **options}
+        operator = CONVOLUTIONS[self.dims]
+        return operator(self.features(x) - zero, weight.flatten(1, 2), bias, **padded)
 
     def map_functions(self, tensor: Tensor, matrix: Tensor) -> Tensor:
         matrix = matrix.to(tensor.device).unflatten(0, (self.groups, -1))

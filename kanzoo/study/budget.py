@@ -55,7 +55,7 @@ class _CountedExpansion(_Counted):
     def __init__(self, module: Expansion) -> None:
         super().__init__(module)
         self.num_functions = module.num_functions
-        self.zero_at_zero = module.zero_at_zero
+        self.zero_at_zero, self.keeps_zero = module.zero_at_zero, module.keeps_zero
         self.flops = module.flops
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
