@@ -41,6 +41,8 @@ def _job(config: Config) -> None:
             root=config["root"],
             symbolic=config["symbolic"],
             tolerance=config["tolerance"],
+            max_error=config["max_error"],
+            time_limit=config["time_limit"],
         )
     log.info("written: %s", page)
 
@@ -53,13 +55,16 @@ def explain(
     root: str | None = None,
     symbolic: bool = False,
     tolerance: float = 0.01,
+    max_error: float | None = None,
+    time_limit: float | None = 180.0,
 ) -> Path:
     """Write `explain/index.html` and its pictures into the folder of a run; returns the page.
 
     Shows the checkpoint `best`, or `last`, which every run has that has trained for an epoch. Of
     every KAN layer the strongest `edges` are drawn. With `symbolic`, a formula is looked for and
     written to `explain/formula.json`; its error may exceed the network's by `tolerance` standard
-    deviations of the targets. Raises `ValueError` for a folder without checkpoints and for a run
+    deviations of the targets, and be `max_error` of them in all; the search may take `time_limit`
+    seconds. Raises `ValueError` for a folder without checkpoints and for a run
     without KAN layers.
     """
     from kanzoo.interpret import graph, grids, ink
@@ -101,7 +106,8 @@ def explain(
         svg = file.with_name(f"{file.name}.svg")
         note = f"{len(layer.edges)} of {layer.scores.size} edges, the strongest first"
         pictures.append((layer.name, note, _picture(svg, figure, f"edges of {layer.name}")))
-    formula = _formula(target, net, prepared.dataset, tolerance, names) if symbolic else None
+    limits = {"tolerance": tolerance, "max_error": max_error, "time_limit": time_limit}
+    formula = _formula(target, net, prepared.dataset, names, limits) if symbolic else None
     result = RunDir(folder, config, "").result() if path.stem == "best" else None
     scores = result or {"val": evaluate(folder, path, "val", root), "test": {}, "reference": {}}
     context = {
@@ -127,13 +133,13 @@ def explain(
 
 
 def _formula(
-    target: Path, net: Any, dataset: Any, tolerance: float, names: Sequence[str] | None
+    target: Path, net: Any, dataset: Any, names: Sequence[str] | None, limits: dict[str, Any]
 ) -> dict[str, Any]:
     """What `formula.json` now holds; the page is written too where there is no formula."""
     from kanzoo.interpret.readout import read_formula
 
     try:
-        found = read_formula(copy.deepcopy(net), dataset, tolerance=tolerance, names=names)
+        found = read_formula(copy.deepcopy(net), dataset, names=names, **limits)
     except ValueError as error:
         found = {"expression": None, "failed": str(error)}
     if found["failed"]:
