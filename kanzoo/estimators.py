@@ -19,6 +19,7 @@ from kanzoo.interpret.formula import Formula, with_prior
 from kanzoo.interpret.search import EXACT, FormulaError
 from kanzoo.interpret.symbolic import symbolic
 
+FORMULA_RIDGE = 0.03  # of classifiers whose scores shall become formulas
 LADDER = ((), (1,), (2,))  # hidden layers that are tried where a formula is looked for
 
 
@@ -153,7 +154,8 @@ class KANClassifier(ClassifierMixin, StackEstimator):
 
     As `KANRegressor`, fitted to the cross-entropy by LBFGS with a small ridge. A formula is one of
     every class' score (logit); `formula="auto"` looks for one without hidden layers unless `hidden`
-    is given, a sum of functions of the columns.
+    is given, a sum of functions of the columns. Scores need not be exact to tell classes apart: a
+    `tolerance` of 0.05 or 0.1 finds formulas more often than the default.
     """
 
     _squares = False
@@ -171,7 +173,10 @@ class KANClassifier(ClassifierMixin, StackEstimator):
         self.classes_, codes = np.unique(y, return_inverse=True)
         if len(self.classes_) < 2:
             raise ValueError(f"the labels have one class only, {self.classes_[0]!r}")
-        hidden = () if self.formula == "auto" and self.hidden is None else None
+        automatic = self.formula == "auto"
+        # Smooth scores, which are as good at telling classes apart, have simpler formulas.
+        self._ridge = FORMULA_RIDGE if automatic else type(self)._ridge
+        hidden = () if automatic and self.hidden is None else None
         self._train(X, torch.as_tensor(codes), len(self.classes_), hidden)
         self.formula_: Formula | None = None
         if self.formula == "auto":

@@ -69,6 +69,7 @@ def explain(
     """
     from kanzoo.interpret import graph, grids, ink
     from kanzoo.interpret.edges import edge_functions
+    from kanzoo.interpret.scores import contrast
     from kanzoo.interpret.stack import is_kan
 
     if edges < 1:
@@ -98,7 +99,7 @@ def explain(
         inputs = _input_scores(layers[0], names)
     except ValueError as error:
         reason = f"Not drawn: {error}."
-    pictures = []
+    pictures, parts = [], contrast(net, x)
     for layer in layers:
         file = target / f"edges-{_plain(layer.name)}"
         figure = grids.draw(layer.edges)
@@ -122,7 +123,7 @@ def explain(
         "formula": formula,
         "metrics": _metrics(scores),
         "reference_name": prepared.dataset.reference_name,
-        "layers": [_layer_row(layer) for layer in layers],
+        "layers": [_layer_row(layer, parts[layer.name].global_share) for layer in layers],
         "pictures": pictures,
         "animation": _data_url(folder / "pictures" / "edges.gif"),
         "facts": _facts(config, result),
@@ -232,7 +233,7 @@ def _metrics(scores: dict[str, Any]) -> list[dict[str, str]]:
     ]
 
 
-def _layer_row(found: "LayerEdges") -> dict[str, Any]:
+def _layer_row(found: "LayerEdges", global_share: float) -> dict[str, Any]:
     """A row of the table of layers."""
     import numpy as np
 
@@ -254,6 +255,7 @@ def _layer_row(found: "LayerEdges") -> dict[str, Any]:
         "functions": layer.expansion.num_functions,
         "edges": f"{scores.size:,}",
         "params": f"{layer.num_params:,}",
+        "global": f"{100 * global_share:.0f} %",
         "strongest": f"{scores[0]:.3g}",
         "median": f"{np.median(scores):.3g}",
         "few": f"{few:,} ({100 * few / scores.size:.0f} %)",

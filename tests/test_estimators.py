@@ -164,20 +164,30 @@ def test_a_monotone_regressor_is_so_everywhere() -> None:
     assert model.score(frame, y) > 0.8
 
 
-@pytest.mark.parametrize("classes", [2, 3])
-def test_a_classifier_becomes_formulas_of_its_scores(classes: int) -> None:
+@pytest.mark.slow
+def test_a_classifier_goes_all_the_way_to_formulas_of_its_scores() -> None:
     frame, _ = table(300)
     score = frame.mass - frame.speed / 2
-    y = np.digitize(score, np.quantile(score, np.arange(1, classes) / classes)).astype(str)
-    model = kanzoo.KANClassifier(
-        hidden=(), grid_sizes=(3,), formula="auto", random_state=0, tolerance=0.05
-    ).fit(frame, y)
+    y = np.digitize(score, np.quantile(score, [1 / 3, 2 / 3])).astype(str)
+    model = kanzoo.KANClassifier(formula="auto", random_state=0, tolerance=0.05).fit(frame, y)
     assert model.score(frame, y) > 0.95
     formula = model.formula_
-    assert len(formula.expressions) == classes
+    assert len(formula.expressions) == 3
     scores = formula(frame.to_numpy())
     assert (model.classes_[scores.argmax(1)] == model.predict(frame)).mean() > 0.97
     assert {str(s) for e in formula.expressions for s in e.free_symbols} <= {"mass", "speed"}
+
+
+def test_a_classifier_has_a_formula_of_every_class() -> None:
+    frame, y = table(80)
+    labels = np.array(["low", "high"])[(y > np.median(y)).astype(int)]
+    model = kanzoo.KANClassifier(hidden=(), grid_sizes=(2,), spline_order=2, random_state=0)
+    formula = model.fit(frame, labels).symbolic(functions=["x", "x^2"], tolerance=0.5)
+    assert formula is model.formula_
+    scores = formula(frame.to_numpy())
+    assert (model.classes_[scores.argmax(1)] == labels).mean() > 0.85
+    with pytest.raises(ValueError, match="2 outputs"):
+        _ = formula.expression
 
 
 def test_estimators_draw_their_networks_with_the_columns_names(tmp_path: Path) -> None:
