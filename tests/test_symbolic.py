@@ -10,10 +10,12 @@ import torch
 from torch import nn
 
 import kanzoo
+from kanzoo.data.functions import Functions
 from kanzoo.interpret import search
 from kanzoo.interpret.fitting import fit_squares, rmse
 from kanzoo.interpret.formula import make_symbols, tidy
 from kanzoo.interpret.library import LIBRARY, fit_edge, get_function
+from kanzoo.interpret.readout import read_formula
 from kanzoo.interpret.symbolic import FormulaError, symbolic
 
 F64 = torch.float64
@@ -209,3 +211,19 @@ def test_the_error_against_the_data_is_told_and_limited() -> None:
     exact = net(x).detach()
     with pytest.raises(FormulaError):
         symbolic(net, x, exact, tolerance=0.9, max_error=1e-3, functions=["x"])
+
+
+def test_the_formula_of_a_run_on_a_residue_has_the_prior_in_it() -> None:
+    dataset = Functions(formula="x*y + x**2", prior="x*y", dtype="float64", n_train=200)
+    dataset.load()
+    net = stack(2, 1)
+    fit_squares(net, *dataset.splits["train"], 20)
+    found = read_formula(net, dataset, names=dataset.columns, functions=["x", "x^2"])
+    assert sympy.simplify(sympy.sympify(found["expression"]) - sympy.sympify("x*y + x**2")) == 0
+    assert found["prior"] == "x*y"
+    assert found["rmse_formula"] < 1e-6
+    scaled = Functions(formula="x*y + x**2", prior="x*y", standardise="both", n_train=200)
+    scaled.load()
+    fit_squares(net, *(part.double() for part in scaled.splits["train"]), 20)
+    found = read_formula(net, scaled, names=scaled.columns, functions=["x", "x^2"])
+    assert "x*y" not in found["expression"]
