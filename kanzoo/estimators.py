@@ -14,14 +14,16 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 from torch.nn import functional as F
 
+from kanzoo.data.formula import formula_values, parse_formula
 from kanzoo.interpret.estimator import StackEstimator
-from kanzoo.interpret.formula import Formula, make_symbols, tidy
+from kanzoo.interpret.formula import Formula, make_symbols, tidy, with_prior
 from kanzoo.interpret.problem import Problem, one_function
 from kanzoo.interpret.search import EXACT, FormulaError
 from kanzoo.interpret.symbolic import judge, symbolic
 from kanzoo.interpret.symmetry import simplify
 
 WIDEST = 9  # hidden layer of the network whose symmetries are looked for
+FORMULA_RIDGE = 0.03  # of classifiers whose scores shall become formulas
 LADDER = ((), (1,), (2,))  # hidden layers that are tried where a formula is looked for
 
 
@@ -35,7 +37,11 @@ class KANRegressor(RegressorMixin, StackEstimator):
     (2404.19756, eq. 2.20).
     `formula="auto"` prunes after the fit and looks for a formula, `formula_`, from which `predict`
     then predicts, with hidden layers of 0, 1 and 2 nodes in turn unless `hidden` is given, until
-    one fits exactly; `FormulaError` tells if none is within `tolerance` deviations of y.
+    one fits exactly; `FormulaError` tells if none is within `tolerance` deviations of y, or found
+    in `time_limit` seconds.
+    What is known beforehand: `prior="2*x0 + sin(x1)"`, a formula in the columns' names (one for
+    each output), is taken off y, the network is fitted to the residue, and predictions and formula
+    are the sum of both; `monotone={"x0": "increasing"}` keeps the network (not the prior) so.
     """
 
     _squares = True
@@ -48,8 +54,13 @@ class KANRegressor(RegressorMixin, StackEstimator):
         y = np.asarray(y, np.float64)
         self._flat = y.ndim == 1
         y = y.reshape(len(y), -1)
-        self._mean, spread = y.mean(0), y.std(0)
-        self._spread = np.where(spread > 0, spread, 1.0)
+        self._priors = self._parsed(y.shape[1])
+        self._whole_spread = float(y.std())
+        left = y - self._prior_values(X)
+        self._mean, spread = left.mean(0), left.std(0)
+        # What rounding leaves of a prior that is right is no residue.
+        self._spread = np.where(spread > 1e-12 * y.std(0), spread, 1.0)
+        y = left
         scaled = torch.as_tensor((y - self._mean) / self._spread)
         self.formula_: Formula | None = None
         if self.formula == "auto":
@@ -57,6 +68,23 @@ class KANRegressor(RegressorMixin, StackEstimator):
         else:
             self._train(X, scaled, y.shape[1])
         return self
+
+    def _parsed(self, outputs: int) -> list[Any]:
+        """The priors as expressions, one for each output."""
+        if self.prior is None:
+            return []
+        texts = [self.prior] if isinstance(self.prior, str) else list(self.prior)
+        if len(texts) != outputs:
+            raise ValueError(f"prior must be {outputs} formulas, one an output, got {len(texts)}")
+        return [parse_formula(text, self._names()) for text in texts]
+
+    def _prior_values(self, x: np.ndarray) -> Any:
+        """What the prior says, `(N, O)`, or 0."""
+        if not self._priors:
+            return 0.0
+        texts = [self.prior] if isinstance(self.prior, str) else self.prior
+        assert texts is not None
+        return np.stack([formula_values(text, self._names(), x) for text in texts], axis=1)
 
     def _find_formula(self, x: np.ndarray, y: Tensor) -> None:
         """Fit, prune and read networks from the smallest up, until a formula fits exactly."""
@@ -134,7 +162,9 @@ class KANRegressor(RegressorMixin, StackEstimator):
             assert self.formula_ is not None
             values = self.formula_(X)
             return values if self._flat else values.reshape(len(X), -1)
-        values = self._outputs(X) * self._spread + self._mean
+        outputs = self._outputs(X)
+        X = np.asarray(X, np.float64)
+        values = outputs * self._spread + self._mean + self._prior_values(X)
         return values[:, 0] if self._flat else values
 
     def symbolic(self, **options: Any) -> Formula:
@@ -144,16 +174,27 @@ class KANRegressor(RegressorMixin, StackEstimator):
         """
         check_is_fitted(self)
         z, y = self._data
-        self.formula_ = symbolic(
-            self.network_,
-            z,
-            y,
-            names=self._names(),
-            inputs=list(zip(self._shift.tolist(), self._scale.tolist(), strict=True)),
-            outputs=list(zip(self._mean.tolist(), self._spread.tolist(), strict=True)),
-            **{"tolerance": self.tolerance, **options},
-        )
+        try:
+            found = symbolic(
+                self.network_,
+                z,
+                y,
+                names=self._names(),
+                inputs=list(zip(self._shift.tolist(), self._scale.tolist(), strict=True)),
+                outputs=list(zip(self._mean.tolist(), self._spread.tolist(), strict=True)),
+                **{"tolerance": self.tolerance, "time_limit": self.time_limit, **options},
+            )
+        except FormulaError as error:
+            error.formula = error.formula and self._whole(error.formula)
+            raise
+        self.formula_ = self._whole(found)
         return self.formula_
+
+    def _whole(self, formula: Formula) -> Formula:
+        """The formula of the residue together with the prior."""
+        if not self._priors:
+            return formula
+        return with_prior(formula, self._priors, self._whole_spread)
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -183,7 +224,9 @@ class KANClassifier(ClassifierMixin, StackEstimator):
     """A Kolmogorov-Arnold network for tables, as a scikit-learn classifier.
 
     As `KANRegressor`, fitted to the cross-entropy by LBFGS with a small ridge. A formula is one of
-    every class' score (logit).
+    every class' score (logit); `formula="auto"` looks for one without hidden layers unless `hidden`
+    is given, a sum of functions of the columns. Scores need not be exact to tell classes apart: a
+    `tolerance` of 0.05 or 0.1 finds formulas more often than the default.
     """
 
     _squares = False
@@ -192,12 +235,20 @@ class KANClassifier(ClassifierMixin, StackEstimator):
     def fit(self, X: Any, y: Any) -> Self:
         """Fit to X `(N, C)` and labels y `(N,)`."""
         self._check_options()
+        if self.prior is not None or self.monotone:
+            raise ValueError(
+                "prior and monotone are for regression: classes have no formula or order"
+            )
         X, y = validate_data(self, X, y, dtype=np.float64)
         check_classification_targets(y)
         self.classes_, codes = np.unique(y, return_inverse=True)
         if len(self.classes_) < 2:
             raise ValueError(f"the labels have one class only, {self.classes_[0]!r}")
-        self._train(X, torch.as_tensor(codes), len(self.classes_))
+        automatic = self.formula == "auto"
+        # Smooth scores, which are as good at telling classes apart, have simpler formulas.
+        self._ridge = FORMULA_RIDGE if automatic else type(self)._ridge
+        hidden = () if automatic and self.hidden is None else None
+        self._train(X, torch.as_tensor(codes), len(self.classes_), hidden)
         self.formula_: Formula | None = None
         if self.formula == "auto":
             self.prune()
@@ -224,6 +275,6 @@ class KANClassifier(ClassifierMixin, StackEstimator):
             self._data[0],
             names=self._names(),
             inputs=list(zip(self._shift.tolist(), self._scale.tolist(), strict=True)),
-            **{"tolerance": self.tolerance, **options},
+            **{"tolerance": self.tolerance, "time_limit": self.time_limit, **options},
         )
         return self.formula_

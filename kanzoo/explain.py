@@ -41,6 +41,8 @@ def _job(config: Config) -> None:
             root=config["root"],
             symbolic=config["symbolic"],
             tolerance=config["tolerance"],
+            max_error=config["max_error"],
+            time_limit=config["time_limit"],
         )
     log.info("written: %s", page)
 
@@ -53,17 +55,21 @@ def explain(
     root: str | None = None,
     symbolic: bool = False,
     tolerance: float = 0.01,
+    max_error: float | None = None,
+    time_limit: float | None = 180.0,
 ) -> Path:
     """Write `explain/index.html` and its pictures into the folder of a run; returns the page.
 
     Shows the checkpoint `best`, or `last`, which every run has that has trained for an epoch. Of
     every KAN layer the strongest `edges` are drawn. With `symbolic`, a formula is looked for and
     written to `explain/formula.json`; its error may exceed the network's by `tolerance` standard
-    deviations of the targets. Raises `ValueError` for a folder without checkpoints and for a run
+    deviations of the targets, and be `max_error` of them in all; the search may take `time_limit`
+    seconds. Raises `ValueError` for a folder without checkpoints and for a run
     without KAN layers.
     """
     from kanzoo.interpret import graph, grids, ink
     from kanzoo.interpret.edges import edge_functions
+    from kanzoo.interpret.scores import contrast
     from kanzoo.interpret.stack import is_kan
 
     if edges < 1:
@@ -93,7 +99,7 @@ def explain(
         inputs = _input_scores(layers[0], names)
     except ValueError as error:
         reason = f"Not drawn: {error}."
-    pictures = []
+    pictures, parts = [], contrast(net, x)
     for layer in layers:
         file = target / f"edges-{_plain(layer.name)}"
         figure = grids.draw(layer.edges)
@@ -101,7 +107,8 @@ def explain(
         svg = file.with_name(f"{file.name}.svg")
         note = f"{len(layer.edges)} of {layer.scores.size} edges, the strongest first"
         pictures.append((layer.name, note, _picture(svg, figure, f"edges of {layer.name}")))
-    formula = _formula(target, net, prepared.dataset, tolerance, names) if symbolic else None
+    limits = {"tolerance": tolerance, "max_error": max_error, "time_limit": time_limit}
+    formula = _formula(target, net, prepared.dataset, names, limits) if symbolic else None
     result = RunDir(folder, config, "").result() if path.stem == "best" else None
     scores = result or {"val": evaluate(folder, path, "val", root), "test": {}, "reference": {}}
     context = {
@@ -116,7 +123,7 @@ def explain(
         "formula": formula,
         "metrics": _metrics(scores),
         "reference_name": prepared.dataset.reference_name,
-        "layers": [_layer_row(layer) for layer in layers],
+        "layers": [_layer_row(layer, parts[layer.name].global_share) for layer in layers],
         "pictures": pictures,
         "animation": _data_url(folder / "pictures" / "edges.gif"),
         "facts": _facts(config, result),
@@ -127,13 +134,13 @@ def explain(
 
 
 def _formula(
-    target: Path, net: Any, dataset: Any, tolerance: float, names: Sequence[str] | None
+    target: Path, net: Any, dataset: Any, names: Sequence[str] | None, limits: dict[str, Any]
 ) -> dict[str, Any]:
     """What `formula.json` now holds; the page is written too where there is no formula."""
     from kanzoo.interpret.readout import read_formula
 
     try:
-        found = read_formula(copy.deepcopy(net), dataset, tolerance=tolerance, names=names)
+        found = read_formula(copy.deepcopy(net), dataset, names=names, **limits)
     except ValueError as error:
         found = {"expression": None, "failed": str(error)}
     if found["failed"]:
@@ -226,7 +233,7 @@ def _metrics(scores: dict[str, Any]) -> list[dict[str, str]]:
     ]
 
 
-def _layer_row(found: "LayerEdges") -> dict[str, Any]:
+def _layer_row(found: "LayerEdges", global_share: float) -> dict[str, Any]:
     """A row of the table of layers."""
     import numpy as np
 
@@ -248,6 +255,7 @@ def _layer_row(found: "LayerEdges") -> dict[str, Any]:
         "functions": layer.expansion.num_functions,
         "edges": f"{scores.size:,}",
         "params": f"{layer.num_params:,}",
+        "global": f"{100 * global_share:.0f} %",
         "strongest": f"{scores[0]:.3g}",
         "median": f"{np.median(scores):.3g}",
         "few": f"{few:,} ({100 * few / scores.size:.0f} %)",

@@ -1,5 +1,6 @@
 """The scikit-learn estimators: scikit-learn's own checks, and the way from data to formula."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -97,3 +98,107 @@ def test_a_classifier_in_a_pipeline_and_a_search() -> None:
     assert result.left < result.total
     with pytest.raises(ValueError, match="one class"):
         kanzoo.KANClassifier().fit(x[:10], y[:10])
+
+
+def test_a_prior_formula_is_taken_off_and_added_again() -> None:
+    frame, y = table()
+    y = y + np.sin(3 * frame.mass.to_numpy()) * frame.speed.to_numpy()
+    prior = "sin(3*mass)*speed"
+    model = kanzoo.KANRegressor(hidden=(), prior=prior, random_state=0).fit(frame, y)
+    assert model.score(frame, y) > 0.9999  # without the prior no sum of functions comes near
+    plain = kanzoo.KANRegressor(hidden=(), random_state=0).fit(frame, y)
+    assert plain.score(frame, y) < 0.98
+    formula = model.symbolic()
+    mass, speed = sympy.symbols("mass speed", real=True)
+    whole = 2 * mass + speed**2 + sympy.sin(3 * mass) * speed
+    assert sympy.simplify(formula.expression - whole) == 0
+    assert formula.relative_error < 1e-6
+    np.testing.assert_allclose(formula(frame.to_numpy()), y, atol=1e-8)
+    auto = kanzoo.KANRegressor(hidden=(), prior=prior, formula="auto", random_state=0)
+    np.testing.assert_allclose(auto.fit(frame, y).predict(frame), y, atol=1e-8)
+
+
+def test_a_prior_that_is_right_leaves_nothing_to_learn() -> None:
+    frame, y = table(60)
+    prior = "2*mass + speed**2"
+    model = kanzoo.KANRegressor(hidden=(2,), prior=prior, random_state=0).fit(frame, y)
+    np.testing.assert_allclose(model.predict(frame), y, atol=1e-9)
+    both = np.stack([y, frame.mass], axis=1)
+    two = kanzoo.KANRegressor(hidden=(), prior=[prior, "mass"], random_state=0).fit(frame, both)
+    np.testing.assert_allclose(two.predict(frame), both, atol=1e-9)
+    assert str(two.symbolic().expressions[1]) == "mass"
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"prior": "weight"}, "mass"),
+        ({"prior": "log(speed)"}, "not a finite real number at mass="),
+        ({"prior": "__import__('os')"}, "known|unknown"),
+        ({"prior": ["mass", "speed"]}, "one an output"),
+        ({"monotone": {"mas": "increasing"}}, "mass"),
+        ({"monotone": {"mass": "up"}}, "increasing"),
+    ],
+)
+def test_bad_knowledge_is_refused(options: dict[str, Any], text: str) -> None:
+    frame, y = table(30)
+    with pytest.raises(ValueError, match=text):
+        kanzoo.KANRegressor(hidden=(), **options).fit(frame, y)
+    labels = y > y.mean()
+    with pytest.raises(ValueError, match="regression"):
+        kanzoo.KANClassifier(hidden=(), **options).fit(frame, labels)
+
+
+def test_a_monotone_regressor_is_so_everywhere() -> None:
+    frame, _ = table(200)
+    noise = np.random.default_rng(2).normal(0, 1.0, len(frame))
+    y = np.exp(frame.mass) - frame.speed.abs() + noise
+    model = kanzoo.KANRegressor(
+        hidden=(3,), monotone={"mass": "increasing", 1: "even"}, steps=8, random_state=0
+    ).fit(frame, y)
+    far = np.random.default_rng(1).uniform(-4, 8, (300, 2))
+    higher = far + np.array([0.05, 0.0])
+    columns = list(frame.columns)
+    low, high = (model.predict(pd.DataFrame(x, columns=columns)) for x in (far, higher))
+    assert (high >= low - 1e-9).all()
+    assert model.score(frame, y) > 0.8
+
+
+@pytest.mark.slow
+def test_a_classifier_goes_all_the_way_to_formulas_of_its_scores() -> None:
+    frame, _ = table(300)
+    score = frame.mass - frame.speed / 2
+    y = np.digitize(score, np.quantile(score, [1 / 3, 2 / 3])).astype(str)
+    model = kanzoo.KANClassifier(formula="auto", random_state=0, tolerance=0.05).fit(frame, y)
+    assert model.score(frame, y) > 0.95
+    formula = model.formula_
+    assert len(formula.expressions) == 3
+    scores = formula(frame.to_numpy())
+    assert (model.classes_[scores.argmax(1)] == model.predict(frame)).mean() > 0.97
+    assert {str(s) for e in formula.expressions for s in e.free_symbols} <= {"mass", "speed"}
+
+
+def test_a_classifier_has_a_formula_of_every_class() -> None:
+    frame, y = table(80)
+    labels = np.array(["low", "high"])[(y > np.median(y)).astype(int)]
+    model = kanzoo.KANClassifier(hidden=(), grid_sizes=(2,), spline_order=2, random_state=0)
+    formula = model.fit(frame, labels).symbolic(functions=["x", "x^2"], tolerance=0.5)
+    assert formula is model.formula_
+    scores = formula(frame.to_numpy())
+    assert (model.classes_[scores.argmax(1)] == labels).mean() > 0.85
+    with pytest.raises(ValueError, match="2 outputs"):
+        _ = formula.expression
+
+
+def test_estimators_draw_their_networks_with_the_columns_names(tmp_path: Path) -> None:
+    frame, y = table(60)
+    model = kanzoo.KANRegressor(hidden=(2,), steps=3, random_state=0).fit(frame, y)
+    figure = model.plot(path=tmp_path / "graph")
+    texts = {text.get_text() for text in figure.axes[0].texts}
+    assert texts >= {"mass", "speed", "y"}
+    assert (tmp_path / "graph.svg").stat().st_size > 1000
+    labels = np.array(["low", "high"])[(y > y.mean()).astype(int)]
+    classifier = kanzoo.KANClassifier(hidden=(2,), steps=3, random_state=0).fit(frame, labels)
+    texts = {text.get_text() for text in classifier.plot().axes[0].texts}
+    assert texts >= {"mass", "speed", "high", "low"}
+    assert "mass" not in {t.get_text() for t in model.plot(names=["a", "b"]).axes[0].texts}

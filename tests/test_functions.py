@@ -247,3 +247,33 @@ def test_constant_features_empty_and_binary_files(tmp_path: Path) -> None:
     assert str(path) in refusal(CSV, path=str(path), target="y")
     path.write_text("a,y\n1,2\n")
     assert "1 rows" in refusal(CSV, path=str(path), target="y")
+
+
+def test_a_prior_is_taken_off_the_targets() -> None:
+    options: dict[str, Any] = {"formula": "x*y + sin(z)", "dtype": "float64", "noise": 0.1}
+    whole = loaded(**options)
+    rest = loaded(**options, prior="x*y")
+    for part in ("train", "val", "test"):
+        x, y = whole.splits[part]
+        same, left = rest.splits[part]
+        assert torch.equal(x, same)
+        torch.testing.assert_close(left[:, 0], y[:, 0] - x[:, 0] * x[:, 1])
+    assert rest.reference()["test"]["rmse"] < whole.reference()["test"]["rmse"]
+    assert "unknown name 'w'" in refusal(Functions, **options, prior="w")
+    text = refusal(Functions, **options, prior="log(x)")
+    assert "log(x)" in text
+    assert "not a finite real number at x=-" in text
+
+
+def test_a_prior_of_a_table_is_in_the_units_of_the_file(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    x = random.uniform(1, 9, (50, 2))
+    y = 3 * x[:, 0] * x[:, 1] + x[:, 0]
+    lines = ["mass,speed,force", *(",".join(map(repr, map(float, r))) for r in np.c_[x, y])]
+    path = tmp_path / "table.csv"
+    path.write_text("\n".join(lines))
+    names = {"path": str(path), "target": "force", "standardise": "none", "dtype": "float64"}
+    dataset = loaded(CSV, **names, prior="3*mass*speed")
+    inputs, targets = dataset.splits["train"]
+    torch.testing.assert_close(targets[:, 0], inputs[:, 0])
+    assert "force" in refusal(CSV, **names, prior="force")

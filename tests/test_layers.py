@@ -190,11 +190,12 @@ def test_rows_do_not_depend_on_batch_mates(name: str) -> None:
 @pytest.mark.parametrize("fan_in", [3, 50, 3000])
 def test_output_variance_starts_near_one(name: str, fan_in: int) -> None:
     torch.manual_seed(1)
-    out, batch = {3: (4096, 1024), 50: (2048, 512), 3000: (1024, 64)}[fan_in]
-    layer = KANLinear(fan_in, out, basis=name)
-    with torch.no_grad():
-        y = layer(torch.randn(batch, fan_in))
-    assert y.square().mean() == pytest.approx(1, rel=0.15)
+    layers, out, batch = {3: (16, 256, 1024), 50: (1, 2048, 512), 3000: (1, 1024, 64)}[fan_in]
+    with torch.no_grad():  # several where few inputs decide, whose functions may be drawn
+        ys = [
+            KANLinear(fan_in, out, basis=name)(torch.randn(batch, fan_in)) for _ in range(layers)
+        ]
+    assert torch.stack(ys).square().mean() == pytest.approx(1, rel=0.15)
 
 
 @pytest.mark.parametrize("name", NAMES)

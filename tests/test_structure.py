@@ -13,7 +13,7 @@ from kanzoo.engine.regularise import EdgeRegulariser, edge_penalty, entropy
 from kanzoo.interpret.fitting import fit_lbfgs, fit_squares
 from kanzoo.interpret.hybrid import HybridLinear, set_edge, share_edge
 from kanzoo.interpret.prune import alive, prune, shrink, smallest
-from kanzoo.interpret.scores import attribution, edge_scores, layer_scores
+from kanzoo.interpret.scores import attribution, contrast, edge_scores, layer_scores
 from kanzoo.layers.kan import KANLayer
 from tests.conftest import Run
 
@@ -68,6 +68,31 @@ def test_scores_are_those_of_edges_evaluated_one_by_one(kind: str) -> None:
     torch.testing.assert_close(layer.edge_norms(x).detach(), scores.l1)
     assert scores.outputs.shape == (layer.out_features,)
     assert scores.inputs.max() == scores.outputs.max() == scores.std.max()
+
+
+@pytest.mark.parametrize("basis", ["bspline", "bspline_prelu"])
+def test_the_local_and_the_global_part_of_edges_are_told_apart(basis: str) -> None:
+    net, x = stack(3, 2, basis=basis), torch.randn(60, 3, dtype=F64)
+    (found,) = contrast(net, x).values()
+    layer = net[0]
+    for i in range(3):
+        for o in range(2):
+            whole = layer.edge(i, o, x[:, i]).detach()
+            act = torch.nn.functional.silu(x[:, i])
+            if basis == "bspline_prelu":
+                act = torch.where(x[:, i] > 0, x[:, i], 0.25 * x[:, i])
+            part = layer.weight[i, -1, o].detach() * act
+            assert found.global_part[i, o] == pytest.approx(float(part.std(correction=0)))
+            rest = (whole - part).std(correction=0)
+            assert found.local_part[i, o] == pytest.approx(float(rest))
+    with torch.no_grad():
+        layer.weight[:, :-1] = 0
+    assert contrast(net, x)["0"].global_share == 1
+    y = 2 * torch.nn.functional.prelu(x[:, :1], torch.tensor(0.1, dtype=F64))
+    if basis == "bspline_prelu":  # a kink that splines only round off
+        net = stack(3, 1, basis=kanzoo.get_basis("bspline_prelu", extrapolation="linear"))
+        assert fit_squares(net, x, y, 40, ridge=1e-6) < 1e-3
+        assert contrast(net, x)["0"].global_share > 0.5
 
 
 @pytest.mark.parametrize("kind", LAYERS)
@@ -265,6 +290,18 @@ def test_what_cannot_be_pruned_is_said() -> None:
     normed = kanzoo.create_model("mlp", in_shape=(4,), num_outputs=2, norm="layer", width=3)
     with pytest.raises(ValueError, match=r"norm=none"):
         attribution(normed, x)
+
+
+def test_scores_see_every_call_of_a_recurrent_layer() -> None:
+    net = kanzoo.create_model("rnn", cell="elman", in_shape=(6, 3), num_outputs=2, width=4, seed=0)
+    x = torch.linspace(0, 3, 6).view(1, 6, 1) * torch.randn(9, 6, 3)
+    cell = net.cells[1]
+    with torch.no_grad():
+        states = cell(net.cells[0](net.embed(x).transpose(0, 1)))  # (T, B, H)
+    before = torch.cat([torch.zeros_like(states[:1]), states[:-1]]).flatten(0, 1)
+    name = next(name for name, module in net.named_modules() if module is cell.hidden)
+    expected = layer_scores(cell.hidden, before)
+    torch.testing.assert_close(edge_scores(net, x)[name].std, expected.std)
 
 
 @pytest.mark.slow

@@ -10,9 +10,12 @@ import torch
 from torch import nn
 
 import kanzoo
+from kanzoo.data.functions import Functions
+from kanzoo.interpret import search
 from kanzoo.interpret.fitting import fit_squares, rmse
 from kanzoo.interpret.formula import make_symbols, tidy
 from kanzoo.interpret.library import LIBRARY, fit_edge, get_function
+from kanzoo.interpret.readout import read_formula
 from kanzoo.interpret.symbolic import FormulaError, symbolic
 
 F64 = torch.float64
@@ -168,3 +171,59 @@ def test_the_kan_papers_example_comes_back(seed: int) -> None:
     x0, x1 = sympy.symbols("x0 x1", real=True)
     expected = sympy.exp(sympy.sin(sympy.pi * x0) + x1**2)
     assert sympy.simplify(model.formula_.expression - expected) == 0
+
+
+def test_the_time_for_a_search_ends_with_a_sentence() -> None:
+    net, x = stack(3, 2, 1), torch.rand(200, 3, dtype=F64) * 2 - 1
+    with pytest.raises(FormulaError, match=r"no formula in 0\.001 s: 0 of 8 edges .* time_limit"):
+        symbolic(net, x, time_limit=1e-3)
+    with pytest.raises(ValueError, match="time_limit"):
+        symbolic(net, x, time_limit=0)
+
+
+def test_a_complete_formula_is_not_lost_when_the_time_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    net, x = stack(1, 1), torch.rand(200, 1, dtype=F64) * 2 - 1
+    y = torch.sin(3 * x) + 0.05 * torch.randn(200, 1, dtype=F64)
+    fit_squares(net, x, y, 20)
+    ends = iter([False, False, *[True] * 9])
+
+    def check(clock: search.Clock) -> None:
+        if next(ends):
+            raise search._TimeOver
+
+    monkeypatch.setattr(search.Clock, "check", check)
+    formula = symbolic(net, x, y, functions=["sin", "cos"], tolerance=0.1)
+    assert {"sin", "cos"} & {str(f.func) for f in formula.expression.atoms(sympy.Function)}
+
+
+def test_the_error_against_the_data_is_told_and_limited() -> None:
+    net, x = stack(1, 1), torch.rand(300, 1, dtype=F64) * 2 - 1
+    y = x**2 + torch.randn(300, 1, dtype=F64)
+    fit_squares(net, x, y, 10)
+    formula = symbolic(net, x, y, tolerance=0.2, functions=["x", "x^2"])
+    assert formula.relative_error == pytest.approx(
+        formula.rmse_formula / float(y.std(correction=0))
+    )
+    assert formula.relative_error > 0.8
+    assert formula.summary()["relative_error"] == formula.relative_error
+    with pytest.raises(FormulaError, match=r"network itself misses the data by 0\.\d+ of"):
+        symbolic(net, x, y, tolerance=0.2, max_error=0.1)
+    exact = net(x).detach()
+    with pytest.raises(FormulaError):
+        symbolic(net, x, exact, tolerance=0.9, max_error=1e-3, functions=["x"])
+
+
+def test_the_formula_of_a_run_on_a_residue_has_the_prior_in_it() -> None:
+    dataset = Functions(formula="x*y + x**2", prior="x*y", dtype="float64", n_train=200)
+    dataset.load()
+    net = stack(2, 1)
+    fit_squares(net, *dataset.splits["train"], 20)
+    found = read_formula(net, dataset, names=dataset.columns, functions=["x", "x^2"])
+    assert sympy.simplify(sympy.sympify(found["expression"]) - sympy.sympify("x*y + x**2")) == 0
+    assert found["prior"] == "x*y"
+    assert found["rmse_formula"] < 1e-6
+    scaled = Functions(formula="x*y + x**2", prior="x*y", standardise="both", n_train=200)
+    scaled.load()
+    fit_squares(net, *(part.double() for part in scaled.splits["train"]), 20)
+    found = read_formula(net, scaled, names=scaled.columns, functions=["x", "x^2"])
+    assert "x*y" not in found["expression"]

@@ -40,6 +40,7 @@ class Basis(nn.Module, ABC):
     default_squash: ClassVar[str] = "none"
     default_residual: ClassVar[str | None] = "silu"
     zero_at_zero: ClassVar[bool] = False  # whether all functions are zero at zero
+    num_global: int = 0  # how many of the functions, the last ones, act on the whole line
     # Which coefficients make an increasing function: "ordered" ones, "positive" ones, or None.
     rising: str | None = None
     feature_tensors: tuple[str, ...] = ()  # parameters and buffers with C as last dimension

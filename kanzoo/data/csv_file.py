@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from kanzoo.data.base import Counts, DataSpec, DrawnDataset, Split
+from kanzoo.data.formula import formula_values
 from kanzoo.data.functions import DTYPES, STANDARDISE, scaled
 from kanzoo.data.memory import InMemory
 from kanzoo.data.options import check_choice, check_whole, part_size
@@ -25,7 +26,8 @@ class CSV(InMemory, DrawnDataset):
 
     `features` lists names of columns; null takes all others. `test_size` is a fraction or a count
     of the rows, drawn once for all; `val_size` one of the rest. `standardise` and `dtype` are as
-    for functions. Every problem of the file is a `ValueError` of one line.
+    for functions, and so is `prior`, a formula of the features in the units of the file. Every
+    problem of the file is a `ValueError` of one line.
     """
 
     reference_name = "training mean"
@@ -38,6 +40,7 @@ class CSV(InMemory, DrawnDataset):
         features: Sequence[str] | None = None,
         test_size: float = 0.2,
         standardise: str = "both",
+        prior: str | None = None,
         dtype: str = "float32",
         **options: Any,
     ) -> None:
@@ -47,6 +50,7 @@ class CSV(InMemory, DrawnDataset):
         self.features = features
         self.test_size = test_size
         self.standardise = standardise
+        self.prior = prior
         self.dtype = dtype
 
     @property
@@ -83,8 +87,11 @@ class CSV(InMemory, DrawnDataset):
                 raise ValueError(
                     f"{self.path}: column {name!r} is constant, {values.iloc[0]}; leave it out"
                 )
-        y = frame.pop(str(self.target))
-        return frame.to_numpy(np.float64), y.to_numpy(np.float64)
+        y = frame.pop(str(self.target)).to_numpy(np.float64)
+        x = frame.to_numpy(np.float64)
+        if self.prior is not None:
+            y = y - formula_values(self.prior, frame.columns, x)
+        return x, y
 
     def check(self, *, world_size: int = 1) -> None:
         """Check the options and the file."""

@@ -103,6 +103,20 @@ def compile_formula(expression: Any, variables: Iterable[str]) -> Callable[[np.n
     return evaluate
 
 
+def formula_values(text: str, names: Iterable[str], x: np.ndarray) -> np.ndarray:
+    """Values of a formula of named columns at x `(N, F)`: `(N,)`, float64.
+
+    Raises `ValueError` for other names, and where a value is not finite.
+    """
+    names = list(names)
+    values = compile_formula(parse_formula(text, names), names)(np.asarray(x, np.float64))
+    wrong = np.flatnonzero(~np.isfinite(values))
+    if len(wrong):
+        point = ", ".join(f"{n}={v:.6g}" for n, v in zip(names, x[wrong[0]], strict=True))
+        raise ValueError(f"formula {text!r} is not a finite real number at {point}")
+    return np.asarray(values, np.float64)
+
+
 def _natural(name: str) -> list[tuple[int, str]]:
     """The order in which x2 comes before x10."""
     return [(int(part) if part.isdigit() else -1, part) for part in re.split(r"(\d+)", name)]

@@ -13,7 +13,12 @@ import numpy as np
 import torch
 
 from kanzoo.data.base import PARTS, Counts, DataSpec, Split
-from kanzoo.data.formula import compile_formula, formula_variables, parse_formula
+from kanzoo.data.formula import (
+    compile_formula,
+    formula_values,
+    formula_variables,
+    parse_formula,
+)
 from kanzoo.data.memory import InMemory
 from kanzoo.data.options import check_choice, check_whole
 from kanzoo.data.seeding import keyed_seed
@@ -111,7 +116,9 @@ class Functions(InMemory):
     and test targets are exact. `data_seed` draws points and noise, each split by itself, so that
     the number of training points leaves the other splits alone. `standardise` scales "inputs",
     "targets" or "both" with mean and deviation of the training split; "none" leaves errors in
-    units of the function.
+    units of the function. With a formula of the same variables as `prior`, targets are what it
+    leaves of the function's values: the network fits the residue, and its errors are those of the
+    prior and the network together.
     """
 
     reference_name = "training mean"
@@ -128,6 +135,7 @@ class Functions(InMemory):
         noise: float = 0.0,
         data_seed: int = 0,
         standardise: str = "none",
+        prior: str | None = None,
         dtype: str = "float32",
         root: str = "data",
         **options: Any,
@@ -142,6 +150,7 @@ class Functions(InMemory):
         self.noise = noise
         self.data_seed = data_seed
         self.standardise = standardise
+        self.prior = prior
         self.dtype = dtype
         self.root = root
         self._target: Function | None = None
@@ -167,6 +176,11 @@ class Functions(InMemory):
         return self.formula or str(self.function)
 
     @property
+    def columns(self) -> tuple[str, ...]:
+        """The names of the variables."""
+        return self.target.variables
+
+    @property
     def spec(self) -> DataSpec:
         """One value from as many numbers as the function has variables."""
         return DataSpec((len(self.target.variables),), 1, "regression", kind="table")
@@ -181,6 +195,8 @@ class Functions(InMemory):
         if isinstance(self.noise, bool) or not 0 <= self.noise < float("inf"):
             raise ValueError(f"noise must be a number of at least 0, not {self.noise!r}")
         super().check(world_size=world_size)
+        if self.prior is not None:
+            parse_formula(self.prior, self.columns)
         assert self.target
 
     def counts(self) -> Counts:
@@ -213,6 +229,9 @@ class Functions(InMemory):
         if self.noise:
             generator = np.random.default_rng(keyed_seed("noise", self.data_seed))
             y += self.noise * y.std() * generator.standard_normal(len(y))
+        if self.prior is not None:
+            for x, values in drawn.values():
+                values -= formula_values(self.prior, self.columns, x)
         counts = self.counts()._asdict()
         splits = {
             part: Split(

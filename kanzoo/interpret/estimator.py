@@ -5,7 +5,7 @@ Axes: N samples, C columns, O outputs.
 
 import copy
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -17,9 +17,11 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from kanzoo import registry
 from kanzoo.bases.base import get_basis
 from kanzoo.engine.regularise import edge_penalty
 from kanzoo.interpret.fitting import count, fit_lbfgs, fit_squares
+from kanzoo.interpret.prior import impose
 from kanzoo.interpret.prune import Pruning, prune, smallest
 from kanzoo.layers.kan import KANLinear
 
@@ -49,6 +51,9 @@ class StackEstimator(BaseEstimator):
         validation_fraction: float = 0.15,
         formula: str | None = None,
         tolerance: float = 0.01,
+        time_limit: float | None = 180.0,
+        prior: str | Sequence[str] | None = None,
+        monotone: Mapping[Any, str] | None = None,
         random_state: Any = None,
     ) -> None:
         self.hidden = hidden
@@ -62,6 +67,9 @@ class StackEstimator(BaseEstimator):
         self.validation_fraction = validation_fraction
         self.formula = formula
         self.tolerance = tolerance
+        self.time_limit = time_limit
+        self.prior = prior
+        self.monotone = monotone
         self.random_state = random_state
 
     def _check_options(self) -> None:
@@ -151,7 +159,10 @@ class StackEstimator(BaseEstimator):
                 KANLinear(int(a), int(b), basis=basis, backend="dense", dtype=torch.float64)
                 for a, b in pairwise(sizes)
             ]
-        return nn.Sequential(*layers)
+        net = nn.Sequential(*layers)
+        if self.monotone:
+            impose(net, {self._column(name): kind for name, kind in self.monotone.items()})
+        return net
 
     def _fit_stack(self, net: Any, z: Tensor, y: Tensor, steps: int) -> None:
         def penalty() -> Tensor:
@@ -183,6 +194,13 @@ class StackEstimator(BaseEstimator):
             [f"x{k}" for k in range(self.n_features_in_)] if own is None else [str(n) for n in own]
         )
 
+    def _column(self, column: Any) -> int:
+        """The number of a column given by its name or number."""
+        if isinstance(column, (int, np.integer)) and 0 <= column < self.n_features_in_:
+            return int(column)
+        registry.check_name("column", column, self._names())
+        return self._names().index(column)
+
     def prune(self, threshold: float | None = None, *, tolerance: float = 0.1) -> Pruning:
         """Prune `network_` and fit what is left again; returns what was removed and what it cost.
 
@@ -211,11 +229,15 @@ class StackEstimator(BaseEstimator):
         return result
 
     def plot(self, **options: Any) -> Any:
-        """The network drawn as a graph with every edge's function in place."""
-        check_is_fitted(self)
-        from importlib import import_module
+        """The network drawn as a graph with every edge's function in place.
 
-        graph = import_module("kanzoo.interpret.graph")
+        Options are those of `kanzoo.interpret.graph.draw`: path, names, outputs.
+        """
+        check_is_fitted(self)
+        from kanzoo.interpret import graph  # which loads matplotlib
+
+        classes = [str(name) for name in getattr(self, "classes_", ())]
+        options = {"names": self._names(), "outputs": classes or None, **options}
         return graph.draw(self.network_, self._data[0], **options)
 
     network_: nn.Module

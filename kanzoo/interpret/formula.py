@@ -5,7 +5,7 @@ Axes: N samples, C inputs, O outputs.
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Any
 
@@ -82,6 +82,20 @@ class Formula:
         )
 
 
+def with_prior(formula: Formula, priors: Sequence[sympy.Expr], spread: float) -> Formula:
+    """The formula of a residue together with what had been taken off, one for every output.
+
+    Errors stay as they are; `spread` is that of the whole data.
+    """
+    names = {symbol.name: symbol for symbol in formula.symbols}
+    whole = []
+    for expression, prior in zip(formula.expressions, priors, strict=True):
+        if expression.is_number and abs(float(expression)) <= NOISE**2 * spread:
+            expression = sympy.Integer(0)  # rounding is no residue
+        whole.append(expression + prior.xreplace({s: names[s.name] for s in prior.free_symbols}))
+    return replace(formula, expressions=whole, spread=spread)
+
+
 def edge_record(layer: int, i: int, o: int, fit: EdgeFit) -> dict[str, Any]:
     """What an edge became, as plain values."""
     numbers = {"a": fit.a, "b": fit.b, "c": fit.c, "d": fit.d, "r2": fit.r2}
@@ -99,7 +113,7 @@ def evaluate(
     expressions: Sequence[sympy.Expr], symbols: Sequence[sympy.Symbol], x: np.ndarray
 ) -> np.ndarray:
     """Values `(N, O)` of expressions at x `(N, C)`, NaN where they are not real and finite."""
-    call = sympy.lambdify([list(symbols)], list(expressions), "numpy", cse=True)
+    call = sympy.lambdify([list(symbols)], list(expressions), ["scipy", "numpy"], cse=True)
     with np.errstate(all="ignore"):
         columns = [np.broadcast_to(np.asarray(v), len(x)) for v in call(x.T)]
     values = np.stack([_real(column) for column in columns], axis=1)

@@ -73,6 +73,47 @@ def edge_scores(net: nn.Module, x: Tensor) -> dict[str, LayerScores]:
 
 
 @dataclass(frozen=True)
+class Contrast:
+    """Standard deviations of the local and the global part of every edge on the data, `(C, E)`.
+
+    Global are the residual branch and the functions that a basis calls so (`Basis.num_global`, the
+    PReLU of `bspline_prelu`); all others count as local, as splines and bells are. A kernel's taps
+    are added up.
+    """
+
+    local_part: Tensor
+    global_part: Tensor
+
+    @property
+    def global_share(self) -> float:
+        """The global parts' share of the sum of both, over all edges."""
+        both = float(self.local_part.sum() + self.global_part.sum())
+        return float(self.global_part.sum()) / both if both > 0 else 0.0
+
+
+@torch.no_grad()
+def contrast(net: nn.Module, x: Tensor) -> dict[str, Contrast]:
+    """How much of the edges of every KAN layer is local and how much global, when it sees x."""
+    layers = kan_layers(net)
+    found = {}
+    for name, rows in layer_values(net, x, layers).items():
+        expansion = layers[name].expansion
+        count = expansion.basis.num_functions - expansion.basis.num_global
+        basis = expansion.univariate(rows).double()
+        basis = basis - basis.mean(1, keepdim=True)
+        weight = layers[name].edge_weight().double()
+        parts = []
+        for part in (slice(0, count), slice(count, None)):
+            covariance = torch.einsum("knc,lnc->ckl", basis[part], basis[part]) / len(rows)
+            variance = torch.einsum(
+                "cket,ckl,clet->cet", weight[:, part], covariance, weight[:, part]
+            )
+            parts.append(variance.clamp_min(0).sqrt().sum(-1))
+        found[name] = Contrast(*parts)
+    return found
+
+
+@dataclass(frozen=True)
 class Attribution:
     """Attribution scores of a stack: `nodes[l]` `(C_l,)` and `edges[l]` `(C_l, C_{l+1})`.
 
