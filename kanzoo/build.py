@@ -12,7 +12,7 @@ from kanzoo import registry
 from kanzoo.bases.base import Basis, BasisFactory, make_factory
 from kanzoo.layers.factory import LayerFactory
 from kanzoo.models.base import Architecture
-from kanzoo.study.budget import MATCHES, count_flops, count_params, match_budget
+from kanzoo.study.budget import MATCHES, count_and_spoil, count_params, match_budget
 
 
 @dataclass(frozen=True)
@@ -167,7 +167,7 @@ def _count(
     same = tuple(option for option in options if option[0] != cls.fine)
     key = (cls, in_shape, num_outputs, layers, same, *(p.shape for p in net.parameters()))
     if key not in _FLOPS:
-        _FLOPS[key] = count_flops(net, in_shape)
+        _FLOPS[key] = count_and_spoil(net, in_shape)
     return _FLOPS[key]
 
 

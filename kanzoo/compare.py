@@ -4,7 +4,7 @@ import logging
 import shlex
 import sys
 from collections.abc import Iterable, Mapping
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,9 +14,9 @@ from kanzoo import registry
 from kanzoo.config import Composer, Config, fail, run_command, user_errors
 from kanzoo.errors import EngineError
 from kanzoo.study.engines.base import Engine
-from kanzoo.study.mirror import link_wandb_runs
-from kanzoo.study.plan import Cell, check_study, distinct, first_of_kinds, plan_cells
+from kanzoo.study.plan import Cell, check_study, distinct, first_of_kinds, margins_of, plan_cells
 from kanzoo.study.record import check_record, write_record
+from kanzoo.study.run import Runner
 
 if TYPE_CHECKING:
     from kanzoo.study.tune import Tuning
@@ -42,16 +42,19 @@ def _job(config: Config) -> None:
         if not config["dry_run"]:
             engine.check(cells)
     if config["dry_run"]:
-        preview(config, cells, prepared)
+        from kanzoo.preview import print_plan
+
+        print_plan(config, cells, prepared)
         return
     write_record(config["study"], folder)
     try:
-        tunings = tune_arms(config, cells, prepared, engine)
-        if tunings:
-            with user_errors():
-                cells = plan(config, best_words(cells, tunings))
-                check_cells(cells, engine.is_local)
-        run(config, cells, engine)
+        with runner(config, cells, engine) as run:
+            tunings = tune_arms(config, cells, prepared, run)
+            if tunings:
+                with user_errors():
+                    cells = plan(config, best_words(cells, tunings))
+                    check_cells(cells, engine.is_local)
+            run(cells)
     except EngineError as error:
         fail(error)
     except KeyboardInterrupt:
@@ -78,13 +81,6 @@ def report(config: Config, cells: list[Cell], tunings: "list[Tuning]") -> int:
     return summarise(config, study_folder(config), cells, tunings, command)
 
 
-def preview(config: Config, cells: list[Cell], prepared: list[Any]) -> None:
-    """Print the cells, their budgets and an estimate of the time; nothing is written."""
-    from kanzoo.preview import print_plan
-
-    print_plan(config, cells, prepared)
-
-
 def study_folder(config: Config) -> Path:
     """The folder of everything that a study leaves."""
     return Path(config["runs"]) / config["study"]["name"]
@@ -98,7 +94,9 @@ def plan(
 
     check_study(config["study"])
     check_tuning(config["study"])
-    return plan_cells(config["study"], config["runs"], config["overwrite"], _composer(), tuned)
+    cells = plan_cells(config["study"], config["runs"], config["overwrite"], _composer(), tuned)
+    margins_of(config["study"], cells)
+    return cells
 
 
 def build_engine(config: Config) -> Engine:
@@ -135,7 +133,7 @@ def check_trials(config: Config, cells: list[Cell], here: bool = True) -> None:
 
 
 def tune_arms(
-    config: Config, cells: list[Cell], prepared: list[Any], engine: Engine
+    config: Config, cells: list[Cell], prepared: list[Any], run: Runner
 ) -> "list[Tuning]":
     """The finished tuning of every kind of cell; none where the study does not tune."""
     from kanzoo.study.tune import Tuning, tune
@@ -152,7 +150,7 @@ def tune_arms(
         tunings,
         config["study"],
         study_folder(config) / "tuning",
-        partial(run, config, engine=engine),
+        run,
         _composer(),
     )
     return tunings
@@ -169,49 +167,12 @@ def _composer() -> Composer:
     return Composer("train")
 
 
-def run(config: Config, cells: list[Cell], engine: Engine) -> None:
-    """Run the cells that are not finished, with a progress display."""
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
+def runner(config: Config, cells: list[Cell], engine: Engine) -> Runner:
+    """What runs the cells of a study, and the trials of its tuning before them."""
     from kanzoo.train import train
 
-    cells = distinct(cells)
-    waiting = [c for c in cells if config["overwrite"] or c.folder.result() is None]
-    if not waiting:
-        log.info("all %d cells were finished before", len(cells))
-        return
-    console = Console(stderr=True)
-    console.print(
-        f"{len(waiting)} of {len(cells)} cells to run, {engine.describe(len(waiting))}",
-        highlight=False,
-    )
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console) as progress:
-        bar = progress.add_task(config["study"]["name"], total=len(waiting))
-
-        def on_end(cell: Cell, reason: str) -> None:
-            progress.advance(bar)
-            if reason:
-                progress.console.print(f"failed: {cell.title}: {reason}", style="red", markup=False)
-            elif not console.is_terminal:
-                progress.console.print(f"finished: {cell.title}", markup=False, highlight=False)
-
-        folder = study_folder(config)
-        with engine.session(len(waiting), folder, train) as session:
-            session.run(waiting, on_end)
-    link_wandb_runs(cells, folder)
+    tune = config["study"]["tune"]
+    trials = tune["batch"] * tune["seeds"] * len(first_of_kinds(cells)) if tune["trials"] else 0
+    waiting = [c for c in distinct(cells) if config["overwrite"] or c.folder.result() is None]
+    count = max(trials, len(waiting))
+    return Runner(engine, study_folder(config), train, count, config["overwrite"])

@@ -33,6 +33,7 @@ FURTHER_KINDS: dict[str, tuple[type, ...]] = {
     "layers.kan_roles": (str, list),
     "layers.residual": (NoneType,),
     "logger.wandb": (NoneType,),
+    "study.margin": (dict,),
     "trainer.devices": (int, str, list),
     "trainer.gradient_clip_val": (NoneType,),
 }

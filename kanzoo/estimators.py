@@ -17,7 +17,8 @@ from torch.nn import functional as F
 from kanzoo.interpret.estimator import StackEstimator
 from kanzoo.interpret.formula import Formula, make_symbols, tidy
 from kanzoo.interpret.problem import Problem, one_function
-from kanzoo.interpret.symbolic import EXACT, FormulaError, judge, symbolic
+from kanzoo.interpret.search import EXACT, FormulaError
+from kanzoo.interpret.symbolic import judge, symbolic
 from kanzoo.interpret.symmetry import simplify
 
 WIDEST = 9  # hidden layer of the network whose symmetries are looked for

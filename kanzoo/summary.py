@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from kanzoo import __version__
 from kanzoo.config import Config
 from kanzoo.rundir import git_sha
-from kanzoo.study.plan import Cell, active_axes, arms_of
+from kanzoo.study.plan import Cell, active_axes, arms_of, margins_of
 
 if TYPE_CHECKING:
     from kanzoo.study.plots import EdgePlot
@@ -41,8 +41,7 @@ def summarise(
     axes = active_axes(study)
     results = collect(cells, folder, axes)
     values, further = judged(results, study["metrics"])
-    margins = dict.fromkeys(results["metric"], study["margin"])
-    margins |= {name: options["margin"] for name, options in study["metrics"].items()}
+    margins = margins_of(study, cells)
     found = verdicts(
         values, study["baseline"], margin=margins, alpha=study["alpha"], axes=[*axes, *further]
     )
@@ -54,7 +53,7 @@ def summarise(
         axes=axes,
         title=study["title"],
         question=study["question"],
-        protocol=protocol(study, cells),
+        protocol=[*protocol(study, cells), *references(cells)],
         settings={key: study[key] for key in shown if study[key] != []},
         environment=_environment(),
         command=command,
@@ -97,7 +96,8 @@ def protocol(study: dict[str, Any], cells: list[Cell]) -> list[str]:
         "batches in the same order.",
         "The best epoch is chosen on validation data; the test set is evaluated once, with that "
         "epoch's weights.",
-        f"A difference below {study['margin']} does not matter; that margin was set beforehand.",
+        f"A difference below {_margin(study['margin'])} does not matter; that margin was set "
+        "beforehand.",
     ]
     if any(cell.config["training_set"]["phases"] > 1 for cell in cells):
         lines[4] = (
@@ -128,6 +128,25 @@ def protocol(study: dict[str, Any], cells: list[Cell]) -> list[str]:
             "severities are explained in kanzoo/data/corruption.py."
         )
     return lines
+
+
+def references(cells: list[Cell]) -> list[str]:
+    """What a prediction that learns nothing reaches, a sentence for each data set that has one."""
+    found: dict[str, str] = {}
+    for cell in cells:
+        result = cell.folder.result() if cell.data not in found else None
+        if result and result["metric"] in (scores := result.get("reference", {}).get("test", {})):
+            found[cell.data] = (
+                f"On {cell.data} a prediction that learns nothing ({result['reference_name']}) "
+                f"reaches a test {result['metric']} of {scores[result['metric']]:.4g}."
+            )
+    return list(found.values())
+
+
+def _margin(margin: float | dict[str, float]) -> str:
+    if isinstance(margin, dict):
+        return " or ".join(f"{value:g} ({metric})" for metric, value in margin.items())
+    return f"{margin:g}"
 
 
 def _environment() -> dict[str, Any]:

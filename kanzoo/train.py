@@ -55,7 +55,7 @@ def _job(config: Config) -> None:
         print("kanzoo: interrupted; the same command goes on from the last epoch", file=sys.stderr)
         raise SystemExit(130) from None
     if result is not None:
-        _print_summary(result, folder, prepared.dataset.reference_name)
+        _print_summary(result, folder)
 
 
 def train(config: Config) -> dict[str, Any]:
@@ -254,6 +254,7 @@ def fit(config: Config, folder: RunDir, prepared: Prepared) -> dict[str, Any] | 
         "mode": objective.mode,
         **scores,
         "reference": dataset.reference(),
+        "reference_name": dataset.reference_name,
         "data_version": dataset.spec.version or None,
         "git_sha": git_sha(),
         "versions": _versions(),
@@ -278,7 +279,7 @@ def _versions() -> dict[str, str]:
     return {"kanzoo": __version__, "python": platform.python_version(), **found}
 
 
-def _print_summary(result: dict[str, Any], folder: RunDir, reference_name: str) -> None:
+def _print_summary(result: dict[str, Any], folder: RunDir) -> None:
     from rich.console import Console
     from rich.table import Table
 
@@ -288,7 +289,7 @@ def _print_summary(result: dict[str, Any], folder: RunDir, reference_name: str) 
     others = [name for name in test if name not in (metric, "loss")]
     rows = {
         f"test {name}": f"{_short(test[name])}"
-        + (f" ({reference_name}: {_short(reference[name])})" if name in reference else "")
+        + (f" ({result['reference_name']}: {_short(reference[name])})" if name in reference else "")
         for name in (metric, *others)
         if test
     }

@@ -23,6 +23,7 @@ from kanzoo import __version__, registry
 from kanzoo.bases.base import Basis, BasisFactory, make_factory
 from kanzoo.build import construct
 from kanzoo.layers import kernels
+from kanzoo.layers.edges import STRUCTURE
 from kanzoo.layers.factory import LayerFactory
 from kanzoo.models.base import Architecture
 from kanzoo.rundir import write_atomic
@@ -35,7 +36,7 @@ KEYS = (
     *("model", "layers", "basis", "basis_name", "in_shape", "num_outputs"),
 )
 SUFFIXES = (".safetensors", ".json")
-MASK = ".edge_mask"
+MARKS = tuple(f".{name}" for name in STRUCTURE)  # that any layer can take from its state
 MAX_JSON = 2**20  # bytes
 MAX_NUMBER = 2**24  # of any size or count in a recipe
 MAX_BASIS = 2**12  # of any in a basis, whose grid is computed before weights can be compared
@@ -114,8 +115,8 @@ def _paths(path: str | os.PathLike[str]) -> tuple[Path, Path]:
 
 
 def _structure(net: nn.Module) -> tuple[list[tuple[str, type]], set[str]]:
-    """Modules and names of tensors, without masks of pruned edges: any layer can take one."""
-    names = {name for name in net.state_dict() if not name.endswith(MASK)}
+    """Modules and names of tensors, without what marks edges: any layer can take that."""
+    names = {name for name in net.state_dict() if not name.endswith(MARKS)}
     return [(name, type(part)) for name, part in net.named_modules()], names
 
 
@@ -263,7 +264,7 @@ def _check_size(config: dict[str, Any], state: dict[str, Tensor]) -> None:
         handle.remove()
     for kind, names in (
         ("lack", expected.keys() - state.keys()),
-        ("have besides", {n for n in state if not n.endswith(MASK)} - expected.keys()),
+        ("have besides", {n for n in state if not n.endswith(MARKS)} - expected.keys()),
     ):
         if names:
             some = ", ".join(sorted(names)[:3])

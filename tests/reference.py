@@ -65,17 +65,15 @@ def insert_zeros(x: Tensor, stride: tuple[int, ...]) -> Tensor:
     return spread
 
 
-# What one floating point number of an operator's result costs. One for arithmetic, for rounding
-# and clamping, and for a transcendental or activation function; nothing for comparison, selection,
-# conversion and moving data. A normalisation has mean, difference, square, sum, scaling, weight
-# and bias; with stored statistics only difference, scaling, weight and bias.
-_ONE = (
-    "abs add ceil clamp clamp_max clamp_min cos cosh div erf exp expm1 floor gelu log log1p "
-    "maximum minimum mul neg pow reciprocal relu round rsqrt rsub sigmoid sign silu sin sinh "
-    "softplus sqrt sub tan tanh"
-)
-COSTS = dict.fromkeys(_ONE.split(), 1) | {
+# What one floating point number of an operator's result costs: one for every elementwise operator
+# (arithmetic, rounding, a transcendental or activation function), but for comparison, selection,
+# conversion and moving data, which are free, and the product with one that `1 / x` contains.
+# A normalisation has mean, difference, square, sum, scaling, weight and bias; with stored
+# statistics only difference, scaling, weight and bias.
+COSTS = {
     "addcmul": 2,
+    "cumprod": 1,
+    "cumsum": 1,
     "lerp": 3,
     "native_layer_norm": 7,
     "native_batch_norm": 4,
@@ -94,18 +92,27 @@ _NONE = (
 FREE = set(_NONE.split())
 
 
+def is_one(value: Any) -> bool:
+    """Whether an argument of an operator is the number one itself."""
+    return (value.dim() == 0 and bool(value == 1)) if isinstance(value, Tensor) else value == 1
+
+
 class ArithmeticCounter(TorchDispatchMode):
     """Counts floating point operations by watching every operator that PyTorch runs."""
 
     def __init__(self) -> None:
         super().__init__()
         self.count = 0
+        self.before = ""
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
         result = func(*args, **(kwargs or {}))
         name = func.overloadpacket.__name__
         first = result[0] if isinstance(result, (tuple, list)) else result
         if name in FREE or not isinstance(first, Tensor) or not first.is_floating_point():
+            return result
+        before, self.before = self.before, name
+        if before == "reciprocal" and name == "mul" and any(is_one(value) for value in args):
             return result
         if name == "sum":
             self.count += args[0].numel() - first.numel()
@@ -115,6 +122,8 @@ class ArithmeticCounter(TorchDispatchMode):
             self.count += args[0].numel() - first.numel()
         elif name in COSTS:
             self.count += COSTS[name] * first.numel()
+        elif torch.Tag.pointwise in func.tags:
+            self.count += first.numel()
         else:
             raise AssertionError(f"say in tests/reference.py what {name} costs")
         return result

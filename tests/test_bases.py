@@ -72,6 +72,13 @@ def test_first_and_second_derivatives(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_a_factory_leaves_the_generator_alone(name: str) -> None:
+    before = torch.get_rng_state()
+    get_basis(name)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_declared_flops_are_the_counted_ones(name: str) -> None:
     basis = get_basis(name)(8)
     assert reference.flops_per_input(basis, 8) == basis.flops

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
-from zoo import BASES, MODELS, SHAPES, cls_of, inputs, main_kind, roles_of
+from zoo import BASES, MODELS, SHAPES, cls_of, inputs, main_kind, roles_of, roomy
 from zoo import plan as plan_of
 
 import kanzoo
@@ -117,7 +117,7 @@ def test_every_step_of_a_recurrent_network_is_counted(cell: str) -> None:
 @pytest.mark.parametrize("basis", BASES)
 @pytest.mark.parametrize("model", MODELS)
 def test_parameters_match_within_two_percent(model: str, basis: str) -> None:
-    matched = plan(model, basis, "params")
+    matched = plan(model, basis, "params", **roomy(model))
     assert matched.params / matched.twin_params == pytest.approx(1.0, abs=0.02)
 
 
@@ -125,7 +125,7 @@ def test_parameters_match_within_two_percent(model: str, basis: str) -> None:
 @pytest.mark.parametrize("basis", BASES)
 @pytest.mark.parametrize("model", MODELS)
 def test_flops_match_within_two_percent(model: str, basis: str) -> None:
-    matched = plan(model, basis, "flops")
+    matched = plan(model, basis, "flops", **roomy(model))
     assert matched.flops / matched.twin_flops == pytest.approx(1.0, abs=0.02)
 
 
@@ -137,7 +137,7 @@ def test_flops_match_within_two_percent(model: str, basis: str) -> None:
 def test_roles_match_within_two_percent(model: str, kind: str, match: str) -> None:
     for role in roles_of(model, kind):
         for basis in ("bspline", "rational", "chebyshev", "none"):
-            matched = plan_of(model, (role,), kind, basis, match)
+            matched = plan_of(model, (role,), kind, basis, match, **roomy(model))
             ratios = {
                 "params": matched.params / matched.twin_params,
                 "flops": matched.flops / matched.twin_flops,

@@ -258,7 +258,11 @@ def test_a_study_where_smaller_is_better(tmp_path: Path) -> None:
         verdict["mean_baseline"] - verdict["mean_arm"]
     )
     assert verdict["verdict"] == "worse"
-    assert "rmse" in (report / "index.html").read_text()
+    page = (report / "index.html").read_text()
+    assert "rmse" in page
+    result = next((tmp_path / "runs").rglob("result.json")).read_text()
+    without_learning = json.loads(result)["reference"]["test"]["rmse"]
+    assert f"(training mean) reaches a test rmse of {without_learning:.4g}" in page
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """The command line: everything in conf/ composes, and bad input is one line that names the key."""
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from conftest import environment, run_script
 
 from kanzoo import registry
@@ -203,7 +205,17 @@ def test_impossible_values_are_refused_by_name(line: str, key: str, hint: str) -
     ],
 )
 def test_possible_values_are_taken(line: str) -> None:
-    prepare(compose("train", line.split()))
+    config = compose("train", line.split())
+    assert prepare(config).plan.params > 0
+    for word in line.split():
+        key, _, text = word.lstrip("+").partition("=")
+        if "." in key:
+            group, name = key.split(".", 1)
+            value = config[group]
+            for part in name.split("."):
+                value = value[part]
+            given = yaml.safe_load(re.sub(r":(?=\S)", ": ", text))
+            assert value == given
 
 
 def test_values_reach_the_configuration() -> None:

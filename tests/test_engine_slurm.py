@@ -122,6 +122,25 @@ def test_jobs_that_crash_or_are_lost_are_retried_and_told(tmp_path: Path) -> Non
 
 
 @pytest.mark.usefixtures("cluster")
+def test_a_job_at_its_time_limit_is_queued_again_and_goes_on(tmp_path: Path) -> None:
+    local, runs, log = tmp_path / "local", tmp_path / "runs", tmp_path / "log"
+    code, said = engine_study.finish(local, 2, "engine.workers=2")
+    assert code == 0, said
+    harm = {
+        "SABOTAGE": json.dumps({"0 kan": "stall"}),
+        "SABOTAGE_LOG": str(log),
+        "PYTHONPATH": str(SABOTAGE),
+    }
+    words = (*WORDS, "engine.time=1", "engine.cells_per_job=2", "engine.max_retries=0")
+    code, said = engine_study.finish(runs, 2, *words, **harm)
+    assert code == 0, said
+    lines = log.read_text().splitlines()
+    assert len(lines) == 2
+    assert len(set(lines)) == 1, "the same job, twice"
+    assert engine_study.results(runs) == engine_study.results(local)
+
+
+@pytest.mark.usefixtures("cluster")
 def test_ctrl_c_cancels_the_jobs(tmp_path: Path) -> None:
     driver = engine_study.start(tmp_path / "runs", 2, *WORDS)
     wait_for(lambda: len(queue()) == 4)

@@ -25,6 +25,7 @@ from kanzoo.study.engines.cell import (
     DIVERGED,
     FAILED,
     FINISHED,
+    UNTRIED,
     Outcome,
     death,
     is_multi_device,
@@ -32,6 +33,7 @@ from kanzoo.study.engines.cell import (
     run_cell,
 )
 from kanzoo.study.engines.local import LocalEngine
+from kanzoo.study.engines.slurm_job import journal_of, outcomes_of_lost
 from kanzoo.study.plan import Cell
 
 SABOTAGE = Path(__file__).parent / "sabotage"
@@ -84,6 +86,25 @@ def test_failures_are_retried_so_often_and_divergence_is_not(tmp_path: Path) -> 
     assert counts == {(0, "kan"): 3, (0, "mlp"): 1, (1, "kan"): 2, (1, "mlp"): 1}
     told = {c.folder.path / "failure.txt" for c in cells if c.seed == 0}
     assert set(tmp_path.rglob("failure.txt")) == told
+
+
+def test_a_cell_that_was_lost_before_its_turn_is_not_charged_for_it(tmp_path: Path) -> None:
+    cells = cells_of(tmp_path)
+    session = Scripted({(0, "kan"): [UNTRIED, UNTRIED, FAILED, FINISHED]}, max_retries=1)
+    assert set(run(session, cells).values()) == {""}
+    assert session.started.count((0, "kan")) == 4
+
+
+def test_what_a_lost_job_wrote_down_says_whose_turn_it_was(tmp_path: Path) -> None:
+    journal = journal_of(tmp_path, "7_0")
+    lost, untried = Outcome(FAILED, "lost"), Outcome(UNTRIED, "lost")
+    assert outcomes_of_lost(journal, 3, "lost") == [lost] * 3  # it did not begin
+    journal.touch()
+    assert outcomes_of_lost(journal, 3, "lost") == [lost, untried, untried]
+    journal.write_text('{"status": "diverged", "reason": "nan"}\n{"status": "fin')
+    known = Outcome(DIVERGED, "nan")
+    assert outcomes_of_lost(journal, 3, "lost") == [known, lost, untried]
+    assert outcomes_of_lost(journal, 1, "lost") == [known]
 
 
 def test_a_busy_cell_is_started_again_once_it_is_free(

@@ -2,7 +2,6 @@
 
 import json
 import re
-from html.parser import HTMLParser
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -11,6 +10,7 @@ import pytest
 import sympy
 import torch
 from conftest import SMALL, Run, folder_of, run_script
+from pages import Page
 from PIL import Image
 
 from kanzoo.config import compose
@@ -36,41 +36,6 @@ OTHERS = {
 }
 
 
-class Page(HTMLParser):
-    """Text, links and pictures of a page whose tags nest."""
-
-    VOID = frozenset({"meta", "link", "br", "path", "use", "rect", "img"})
-
-    def __init__(self, path: Path) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.tags: list[str] = []
-        self.links: list[str] = []
-        self.text = ""
-        self.source = path.read_text(encoding="utf-8")
-        self.feed(self.source)
-        self.close()
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        self.links += [value or "" for key, value in attrs if key in ("href", "src", "xlink:href")]
-        assert not any(key.startswith("on") for key, _ in attrs)
-        if tag not in self.VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.handle_starttag(tag, attrs)
-        if tag not in self.VOID:
-            self.open.pop()
-
-    def handle_endtag(self, tag: str) -> None:
-        if tag not in self.VOID:
-            assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
-
-
 def run_folder(root: Path, *words: str) -> Path:
     return folder_of(*SMALL, f"runs={root}", *words)
 
@@ -80,7 +45,7 @@ def test_the_page_and_its_pictures(train_run: Run, tmp_path: Path) -> None:
     folder = run_folder(tmp_path, *WORDS)
     (folder / "explain").mkdir()
     (folder / "explain" / "edges-gone.svg").touch()
-    page = Page(explain(folder, edges=5))
+    page = Page(explain(folder, edges=5).read_text())
     names = ["graph", "edges-stem", "edges-head"]
     files = {path.name for path in (folder / "explain").iterdir()}
     assert files == {"index.html", *(f"{n}.{s}" for n in names for s in ("png", "svg"))}
@@ -110,9 +75,9 @@ def test_an_unfinished_run_says_so(train_run: Run, tmp_path: Path) -> None:
     train_run(*WORDS)
     folder = run_folder(tmp_path, *WORDS)
     (folder / "result.json").unlink()
-    assert "Not the result of a finished training" in Page(explain(folder)).text
+    assert "Not the result of a finished training" in Page(explain(folder).read_text()).text
     (folder / "checkpoints" / "best.ckpt").unlink()
-    assert "last.ckpt" in Page(explain(folder)).text
+    assert "last.ckpt" in Page(explain(folder).read_text()).text
     (folder / "checkpoints" / "last.ckpt").unlink()
     with pytest.raises(ValueError, match="has not finished an epoch"):
         explain(folder)
@@ -125,7 +90,7 @@ def test_a_formula_is_found_and_a_failure_is_told(train_run: Run, tmp_path: Path
     words += ["logger=csv", "callbacks.progress=false"]
     train(compose("train", words))
     folder = folder_of(*words)
-    page = Page(explain(folder, symbolic=True))
+    page = Page(explain(folder, symbolic=True).read_text())
     found = json.loads((folder / "explain" / "formula.json").read_text())
     assert found.keys() >= {"expression", "latex", "rmse_network", "rmse_formula", "edges"}
     assert found["failed"] == ""
@@ -141,7 +106,7 @@ def test_a_formula_is_found_and_a_failure_is_told(train_run: Run, tmp_path: Path
     words = [*WORDS, "data=wine"]
     train_run(*words)
     other = run_folder(tmp_path, *words)
-    page = Page(explain(other, symbolic=True))
+    page = Page(explain(other, symbolic=True).read_text())
     found = json.loads((other / "explain" / "formula.json").read_text())
     assert found["failed"].startswith("a formula needs regression")
     assert found["failed"] in page.text
@@ -151,7 +116,7 @@ def test_names_are_escaped(train_run: Run, tmp_path: Path, monkeypatch: pytest.M
     attack = "<script>x$&"
     monkeypatch.setattr(Diabetes, "feature_names", (attack,) * 10)
     train_run(*WORDS)
-    page = Page(explain(run_folder(tmp_path, *WORDS)))
+    page = Page(explain(run_folder(tmp_path, *WORDS)).read_text())
     assert "<script" not in page.source
     assert page.text.count(attack) == 20  # in the graph, and among the scores
 
@@ -192,7 +157,7 @@ def test_other_models_are_explained_by_grids(name: str, train_run: Run, tmp_path
     words = ("trainer.max_epochs=1", *OTHERS[name])
     train_run(*words)
     folder = run_folder(tmp_path, *words)
-    page = Page(explain(folder, edges=4))
+    page = Page(explain(folder, edges=4).read_text())
     assert "Not drawn: only a chain" in page.text
     pictures = list((folder / "explain").glob("edges-*.svg"))
     assert len(pictures) == page.tags.count("svg") > 1
@@ -226,7 +191,7 @@ def test_pictures_change_neither_folder_nor_result(train_run: Run, tmp_path: Pat
     gif = folders[1] / "pictures" / "edges.gif"
     with Image.open(gif) as image:
         assert image.n_frames == 3  # before training, and after each of two epochs
-    assert "img" in Page(explain(folders[1])).tags
+    assert "img" in Page(explain(folders[1]).read_text()).tags
     before = gif.read_bytes()
     animation.animate(gif.parent, 4)
     assert gif.read_bytes() == before
@@ -306,7 +271,7 @@ def test_pictures_go_to_wandb(train_run: Run, tmp_path: Path) -> None:
 def test_a_run_without_a_test_shows_validation(train_run: Run, tmp_path: Path) -> None:
     words = (*WORDS, "evaluation.test=false", "trainer.max_epochs=1")
     result = train_run(*words)
-    page = Page(explain(run_folder(tmp_path, *words), edges=1))
+    page = Page(explain(run_folder(tmp_path, *words), edges=1).read_text())
     assert result["test"] is None
     assert "validation rmse" in page.text
     assert f"{result['val']['rmse']:.4g}" in page.text

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from kanzoo.build import create_model
 from kanzoo.config import compose
-from kanzoo.engine.grid import GridSchedule, layer_inputs
+from kanzoo.engine.grid import GridSchedule
+from kanzoo.engine.inputs import layer_inputs
 from kanzoo.evaluate import evaluate, find_checkpoint
 from kanzoo.layers.kan import KANLinear
 from kanzoo.rundir import RunDir
@@ -22,7 +23,7 @@ def test_layer_inputs_are_what_the_layers_see() -> None:
     first, plain, second = KANLinear(5, 4), KANLinear(4, 4, basis="gelu"), KANLinear(4, 3)
     net = nn.Sequential(first, plain, nn.Dropout(0.5), second).train()
     x = torch.randn(7, 5)
-    seen = layer_inputs(net, x)
+    seen = layer_inputs(net, x, (first, second))
     assert set(seen) == {first, second}
     assert torch.equal(seen[first], x)
     torch.testing.assert_close(seen[second], plain(first(x)))  # no dropout: as in evaluation
@@ -42,10 +43,10 @@ class Loop(nn.Module):
 
 @pytest.mark.parametrize("most", [10**6, 60, 1])
 def test_all_calls_of_a_layer_are_seen(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kanzoo.engine.grid.MOST_NUMBERS", most)
+    monkeypatch.setattr("kanzoo.engine.inputs.MOST_NUMBERS", most)
     net = Loop(KANLinear(3, 2, basis="bspline_adaptive"))
     x = torch.arange(5 * 8 * 3.0).view(5, 8, 3)  # 8 steps of 5 samples
-    seen = layer_inputs(net, x)[net.layer]
+    seen = layer_inputs(net, x, [net.layer])[net.layer]
     assert seen.shape[1:] == (3,)
     rows = {tuple(row) for row in x.flatten(0, 1).tolist()}
     assert {tuple(row) for row in seen.tolist()} <= rows
@@ -66,8 +67,8 @@ def test_grids_of_a_recurrent_layer_follow_all_steps() -> None:
     x = torch.linspace(0, 1, 6).view(1, 6, 1) * torch.randn(
         16, 6, 3, generator=torch.Generator().manual_seed(0)
     )
-    seen = layer_inputs(net, x)
     cell = net.cells[1]
+    seen = layer_inputs(net, x, [cell.hidden])
     with torch.no_grad():
         states = cell(net.cells[0](net.embed(x).transpose(0, 1)))  # (T, B, H)
     before = torch.cat([torch.zeros_like(states[:1]), states[:-1]])

@@ -94,6 +94,8 @@ def test_a_run_that_several_cells_share_is_done_once(tmp_path: Path) -> None:
         ({"axes": {"depth": {"values": {1: ["model.dpeth=1"]}}}}, "'model.depth'"),
         ({"metrics": {"ece": {"mode": "less", "margin": 0.1}}}, "study.metrics.ece"),
         ({"metrics": {"ece": {"mode": "min", "margin": 0}}}, "margin must be positive"),
+        ({"margin": {"rmse": 0.1}}, "none for accuracy"),
+        ({"margin": {"accuracy": 0}}, "study.margin must be positive"),
         ({"alpha": 1.0}, "study.alpha"),
         ({"alhpa": 0.1}, "'alpha'"),
         ({"arms": {"mlp": ["layers=mlp"], "same": ["layers=mlp"]}}, "same as the baseline"),
@@ -136,7 +138,7 @@ def refused(config: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> str:
 def test_a_folder_of_another_study_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("kanzoo.compare.run", lambda *_: None)
+    monkeypatch.setattr("kanzoo.study.run.Runner.__call__", lambda *_: None)
     monkeypatch.setattr("kanzoo.compare.report", lambda *_: 0)
     _job(configured(tmp_path, seeds=3))
     path = tmp_path / "runs" / "smoke" / "study.yaml"

@@ -65,12 +65,18 @@ def sizes(name: str, width: int = 8) -> dict[str, Any]:
     raise AssertionError(f"no depth of {name} is accepted and has all roles")
 
 
+def roomy(name: str) -> dict[str, Any]:
+    """What makes neighbouring sizes cost nearly the same where no ratio trims between them."""
+    cls = cls_of(name)
+    return {} if cls.fine else {cls.coarse: 8 * registry.options("model", name)[cls.coarse]}
+
+
 @cache
 def matching_sizes(name: str) -> dict[str, Any]:
     """Options of a network just large enough for sizes that cost the same."""
-    for width in (32, 64, 128, 256):
+    for width in (32, 64, 128, 256, 512):
         options = sizes(name, width)
-        if plan(name, (), **options).params > 8000:
+        if plan(name, (), **options).params > (8000 if cls_of(name).fine else 200_000):
             return options
     raise AssertionError(f"{name} stays small at any width")
 

@@ -19,6 +19,8 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "silu": F.silu,
     "tanh": torch.tanh,
 }
+RISING = ("identity", "relu", "tanh")  # those that never decrease
+ODD = ("identity", "tanh")  # those with f(-x) = -f(x)
 
 
 class Activation(Basis):
@@ -38,6 +40,7 @@ class Activation(Basis):
         super().__init__(in_features, 1)
         registry.check_name("activation", function, ACTIVATIONS)
         self.function = function
+        self.rising = "positive" if function in RISING else None
 
     def forward(self, x: Tensor) -> Tensor:
         return ACTIVATIONS[self.function](x).unsqueeze(0)

@@ -16,6 +16,19 @@ from torch import Tensor, nn
 from kanzoo import registry
 
 
+@dataclass(frozen=True)
+class Formula:
+    """A basis as compiled code knows it: a family of functions and the numbers that set it apart.
+
+    `table` is `(J, K, C)`, or `(J, K, 1)` where all features have the same functions; what its rows
+    mean is up to the family. If any number is trained, the table has all features and a gradient.
+    """
+
+    family: str
+    table: Tensor
+    constants: tuple[float, ...] = ()
+
+
 class Basis(nn.Module, ABC):
     """Functions phi_1 .. phi_K, the same or one set per feature, evaluated on every feature.
 
@@ -27,6 +40,8 @@ class Basis(nn.Module, ABC):
     default_squash: ClassVar[str] = "none"
     default_residual: ClassVar[str | None] = "silu"
     zero_at_zero: ClassVar[bool] = False  # whether all functions are zero at zero
+    # Which coefficients make an increasing function: "ordered" ones, "positive" ones, or None.
+    rising: str | None = None
     feature_tensors: tuple[str, ...] = ()  # parameters and buffers with C as last dimension
 
     def __init__(self, in_features: int, num_functions: int) -> None:
@@ -46,6 +61,14 @@ class Basis(nn.Module, ABC):
         own = {name: getattr(self, name)[..., block] for name in self.feature_tensors}
         values: Tensor = torch.func.functional_call(self, own, (x,)) if own else self(x)
         return values
+
+    def rising_range(self) -> tuple[float, float]:
+        """The inputs for which `rising` holds."""
+        return -float("inf"), float("inf")
+
+    def formula(self) -> Formula | None:
+        """The same functions for compiled code, None where there is no such code for them."""
+        return None
 
     @property
     @abstractmethod
@@ -128,8 +151,9 @@ def make_factory(cls: type[Basis], name: str = "", **options: Any) -> BasisFacto
         for key, value in sorted(options.items())
     )
     factory = BasisFactory(cls, frozen, name or cls.__name__.lower())
-    try:
-        factory(1)  # impossible options are refused here, not when the first layer is built
+    try:  # impossible options are refused here, not when the first layer is built
+        with torch.random.fork_rng(devices=[]):
+            factory(1)
     except TypeError as error:
         raise ValueError(f"basis {factory.name!r}: {error}") from error
     return factory

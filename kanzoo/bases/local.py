@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from kanzoo.bases.base import Basis, check_whole
+from kanzoo.bases.base import Basis, Formula, check_whole
 from kanzoo.bases.spline import BSpline, check_range
 
 
@@ -86,6 +86,10 @@ class ReLUKAN(Basis):
         rising = torch.relu(x - starts) * self.inverse_half
         falling = torch.relu(ends - x) * self.inverse_half
         return (rising * falling) ** self.power
+
+    def formula(self) -> Formula:
+        table = torch.stack([self.starts, self.ends])
+        return Formula("ramps", table, (self.inverse_half, float(self.power)))
 
     @property
     def flops(self) -> int:

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from kanzoo.bases.base import Basis, check_whole
+from kanzoo.bases.base import Basis, Formula, check_whole
 from kanzoo.bases.local import per_feature
 
 
@@ -48,6 +48,10 @@ class Fourier(Basis):
             return waves
         return waves * torch.cat([orders, orders]) ** -self.smoothness
 
+    def formula(self) -> Formula:
+        heights = torch.cat([self.orders, self.orders]) ** -self.smoothness
+        return Formula("harmonics", heights.view(1, -1, 1), (self.frequency,))
+
     @property
     def flops(self) -> int:
         pairs = self.num_functions // 2
@@ -87,6 +91,10 @@ class Sine(Basis):
     def forward(self, x: Tensor) -> Tensor:
         return torch.sin(per_feature(self.frequencies, x) * x + per_feature(self.phases, x))
 
+    def formula(self) -> Formula:
+        frequencies = self.frequencies.expand_as(self.phases)
+        return Formula("waves", torch.stack([frequencies, self.phases]), (1.0,))
+
     @property
     def flops(self) -> int:
         return 3 * self.num_functions
@@ -125,6 +133,10 @@ class RandomWaves(Basis):
     def forward(self, x: Tensor) -> Tensor:
         angles = per_feature(self.frequencies, x) * x + per_feature(self.phases, x)
         return math.sqrt(2) * torch.cos(angles)
+
+    def formula(self) -> Formula:
+        table = torch.stack([self.frequencies, self.phases + math.pi / 2])
+        return Formula("waves", table, (math.sqrt(2),))
 
     @property
     def flops(self) -> int:

@@ -1,11 +1,12 @@
 """Polynomials through their recurrences; meant for bounded inputs, so the layer squashes them."""
 
+import math
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from kanzoo.bases.base import Basis, check_whole
+from kanzoo.bases.base import Basis, Formula, check_whole
 
 
 class Chebyshev(Basis):
@@ -33,9 +34,19 @@ class Chebyshev(Basis):
             values.append(twice * values[-1] - values[-2])
         return torch.stack(values)
 
+    def formula(self) -> Formula:
+        return recurrence([(1.0, 0.0, 0.0), *[(2.0, 0.0, 1.0)] * (self.num_functions - 2)])
+
     @property
     def flops(self) -> int:
         return 1 + 2 * (self.num_functions - 2)
+
+
+def recurrence(steps: list[tuple[float, float, float]]) -> Formula:
+    """p_0 = 1, p_(n+1) = (a_n x + b_n) p_n - c_n p_(n-1) from (a_n, b_n, c_n); c_0 is not used."""
+    return Formula(
+        "recurrence", torch.tensor([*steps, (0.0,) * 3], dtype=torch.float64).t().unsqueeze(-1)
+    )
 
 
 class ThreeTerm(Basis):
@@ -59,6 +70,9 @@ class ThreeTerm(Basis):
             else:
                 values.append(factor * values[-1] - c * values[-2])
         return torch.stack(values)
+
+    def formula(self) -> Formula:
+        return recurrence(self.steps)
 
     @property
     def flops(self) -> int:
@@ -146,6 +160,7 @@ class Bernstein(Basis):
     """
 
     default_squash: ClassVar[str] = "sigmoid"
+    rising = "ordered"
 
     def __init__(
         self,
@@ -166,6 +181,16 @@ class Bernstein(Basis):
             inner = [a + b for a, b in zip(falling[1:], rising[:-1], strict=True)]
             values = [falling[0], *inner, rising[-1]]
         return torch.stack(values)
+
+    def rising_range(self) -> tuple[float, float]:
+        return 0.0, 1.0
+
+    def formula(self) -> Formula | None:
+        degree = self.num_functions - 1
+        if degree > 64:  # powers get too small
+            return None
+        binomials = [float(math.comb(degree, k)) for k in range(degree + 1)]
+        return Formula("bernstein", torch.tensor(binomials, dtype=torch.float64).view(1, -1, 1))
 
     @property
     def flops(self) -> int:

@@ -1,11 +1,12 @@
 """Bell-shaped functions around a fixed grid of centres, and their sum with B-splines."""
 
+import math
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from kanzoo.bases.base import Basis, GridBasis, check_whole
+from kanzoo.bases.base import Basis, Formula, GridBasis, check_whole
 from kanzoo.bases.knots import common_range
 from kanzoo.bases.spline import BSpline, check_range
 
@@ -39,6 +40,11 @@ class RadialBasis(GridBasis):
         centres = self.centres.to(x.dtype)
         inverse_width = (self.grid_size - 1) / (centres[-1] - centres[0])
         return (x - centres.view(-1, *[1] * x.dim())) * inverse_width
+
+    def bells(self) -> Tensor:
+        """Centres and inverse widths, `(2, K, 1)`."""
+        inverse_width = (self.grid_size - 1) / (self.centres[-1] - self.centres[0])
+        return torch.stack([self.centres, inverse_width.expand_as(self.centres)]).unsqueeze(-1)
 
     def set_range(self, low: float, high: float, grid_size: int) -> None:
         """Take `grid_size` even centres between two ends."""
@@ -83,6 +89,9 @@ class GaussianRBF(RadialBasis):
         distance = self.distances(x)
         return torch.exp(distance * -distance)
 
+    def formula(self) -> Formula:
+        return Formula("gaussian", self.bells())
+
     @property
     def flops(self) -> int:
         return 5 * self.num_functions
@@ -94,6 +103,9 @@ class RSWAF(RadialBasis):
     def forward(self, x: Tensor) -> Tensor:
         slope = torch.tanh(self.distances(x))
         return 1 - slope * slope
+
+    def formula(self) -> Formula:
+        return Formula("switch", self.bells())
 
     @property
     def flops(self) -> int:
@@ -138,6 +150,20 @@ class BSplineRBF(Basis):
         splines: Tensor = self.spline(x)
         bells: Tensor = self.radial(x)
         return splines + bells
+
+    def formula(self) -> Formula | None:
+        order, knots = self.spline.spline_order, self.spline.knots
+        if order < 2:  # their slopes jump
+            return None
+        step = (knots[-1] - knots[0]) / (len(knots) - 1)
+        middles = knots[: self.num_functions] + step * ((order + 1) / 2)
+        splines = torch.stack([middles, (1 / step).expand_as(middles)]).unsqueeze(-1)
+        powers = [  # truncated ones, of half of the function (Schoenberg)
+            (-1.0) ** j * math.comb(order + 1, j) / math.factorial(order)
+            for j in range(order // 2 + 1)
+        ]
+        table = torch.cat([splines, self.radial.bells()])
+        return Formula("spline_gaussian", table, (float(order), *powers))
 
     @property
     def flops(self) -> int:

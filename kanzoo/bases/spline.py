@@ -40,6 +40,7 @@ class BSpline(GridBasis):
     tangent there, so that gradients survive.
     """
 
+    rising = "ordered"  # the derivative's coefficients are differences of neighbours
     knots: Tensor
     end_slopes: Tensor
 
@@ -167,6 +168,12 @@ class BSpline(GridBasis):
 
     def grid_ends(self) -> Tensor:
         return self.breaks()[:, [0, -1]].t()
+
+    def rising_range(self) -> tuple[float, float]:
+        if self.extrapolation != "zero":
+            return super().rising_range()
+        low, high = self.grid_ends()
+        return float(low.max()), float(high.min())
 
     def grid_points(self) -> Tensor:
         """Points that determine a function: degree + 2 in every cell, outer ones too, `(P, C)`."""

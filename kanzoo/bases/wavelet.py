@@ -6,11 +6,12 @@ of the edge's freedom.
 """
 
 import math
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from kanzoo.bases.base import Basis, check_whole
+from kanzoo.bases.base import Basis, Formula, check_whole
 from kanzoo.bases.local import per_feature
 from kanzoo.bases.spline import check_range
 
@@ -49,14 +50,21 @@ class Wavelet(Basis):
         """(x - shift) / scale: `(..., C) -> (K, ..., C)`."""
         return (x - per_feature(self.shift, x)) * per_feature(self.inverse_scale, x)
 
+    def _formula(self, family: str, *constants: float) -> Formula:
+        return Formula(family, torch.stack([self.shift, self.inverse_scale]), constants)
+
 
 class MexicanHat(Wavelet):
     """psi(t) = 2 / (sqrt(3) pi^(1/4)) (1 - t^2) exp(-t^2 / 2), of unit norm."""
 
+    height: ClassVar[float] = 2.0 / (math.sqrt(3) * math.sqrt(math.sqrt(math.pi)))
+
     def forward(self, x: Tensor) -> Tensor:
         square = self.stretched(x).square()
-        height = 2.0 / (math.sqrt(3) * math.sqrt(math.sqrt(math.pi)))
-        return (height - height * square) * torch.exp(-0.5 * square)
+        return (self.height - self.height * square) * torch.exp(-0.5 * square)
+
+    def formula(self) -> Formula:
+        return self._formula("mexican_hat", self.height)
 
     @property
     def flops(self) -> int:
@@ -93,6 +101,9 @@ class Morlet(Wavelet):
         t = self.stretched(x)
         return torch.cos(self.frequency * t) * torch.exp(-0.5 * t.square())
 
+    def formula(self) -> Formula:
+        return self._formula("morlet", self.frequency)
+
     @property
     def flops(self) -> int:
         return 8 * self.num_functions
@@ -104,6 +115,9 @@ class GaussianDerivative(Wavelet):
     def forward(self, x: Tensor) -> Tensor:
         t = self.stretched(x)
         return -t * torch.exp(-0.5 * t.square())
+
+    def formula(self) -> Formula:
+        return self._formula("gaussian_derivative")
 
     @property
     def flops(self) -> int:

@@ -5,13 +5,12 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from torch import Tensor, nn
+from torch import nn
+
+from kanzoo.engine.inputs import layer_inputs
 
 log = logging.getLogger("kanzoo")
-
-MOST_NUMBERS = 2**22  # of the inputs that are kept of a layer which is called many times
 
 
 class GridSchedule(Callback):
@@ -67,7 +66,8 @@ class GridSchedule(Callback):
         )
         if grid_size is None and not moves:
             return
-        inputs = layer_inputs(pl_module, batch[0])
+        layers = [layer for layer in pl_module.modules() if getattr(layer, "has_grid", False)]
+        inputs = layer_inputs(pl_module, batch[0], layers)
         for layer, x in inputs.items():
             changes = []
             if moves:
@@ -109,63 +109,3 @@ def refined_params(net: nn.Module, grid_size: int) -> int:
             after.refine(grid_size)  # type: ignore[operator]
             total += after.weight.numel() - before.numel()  # type: ignore[operator]
     return total
-
-
-def layer_inputs(net: nn.Module, x: Tensor) -> dict[nn.Module, Tensor]:
-    """What every layer with a grid gets to see when the network sees x, in all its calls."""
-    seen: dict[nn.Module, _Calls] = {}
-
-    def keep(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        seen.setdefault(layer, _Calls()).add(inputs[0].detach())
-
-    handles = [
-        layer.register_forward_pre_hook(keep)
-        for layer in net.modules()
-        if getattr(layer, "has_grid", False)
-    ]
-    training = net.training
-    net.eval()
-    with torch.no_grad():
-        net(x)
-    net.train(training)
-    for handle in handles:
-        handle.remove()
-    return {layer: calls.joined() for layer, calls in seen.items()}
-
-
-class _Calls:
-    """The inputs of a layer that is called once, or at every step of a sequence.
-
-    Where they are many, every second, fourth, .. sample of every call is kept, and at last every
-    second, fourth, .. call. A call whose samples have another shape is left out.
-    """
-
-    def __init__(self) -> None:
-        self.inputs: list[Tensor] = []
-        self.numbers = 0
-        self.count = 0
-        self.sample_step = 1  # every so manyth sample of a call is kept
-        self.call_step = 1  # and of every so manyth call
-
-    def add(self, x: Tensor) -> None:
-        first = self.inputs[0] if self.inputs else x
-        if x.shape[1:] != first.shape[1:]:
-            return
-        self.count += 1
-        if (self.count - 1) % self.call_step:
-            return
-        self.inputs.append(x[:: self.sample_step])
-        self.numbers += self.inputs[-1].numel()
-        while self.numbers > MOST_NUMBERS and len(self.inputs) > 1:
-            if len(first) > 1:
-                self.sample_step *= 2
-                self.inputs = [part[::2].clone() for part in self.inputs]
-            else:
-                self.call_step *= 2
-                self.inputs = self.inputs[::2]
-            first = self.inputs[0]
-            self.numbers = sum(part.numel() for part in self.inputs)
-
-    def joined(self) -> Tensor:
-        """All as one batch; a single call as it is."""
-        return self.inputs[0] if len(self.inputs) == 1 else torch.cat(self.inputs)

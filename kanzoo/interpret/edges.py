@@ -5,13 +5,13 @@ channel reaches (O / groups), T taps of a kernel (1 for a linear layer), P point
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from kanzoo.engine.inputs import layer_inputs
 from kanzoo.interpret.stack import kan_layers
 from kanzoo.layers.grid import spread
 from kanzoo.layers.kan import KANLayer
@@ -60,58 +60,17 @@ def layer_values(net: nn.Module, x: Tensor, layers: Mapping[str, KANLayer]) -> d
     """What the basis of every layer gets to see when the network sees x: `(N, C)`, at most `ROWS`.
 
     All calls of a layer count, so every step of a recurrent one; layers that are not called are
-    left out. The network runs in evaluation mode, which needs no random numbers.
+    left out. The network runs in evaluation mode.
     """
-    seen: dict[str, _Rows] = {}
-    handles = []
+    seen = layer_inputs(net, x, layers.values())
+    values = {}
     for name, layer in layers.items():
-
-        def keep(layer: nn.Module, inputs: tuple[Tensor, ...], name: str = name) -> None:
-            assert isinstance(layer, KANLayer)
-            seen.setdefault(name, _Rows()).add(layer.rows(inputs[0].detach()))
-
-        handles.append(layer.register_forward_pre_hook(keep))
-    try:
-        with evaluating(net):
-            net(x)
-    finally:
-        for handle in handles:
-            handle.remove()
-    values = {name: seen[name].joined() for name in layers if name in seen}
-    for name, rows in values.items():
-        if not rows.isfinite().all():
-            raise ValueError(f"layer {name!r} gets inputs that are NaN or infinite")
+        if layer in seen:
+            rows = spread(layer.rows(seen[layer]), ROWS)
+            if not rows.isfinite().all():
+                raise ValueError(f"layer {name!r} gets inputs that are NaN or infinite")
+            values[name] = rows
     return values
-
-
-@contextmanager
-def evaluating(net: nn.Module) -> Iterator[None]:
-    """Evaluation mode for a while; every module then returns to the mode that it had."""
-    modes = {module: module.training for module in net.modules()}
-    net.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
-
-
-class _Rows:
-    """Rows of many calls, thinned evenly when they become too many."""
-
-    def __init__(self) -> None:
-        self.parts: list[Tensor] = []
-        self.share = 1.0
-
-    def add(self, rows: Tensor) -> None:
-        self.share = min(self.share, 4 * ROWS / max(1, len(rows)))
-        self.parts.append(spread(rows, max(1, round(self.share * len(rows)))).clone())
-        if len(self.parts) > 1 and sum(map(len, self.parts)) > 8 * ROWS:
-            self.share /= 2
-            self.parts = [spread(torch.cat(self.parts), 4 * ROWS)]
-
-    def joined(self) -> Tensor:
-        return spread(torch.cat(self.parts), ROWS)
 
 
 @torch.no_grad()

@@ -27,7 +27,8 @@ class Formula:
 
     `expressions` are SymPy expressions in `symbols`; `rmse_network` and `rmse_formula` are errors
     against the data (against the network where there are none), `rmse_between` that of the formula
-    against the network. `edges` say what every edge became: layer, i, o, function, a, b, c, d, r2.
+    against the network, `spread` the standard deviation of the data. `edges` say what every edge
+    became: layer, i, o, function, a, b, c, d, r2.
     """
 
     expressions: list[sympy.Expr]
@@ -35,6 +36,7 @@ class Formula:
     rmse_network: float = math.nan
     rmse_formula: float = math.nan
     rmse_between: float = math.nan
+    spread: float = math.nan
     edges: list[dict[str, Any]] = field(default_factory=list)
 
     @property
@@ -43,6 +45,11 @@ class Formula:
         if len(self.expressions) != 1:
             raise ValueError(f"there are {len(self.expressions)} outputs: see `expressions`")
         return self.expressions[0]
+
+    @property
+    def relative_error(self) -> float:
+        """`rmse_formula` in standard deviations of the data: below 1 is better than their mean."""
+        return self.rmse_formula / self.spread if self.spread > 0 else self.rmse_formula
 
     @property
     def latex(self) -> str:
@@ -62,13 +69,15 @@ class Formula:
             "rmse_network": self.rmse_network,
             "rmse_formula": self.rmse_formula,
             "rmse_between": self.rmse_between,
+            "relative_error": self.relative_error,
             "edges": self.edges,
         }
 
     def __str__(self) -> str:
         text = "; ".join(str(expression) for expression in self.expressions)
         return (
-            f"{text}  (RMSE {self.rmse_formula:.3g}; network {self.rmse_network:.3g}; "
+            f"{text}  (RMSE {self.rmse_formula:.3g}, {self.relative_error:.2g} of the data's "
+            f"deviation; network {self.rmse_network:.3g}; "
             f"between the two {self.rmse_between:.3g})"
         )
 

@@ -4,7 +4,7 @@ From left to right: inputs, for each layer its edge functions in boxes, the node
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +15,12 @@ from matplotlib.patches import FancyBboxPatch, PathPatch
 from matplotlib.path import Path as Curve
 from torch import Tensor, nn
 
+from kanzoo.engine.inputs import evaluating
 from kanzoo.interpret import ink
-from kanzoo.interpret.edges import Edge, KANLayer, edge_functions, evaluating
+from kanzoo.interpret.edges import Edge, KANLayer, edge_functions
 from kanzoo.interpret.stack import kan_layers
 from kanzoo.layers.kan import KANLinear
+from kanzoo.layers.products import Products, node_of
 
 MOST_EDGES = 72  # of a layer
 MOST_LAYERS = 8
@@ -31,11 +33,17 @@ NORMS = (nn.LayerNorm, nn.BatchNorm1d, nn.RMSNorm)
 
 @dataclass(frozen=True)
 class Stage:
-    """A layer of a chain, and what normalises its inputs, if anything."""
+    """A layer of a chain, what normalises its inputs, if anything, and products of its outputs."""
 
     name: str
     layer: KANLinear
     norm: str | None
+    products: int = 0  # behind it
+
+    @property
+    def nodes(self) -> int:
+        """The nodes behind the layer."""
+        return self.layer.out_features - self.products
 
 
 def draw(
@@ -49,14 +57,15 @@ def draw(
 
     A line is as strong as its edge's score (standard deviation of its function on the data)
     relative to the strongest of its layer; every box has a scale of its own and shows the density
-    of the data. Edges that are constant, as pruned ones are, are left out. `names` are those of
-    inputs and `outputs` those of outputs. A path without suffix gets a PNG and an SVG file.
+    of the data. Edges that are constant, as pruned ones are, are left out. Nodes that are products
+    stand behind the two that they multiply, with a cross. `names` are those of inputs and `outputs`
+    those of outputs. A path without suffix gets a PNG and an SVG file.
 
     Raises `ValueError` for networks that are no chain of `KANLinear` (normalisations between them
     are allowed), and for those too large to be read.
     """
     stages = chain(net, sample)
-    counts = [stage.layer.in_features for stage in stages] + [stages[-1].layer.out_features]
+    counts = [stages[0].layer.in_features] + [stage.nodes for stage in stages]
     names = _names("names", names, counts[0], "x")
     outputs = _names("outputs", outputs, counts[-1], "y")
     if len(stages) > MOST_LAYERS:
@@ -89,7 +98,7 @@ def chain(net: nn.Module, sample: Tensor) -> list[Stage]:
     calls: list[tuple[str, nn.Module, Tensor, Tensor]] = []
     handles = []
     for name, module in net.named_modules():
-        if isinstance(module, (KANLinear, *NORMS)):
+        if isinstance(module, (KANLinear, Products, *NORMS)):
 
             def keep(
                 module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor, name: str = name
@@ -103,7 +112,7 @@ def chain(net: nn.Module, sample: Tensor) -> list[Stage]:
     finally:
         for handle in handles:
             handle.remove()
-    value, norm, stages = sample.flatten(1), None, []
+    value, norm, stages = sample.flatten(1), None, list[Stage]()
     for name, module, before, after in calls:
         if before.shape != value.shape or not torch.equal(before, value):
             break
@@ -111,6 +120,10 @@ def chain(net: nn.Module, sample: Tensor) -> list[Stage]:
         if isinstance(module, KANLinear):
             stages.append(Stage(name, module, norm))
             norm = None
+        elif isinstance(module, Products):
+            if norm is not None or not stages or stages[-1].products:
+                break
+            stages[-1] = replace(stages[-1], products=module.products)
         else:
             norm = type(module).__name__
     whole = norm is None and value.shape == result.shape and torch.equal(value, result)
@@ -142,7 +155,11 @@ def _figure(
     left, right = (0.3 + 0.085 * max(map(len, side)) for side in (names, outputs))
     width = left + right
     for stage, number in zip(stages, columns, strict=True):
-        width += (0.5 if stage.norm else 0) + 2 * FAN + number * (BOX[0] + 0.16)
+        width += (
+            0.5 * ((stage.norm is not None) + (stage.products > 0))
+            + 2 * FAN
+            + number * (BOX[0] + 0.16)
+        )
     figure = Figure(figsize=(width, height))
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set_xlim(0, width)
@@ -159,7 +176,10 @@ def _figure(
         if stage.norm:
             x = _norm(axes, x, nodes, height, stage.norm)
         targets = _places(following, height)
-        x = _edges(axes, x, edges, number, nodes, targets, height)
+        factors = _factors(targets, stage.products, height)
+        x = _edges(axes, x, edges, number, nodes, factors, height)
+        if stage.products:
+            x = _products(axes, x, factors, targets, stage.products)
     _nodes(axes, x, _places(counts[-1], height))
     for y, name in zip(_places(counts[-1], height), outputs, strict=True):
         axes.text(x + 0.14, y, name, ha="left", va="center", fontsize=9.5)
@@ -169,6 +189,23 @@ def _figure(
 def _places(count: int, height: float) -> np.ndarray:
     """Positions from the top, as far from each other as the height allows."""
     return 0.1 + (np.arange(count) + 0.5) * (height - 0.2) / max(count, 1)
+
+
+def _factors(nodes: np.ndarray, products: int, height: float) -> np.ndarray:
+    """Where the outputs of a layer are whose last pairs are multiplied: close to their product."""
+    sums = len(nodes) - products
+    apart = min(0.22, 0.25 * (height - 0.2) / len(nodes))
+    return np.concatenate([nodes[:sums], (nodes[sums:, None] + [-apart, apart]).ravel()])
+
+
+def _products(axes: Axes, x: float, factors: np.ndarray, nodes: np.ndarray, products: int) -> float:
+    """Lines from factors to their products, each with a cross; returns the place of the nodes."""
+    _nodes(axes, x, factors)
+    for y, owner in zip(factors, node_of(len(nodes), products), strict=True):
+        axes.plot([x, x + 0.5], [y, nodes[owner]], color=ink.MUTED, lw=1, zorder=1)
+    for y in nodes[len(nodes) - products :]:
+        axes.text(x + 0.27, y, "×", ha="center", va="center", fontsize=11, zorder=5)  # noqa: RUF001
+    return x + 0.5
 
 
 def _nodes(axes: Axes, x: float, nodes: np.ndarray) -> None:

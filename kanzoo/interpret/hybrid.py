@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from kanzoo.interpret.library import CONSTANT, EdgeFit, Function, get_function
 from kanzoo.layers.kan import KANLinear
+from kanzoo.layers.products import multiply
 
 
 @dataclass(frozen=True)
@@ -24,18 +25,24 @@ class Given:
 
 
 class HybridLinear(nn.Module):
-    """`KANLinear` plus edges with given functions: `(..., C) -> (..., O)`.
+    """`KANLinear` plus edges with given functions: `(..., C) -> (..., O - products)`.
 
     The edges with a given function are masked in `base`. Their a, b, c, d are `affine` `(4, S)`,
-    trained unless `frozen`; edges may share a column, and so a function and its parameters.
+    trained unless `frozen`; edges may share a column, and so a function and its parameters. The
+    last outputs are multiplied in so many pairs as there are `products`.
     """
 
     def __init__(
-        self, base: KANLinear, given: tuple[Given, ...] = (), affine: Tensor | None = None
+        self,
+        base: KANLinear,
+        given: tuple[Given, ...] = (),
+        affine: Tensor | None = None,
+        products: int = 0,
     ):
         super().__init__()
         self.base = base
         self.in_features, self.out_features = base.in_features, base.out_features
+        self.products = products
         self.given = given
         like = base.weight
         values = like.new_zeros(4, 0) if affine is None else affine.to(like)
@@ -48,6 +55,9 @@ class HybridLinear(nn.Module):
         self.affine.requires_grad_(False)
 
     def forward(self, x: Tensor) -> Tensor:
+        return multiply(self._sums(x), self.products)
+
+    def _sums(self, x: Tensor) -> Tensor:
         y: Tensor = self.base(x) if self.has_splines else self._bias(x)
         if not self.given:
             return y
@@ -97,11 +107,12 @@ class HybridLinear(nn.Module):
             if base.bias is not None:
                 base.bias[o] += fit.d
                 column[3] = 0.0
-            new = HybridLinear(base, given, self.affine.detach())
+            new = HybridLinear(base, given, self.affine.detach(), self.products)
         else:
             place = self.affine.shape[1]
             affine = torch.cat([self.affine.detach(), column], dim=1)
-            new = HybridLinear(base, (*given, Given(i, o, fit.function, place)), affine)
+            given = (*given, Given(i, o, fit.function, place))
+            new = HybridLinear(base, given, affine, self.products)
         base.weight.requires_grad_(bool(new.open_edges()))
         if self.frozen:
             new.freeze()

@@ -15,9 +15,11 @@ from torch import Tensor, nn
 
 from kanzoo.interpret.fitting import fit_squares, rmse
 from kanzoo.interpret.scores import attribution, edge_scores
-from kanzoo.interpret.stack import check_finite, kan_layers, stack_of
+from kanzoo.interpret.stack import Link, check_finite, kan_layers, links_of, stack_of
+from kanzoo.layers.constraint import tie
 from kanzoo.layers.conv import KANConv
 from kanzoo.layers.kan import KANLayer, KANLinear
+from kanzoo.layers.products import node_of
 
 log = logging.getLogger("kanzoo")
 
@@ -88,27 +90,30 @@ def prune(
     layers = kan_layers(pruned)
     masks = {name: alive(layer) for name, layer in layers.items()}
     before = {name: mask.clone() for name, mask in masks.items()}
-    stack = _stack_names(net, x)
+    stack = _links(net, x)
     worth = {name: score.std for name, score in scores.items()}
     if stack is not None:
-        worth = dict(zip(stack, attribution(net, x).edges, strict=True))
+        names = [link.name for link in stack]
+        worth = dict(zip(names, attribution(net, x).edges, strict=True))
     for name, value in worth.items():
         top = value.max()
         masks[name] &= value > threshold * top if top > 0 else value >= 0
     if stack is not None:
         _drop_nodes(stack, masks, worth, node_threshold)
-    for name, mask in masks.items():
+    for name, layer in layers.items():
+        masks[name] = mask = layer.kept_together(masks[name])
         if not mask.any():
             raise ValueError(
                 f"no edge of layer {name!r} is left: lower the threshold, or the layer is constant"
             )
-        _mask(layers[name], mask, scores[name].mean)
+        _mask(layer, mask, scores[name].mean)
     dead_nodes, dead_inputs = 0, 0
     if stack is not None:
         for first, second in pairwise(stack):
-            gone = ~masks[second].any(1) & before[second].any(1)
-            dead_nodes += int((gone & before[first].any(0)).sum())
-        dead_inputs = int((~masks[stack[0]].any(1) & before[stack[0]].any(1)).sum())
+            gone = ~masks[second.name].any(1) & before[second.name].any(1)
+            dead_nodes += int((gone & _per_node(first, before[first.name]).any(0)).sum())
+        first_name = stack[0].name
+        dead_inputs = int((~masks[first_name].any(1) & before[first_name].any(1)).sum())
     judge = metric or _rmse
     with torch.no_grad():
         own_output = _outputs(net, x)
@@ -139,30 +144,41 @@ def _outputs(net: nn.Module, x: Tensor) -> Tensor:
     return y
 
 
-def _stack_names(net: nn.Module, x: Tensor) -> list[str] | None:
-    """Names of the layers of a plain stack, in order; None for other networks."""
+def _links(net: nn.Module, x: Tensor) -> list[Link] | None:
+    """The layers of a stack, in order; None for other networks."""
     try:
-        stack_of(net, x)
+        return links_of(net, x)
     except ValueError:
         return None
-    return list(kan_layers(net))
+
+
+def _per_node(link: Link, edges: Tensor) -> Tensor:
+    """The largest of the edges `(C, O)` to each node behind the layer, from every input."""
+    if not link.products:
+        return edges
+    nodes = torch.tensor(node_of(link.nodes, link.products), device=edges.device)
+    best = edges.double().new_zeros(len(edges), link.nodes)
+    best = best.scatter_reduce(1, nodes.expand(len(edges), -1), edges.double(), "amax")
+    return best.to(edges.dtype)
 
 
 def _drop_nodes(
-    stack: list[str], masks: dict[str, Tensor], scores: dict[str, Tensor], threshold: float
+    stack: list[Link], masks: dict[str, Tensor], scores: dict[str, Tensor], threshold: float
 ) -> None:
     """Take all edges from nodes with weak edges on one side, or none, until nothing changes."""
     changed = True
     while changed:
         changed = False
-        for first, second in pairwise(stack):
-            incoming = (scores[first] * masks[first]).amax(0)
+        for link, following in pairwise(stack):
+            first, second = link.name, following.name
+            incoming = _per_node(link, scores[first] * masks[first]).amax(0)
             outgoing = (scores[second] * masks[second]).amax(1)
             weak = (incoming <= threshold * incoming.max()) | (
                 outgoing <= threshold * outgoing.max()
             )
-            if (masks[first][:, weak].any() or masks[second][weak].any()) and not weak.all():
-                masks[first][:, weak] = False
+            to_weak = weak[node_of(link.nodes, link.products)]
+            if (masks[first][:, to_weak].any() or masks[second][weak].any()) and not weak.all():
+                masks[first][:, to_weak] = False
                 masks[second][weak] = False
                 changed = True
 
@@ -243,7 +259,13 @@ def _part(layer: KANLinear, rows: Tensor, columns: Tensor, bias: Tensor) -> KANL
             value = value.index_select(axis, rows)
         state[name] = value
     new.expansion.load_state_dict(state)
-    new.weight.copy_(layer.masked_weight()[rows][:, :, columns])
+    weight = tie(layer.by_function(), layer.input_group).movedim(0, layer.function_dim)
+    new.weight.copy_(weight[rows][:, :, columns])
+    if layer.edge_kind is not None:
+        new.edge_kind = layer.edge_kind[rows][:, columns]
+    if layer.input_group is not None:
+        new.input_group = layer.input_group[rows].unique(return_inverse=True)[1]
+    new.check_constraints()
     assert new.bias is not None
     new.bias.copy_(bias)
     keep = alive(layer)[rows][:, columns]
@@ -268,9 +290,9 @@ def smallest(
     Prunes at a threshold that grows, fits what is left to y again after every step (by `refit`,
     which changes a network in place, or by least squares), and keeps the last network within the
     tolerance. Regularise first (`kanzoo.engine.regularise`) if edges share
-    the work. Raises `ValueError` for networks that are not a plain stack of `KANLinear`.
+    the work. Raises `ValueError` for networks that are not a stack of `KANLinear`.
     """
-    stack_of(net, x)
+    links_of(net, x)
     start = rmse(net, x, y)
     limit = start * (1 + tolerance) + 1e-12 * float(y.std())
     spread = float(y.std())

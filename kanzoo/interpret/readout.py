@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from kanzoo.data import Dataset
-from kanzoo.interpret.symbolic import FormulaError, symbolic
+from kanzoo.interpret.search import FormulaError
+from kanzoo.interpret.symbolic import symbolic
 
 
 def read_formula(

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from kanzoo.interpret.stack import kan_layers, seen_inputs, stack_of
+from kanzoo.interpret.edges import ROWS, layer_values
+from kanzoo.interpret.stack import kan_layers, links_of
 from kanzoo.layers.grid import spread
 from kanzoo.layers.kan import KANLayer, KANLinear
-
-ROWS = 4096  # inputs of a layer that scores look at, spread over all of them
+from kanzoo.layers.products import node_of
 
 
 @dataclass(frozen=True)
@@ -34,18 +34,16 @@ class LayerScores:
 
 
 @torch.no_grad()
-def edge_values(layer: KANLayer, x: Tensor) -> Tensor:
-    """Values of all edge functions on inputs x of the layer: `(N, C, E, T)`."""
-    basis = layer.expansion.univariate(spread(layer.rows(x), ROWS))  # (K, N, C)
-    return torch.einsum("knc,cket->ncet", basis, layer.edge_weight().to(basis.dtype))
-
-
-@torch.no_grad()
 def layer_scores(layer: KANLayer, x: Tensor) -> LayerScores:
     """Scores of a layer on its inputs x, shaped as the layer takes them."""
+    return _scores(layer, spread(layer.rows(x), ROWS))
+
+
+def _scores(layer: KANLayer, rows: Tensor) -> LayerScores:
+    """Scores on the values `(N, C)` that the basis gets to see."""
     parts = [
         torch.stack([block.abs().mean(0), block.std(0, correction=0), block.mean(0)]).sum(-1)
-        for block in _blocks(layer, x)
+        for block in _blocks(layer, rows)
     ]
     l1, std, mean = torch.cat(parts, dim=1)
     groups = layer.out_features // layer.edges_out
@@ -53,9 +51,9 @@ def layer_scores(layer: KANLayer, x: Tensor) -> LayerScores:
     return LayerScores(l1, std, std.amax(1), incoming, mean)
 
 
-def _blocks(layer: KANLayer, x: Tensor, limit: int = 8_000_000) -> Iterator[Tensor]:
-    """`edge_values` for some input channels at a time, so that wide layers fit in memory."""
-    basis = layer.expansion.univariate(spread(layer.rows(x), ROWS))
+def _blocks(layer: KANLayer, rows: Tensor, limit: int = 8_000_000) -> Iterator[Tensor]:
+    """Values of the edge functions of some channels at a time, `(N, C, E, T)`, to fit in memory."""
+    basis = layer.expansion.univariate(rows)  # (K, N, C)
     weight = layer.edge_weight().to(basis.dtype)
     channels = max(1, limit // max(1, basis.shape[1] * weight[0, 0].numel()))
     for start in range(0, layer.in_features, channels):
@@ -63,10 +61,15 @@ def _blocks(layer: KANLayer, x: Tensor, limit: int = 8_000_000) -> Iterator[Tens
         yield torch.einsum("knc,cket->ncet", basis[..., part], weight[part])
 
 
+@torch.no_grad()
 def edge_scores(net: nn.Module, x: Tensor) -> dict[str, LayerScores]:
-    """Scores of every KAN layer of any network when it sees x, by the layer's name."""
+    """Scores of every KAN layer of any network when it sees x, by the layer's name.
+
+    All calls of a layer count, so every step of a recurrent one.
+    """
     layers = kan_layers(net)
-    return {name: layer_scores(layers[name], seen) for name, seen in seen_inputs(net, x).items()}
+    values = layer_values(net, x, layers)
+    return {name: _scores(layers[name], rows) for name, rows in values.items()}
 
 
 @dataclass(frozen=True)
@@ -86,20 +89,21 @@ def attribution(net: nn.Module, x: Tensor, outputs: Tensor | None = None) -> Att
 
     With E the standard deviation of an edge's function and N that of the node it leads to,
     B_ij = A_j E_ij / N_j for edges and A_i = sum_j B_ij for nodes (KAN 2.0, 2408.10205, eq. 9).
-    `outputs` are the scores to start from, 1 for every output unless given. Raises `ValueError`
-    for networks that are not a plain stack of `KANLinear`.
+    Both factors of a product have its score. `outputs` are the scores to start from, 1 for every
+    output unless given. Raises `ValueError` for networks that are not a stack of `KANLinear`.
     """
-    layers = stack_of(net, x)
+    links = links_of(net, x)
     inputs = [x.flatten(1)]
-    for layer in layers:
-        inputs.append(layer(inputs[-1]))
+    for link in links:
+        inputs.append(link(inputs[-1]))
     score = torch.ones_like(inputs[-1][0]) if outputs is None else outputs.to(inputs[-1])
     nodes: list[Tensor] = [score]
     edges: list[Tensor] = []
-    for layer, seen, reached in zip(reversed(layers), inputs[-2::-1], inputs[:0:-1], strict=True):
-        edge = std_of(layer, seen)
-        node = reached.std(0, correction=0)
-        share = torch.where(node > 0, nodes[0] / node, 0.0)
+    for link, seen in zip(reversed(links), inputs[-2::-1], strict=True):
+        edge = std_of(link.layer, seen)
+        node = link.layer(seen).std(0, correction=0)
+        score = nodes[0][node_of(link.nodes, link.products)]
+        share = torch.where(node > 0, score / node, 0.0)
         edges.insert(0, edge * share)
         nodes.insert(0, edges[0].sum(1))
     return Attribution(nodes, edges)

@@ -49,6 +49,12 @@ def linear(
     expansion: Expansion, weight: Tensor, bias: Tensor | None, x: Tensor, backend: str
 ) -> Tensor:
     """b + sum_i sum_k weight[i, k] phi_k(x_i): x `(..., C)`, weight `(C, K, O)` -> `(..., O)`."""
+    plan = function_plan(expansion, weight, x, backend)
+    if plan is not None:
+        parameters = [p for p in expansion.parameters() if p.requires_grad]
+        wide = expansion.wide(x)
+        y = kernels.function_linear(plan, expansion.on_features, wide, weight, bias, parameters)
+        return _as_dense(y, weight)
     backend = choose(expansion, weight, x, backend)
     # A squash that looks at other features or rows cannot be computed a block at a time.
     if backend == "dense" or (backend == "blocked" and not expansion.squash_is_elementwise):
@@ -105,6 +111,12 @@ def conv2d(
     return _as_dense(y, weight)
 
 
+def aten_options(options: dict[str, Any]) -> tuple[Any, ...]:
+    """The options of `torch.ops.aten.convolution` after the bias, in its order."""
+    names = ("stride", "padding", "dilation", "transposed", "output_padding", "groups")
+    return tuple(options[name] for name in names)
+
+
 def blocked_conv(
     expansion: Expansion, weight: Tensor, pixels: Tensor, options: dict[str, Any]
 ) -> Tensor | None:
@@ -116,9 +128,8 @@ def blocked_conv(
         return None
     if expansion.squash != "none":
         inputs = expansion.squasher(wide.movedim(1, -1)).movedim(-1, 1)
-    names = ("stride", "padding", "dilation", "transposed", "output_padding", "groups")
     arguments = spline_arguments(expansion, wide, weight)
-    return kernels.blocked_spline_conv(inputs, *arguments, tuple(options[name] for name in names))
+    return kernels.blocked_spline_conv(inputs, *arguments, aten_options(options))
 
 
 def _has_kernels(order: int) -> bool:
@@ -156,6 +167,24 @@ def choose(
     kept = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
     large = x.numel() * expansion.num_functions >= SMALL
     return "blocked" if kept and large and not torch.compiler.is_compiling() else "dense"
+
+
+def function_plan(
+    expansion: Expansion, weight: Tensor, x: Tensor, backend: str, groups: int = 1
+) -> kernels.Plan | None:
+    """What a kernel needs to know if "auto" finds one for functions other than B-splines."""
+    if torch.compiler.is_compiling() or torch.compiler.is_exporting():
+        return None
+    if backend != "auto" or x.device.type != "cpu" or not x.is_floating_point():
+        return None
+    large = x.numel() * expansion.num_functions >= SMALL
+    if not large or isinstance(expansion.basis, BSpline) or expansion.basis.num_functions < 2:
+        return None
+    plan = kernels.Plan(expansion.basis.formula, expansion.squash, expansion.residual)
+    channels = expansion.basis.in_features
+    if not plan.usable(channels, groups) or not kernels.has_functions(expansion.wide(x), weight):
+        return None
+    return plan
 
 
 def spline_arguments(

@@ -4,7 +4,7 @@ Axes: B batch, C input channels, O output channels, K functions a channel, S the
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -12,9 +12,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kanzoo.bases.base import Basis, BasisFactory, as_factory
-from kanzoo.layers.backend import blocked_conv, check_backend, choose, conv2d
+from kanzoo.layers.backend import (
+    aten_options,
+    blocked_conv,
+    check_backend,
+    choose,
+    conv2d,
+    function_plan,
+)
 from kanzoo.layers.expansion import Expansion
-from kanzoo.layers.kernels import recomputed_conv
+from kanzoo.layers.kernels import function_conv, pad, recomputed_conv
 from kanzoo.layers.layer import KANLayer, check_channels, check_sizes, weighted_sum
 
 Sizes = int | tuple[int, ...]
@@ -119,21 +126,47 @@ class ConvLayer(KANLayer):
         return values.movedim(0, -1).flatten(-2).movedim(-1, channel).to(self.weight.dtype)
 
     def operate(
-        self, pixels: Tensor, weight: Tensor, operator: Callable[..., Tensor], **options: Any
+        self,
+        pixels: Tensor,
+        weight: Tensor,
+        operator: Callable[..., Tensor],
+        margins: Sequence[int] | None = None,
+        **options: Any,
     ) -> Tensor:
-        """The plain operator on the features of all pixels, `options` as it takes them."""
-        chosen = choose(self.expansion, self.weight, pixels, self.backend, type(self).__name__)
-        # Statistics over the batch would be updated again when the features are.
-        if chosen == "dense" or self.expansion.squash == "batch":
-            return operator(self.features(pixels), weight, self.bias, **options)
+        """The plain operator on the features of all pixels, `options` as it takes them.
+
+        `margins` are zeros around the pixels that go through the functions as these do.
+        """
         batched = pixels.dim() == self.dims + 2
         images = pixels if batched else pixels.unsqueeze(0)
         none, transposed = (0,) * self.dims, operator is TRANSPOSED.get(self.dims)
         full = {"padding": none, "output_padding": none, "transposed": transposed, **options}
-        y = blocked_conv(self.expansion, weight, images, full)
-        if y is None:
-            parameters = [p for p in self.expansion.parameters() if p.requires_grad]
-            y = recomputed_conv(self.features, images, weight, parameters, **full)
+        plan = None
+        if not torch.is_autocast_enabled("cpu"):
+            plan = function_plan(self.expansion, weight, images, self.backend, options["groups"])
+        parameters = [p for p in self.expansion.parameters() if p.requires_grad]
+        if plan is not None:
+            y = function_conv(
+                plan,
+                self.features,
+                self.expansion.wide(images),
+                weight,
+                self.bias,
+                parameters,
+                margins or none,
+                aten_options(full),
+            )
+            return y if batched else y.squeeze(0)
+        if margins is not None:
+            pixels, images = pad(pixels, margins), pad(images, margins)
+        chosen = choose(self.expansion, self.weight, pixels, self.backend, type(self).__name__)
+        # Statistics over the batch would be updated again when the features are.
+        if chosen == "dense" or self.expansion.squash == "batch":
+            return operator(self.features(pixels), weight, self.bias, **options)
+        found = blocked_conv(self.expansion, weight, images, full)
+        if found is None:
+            found = recomputed_conv(self.features, images, weight, parameters, **full)
+        y = found
         y = y if self.bias is None else y + self.bias.view(-1, *[1] * self.dims)
         return y if batched else y.squeeze(0)
 
@@ -164,7 +197,7 @@ class KANConv(ConvLayer):
 
     def padded(self, x: Tensor) -> Tensor:
         """The input with its padding as pixels."""
-        return F.pad(x, [side for size in reversed(self.padding) for side in (size, size)])
+        return pad(x, self.padding)
 
     def forward(self, x: Tensor) -> Tensor:
         check_channels(x, -1 - self.dims, self.in_features)
@@ -175,10 +208,23 @@ class KANConv(ConvLayer):
                 padded = {"padding": self.padding, **options}
                 return conv2d(self.expansion, weight, self.bias, x, padded)
             return conv2d(self.expansion, weight, self.bias, self.padded(x), options)
+        margins = self.padding if any(self.padding) else None
         if self.expansion.zero_at_zero:  # the operator's own padding is phi(0), as it should
-            options["padding"] = self.padding
-        pixels = x if self.expansion.zero_at_zero else self.padded(x)
-        return self.operate(pixels, weight.flatten(1, 2), CONVOLUTIONS[self.dims], **options)
+            margins, options["padding"] = None, self.padding
+        elif margins and self.expansion.num_functions == 1 and self.expansion.keeps_zero:
+            return self._around_zero(x, weight, options)
+        return self.operate(x, weight.flatten(1, 2), CONVOLUTIONS[self.dims], margins, **options)
+
+    def _around_zero(self, x: Tensor, weight: Tensor, options: dict[str, Any]) -> Tensor:
+        """One function f: f(x) - f(0) is zero where the operator pads, and f(0) makes a bias."""
+        zero = self.features(x.new_zeros(self.in_features, *[1] * self.dims))
+        each = zero.view(self.groups, 1, -1)
+        sums = weight.flatten(2).sum(-1).unflatten(0, (self.groups, -1))  # (groups, O / groups, C)
+        bias = (sums * each).sum(-1).flatten()
+        bias = bias if self.bias is None else self.bias + bias
+        padded = {"padding": self.padding, **options}
+        operator = CONVOLUTIONS[self.dims]
+        return operator(self.features(x) - zero, weight.flatten(1, 2), bias, **padded)
 
     def map_functions(self, tensor: Tensor, matrix: Tensor) -> Tensor:
         matrix = matrix.to(tensor.device).unflatten(0, (self.groups, -1))

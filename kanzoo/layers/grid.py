@@ -32,6 +32,10 @@ class Mapped(Protocol):
 
     weight: nn.Parameter
 
+    @property
+    def is_constrained(self) -> bool:
+        """Whether the weight is a mere parameter of what the layer computes with."""
+
     def map_functions(self, tensor: Tensor, matrix: Tensor) -> Tensor:
         """sum_k M[c, l, k] W[.., c, k, ..]: matrix `(C, L, K)`."""
 
@@ -168,7 +172,8 @@ def adjust_optimizer(
         state = optimizer.state.get(weight)
         if not state:
             continue
-        if how == "reset":
+        # Parameters of constrained edges are no linear image of their coefficients.
+        if how == "reset" or change.layer.is_constrained:
             del optimizer.state[weight]
             continue
         matrix = change.gradient_matrix()

@@ -10,7 +10,9 @@ from torch import Tensor
 
 from kanzoo.bases.base import Basis, BasisFactory, as_factory
 from kanzoo.layers.backend import check_backend, linear
+from kanzoo.layers.constraint import check_tied, tie
 from kanzoo.layers.conv import KANConv1d, KANConv2d, KANConv3d
+from kanzoo.layers.edges import check_equal_rows
 from kanzoo.layers.expansion import Expansion
 from kanzoo.layers.layer import KANLayer, check_channels, check_sizes, weighted_sum
 from kanzoo.layers.transposed import KANConvTranspose1d, KANConvTranspose2d
@@ -70,6 +72,25 @@ class KANLinear(KANLayer):
     def forward(self, x: Tensor) -> Tensor:
         check_channels(x, -1, self.in_features)
         return linear(self.expansion, self.masked_weight(), self.bias, x, self.backend)
+
+    @torch.no_grad()
+    def share_inputs(self, group: Tensor) -> None:
+        """Let inputs with the same group number `(C,)` share their edges, which become their mean.
+
+        The layer is then invariant under exchange of them. Raises `ValueError` where their edges
+        are not expanded in the same functions, or are of different kinds.
+        """
+        if group.shape != (self.in_features,):
+            raise ValueError(f"group must be ({self.in_features},), got {tuple(group.shape)}")
+        _, group = group.to(self.weight.device).unique(return_inverse=True)
+        check_tied(group, self.expansion)
+        for edges in (self.edge_kind, self.edge_mask):
+            if edges is not None:
+                check_equal_rows(edges, group)
+        self.input_group = None
+        shared = tie(self.unmasked_weight().movedim(1, 0), group).movedim(0, 1)
+        self.input_group = group
+        self._set_effective(shared, self.edge_kind)
 
     def edge(self, i: int, o: int, x: Tensor) -> Tensor:
         """Value of the edge function i -> o at x, of any shape; the bias belongs to no edge."""

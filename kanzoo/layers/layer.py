@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kanzoo.bases.base import GridBasis
+from kanzoo.layers.constraint import monotone_on_data
+from kanzoo.layers.edges import STRUCTURE, EdgeLayer, check_loaded
 from kanzoo.layers.expansion import Expansion
 from kanzoo.layers.grid import (
     GridChange,
@@ -22,7 +24,7 @@ from kanzoo.layers.grid import (
 )
 
 
-class KANLayer(nn.Module):
+class KANLayer(EdgeLayer):
     """What all KAN layers share: expansion, weight, bias, edges and initialisation.
 
     A fixed activation as basis (K = 1) makes it the ordinary "activation, then linear" layer, which
@@ -30,7 +32,6 @@ class KANLayer(nn.Module):
     """
 
     decays: ClassVar[tuple[str, ...]] = ("weight",)  # what weight decay applies to
-    function_dim: ClassVar[int]  # the dimension of the weight that counts functions
 
     def __init__(
         self,
@@ -53,65 +54,16 @@ class KANLayer(nn.Module):
         self.bias = (
             nn.Parameter(torch.empty(out_features, device=device, dtype=dtype)) if bias else None
         )
-        self.edge_mask: Tensor | None
-        self.register_buffer("edge_mask", None)
+        for name in STRUCTURE:
+            self.register_buffer(name, None)
+        self.register_load_state_dict_post_hook(check_loaded)
         self.reset_parameters()
-
-    def masked_weight(self) -> Tensor:
-        """The weight without pruned edges; they stay zero whatever an optimiser does."""
-        return self.weight if self.edge_mask is None else self.weight * self.edge_mask
-
-    @torch.no_grad()
-    def mask_edges(self, keep: Tensor) -> None:
-        """Remove for good the edges where `keep` is false: bool, the weight's shape without K.
-
-        All taps of a kernel are an edge: `(C, O)` for a linear layer, `(O, C / groups)` for a
-        convolution, `(C, O / groups)` for a transposed one. Masks add up; they belong to the state.
-        """
-        weight = self.by_function()[0]
-        if keep.shape != weight.shape[:2]:
-            raise ValueError(f"keep must be {tuple(weight.shape[:2])}, got {tuple(keep.shape)}")
-        mask = keep.to(self.weight).view(*keep.shape, *[1] * (weight.dim() - 2))
-        mask = mask.unsqueeze(self.function_dim)
-        self.edge_mask = mask if self.edge_mask is None else self.edge_mask * mask
-        self.weight.mul_(self.edge_mask)
-
-    def edge_weight(self) -> Tensor:
-        """The masked weight by input channel and the outputs that it reaches, `(C, K, E, T)`.
-
-        E = O / groups, in the order of the channel's group; T taps, 1 for a linear layer.
-        """
-        weight = self.masked_weight()
-        if self.function_dim == 1:
-            return weight.flatten(3) if weight.dim() > 3 else weight.unsqueeze(-1)
-        grouped = weight.flatten(3).unflatten(0, (-1, self.edges_out))  # (G, O / G, C / G, K, T)
-        return grouped.permute(0, 2, 3, 1, 4).flatten(0, 1)
-
-    def edge_mask_by_channel(self) -> Tensor:
-        """Which edges are left, as `edge_weight` lays them out: 1 or 0, `(C, E)`."""
-        shape = self.by_function()[0].shape[:2]
-        mask = self.weight.new_ones(shape) if self.edge_mask is None else self.edge_mask.view(shape)
-        if self.function_dim == 1:
-            return mask
-        return mask.unflatten(0, (-1, self.edges_out)).transpose(1, 2).flatten(0, 1)
-
-    def mask_channels(self, keep: Tensor) -> None:
-        """`mask_edges`, with `keep` laid out as `edge_weight`: `(C, E)`."""
-        if self.function_dim != 1:
-            groups = self.out_features // self.edges_out
-            keep = keep.unflatten(0, (groups, -1)).transpose(1, 2).flatten(0, 1)
-        self.mask_edges(keep)
 
     @property
     def has_edges(self) -> bool:
         """Whether edge functions are learned, which those of "act, then linear" are not."""
         trained = any(p.requires_grad for p in self.expansion.parameters())
         return self.expansion.num_functions > 1 or trained
-
-    @property
-    def edges_out(self) -> int:
-        """How many outputs an input channel reaches: O / groups."""
-        return self.out_features // int(getattr(self, "groups", 1))
 
     def edge_norms(self, x: Tensor, rows: int = 1024) -> Tensor:
         """|phi| of every edge, its mean absolute value on the inputs x of this layer, `(C, E)`.
@@ -122,10 +74,6 @@ class KANLayer(nn.Module):
         basis = self.expansion.univariate(spread(self.rows(x), rows))  # (K, N, C)
         weight = self.edge_weight().to(basis.dtype)
         return torch.einsum("knc,cket->ncet", basis, weight).abs().mean(0).sum(-1)
-
-    def by_function(self) -> Tensor:
-        """The weight as a view with functions first."""
-        return self.weight.movedim(self.function_dim, 0)
 
     def rows(self, x: Tensor) -> Tensor:
         """All values that the basis gets to see, as `(N, C)`."""
@@ -183,10 +131,10 @@ class KANLayer(nn.Module):
             raise ValueError(f"margin must be at least 0, got {margin}")
         basis = self._grid_basis()
         sample = self._sample(x)
-        old = copy.deepcopy(basis)
+        old, before = copy.deepcopy(basis), self.unmasked_weight()
         if sample.isfinite().any():
             basis.fit_grid(sample, uniform_share, margin)
-        return self._refit(old, sample)
+        return self._refit(old, before, sample)
 
     def refine(self, grid_size: int, x: Tensor | None = None) -> GridChange:
         """Change the number of grid cells; the function stays, on the inputs x above all if given.
@@ -197,9 +145,9 @@ class KANLayer(nn.Module):
         """
         basis = self._grid_basis()
         sample = None if x is None else self._sample(x)
-        old = copy.deepcopy(basis)
+        old, before = copy.deepcopy(basis), self.unmasked_weight()
         basis.resize_grid(grid_size)
-        return self._refit(old, sample)
+        return self._refit(old, before, sample)
 
     def _grid_basis(self) -> GridBasis:
         basis = self.expansion.basis
@@ -209,17 +157,29 @@ class KANLayer(nn.Module):
 
     def _sample(self, x: Tensor) -> Tensor:
         with torch.no_grad():
-            return sample_rows(self.expansion.squashed(self.rows(x)))
+            sample = sample_rows(self.expansion.squashed(self.rows(x)))
+        # Even and odd functions keep a grid that is as symmetric as they are.
+        return sample if self.expansion.mirror is None else torch.cat([sample, -sample])
 
     @torch.no_grad()
-    def _refit(self, old: GridBasis, sample: Tensor | None) -> GridChange:
+    def _refit(self, old: GridBasis, before: Tensor, sample: Tensor | None) -> GridChange:
         basis = self._grid_basis()
+        mirror = self.expansion.mirror
+        try:
+            self.check_constraints()
+        except ValueError:
+            self.expansion.basis, self.expansion.mirror = old, mirror
+            raise
         self.expansion.grid_changed()
         matrix = transfer(old, basis, sample)
         if self.expansion.residual is not None:
             matrix = F.pad(matrix, (0, 1, 0, 1))
             matrix[:, -1, -1] = 1
-        replace_data(self.weight, self.map_functions(self.weight.data, matrix).contiguous())
+        weight = self.map_functions(before.detach(), matrix)
+        kind = self.edge_kind
+        if kind is not None and sample is not None and len(sample) and weight.dim() == 3:
+            weight = monotone_on_data(weight.movedim(1, 0), kind, basis, sample).movedim(0, 1)
+        self._set_effective(weight, kind)
         share_from_first([self.weight.data, *basis.buffers()])
         return GridChange(self, matrix)
 
@@ -229,11 +189,6 @@ class KANLayer(nn.Module):
         stored = state_dict.get(f"{prefix}weight")
         if isinstance(self.expansion.basis, GridBasis) and stored is not None:
             self._resize_to(stored.shape)
-        mask = state_dict.get(f"{prefix}edge_mask")
-        if mask is not None and stored is not None:  # a pruned layer, whatever this one is
-            shape = list(stored.shape)
-            shape[self.function_dim], shape[3:] = 1, [1] * len(shape[3:])
-            self.edge_mask = self.weight.new_ones(shape)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def _resize_to(self, shape: torch.Size) -> None:

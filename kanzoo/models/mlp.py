@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from kanzoo.layers.factory import LayerFactory
 from kanzoo.layers.kan import check_sizes
 from kanzoo.layers.norm import make_norm
+from kanzoo.layers.products import Products
 from kanzoo.models.base import Architecture, scaled
 
 
@@ -18,7 +19,9 @@ class MLP(Architecture):
 
     Shapes: `(B, *in_shape) -> (B, num_outputs)`. The first hidden layer has `width` features, the
     others `taper * width`; `widths` lists the features of all hidden layers instead, and leaves
-    nothing for budget matching to solve.
+    nothing for budget matching to solve. The last `mult` features of every hidden layer, or all if
+    it has fewer, multiply two outputs of the linear layer each, in both twins (MultKAN, 2408.10205,
+    section 2.1).
     """
 
     kinds: ClassVar[tuple[str, ...]] = ("image", "sequence", "table")
@@ -35,16 +38,23 @@ class MLP(Architecture):
         depth: int = 2,
         taper: float = 1.0,
         widths: Sequence[int] | None = None,
+        mult: int = 0,
         norm: str = "layer",
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
         widths = _hidden_widths(width, depth, taper) if widths is None else _checked(widths)
-        self.stem = layers.linear("stem", math.prod(in_shape), widths[0], activate=False)
+        products = _products(mult, widths)
+        first = widths[0] + products[0]
+        self.stem = layers.linear("stem", math.prod(in_shape), first, activate=False)
         self.hidden = nn.Sequential()
-        for features, following in pairwise(widths):
+        if mult:
+            self.hidden.append(Products(widths[0], products[0]))
+        for (features, following), count in zip(pairwise(widths), products[1:], strict=True):
             self.hidden.append(make_norm(norm, features))
-            self.hidden.append(layers.linear("hidden", features, following))
+            self.hidden.append(layers.linear("hidden", features, following + count))
+            if mult:
+                self.hidden.append(Products(following, count))
         self.norm = make_norm(norm, widths[-1])
         self.dropout = nn.Dropout(dropout)
         self.head = layers.linear("head", widths[-1], num_outputs)
@@ -66,6 +76,13 @@ class MLP(Architecture):
 def _hidden_widths(width: int, depth: int, taper: float) -> list[int]:
     check_sizes(width=width, depth=depth)
     return [width] + [scaled("taper", taper, width)] * (depth - 1)
+
+
+def _products(mult: int, widths: Sequence[int]) -> list[int]:
+    """How many features of every hidden layer are products."""
+    if isinstance(mult, bool) or not isinstance(mult, int) or mult < 0:
+        raise ValueError(f"mult must be a whole number of at least 0, got {mult!r}")
+    return [min(mult, features) for features in widths]
 
 
 def _checked(widths: Sequence[int]) -> list[int]:

@@ -31,8 +31,12 @@ def count_flops(net: nn.Module, in_shape: tuple[int, ...]) -> int:
     every basis once per input value. Normalisation, softmax and additions are left out: they are
     the same in both twins.
     """
-    net = copy.deepcopy(net).to("meta").eval()
-    counted = _put_stand_ins(net)
+    return count_and_spoil(copy.deepcopy(net).to("meta"), in_shape)
+
+
+def count_and_spoil(net: nn.Module, in_shape: tuple[int, ...]) -> int:
+    """`count_flops` of a network on the meta device that is of no use afterwards."""
+    counted = _put_stand_ins(net.eval())
     dtype = torch.int64 if getattr(net, "takes_tokens", False) else torch.get_default_dtype()
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         net(torch.empty((1, *in_shape), dtype=dtype, device="meta"))
@@ -51,7 +55,7 @@ class _CountedExpansion(_Counted):
     def __init__(self, module: Expansion) -> None:
         super().__init__(module)
         self.num_functions = module.num_functions
-        self.zero_at_zero = module.zero_at_zero
+        self.zero_at_zero, self.keeps_zero = module.zero_at_zero, module.keeps_zero
         self.flops = module.flops
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -86,6 +90,13 @@ class _CountedRecurrent(_Counted):
         return states
 
 
+class _Free(_Counted):
+    """Stands for what is not counted: PyTorch's own takes long on the meta device."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x
+
+
 def _put_stand_ins(net: nn.Module) -> list[_Counted]:
     """Replace the parts of a network that have a stand-in; returns those."""
     counted = []
@@ -104,6 +115,9 @@ STAND_INS: dict[type[nn.Module], type[_Counted]] = {
     Recurrent: _CountedRecurrent,
     KANLinear: _CountedLinear,
     Expansion: _CountedExpansion,
+    nn.LayerNorm: _Free,
+    nn.GroupNorm: _Free,
+    nn.modules.batchnorm._BatchNorm: _Free,
 }
 
 
@@ -137,20 +151,20 @@ def match_budget(
     def with_coarse(multiple: int) -> dict[str, Any]:
         return {**options, coarse: multiple * step}
 
-    low, high = 1, 2
-    while cost(with_coarse(high)) < target:
-        if high * step > MAX_WIDTH:
+    def coarse_cost(multiple: float) -> int:
+        if multiple * step > MAX_WIDTH:
             raise ValueError(f"no {coarse} below {MAX_WIDTH} reaches the twin's budget of {target}")
-        low, high = high, 2 * high
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if cost(with_coarse(middle)) < target else (low, middle)
-    near = [with_coarse(multiple) for multiple in range(max(1, low - 1), high + 2)]
+        return cost(with_coarse(int(multiple)))
+
+    high = _search(coarse_cost, target, max(1, options[coarse] // step), whole=True)
+    near = [with_coarse(int(multiple)) for multiple in (high, high - 1) if multiple > 0]
+    if fine is None:
+        best = min(near, key=lambda o: error(cost(o)))
+        return Match(best, cost(best) / target)
     near.sort(key=lambda o: error(cost(o)))
+    near += [with_coarse(int(multiple)) for multiple in (high - 2, high + 1) if multiple > 0]
     best = near[0]
     for start in near:
-        if fine is None:
-            break
         best = min((best, _trim(cost, target, start, fine)), key=lambda o: error(cost(o)))
         if error(cost(best)) < CLOSE:
             break
@@ -160,18 +174,58 @@ def match_budget(
 def _trim(
     cost: Callable[[dict[str, Any]], int], target: int, options: dict[str, Any], fine: str
 ) -> dict[str, Any]:
-    """Bisect the fine option; the best of all that were tried, since cost is a staircase in it."""
-    low, high = options[fine] / 4, options[fine] * 4
-    best, best_cost = options, cost(options)
-    for _ in range(14):
-        middle = round(math.sqrt(low * high), 4)
-        trial = {**options, fine: middle}
+    """Search the fine option; the best of all that were tried, since cost is a staircase in it."""
+    tried = [options]
+
+    def fine_cost(value: float) -> int:
+        trial = {**options, fine: round(value, 4)}
         try:
-            trial_cost = cost(trial)
+            value = cost(trial)
         except ValueError:  # so small that a layer has no features left
-            low = middle
-            continue
-        if abs(math.log(trial_cost / target)) < abs(math.log(best_cost / target)):
-            best, best_cost = trial, trial_cost
-        low, high = (middle, high) if trial_cost < target else (low, middle)
-    return best
+            return 0
+        tried.append(trial)
+        return value
+
+    _search(fine_cost, target, options[fine], ends=(options[fine] / 4, options[fine] * 4))
+    return min(tried, key=lambda o: abs(math.log(cost(o) / target)))
+
+
+def _search(
+    cost: Callable[[float], int],
+    target: int,
+    start: float,
+    *,
+    whole: bool = False,
+    ends: tuple[float, float] = (0, math.inf),
+) -> float:
+    """The least value, a whole one or to four decimals, of which the rising cost reaches `target`.
+
+    Costs are nearly powers: the next value to try lies on a line through the logarithms of those
+    next to the target, and in the middle where that leaves one of the two for a second time.
+    """
+    (low, high), low_cost, high_cost = ends, 0, 0
+    value, moved = start, 0
+    unit = 1.0 if whole else 1e-4
+    for _ in range(64):
+        reached = cost(value)
+        if not whole and reached and abs(math.log(reached / target)) < CLOSE / 10:
+            return value
+        stuck = moved == (side := 1 if reached < target else -1)
+        moved = side
+        if reached < target:
+            low, low_cost = value, reached
+        else:
+            high, high_cost = value, reached
+        if high - low <= unit * 1.5:
+            break
+        if not low_cost or not high_cost:  # on one side of all that is known: a square, and more
+            further = 1.1 if reached < target else 1 / 1.1
+            value *= further * math.sqrt(target / reached) if reached else 2
+        elif stuck or low_cost == high_cost:
+            value = math.sqrt(low * high)
+        else:
+            share = math.log(target / low_cost) / math.log(high_cost / low_cost)
+            value = low * (high / low) ** share
+        value = round(value) if whole else round(value, 4)
+        value = min(max(value, low + unit), high - unit)
+    return high

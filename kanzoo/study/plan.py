@@ -207,8 +207,9 @@ def check_study(study: dict[str, Any]) -> None:
         raise ValueError("study.arms has only the baseline: there is nothing to compare")
     if study["seeds"] < MIN_SEEDS:
         raise ValueError(f"study.seeds must be at least {MIN_SEEDS}, got {study['seeds']}")
-    if study["margin"] <= 0:
-        raise ValueError(f"study.margin must be positive, got {study['margin']}")
+    margin = study["margin"]
+    if not all(value > 0 for value in (margin.values() if isinstance(margin, dict) else [margin])):
+        raise ValueError(f"study.margin must be positive, got {margin}")
     if not 0 < study["alpha"] < 1:
         raise ValueError(f"study.alpha must be between 0 and 1, got {study['alpha']}")
     for name in study["data"]:
@@ -223,6 +224,21 @@ def check_study(study: dict[str, Any]) -> None:
             raise ValueError(f"study.metrics.{name} must have a mode, min or max, and a margin")
         if judged["margin"] <= 0:
             raise ValueError(f"study.metrics.{name}.margin must be positive")
+
+
+def margins_of(study: dict[str, Any], cells: Iterable[Cell]) -> dict[str, float]:
+    """The margin of every metric that the study judges: one for all, or one for each metric.
+
+    Raises `ValueError` for a metric without one.
+    """
+    selecting = {registry.locate(c.config["task"]["_target_"]).monitor for c in cells}  # type: ignore[attr-defined]
+    margin = study["margin"]
+    own = margin if isinstance(margin, dict) else dict.fromkeys(selecting, margin)
+    if missing := sorted(selecting - set(own)):
+        raise ValueError(
+            f"study.margin has none for {', '.join(missing)}, which data sets select by"
+        )
+    return {**own, **{name: judged["margin"] for name, judged in study["metrics"].items()}}
 
 
 def _check_axis(name: str, axis: Any, arms: Iterable[str]) -> None:

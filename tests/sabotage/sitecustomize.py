@@ -1,7 +1,8 @@
 """Makes chosen runs go wrong: loaded by every Python that has this folder in PYTHONPATH.
 
-SABOTAGE is JSON: {"SEED LAYERS": "segfault" | "hang" | "memory" | "nan" | "note"}. What was done is
-noted in SABOTAGE_LOG, with the SLURM job; "note" does nothing else. The package is not told.
+SABOTAGE is JSON: {"SEED LAYERS": DEED}, a deed is segfault, hang, stall, memory, nan or note. What
+was done is noted in SABOTAGE_LOG, with the SLURM job; "note" does nothing else, and "stall" hangs
+the first time only. The package is not told.
 """
 
 import ctypes
@@ -22,11 +23,13 @@ def sabotage(self: RunDir) -> None:
     deed = PLAN.get(f"{self.config['seed']} {self.config['choices']['layers']}")
     if deed is None:
         return
-    with Path(os.environ["SABOTAGE_LOG"]).open("a") as file:
+    log = Path(os.environ["SABOTAGE_LOG"])
+    first = not log.is_file() or deed not in log.read_text()
+    with log.open("a") as file:
         file.write(f"{deed} {os.environ.get('SLURM_JOB_ID', '')}\n")
     if deed == "segfault":
         ctypes.string_at(0)
-    elif deed == "hang":
+    elif deed == "hang" or (deed == "stall" and first):
         time.sleep(600)
     elif deed == "memory":
         hoard = [bytearray(2**28) for _ in range(400)]

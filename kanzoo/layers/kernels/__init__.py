@@ -8,20 +8,27 @@ from .compiled import spline_linear
 from .convolution import spline_conv2d
 from .dense import dense_conv2d, dense_linear, spline_features
 from .direct import direct_linear, is_direct
+from .functions import Plan, function_linear, has_functions
+from .functions_conv import function_conv, pad
 from .rational import group_rational
 from .recompute import recomputed_conv
 
 __all__ = [
     "CompileError",
+    "Plan",
     "blocked_linear",
     "blocked_spline_conv",
     "blocked_spline_linear",
     "dense_conv2d",
     "dense_linear",
     "direct_linear",
+    "function_conv",
+    "function_linear",
     "group_rational",
+    "has_functions",
     "is_available",
     "is_direct",
+    "pad",
     "recomputed_conv",
     "spline_conv2d",
     "spline_features",

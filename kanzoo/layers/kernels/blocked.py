@@ -23,32 +23,32 @@ def block_slices(x: Tensor, weight: Tensor) -> list[slice]:
     """Columns of x in blocks whose features take about ``BLOCK_BYTES``."""
     rows, inputs = x.shape
     most = max(BLOCK_BYTES // max(rows * weight.shape[1] * x.element_size(), 1), 1)
-    width = _even(inputs, most) if inputs else 1
+    width = even_size(inputs, most)
     return [slice(i, min(i + width, inputs)) for i in range(0, inputs, width)]
 
 
-def blocks(x: Tensor, weight: Tensor) -> Iterator[tuple[slice, slice]]:
-    """Rows and columns of x in blocks whose features take about ``BLOCK_BYTES``.
+def blocks(x: Tensor, weight: Tensor, size: int | None = None) -> Iterator[tuple[slice, slice]]:
+    """Rows and columns of x in blocks whose features take about ``size`` or ``BLOCK_BYTES``.
 
     As wide as may be, since products over few columns are slow, but no wider than needed for that.
     """
     rows, inputs = x.shape
     if rows == 0 or inputs == 0:
         return
-    fit = max(BLOCK_BYTES // (weight.shape[1] * x.element_size()), 1)  # inputs of a block
-    width = _even(inputs, min(MOST_COLUMNS, max(fit // min(rows, FEW_ROWS), 1)))
-    height = _even(rows, max(fit // width, 1))
+    fit = max((size or BLOCK_BYTES) // (weight.shape[1] * x.element_size()), 1)  # inputs of a block
+    width = even_size(inputs, min(MOST_COLUMNS, max(fit // min(rows, FEW_ROWS), 1)))
+    height = even_size(rows, max(fit // width, 1))
     for i in range(0, inputs, width):
         for n in range(0, rows, height):
             yield slice(n, min(n + height, rows)), slice(i, min(i + width, inputs))
 
 
-def _even(size: int, most: int) -> int:
+def even_size(size: int, most: int) -> int:
     """Size of at most ``most`` that divides into parts without a small remainder."""
-    return math.ceil(size / math.ceil(size / most))
+    return math.ceil(size / math.ceil(size / most)) if size else 1
 
 
-def _whole(features: Features, x: Tensor, weight: Tensor) -> Tensor:
+def whole(features: Features, x: Tensor, weight: Tensor) -> Tensor:
     """The layer without blocks, differentiable any number of times."""
     values = features(x, slice(0, x.shape[1]))
     y = x.new_zeros(x.shape[0], weight.shape[2])
@@ -74,7 +74,7 @@ class _Blocked(torch.autograd.Function):
         x, weight, *parameters = ctx.saved_tensors
         if torch.is_grad_enabled():  # a second derivative will follow
             every = differentiable_gradients(
-                lambda x, w: _whole(ctx.features, x, w), x, weight, parameters, grad
+                lambda x, w: whole(ctx.features, x, w), x, weight, parameters, grad
             )
             return None, *every
         _, need_x, need_weight, *_ = ctx.needs_input_grad
@@ -143,7 +143,7 @@ def blocked_linear(
     flat = x.reshape(-1, inputs)
     with torch.autocast(x.device.type, enabled=False):
         if is_transformed():
-            y = _whole(features, flat, weight)
+            y = whole(features, flat, weight)
         else:
             y = _Blocked.apply(features, flat, weight, *parameters)
     return y.reshape(*x.shape[:-1], weight.shape[2])

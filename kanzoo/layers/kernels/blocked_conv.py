@@ -66,16 +66,20 @@ class _Images:
             yield images, planes.view(*x.shape[:-1], -1).movedim(-1, 1), steep, places
 
 
-def _functions_first(weight: Tensor, options: Options, functions: int) -> Tensor:
-    """The weight with functions before channels in every group, as the planes are.
-
-    With the number of channels of a group for `functions`, the way back.
-    """
+def functions_first(weight: Tensor, options: Options, functions: int) -> Tensor:
+    """The weight with functions before channels in every group, as the planes are."""
     *_, transposed, _, groups = options
     if transposed:  # (groups, C / groups, T, ...)
         parts = weight.unflatten(0, (groups, -1, functions)).transpose(1, 2)
         return parts.flatten(0, 2)
     return weight.unflatten(1, (-1, functions)).transpose(1, 2).flatten(1, 2)
+
+
+def channels_first(weight: Tensor, options: Options, functions: int) -> Tensor:
+    """The way back."""
+    *_, transposed, _, groups = options
+    inner = weight.shape[0] // groups if transposed else weight.shape[1]
+    return functions_first(weight, options, inner // functions)
 
 
 class _BlockedConv(torch.autograd.Function):
@@ -95,7 +99,7 @@ class _BlockedConv(torch.autograd.Function):
         ctx.spline, ctx.options = spline, options
         ctx.save_for_backward(x, weight, residual, knots)
         every = _Images(x, residual, spline, options)
-        turned = _functions_first(weight, options, every.functions)
+        turned = functions_first(weight, options, every.functions)
         y = [
             torch.ops.aten.convolution(planes, turned, None, *options)
             for _, planes, _, _ in every.blocks(False)
@@ -109,7 +113,7 @@ class _BlockedConv(torch.autograd.Function):
         x, weight, residual, _ = ctx.saved_tensors
         need_x, need_weight, need_residual = ctx.needs_input_grad[:3]
         every = _Images(x, residual, ctx.spline, ctx.options)
-        turned = _functions_first(weight, ctx.options, every.functions)
+        turned = functions_first(weight, ctx.options, every.functions)
         channels_last = x.movedim(1, -1).shape
         grad_x = x.new_empty(channels_last) if need_x else None
         grad_residual = x.new_empty(channels_last) if need_residual else None
@@ -132,11 +136,8 @@ class _BlockedConv(torch.autograd.Function):
                     total.masked_fill_(~places.moving & ~places.inside.isnan(), 0)
             if grad_residual is not None:
                 every.grouped(grad_residual[images]).copy_(back[:, :, -1])
-        if grad_weight is not None:  # channels before functions again
-            inner = turned.shape[0 if ctx.options[3] else 1] // every.functions
-            if ctx.options[3]:
-                inner //= ctx.options[-1]
-            grad_weight = _functions_first(grad_weight, ctx.options, inner)
+        if grad_weight is not None:
+            grad_weight = channels_first(grad_weight, ctx.options, every.functions)
         found = (None if t is None else t.movedim(-1, 1) for t in (grad_x, grad_residual))
         grad_x, grad_residual = found
         return grad_x, grad_weight, grad_residual, *[None] * 5

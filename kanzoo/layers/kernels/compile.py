@@ -17,7 +17,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 SOURCES = Path(__file__).parent
-MAIN = "spline.cpp"
 COMPILERS = ("g++", "clang++", "c++")
 BASE_FLAGS = (
     "-std=c++17",
@@ -139,11 +138,11 @@ def _locked(path: Path) -> Iterator[None]:
         yield
 
 
-def _build(compiler: str, flags: tuple[str, ...], binary: Path) -> None:
+def _build(compiler: str, flags: tuple[str, ...], source: Path, binary: Path) -> None:
     """Compile into a temporary file beside the binary, then rename it and its checksum."""
     with tempfile.TemporaryDirectory(dir=binary.parent, prefix="build-") as scratch:
         made = Path(scratch) / binary.name
-        command = [compiler, *flags, str(SOURCES / MAIN), "-o", str(made)]
+        command = [compiler, *flags, str(source), "-o", str(made)]
         try:
             _run([*command, "-fopenmp"])
         except CompileError:
@@ -154,50 +153,56 @@ def _build(compiler: str, flags: tuple[str, ...], binary: Path) -> None:
         note.replace(binary.with_suffix(".sha256"))
 
 
-def build(order: int, real: str) -> Path:
-    """Path of an intact binary for a spline order and a C type, built if need be."""
-    if order not in ORDERS:
+def build(order: int | None, real: str) -> Path:
+    """Path of an intact binary for a spline order (None: other functions), built if need be."""
+    if order is not None and order not in ORDERS:
         raise ValueError(f"order must be 0 to 5, got {order}")
     if real not in REALS:
         raise ValueError(f"real must be one of {REALS}, got {real!r}")
     compiler = find_compiler()
     gcc = GCC_FLAGS if "Free Software Foundation" in _compiler_version(compiler) else ()
-    flags = (*BASE_FLAGS, *gcc, _native_flag(), f"-DREAL={real}", f"-DORDER={order}")
-    binary = _write_directory() / f"spline-{real}-{order}-{_key(compiler, flags)}.so"
+    flags = (*BASE_FLAGS, *gcc, _native_flag(), f"-DREAL={real}")
+    name, kind = "functions", real
+    if order is not None:
+        flags, name, kind = (*flags, f"-DORDER={order}"), "spline", f"{real}-{order}"
+    binary = _write_directory() / f"{name}-{kind}-{_key(compiler, flags)}.so"
     if not is_intact(binary):
         with _locked(binary.with_suffix(".lock")):
             if not is_intact(binary):
-                _build(compiler, flags, binary)
+                _build(compiler, flags, SOURCES / f"{name}.cpp", binary)
     return binary
 
 
 @functools.cache
-def _outcome(order: int, real: str) -> ctypes.CDLL | str:
+def _outcome(order: int | None, real: str) -> ctypes.CDLL | str:
     """The loaded library, or why there is none."""
     try:
         library = ctypes.CDLL(str(build(order, real)))
     except (CompileError, OSError) as error:
         return str(error)
     pointer, sizes = ctypes.c_void_p, ctypes.POINTER(ctypes.c_int64)
-    for name, pointers in FUNCTIONS.items():
+    for name, pointers in (FUNCTIONS if order is None else SPLINES).items():
         function = getattr(library, name)
         function.argtypes = [pointer] * pointers + [sizes]
         function.restype = ctypes.c_int
     return library
 
 
-FUNCTIONS = {  # number of tensors of each C function
+SPLINES = {  # number of tensors of each C function
     "kanzoo_linear_forward": 4,
     "kanzoo_linear_backward": 6,
     "kanzoo_conv_forward": 5,
     "kanzoo_conv_backward": 8,
+}
+FUNCTIONS = {
+    "kanzoo_functions": 7,
     "kanzoo_rational_forward": 5,
     "kanzoo_rational_backward": 8,
 }
 
 
-def load(order: int, real: str) -> ctypes.CDLL:
-    """The kernels for a spline order (0 to 5) and ``float`` or ``double``.
+def load(order: int | None, real: str) -> ctypes.CDLL:
+    """The kernels for a spline order (0 to 5; None: other functions) and ``float`` or ``double``.
 
     Raises ``CompileError`` with what is missing.
     """
@@ -207,12 +212,12 @@ def load(order: int, real: str) -> ctypes.CDLL:
     return outcome
 
 
-def unavailable_reason(order: int = 3, real: str = "float") -> str | None:
+def unavailable_reason(order: int | None = 3, real: str = "float") -> str | None:
     """Why the kernels cannot be used, or None if they can; builds them at the first call."""
     outcome = _outcome(order, real)
     return outcome if isinstance(outcome, str) else None
 
 
-def is_available(order: int = 3, real: str = "float") -> bool:
+def is_available(order: int | None = 3, real: str = "float") -> bool:
     """Whether the kernels can be used; builds them at the first call."""
     return unavailable_reason(order, real) is None

@@ -3,7 +3,7 @@
 // Inputs are (outer, channels, inner). Where inner is 1, vectors run over channels, several rows
 // at a time if these are short; else along inner, whose numbers have the same coefficients.
 #pragma once
-#include "table.hpp"
+#include "vector.hpp"
 
 static constexpr int NA = 6, NB = 4, NS = NA + NB;  // coefficients above, below, together
 static constexpr index_t CHUNK = 16384;             // numbers of a task, and so of a float sum
@@ -42,18 +42,6 @@ struct Rational {
             for (index_t c = 0; c < padded(); ++c) table[j * padded() + c] = b[j * groups + group(c)];
     }
 };
-
-// Up to L numbers, the rest zero.
-static inline vec load_part(const real* p, index_t count) {
-    if (count >= L) return load(p);
-    real padded[L] = {0};
-    std::memcpy(padded, p, count * sizeof(real));
-    return load(padded);
-}
-static inline void store_part(real* p, vec v, index_t count) {
-    if (count >= L) store(p, v);
-    else std::memcpy(p, &v, count * sizeof(real));
-}
 
 struct Terms {
     vec a[NA], b[NB] = {};

@@ -17,7 +17,6 @@ from .compiled import is_transformed
 from .dense import differentiate_gradient
 from .runtime import REALS, call, thread_count
 
-ORDER = 3  # of the library that holds the kernel, the one that most layers load anyway
 BLOCK = 2**15  # numbers of a block without a compiler: its buffers stay in the cache
 SMALL = 2**14  # numbers below which PyTorch's own graph is faster than a block
 
@@ -67,7 +66,7 @@ def _forward(x: Tensor, above: Tensor, below: Tensor, group_of: Tensor) -> Tenso
     if x.numel():
         above, below = above.contiguous(), below.contiguous()
         sizes += [below.shape[1], thread_count(x.numel())]
-        call("kanzoo_rational_forward", ORDER, [x, above, below, group_of.contiguous(), y], sizes)
+        call("kanzoo_rational_forward", None, [x, above, below, group_of.contiguous(), y], sizes)
     return y
 
 
@@ -85,7 +84,7 @@ def _backward(
         tensors = [grad, x, above.contiguous(), below.contiguous(), group_of.contiguous()]
         sizes += [below.shape[1], thread_count(2 * x.numel())]
         wanted = [grad_x if need_x else None, grad_above, grad_below]
-        call("kanzoo_rational_backward", ORDER, [*tensors, *wanted], sizes)
+        call("kanzoo_rational_backward", None, [*tensors, *wanted], sizes)
     return grad_x, grad_above, grad_below
 
 
@@ -227,4 +226,4 @@ def group_rational(x: Tensor, above: Tensor, below: Tensor, group_of: Tensor) ->
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def has_kernel(real: str) -> bool:
     """Whether the compiled kernel can be used; builds it at the first call."""
-    return is_available(ORDER, real)
+    return is_available(None, real)

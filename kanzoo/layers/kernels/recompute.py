@@ -71,7 +71,7 @@ class _RecomputedConv(torch.autograd.Function):
     ) -> Tensor:
         ctx.features, ctx.options, ctx.dtype = features, options, dtype
         ctx.save_for_backward(x, weight, *parameters)
-        return _operate(features, x, weight, options, dtype)
+        return operate(features, x, weight, options, dtype)
 
     @staticmethod
     def backward(ctx, grad: Tensor):  # type: ignore[no-untyped-def]
@@ -79,7 +79,7 @@ class _RecomputedConv(torch.autograd.Function):
         with torch.autocast(x.device.type, enabled=False):
             if torch.is_grad_enabled():  # a second derivative will follow
                 every = differentiable_gradients(
-                    lambda x, w: _operate(ctx.features, x, w, ctx.options, ctx.dtype),
+                    lambda x, w: operate(ctx.features, x, w, ctx.options, ctx.dtype),
                     x,
                     weight,
                     parameters,
@@ -90,7 +90,7 @@ class _RecomputedConv(torch.autograd.Function):
         return None, None, None, *every
 
 
-def _operate(
+def operate(
     features: Expand, x: Tensor, weight: Tensor, options: tuple[Any, ...], dtype: torch.dtype
 ) -> Tensor:
     with torch.autocast(x.device.type, enabled=False):
@@ -169,6 +169,6 @@ def recomputed_conv(
     lower = torch.is_autocast_enabled(kind) and weight.dtype != torch.float64
     dtype = torch.get_autocast_dtype(kind) if lower else weight.dtype
     if is_transformed():
-        return _operate(features, x, weight, options, dtype)
+        return operate(features, x, weight, options, dtype)
     y: Tensor = _RecomputedConv.apply(features, options, dtype, x, weight, *parameters)
     return y

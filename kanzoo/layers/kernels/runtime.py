@@ -34,7 +34,7 @@ def _pointer(tensor: Tensor | None) -> ctypes.c_void_p:
     return ctypes.c_void_p(None if tensor is None else tensor.data_ptr())
 
 
-def call(name: str, order: int, tensors: list[Tensor | None], sizes: list[int]) -> None:
+def call(name: str, order: int | None, tensors: list[Tensor | None], sizes: list[int]) -> None:
     """Run a C function on contiguous tensors of one dtype."""
     first = next(t for t in tensors if t is not None)
     function = getattr(load(order, REALS[first.dtype]), name)

@@ -1,6 +1,5 @@
-// The C interface of the kernels. Every function returns 0, or 1 when memory is short.
+// The C interface of the B-spline kernels. Every function returns 0, or 1 when memory is short.
 #include "conv.hpp"
-#include "rational.hpp"
 
 // The spline of one call, its tables filled.
 struct Prepared {
@@ -53,20 +52,4 @@ extern "C" int kanzoo_conv_backward(const real* gy, const real* x, const real* w
     const Prepared p(knots, n[14], (int)n[12], (int)n[15], (int)n[16]);
     const auto run = residual ? conv_backward<1> : conv_backward<0>;
     return p.memory.p ? run(p.spline, conv_of(n), gy, x, w, residual, gx, gw, gr) : 1;
-}
-
-// sizes: outer, channels, inner, groups, threads. Axes as in rational.hpp.
-static Rational rational_of(const real* a, const real* b, const int64_t* group_of, const index_t* n) {
-    return {n[0], n[1], n[2], n[3], group_of, a, b, (int)n[4]};
-}
-
-extern "C" int kanzoo_rational_forward(const real* x, const real* a, const real* b, const int64_t* group_of, real* y,
-                                       const index_t* n) {
-    return rational_forward(rational_of(a, b, group_of, n), x, y);
-}
-
-// Writes the gradients of x (unless null) and of both kinds of coefficients.
-extern "C" int kanzoo_rational_backward(const real* gy, const real* x, const real* a, const real* b,
-                                        const int64_t* group_of, real* gx, real* ga, real* gb, const index_t* n) {
-    return rational_backward(rational_of(a, b, group_of, n), gy, x, gx, ga, gb);
 }

@@ -1,98 +1,13 @@
-// Shared parts of the B-spline kernels: vectors, threads and the local basis.
+// The local basis of B-splines: polynomials of every grid cell.
 //
-// Compiled with -DREAL=float|double and -DORDER=0..5, so that every loop over the
-// ORDER + 1 non-zero functions unrolls. Names: N rows (samples), I inputs, O outputs,
-// G grid cells, K = G + ORDER basis functions, T >= K rows of weight per input.
+// Compiled with -DORDER=0..5, so that every loop over the ORDER + 1 non-zero functions unrolls.
+// Names: N rows (samples), I inputs, O outputs, G grid cells, K = G + ORDER basis functions,
+// T >= K rows of weight per input.
 #pragma once
-#include <cstdint>
-#include <cstdlib>
-#include <cstring>
-#ifdef _OPENMP
-#include <omp.h>
-#endif
-#ifdef __linux__
-#include <sys/mman.h>
-#endif
+#include "vector.hpp"
 
-#if defined(__AVX512F__)
-#define VECTOR_BYTES 64
-#elif defined(__AVX__)
-#define VECTOR_BYTES 32
-#else
-#define VECTOR_BYTES 16
-#endif
-
-typedef REAL real;
-typedef int64_t index_t;
-
-static constexpr int L = VECTOR_BYTES / sizeof(real);  // lanes of a vector
-static constexpr int P = ORDER + 1;                    // non-zero functions
-static constexpr int PL = P <= 4 ? 4 : 8;              // the same, padded to a vector
-
-template <int lanes>
-struct Vector {
-    typedef real type __attribute__((vector_size(lanes * sizeof(real)), aligned(sizeof(real)), may_alias));
-};
-typedef Vector<L>::type vec;
-typedef Vector<PL>::type pvec;
-
-static inline vec load(const real* p) { return *(const vec*)p; }
-static inline void store(real* p, vec v) { *(vec*)p = v; }
-static inline index_t min_of(index_t a, index_t b) { return a < b ? a : b; }
-static inline index_t max_of(index_t a, index_t b) { return a > b ? a : b; }
-static inline index_t ceil_div(index_t a, index_t b) { return (a + b - 1) / b; }
-static inline size_t round_up(size_t bytes) { return (bytes + 63) / 64 * 64; }
-
-// Add halves of a vector onto each other until `to` lanes are left.
-template <int from, int to>
-struct Fold {
-    typedef typename Vector<from / 2>::type half;
-    static inline typename Vector<to>::type run(typename Vector<from>::type v) {
-        return Fold<from / 2, to>::run(((const half*)&v)[0] + ((const half*)&v)[1]);
-    }
-};
-template <int to>
-struct Fold<to, to> {
-    static inline typename Vector<to>::type run(typename Vector<to>::type v) { return v; }
-};
-
-static inline int thread_number() {
-#ifdef _OPENMP
-    return omp_get_thread_num();
-#else
-    return 0;
-#endif
-}
-
-// Run f(task) for every task. One thread never enters OpenMP: its pool does not survive fork().
-template <class F>
-static void parallel(index_t tasks, int threads, F f) {
-    if (threads <= 1 || tasks <= 1) {
-        for (index_t t = 0; t < tasks; ++t) f(t);
-        return;
-    }
-#ifdef _OPENMP
-#pragma omp parallel for schedule(dynamic, 1) num_threads(threads)
-#endif
-    for (index_t t = 0; t < tasks; ++t) f(t);
-}
-
-struct Buffer {  // uninitialised memory, aligned to a cache line; p is null when memory is short
-    void* p;
-    explicit Buffer(size_t bytes) : p(std::aligned_alloc(64, round_up(bytes + 64))) {}
-    ~Buffer() { std::free(p); }
-    Buffer(const Buffer&) = delete;
-};
-
-// Ask for huge pages: the first touch of a large fresh output costs more than computing it.
-static inline void expect_large(void* p, size_t bytes) {
-#ifdef MADV_HUGEPAGE
-    const size_t page = 2 << 20, begin = ((size_t)p + page - 1) / page * page, end = ((size_t)p + bytes) / page * page;
-    if (end > begin + page) madvise((void*)begin, end - begin, MADV_HUGEPAGE);
-#else
-    (void)p, (void)bytes;
-#endif
-}
+static constexpr int P = ORDER + 1;        // non-zero functions
+static constexpr int PL = P <= 4 ? 4 : 8;  // the same, padded to a vector
 
 enum Extrapolation { ZERO = 0, CLAMP = 1, LINEAR = 2 };
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from kanzoo.rundir import write_atomic
-from kanzoo.study.engines.cell import BUSY, FAILED, FINISHED, Outcome, Train
+from kanzoo.study.engines.cell import BUSY, FAILED, FINISHED, UNTRIED, Outcome, Train
 from kanzoo.study.plan import Cell
 
 OnEnd = Callable[[Cell, str], None]
@@ -57,6 +57,9 @@ class Session(ABC):
                 path = cell.folder.path
                 if outcome.status == BUSY:
                     elsewhere.append(cell)
+                    continue
+                if outcome.status == UNTRIED:
+                    again.append(cell)
                     continue
                 tries[path] += 1
                 if outcome.status == FAILED and tries[path] <= self.max_retries:

@@ -19,6 +19,7 @@ from kanzoo.errors import BUSY_CODE, BusyError, DivergedError
 from kanzoo.study.plan import Cell
 
 FINISHED, FAILED, DIVERGED, BUSY = "finished", "failed", "diverged", "busy"
+UNTRIED = "untried"  # lost with others before its turn came
 Train = Callable[[dict[str, Any]], dict[str, Any]]
 _MEMORY = ("can't allocate memory", "out of memory", "cannot allocate memory", "bad_alloc")
 

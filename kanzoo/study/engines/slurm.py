@@ -35,7 +35,12 @@ from kanzoo.study.engines.cell import (
     is_multi_device,
 )
 from kanzoo.study.engines.slurm_commands import check_request, last_state, partitions, queued
-from kanzoo.study.engines.slurm_job import Chunk, RequeuedChunk
+from kanzoo.study.engines.slurm_job import (
+    Chunk,
+    RequeuedChunk,
+    journal_of,
+    outcomes_of_lost,
+)
 from kanzoo.study.plan import Cell
 
 log = logging.getLogger("kanzoo")
@@ -234,6 +239,7 @@ class _SlurmSession(Session):
         job = (RequeuedChunk if requeue else Chunk)(
             self._train,
             os.getcwd(),
+            str(self._folder / "logs"),
             threads=self._engine.cpus_per_cell,
             cell_timeout=self._engine.cell_timeout,
             memory_limit_gb=self._engine.memory_limit_gb,
@@ -288,10 +294,12 @@ class _SlurmSession(Session):
         if state in ("", "COMPLETED") and time.monotonic() - job.missing_since < GRACE:
             return None
         reason = f"the SLURM job {job.id} " + (f"ended as {state}" if state else LOST)
-        # Of a chunk, those that were done before are no failures.
+        journal = journal_of(self._folder / "logs", job.id)
+        ended = outcomes_of_lost(journal, len(job.cells), reason)
+        # One that was done when the job was lost is no failure.
         return [
-            Outcome(FINISHED) if cell.folder.result() else Outcome(FAILED, reason)
-            for cell in job.cells
+            Outcome(FINISHED) if cell.folder.result() else outcome
+            for cell, outcome in zip(job.cells, ended, strict=True)
         ]
 
     def _record(self, batch: _Batch) -> Path:

@@ -1,29 +1,39 @@
 """What a SLURM job of a study does: its cells one after the other, in one warm worker."""
 
+import json
 import os
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from kanzoo.study.engines.cell import Outcome, Train
+from kanzoo.study.engines.cell import FAILED, UNTRIED, Outcome, Train
 from kanzoo.study.plan import Cell
 
 
 class Chunk:
     """Trains the cells that it is given and returns how each ended, whatever they do.
 
-    The local engine runs them, without retries: those are the driver's.
+    The local engine runs them, without retries: those are the driver's. How each ended is also
+    written down at once, for a driver whose job is lost.
     """
 
-    def __init__(self, train: Train, folder: str, *, threads: int, **common: Any) -> None:
+    def __init__(
+        self, train: Train, folder: str, logs: str, *, threads: int, **common: Any
+    ) -> None:
         self.train = train
         self.folder = folder
+        self.logs = logs
         self.threads = threads
         self.common = common
 
     def __call__(self, cells: Sequence[Cell]) -> list[Outcome]:
+        import submitit
+
         from kanzoo.study.engines.local import LocalEngine
 
+        journal = journal_of(self.logs, submitit.JobEnvironment().job_id)
+        journal.write_text("", encoding="utf-8")
         os.chdir(self.folder)
         engine = LocalEngine(workers=1, threads=self.threads, max_retries=0, **self.common)
         outcomes: dict[int, Outcome] = {}
@@ -33,6 +43,8 @@ class Chunk:
             while left:
                 for cell, outcome in session.ended():
                     outcomes[left.pop(id(cell))] = outcome
+                    with journal.open("a", encoding="utf-8") as file:
+                        file.write(json.dumps(asdict(outcome)) + "\n")
                 session.start([])
         return [outcomes[index] for index in range(len(cells))]
 
@@ -47,3 +59,22 @@ class RequeuedChunk(Chunk):
         import submitit
 
         return submitit.helpers.DelayedSubmission(self, cells)
+
+
+def journal_of(logs: str | Path, job_id: str) -> Path:
+    """Where a job writes down how its cells ended, one after the other; made when it begins."""
+    return Path(logs).resolve() / f"{job_id}_cells.jsonl"
+
+
+def outcomes_of_lost(journal: Path, count: int, reason: str) -> list[Outcome]:
+    """How the cells of a job ended that was lost, by its journal.
+
+    The cell that it was at has failed, for the given reason; those after it were not tried. All
+    have failed if the job did not even begin.
+    """
+    if not journal.is_file():
+        return [Outcome(FAILED, reason)] * count
+    lines = journal.read_text(encoding="utf-8").splitlines(keepends=True)
+    known = [Outcome(**json.loads(line)) for line in lines if line.endswith("\n")][:count]
+    rest = [Outcome(FAILED, reason), *[Outcome(UNTRIED, reason)] * count]
+    return [*known, *rest][:count]

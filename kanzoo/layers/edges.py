@@ -1,0 +1,160 @@
+"""Which edges a layer has, and of which kind they are: masks and constraints of its weight.
+
+Axes: C input channels, O output channels, E = O / groups outputs that a channel reaches, K
+functions a channel (basis and residual), T taps of a kernel.
+"""
+
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from kanzoo.layers.constraint import check_kinds, check_tied, effective, parameters_of, tie
+from kanzoo.layers.expansion import Expansion
+from kanzoo.layers.grid import replace_data
+
+STRUCTURE = ("edge_mask", "edge_kind", "input_group")  # buffers that a layer has when it needs them
+
+
+class EdgeLayer(nn.Module):
+    """A weight whose edges may be pruned, of a kind (increasing, even, ...), or shared by inputs.
+
+    All of this is part of the state: a layer takes it over with the weights that it loads.
+    """
+
+    function_dim: ClassVar[int]  # the dimension of the weight that counts functions
+    in_features: int
+    out_features: int
+    weight: nn.Parameter
+    expansion: Expansion
+    edge_mask: Tensor | None
+    edge_kind: Tensor | None
+    input_group: Tensor | None
+
+    def masked_weight(self) -> Tensor:
+        """The weight of edges of their kinds, without pruned ones, whatever an optimiser does."""
+        weight = self.unmasked_weight()
+        return weight if self.edge_mask is None else weight * self.edge_mask
+
+    @property
+    def is_constrained(self) -> bool:
+        """Whether edges are of a kind or shared, so that `weight` is a mere parameter of them."""
+        return self.edge_kind is not None or self.input_group is not None
+
+    def unmasked_weight(self) -> Tensor:
+        """The weight of edges of their kinds, pruned ones too."""
+        if not self.is_constrained:
+            return self.weight
+        weight = tie(self.by_function(), self.input_group)
+        weight = effective(weight, self.edge_kind, self.expansion)
+        return weight.movedim(0, self.function_dim).contiguous()
+
+    @torch.no_grad()
+    def constrain_edges(self, kind: Tensor) -> None:
+        """Keep edges increasing, decreasing, even or odd from now on, for all inputs.
+
+        `kind` has the numbers of `kanzoo.layers.constraint.KINDS`, laid out as for `mask_edges`,
+        and belongs to the state. Functions that were of another kind become some of theirs. Raises
+        `ValueError` where the basis cannot keep the kinds.
+        """
+        shape = self.by_function()[0].shape[:2]
+        if kind.shape != shape:
+            raise ValueError(f"kind must be {tuple(shape)}, got {tuple(kind.shape)}")
+        kind = kind.to(self.weight.device, torch.int8)
+        check_kinds(kind, self.expansion)
+        if self.input_group is not None:
+            check_equal_rows(kind, self.input_group)
+        self._set_effective(self.unmasked_weight(), kind, least=0.1)
+
+    def _set_effective(self, weight: Tensor, kind: Tensor | None, least: float = 1e-5) -> None:
+        """Take the parameters that give edges of these kinds the effective weight, or one near."""
+        raw = parameters_of(weight.movedim(self.function_dim, 0), kind, self.expansion, least)
+        self.edge_kind = kind
+        replace_data(self.weight, raw.movedim(0, self.function_dim).contiguous())
+
+    @torch.no_grad()
+    def mask_edges(self, keep: Tensor) -> None:
+        """Remove for good the edges where `keep` is false: bool, the weight's shape without K.
+
+        All taps of a kernel are an edge: `(C, O)` for a linear layer, `(O, C / groups)` for a
+        convolution, `(C, O / groups)` for a transposed one. Masks add up; they belong to the state.
+        """
+        weight = self.by_function()[0]
+        if keep.shape != weight.shape[:2]:
+            raise ValueError(f"keep must be {tuple(weight.shape[:2])}, got {tuple(keep.shape)}")
+        mask = self.kept_together(keep).to(self.weight).view(*keep.shape, *[1] * (weight.dim() - 2))
+        mask = mask.unsqueeze(self.function_dim)
+        self.edge_mask = mask if self.edge_mask is None else self.edge_mask * mask
+        self.weight.mul_(self.edge_mask)
+
+    def kept_together(self, keep: Tensor) -> Tensor:
+        """A mask that keeps an edge where an edge is kept that is shared with it."""
+        if self.input_group is None:
+            return keep
+        return tie(keep.to(self.weight).unsqueeze(0), self.input_group)[0] > 0
+
+    def edge_weight(self) -> Tensor:
+        """The masked weight by input channel and the outputs that it reaches, `(C, K, E, T)`.
+
+        E = O / groups, in the order of the channel's group; T taps, 1 for a linear layer.
+        """
+        weight = self.masked_weight()
+        if self.function_dim == 1:
+            return weight.flatten(3) if weight.dim() > 3 else weight.unsqueeze(-1)
+        grouped = weight.flatten(3).unflatten(0, (-1, self.edges_out))  # (G, O / G, C / G, K, T)
+        return grouped.permute(0, 2, 3, 1, 4).flatten(0, 1)
+
+    def edge_mask_by_channel(self) -> Tensor:
+        """Which edges are left, as `edge_weight` lays them out: 1 or 0, `(C, E)`."""
+        shape = self.by_function()[0].shape[:2]
+        mask = self.weight.new_ones(shape) if self.edge_mask is None else self.edge_mask.view(shape)
+        if self.function_dim == 1:
+            return mask
+        return mask.unflatten(0, (-1, self.edges_out)).transpose(1, 2).flatten(0, 1)
+
+    def mask_channels(self, keep: Tensor) -> None:
+        """`mask_edges`, with `keep` laid out as `edge_weight`: `(C, E)`."""
+        if self.function_dim != 1:
+            groups = self.out_features // self.edges_out
+            keep = keep.unflatten(0, (groups, -1)).transpose(1, 2).flatten(0, 1)
+        self.mask_edges(keep)
+
+    @property
+    def edges_out(self) -> int:
+        """How many outputs an input channel reaches: O / groups."""
+        return self.out_features // int(getattr(self, "groups", 1))
+
+    def by_function(self) -> Tensor:
+        """The weight as a view with functions first."""
+        return self.weight.movedim(self.function_dim, 0)
+
+    def check_constraints(self) -> None:
+        """Raise `ValueError` unless the basis, as it is now, can keep what edges must be."""
+        if self.edge_kind is not None:
+            check_kinds(self.edge_kind, self.expansion)
+        if self.input_group is not None:
+            check_tied(self.input_group, self.expansion)
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
+    ) -> None:
+        for name in STRUCTURE:
+            stored = state_dict.get(f"{prefix}{name}")
+            if stored is not None:  # of a pruned or constrained layer, whatever this one is
+                setattr(self, name, torch.empty_like(stored, device=self.weight.device))
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+
+def check_loaded(layer: EdgeLayer, _keys: object) -> None:
+    """After a state was loaded, by children too: see `check_constraints`."""
+    layer.check_constraints()
+
+
+def check_equal_rows(edges: Tensor, group: Tensor) -> None:
+    """Raise `ValueError` unless rows `(C, ..)` for inputs of the same group are equal."""
+    first = [int((group == number).nonzero()[0]) for number in group]
+    if not torch.equal(edges, edges[first]):
+        raise ValueError(
+            "inputs that share their edges must be alike: their edges of the same kinds, pruned "
+            "together, and not in groups that are to be separated"
+        )

@@ -1,0 +1,127 @@
+// All functions of a matrix of inputs, and gradients through them, in one pass.
+//
+// x (rows, C) with rows `ldx` apart; function k of row n begins at k * plane + n * row. The last
+// plane is the residual branch, if there is one. Basis functions see the squashed input.
+#pragma once
+#include "families.hpp"
+
+enum Squash { NONE = 0, TANH = 1, SIGMOID = 2 };
+enum Activation { ABSENT = 0, IDENTITY = 1, RELU = 2, SILU = 3, TANH_OF = 4 };
+
+static constexpr index_t COLUMNS = 1024, PIECE = 8192;  // most columns of a row, numbers of a task
+
+struct Functions {
+    index_t rows, channels, ldx, plane, row, K;
+    int squash, activation;
+    bool each;           // the table has a column for every channel, else one for all
+    const real* table;   // (J, K, C or 1)
+    const real* constant;
+    int threads;
+
+    index_t size() const { return K * (each ? channels : 1); }  // of a row of the table
+    real largest(int row) const {
+        real most = 0;
+        for (index_t i = 0; i < size(); ++i) most = std::fmax(most, std::fabs(table[row * size() + i]));
+        return most;
+    }
+};
+
+// Largest input for which no argument of a wave exceeds FAR.
+template <class Family>
+static real limit_of(const Functions& f) {
+    if (std::is_same<Family, Waves>::value) return (FAR - f.largest(1)) / f.largest(0);
+    if (std::is_same<Family, Harmonics>::value) return FAR / std::fabs(f.constant[0]);
+    if (std::is_same<Family, Wavelet<Morlet>>::value) return f.constant[0] * 40 <= FAR ? HUGE_VAL : -1;
+    return HUGE_VAL;
+}
+
+// What is the same for all families: one row of up to COLUMNS numbers.
+struct Row {
+    real seen[COLUMNS + L], steep[COLUMNS + L], rest[COLUMNS + L];
+    real reach;  // largest |seen|
+
+    // Squash; write the residual branch (unless null); with `back`, its gradient to `rest`.
+    void fill(const Functions& f, const real* x, index_t count, real* residual, const real* back) {
+        vec most = {};
+        for (index_t c = 0; c < count; c += L) {
+            const vec v = load_part(x + c, count - c);
+            vec q = v, d = vec{} + 1;
+            if (f.squash == TANH) q = tanh_of(v), d = (real)1 - q * q;
+            else if (f.squash == SIGMOID) q = logistic_of(v), d = q * ((real)1 - q);
+            store(seen + c, q), store(steep + c, d);
+            const vec a = magnitude(q);
+            most = a > most ? a : most;
+            if (f.activation == ABSENT) {
+                store(rest + c, vec{});
+                continue;
+            }
+            vec y = v, dy = vec{} + 1;
+            if (f.activation == RELU) y = v < 0 ? vec{} : v, dy = v > 0 ? dy : vec{};
+            else if (f.activation == SILU) {
+                const vec gate = logistic_of(v);
+                y = v * gate, dy = gate + y * ((real)1 - gate);
+            } else if (f.activation == TANH_OF) y = tanh_of(v), dy = (real)1 - y * y;
+            if (residual) store_part(residual + c, y, count - c);
+            if (back) store(rest + c, dy * load_part(back + c, count - c));
+        }
+        reach = 0;
+        for (int l = 0; l < L; ++l) reach = most[l] > reach ? most[l] : reach;
+    }
+};
+
+// Write all functions (unless `out` is null) and, with the gradients `back` of all planes, that of
+// x to gx (rows ldx apart) and add those of the first two table rows to gp (2, K, C), unless null.
+template <class Family>
+static int apply(const Functions& f, const real* x, real* out, const real* back, real* gx, real* gp) {
+    const index_t wide = min_of(f.channels, COLUMNS), across = ceil_div(f.channels, wide);
+    const index_t high = max_of(min_of(PIECE / wide, f.rows), 1), down = ceil_div(f.rows, high);
+    const bool sums = Family::trained && gp;
+    const real limit = limit_of<Family>(f);
+    const index_t kept = sums ? 2 * f.K * f.channels : 0;
+    const size_t scratch = round_up((f.K + 1) * sizeof(vec)), lines = round_up(sizeof(Row));
+    const size_t bytes = scratch + lines + round_up(kept * sizeof(real));
+    Buffer memory(bytes * f.threads);
+    if (!memory.p) return 1;
+    for (int t = 0; sums && t < f.threads; ++t) std::memset((char*)memory.p + bytes * t + scratch + lines, 0, kept * sizeof(real));
+    parallel(across * down, f.threads, [&](index_t task) {
+        char* mine = (char*)memory.p + bytes * thread_number();
+        Row& line = *(Row*)(mine + scratch);
+        real* added = (real*)(mine + scratch + lines);
+        const index_t c0 = task % across * wide, count = min_of(wide, f.channels - c0);
+        const index_t n0 = task / across * high, n1 = min_of(n0 + high, f.rows);
+        for (index_t n = n0; n < n1; ++n) {
+            real* to = out ? out + n * f.row + c0 : nullptr;
+            const real* from = back ? back + n * f.row + c0 : nullptr;
+            line.fill(f, x + n * f.ldx + c0, count, to ? to + f.K * f.plane : nullptr, from ? from + f.K * f.plane : nullptr);
+            const Setting setting = {(int)f.K, f.constant, !(line.reach <= limit), (vec*)mine};
+            for (index_t c = 0; c < count; c += L) {
+                const index_t left = count - c, at = c0 + c;
+                const vec q = load(line.seen + c);
+                auto p = [&](int j, int k) {
+                    if (!f.each) return vec{} + f.table[j * f.K + k];
+                    return load_part(f.table + (j * f.K + k) * f.channels + at, left);
+                };
+                if (!back) {
+                    Family::each(q, setting, p, [&](int k, vec v, vec, vec, vec) { store_part(to + k * f.plane + c, v, left); });
+                    continue;
+                }
+                vec sum = {};
+                Family::each(q, setting, p, [&](int k, vec v, vec d, vec first, vec second) {
+                    if (to) store_part(to + k * f.plane + c, v, left);
+                    const vec g = load_part(from + k * f.plane + c, left);
+                    sum += g * d;
+                    if (!sums) return;
+                    real *a = added + k * f.channels + at, *b = a + f.K * f.channels;
+                    store_part(a, load_part(a, left) + g * first, left);
+                    store_part(b, load_part(b, left) + g * second, left);
+                });
+                if (gx) store_part(gx + n * f.ldx + at, sum * load(line.steep + c) + load(line.rest + c), left);
+            }
+        }
+    });
+    for (int t = 0; sums && t < f.threads; ++t) {
+        const real* added = (const real*)((char*)memory.p + bytes * t + scratch + lines);
+        for (index_t i = 0; i < kept; ++i) gp[i] += added[i];
+    }
+    return 0;
+}

@@ -1,0 +1,93 @@
+"""Running the cells of a study, with a progress display."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from kanzoo.study.engines.base import Engine, Session
+from kanzoo.study.engines.cell import Train
+from kanzoo.study.mirror import link_wandb_runs
+from kanzoo.study.plan import Cell, distinct
+
+log = logging.getLogger("kanzoo")
+
+
+class Runner:
+    """Runs cells that are not finished, on workers that stay warm from one call to the next.
+
+    `folder` is that of the study, whose name it has; at most `count` cells are run by one call.
+    Workers start with the first cell that there is to run and end with the context.
+    """
+
+    def __init__(
+        self, engine: Engine, folder: Path, train: Train, count: int, overwrite: bool = False
+    ) -> None:
+        self.engine = engine
+        self.folder = folder
+        self.train = train
+        self.count = count
+        self.overwrite = overwrite
+        self.stack = ExitStack()
+        self.session: Session | None = None
+
+    def __enter__(self) -> Runner:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> bool | None:
+        return self.stack.__exit__(kind, error, trace)
+
+    def __call__(self, cells: list[Cell]) -> None:
+        """Run the cells; results and failures are in their folders afterwards."""
+        cells = distinct(cells)
+        waiting = [c for c in cells if self.overwrite or c.folder.result() is None]
+        if not waiting:
+            log.info("all %d cells were finished before", len(cells))
+            return
+        console = Console(stderr=True)
+        console.print(
+            f"{len(waiting)} of {len(cells)} cells to run, {self.engine.describe(len(waiting))}",
+            highlight=False,
+        )
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+        )
+        with Progress(*columns, console=console) as progress:
+            bar = progress.add_task(waiting[0].config["name"], total=len(waiting))
+
+            def on_end(cell: Cell, reason: str) -> None:
+                progress.advance(bar)
+                if reason:
+                    text = f"failed: {cell.title}: {reason}"
+                    progress.console.print(text, style="red", markup=False)
+                elif not console.is_terminal:
+                    progress.console.print(f"finished: {cell.title}", markup=False, highlight=False)
+
+            if self.session is None:
+                self.session = self.stack.enter_context(
+                    self.engine.session(max(self.count, len(waiting)), self.folder, self.train)
+                )
+            self.session.run(waiting, on_end)
+        link_wandb_runs(cells, self.folder)
