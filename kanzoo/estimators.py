@@ -24,6 +24,7 @@ from kanzoo.interpret.symmetry import simplify
 
 WIDEST = 9  # hidden layer of the network whose symmetries are looked for
 FORMULA_RIDGE = 0.03  # of classifiers whose scores shall become formulas
+ROUGH = 1e-4  # error of a network, in deviations, from which the logarithm is tried too
 LADDER = ((), (1,), (2,))  # hidden layers that are tried where a formula is looked for
 
 
@@ -113,10 +114,10 @@ class KANRegressor(RegressorMixin, StackEstimator):
     def _by_symmetry(self, x: np.ndarray, y: Tensor) -> bool:
         """Look for a formula of fewer variables; whether there is one within the tolerance."""
         values = y[:, 0].numpy() * self._spread[0] + self._mean[0]
-        self._train(x, y, 1, (min(2 * x.shape[1] + 1, WIDEST),))
+        smooth = self._smooth(x, values)
         symbols = make_symbols(self._names())
         whole = Problem(x, values, tuple(symbols), lambda e: e)
-        small = simplify(whole, self._smooth, _Smooth(self, x, values))
+        small = simplify(whole, self._smooth, smooth)
         if small is whole and x.shape[1] > 1:
             return False
         found = self._leaf(small)
@@ -125,6 +126,7 @@ class KANRegressor(RegressorMixin, StackEstimator):
         raw, edges = found
         index = np.arange(0, len(x), max(1, len(x) // 500))
         neat = tidy(raw, symbols, x[index], values[index]) if raw.free_symbols else raw
+        self._train(x, y, 1, smooth.model.hidden_)
         network = self._outputs_of(x) * self._spread + self._mean
         try:
             self.formula_ = judge(
@@ -152,8 +154,13 @@ class KANRegressor(RegressorMixin, StackEstimator):
         return small.invert(rest.formula_.expression.subs(own)), rest.formula_.edges
 
     def _smooth(self, x: np.ndarray, y: np.ndarray) -> "_Smooth":
-        hidden = (min(2 * x.shape[1] + 1, WIDEST),)
-        return _Smooth(clone(self).set_params(formula=None, hidden=hidden).fit(x, y), x, y)
+        """A network of one hidden layer, fitted to y or to its logarithm, whichever goes better."""
+        plain = clone(self).set_params(formula=None, hidden=(min(2 * x.shape[1] + 1, WIDEST),))
+        found = _Smooth(clone(plain).fit(x, y), x, y)
+        if found.error > ROUGH and y.min() > 0:
+            other = _Smooth(plain.fit(x, np.log(y)), x, y, logarithm=True)
+            return min(found, other, key=lambda smooth: smooth.error)
+        return found
 
     def predict(self, X: Any) -> np.ndarray:
         """Values for X `(N, C)`: `(N,)`, or `(N, O)` if fitted to such; by the formula if asked."""
@@ -203,15 +210,25 @@ class KANRegressor(RegressorMixin, StackEstimator):
 
 
 class _Smooth:
-    """A fitted regressor as `kanzoo.interpret.symmetry` takes it."""
+    """A fitted regressor, of y or of its logarithm, as `kanzoo.interpret.symmetry` takes it."""
 
-    def __init__(self, model: KANRegressor, x: np.ndarray, y: np.ndarray) -> None:
-        self.model = model
-        values, _ = self.gradient(x)
-        self.error = float(np.sqrt(np.square(values - y).mean()) / (y.std() or 1.0))
+    def __init__(
+        self, model: KANRegressor, x: np.ndarray, y: np.ndarray, *, logarithm: bool = False
+    ) -> None:
+        self.model, self.logarithm = model, logarithm
+        values = self._outputs(x)[0]
+        truth = np.log(y) if logarithm else y
+        self.error = float(np.sqrt(np.square(values - truth).mean()) / (truth.std() or 1.0))
 
     def gradient(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Values `(N,)` and derivatives `(N, C)`."""
+        values, slopes = self._outputs(x)
+        if self.logarithm:
+            values = np.exp(values)
+            slopes = slopes * values[:, None]
+        return values, slopes
+
+    def _outputs(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         model = self.model
         z = model._scaled(x).requires_grad_()
         output = model.network_(z)[:, 0]

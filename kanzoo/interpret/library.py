@@ -194,8 +194,11 @@ def _candidates(entry: Function) -> tuple[np.ndarray, np.ndarray]:
     return a.ravel(), b.ravel()
 
 
-def _starts(entry: Function, u: np.ndarray, y: np.ndarray, count: int = 2) -> list[Any]:
-    """The best few (a, b) of the candidates, c and d being least squares, and not neighbours."""
+def _starts(entry: Function, u: np.ndarray, y: np.ndarray, count: int = 3) -> list[Any]:
+    """The best few (a, b) of the candidates, c and d being least squares, and not neighbours.
+
+    Functions of which scale and shift both matter are even or odd: (-a, -b) is the same as (a, b).
+    """
     index = np.linspace(0, len(u) - 1, min(len(u), GRID_SAMPLES)).astype(int)
     if entry.search == "jump":
         b, index = -(u[1:] + u[:-1]) / 2, np.arange(len(u))
@@ -212,7 +215,9 @@ def _starts(entry: Function, u: np.ndarray, y: np.ndarray, count: int = 2) -> li
     good = inside & np.isfinite(energy) & (energy > 1e-20)
     r2 = np.where(good, (f @ target) ** 2 / np.where(good, energy, 1), -1.0)
     found: list[tuple[float, float]] = []
-    for place in np.argsort(-r2)[:60]:
+    turn = np.where(a < 0, -1.0, 1.0) if entry.search == "both" else np.ones(len(a))
+    a, b = turn * a, turn * b
+    for place in np.argsort(-r2)[:120]:
         near = any(
             abs(np.log(abs(a[place] / p))) < 0.3 and abs(b[place] - q) < 0.3 and a[place] * p > 0
             for p, q in found

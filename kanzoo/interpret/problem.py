@@ -95,14 +95,17 @@ def views(problem: Problem) -> Iterator[tuple[View, Problem]]:
 def one_function(problem: Problem) -> tuple[sympy.Expr, list[dict[str, Any]]] | None:
     """The problem of one column solved by one function of the library, if one fits exactly.
 
-    Returns the expression of what was asked first, and what the edge became.
+    Tried on y and simple functions of it, and on y times a power of the column, whose inverse may
+    be the argument. Returns the expression of what was asked first, and what the edge became.
     """
     best: tuple[int, Problem, Any] | None = None
-    for view, seen in views(problem):
+    for extra, seen in _forms(problem):
+        if best is not None and extra >= best[0]:
+            break
         spread = float(seen.y.std()) or 1.0
         for fit in fit_edge(seen.x[:, 0], seen.y):
             error = float(np.sqrt(np.square(fit(seen.x[:, 0]) - seen.y).mean()))
-            cost = fit.function.complexity + 2 * (view.name != "y")
+            cost = fit.function.complexity + extra
             if error < EXACT * spread and (best is None or cost < best[0]):
                 best = cost, seen, fit
     if best is None:
@@ -111,3 +114,23 @@ def one_function(problem: Problem) -> tuple[sympy.Expr, list[dict[str, Any]]] | 
     a, b, c, d = (sympy.Float(value, 17) for value in (fit.a, fit.b, fit.c, fit.d))
     expression = c * fit.function.symbol(a * seen.columns[0] + b) + d
     return seen.invert(expression), [edge_record(0, 0, 0, fit)]
+
+
+def _forms(problem: Problem) -> Iterator[tuple[int, Problem]]:
+    """Other forms of a problem of one column, and how much they cost, the cheapest first."""
+    for view, seen in views(problem):
+        yield (0 if view.name == "y" else 2), seen
+    column, x = problem.columns[0], problem.x[:, 0]
+    if x.min() <= 0:
+        return
+    turned = Problem(1 / problem.x, problem.y, (1 / column,), problem.invert)
+    for form in (problem, turned):
+        for power in (0, 1, -1, 2, -2, sympy.Rational(1, 2), -sympy.Rational(1, 2), 3, -3):
+            factor = column**power
+            y = form.y / x ** float(power)
+            if power or form is turned:
+                yield 3, Problem(form.x, y, form.columns, _times(problem.invert, factor))
+
+
+def _times(invert: Invert, factor: sympy.Expr) -> Invert:
+    return lambda e: invert(factor * e)

@@ -251,9 +251,11 @@ def _shift(problem: Problem, i: int, j: int, ratio: float) -> Problem:
 def _scale(
     problem: Problem, group: tuple[int, ...], weights: np.ndarray, a: float
 ) -> Problem | None:
-    """y = x_k^(a / v_k) F(x_i x_k^(-v_i / v_k), ..), k being the last of a group."""
-    *others, last = group
+    """y = x_k^(a / v_k) F(x_i x_k^(-v_i / v_k), ..), k being that of a group furthest from zero."""
     x, columns = problem.x, problem.columns
+    order = np.argsort([_distance(x[:, k]) for k in group], kind="stable")
+    *others, last = (group[place] for place in order)
+    weights = weights[order]
     power = _simple(a / weights[-1])
     if power is None:
         return None
@@ -272,6 +274,12 @@ def _scale(
     with np.errstate(all="ignore"):
         y = problem.y / x[:, last] ** float(power)
     return problem.reduced(y, lambda e: factor * e, last, x_at=x_at)
+
+
+def _distance(x: np.ndarray) -> float:
+    """How far a column stays from zero, relative to its size; 0 if it changes its sign."""
+    same = x.min() > 0 or x.max() < 0
+    return float(np.abs(x).min() / np.abs(x).max()) if same else 0.0
 
 
 def _simple(value: float) -> Fraction | None:
