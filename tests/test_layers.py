@@ -192,9 +192,7 @@ def test_output_variance_starts_near_one(name: str, fan_in: int) -> None:
     torch.manual_seed(1)
     layers, out, batch = {3: (16, 256, 1024), 50: (1, 2048, 512), 3000: (1, 1024, 64)}[fan_in]
     with torch.no_grad():  # several where few inputs decide, whose functions may be drawn
-        ys = [
-            KANLinear(fan_in, out, basis=name)(torch.randn(batch, fan_in)) for _ in range(layers)
-        ]
+        ys = [KANLinear(fan_in, out, basis=name)(torch.randn(batch, fan_in)) for _ in range(layers)]
     assert torch.stack(ys).square().mean() == pytest.approx(1, rel=0.15)
 
 

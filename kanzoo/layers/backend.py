@@ -117,19 +117,24 @@ def aten_options(options: dict[str, Any]) -> tuple[Any, ...]:
     return tuple(options[name] for name in names)
 
 
-def blocked_conv(
-    expansion: Expansion, weight: Tensor, pixels: Tensor, options: dict[str, Any]
-) -> Tensor | None:
-    """The plain operator on B-splines of pixels (B, C, *S) without a compiler; None for others."""
-    if not isinstance(expansion.basis, BSpline):
+def spline_plan(
+    expansion: Expansion, weight: Tensor, x: Tensor, groups: int
+) -> kernels.SplinePlan | None:
+    """How B-splines are convolved without a compiler; None where that is not known."""
+    basis = expansion.basis
+    if not isinstance(basis, BSpline) or kernels.is_transformed() or x.numel() == 0:
         return None
-    inputs = wide = expansion.wide(pixels)
-    if torch.is_autocast_enabled(pixels.device.type) or weight.dtype != wide.dtype:
+    wide = expansion.wide(x)
+    if weight.dtype != wide.dtype or not expansion.squash_is_elementwise:
         return None
-    if expansion.squash != "none":
-        inputs = expansion.squasher(wide.movedim(1, -1)).movedim(-1, 1)
-    arguments = spline_arguments(expansion, wide, weight)
-    return kernels.blocked_spline_conv(inputs, *arguments, aten_options(options))
+    _, _, knots, order, kind = spline_arguments(expansion, wide[:0], weight)
+    cardinal = kernels.prepare_cardinal(knots, order, kind)
+    if cardinal is None:
+        return None
+    squash = None if expansion.squash == "none" else expansion.squasher
+    residual = None if expansion.residual is None else ACTIVATIONS[expansion.residual]
+    plan = kernels.SplinePlan(cardinal, squash, residual)
+    return plan if plan.usable(groups) else None
 
 
 def _has_kernels(order: int) -> bool:

@@ -12,16 +12,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kanzoo.bases.base import Basis, BasisFactory, as_factory
+from kanzoo.layers import kernels
 from kanzoo.layers.backend import (
     aten_options,
-    blocked_conv,
     check_backend,
     choose,
     conv2d,
     function_plan,
+    spline_plan,
 )
 from kanzoo.layers.expansion import Expansion
-from kanzoo.layers.kernels import function_conv, pad, recomputed_conv
 from kanzoo.layers.layer import KANLayer, check_channels, check_sizes, weighted_sum
 
 Sizes = int | tuple[int, ...]
@@ -141,12 +141,16 @@ class ConvLayer(KANLayer):
         images = pixels if batched else pixels.unsqueeze(0)
         none, transposed = (0,) * self.dims, operator is TRANSPOSED.get(self.dims)
         full = {"padding": none, "output_padding": none, "transposed": transposed, **options}
-        plan = None
-        if not torch.is_autocast_enabled("cpu"):
-            plan = function_plan(self.expansion, weight, images, self.backend, options["groups"])
+        groups, weighs = options["groups"], not torch.is_autocast_enabled("cpu")
+        plan: kernels.Plan | kernels.SplinePlan | None = None
+        if weighs:
+            plan = function_plan(self.expansion, weight, images, self.backend, groups)
+        chosen = choose(self.expansion, self.weight, images, self.backend, type(self).__name__)
+        if weighs and chosen == "blocked" and plan is None:
+            plan = spline_plan(self.expansion, weight, images, groups)
         parameters = [p for p in self.expansion.parameters() if p.requires_grad]
         if plan is not None:
-            y = function_conv(
+            y = kernels.function_conv(
                 plan,
                 self.features,
                 self.expansion.wide(images),
@@ -158,15 +162,11 @@ class ConvLayer(KANLayer):
             )
             return y if batched else y.squeeze(0)
         if margins is not None:
-            pixels, images = pad(pixels, margins), pad(images, margins)
-        chosen = choose(self.expansion, self.weight, pixels, self.backend, type(self).__name__)
+            pixels, images = kernels.pad(pixels, margins), kernels.pad(images, margins)
         # Statistics over the batch would be updated again when the features are.
         if chosen == "dense" or self.expansion.squash == "batch":
             return operator(self.features(pixels), weight, self.bias, **options)
-        found = blocked_conv(self.expansion, weight, images, full)
-        if found is None:
-            found = recomputed_conv(self.features, images, weight, parameters, **full)
-        y = found
+        y = kernels.recomputed_conv(self.features, images, weight, parameters, **full)
         y = y if self.bias is None else y + self.bias.view(-1, *[1] * self.dims)
         return y if batched else y.squeeze(0)
 
@@ -197,7 +197,7 @@ class KANConv(ConvLayer):
 
     def padded(self, x: Tensor) -> Tensor:
         """The input with its padding as pixels."""
-        return pad(x, self.padding)
+        return kernels.pad(x, self.padding)
 
     def forward(self, x: Tensor) -> Tensor:
         check_channels(x, -1 - self.dims, self.in_features)

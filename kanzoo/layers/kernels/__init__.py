@@ -1,10 +1,10 @@
 """Fast paths of KAN layers: compiled B-splines, and blocks of features elsewhere."""
 
 from .blocked import blocked_linear
-from .blocked_conv import blocked_spline_conv
 from .blocked_spline import blocked_spline_linear
+from .cardinal import prepare_cardinal
 from .compile import CompileError, is_available, unavailable_reason
-from .compiled import spline_linear
+from .compiled import is_transformed, spline_linear
 from .convolution import spline_conv2d
 from .dense import dense_conv2d, dense_linear, spline_features
 from .direct import direct_linear, is_direct
@@ -12,12 +12,13 @@ from .functions import Plan, function_linear, has_functions
 from .functions_conv import function_conv, pad
 from .rational import group_rational
 from .recompute import recomputed_conv
+from .spline_plan import SplinePlan
 
 __all__ = [
     "CompileError",
     "Plan",
+    "SplinePlan",
     "blocked_linear",
-    "blocked_spline_conv",
     "blocked_spline_linear",
     "dense_conv2d",
     "dense_linear",
@@ -28,7 +29,9 @@ __all__ = [
     "has_functions",
     "is_available",
     "is_direct",
+    "is_transformed",
     "pad",
+    "prepare_cardinal",
     "recomputed_conv",
     "spline_conv2d",
     "spline_features",

@@ -33,7 +33,7 @@ class Cardinal:
     high: Tensor
     unit: float  # scaled length of an interval
 
-    def at(self, block: slice) -> "Cardinal":
+    def at(self, block: slice | Tensor) -> "Cardinal":
         """For a block of features."""
         if self.start.shape[0] == 1:
             return self
@@ -98,17 +98,17 @@ def place(x: Tensor, spline: Cardinal) -> Places:
 
 
 class Workspace:
-    """Four buffers of so many numbers, used again from block to block."""
+    """Five buffers of so many numbers, used again from block to block."""
 
     def __init__(self, like: Tensor, size: int) -> None:
-        self.memory = like.new_empty(4, size)
+        self.memory = like.new_empty(5, size)
 
     def get(self, index: int, *shape: int) -> Tensor:
         """A contiguous buffer of that shape."""
         return self.memory[index, : math.prod(shape)].view(shape)
 
 
-def _power(base: Tensor, exponent: int, out: Tensor) -> Tensor:
+def power_of(base: Tensor, exponent: int, out: Tensor) -> Tensor:
     """base^exponent by products; ``torch.pow`` is slow above 3."""
     if exponent <= 3:
         return torch.pow(base, exponent, out=out)
@@ -149,25 +149,24 @@ def expand(
     middles = middles.view(-1, *[1] * (len(size) - axis - 1))
     half = value.new_tensor(spline.half)
     weights, order = spline.weights, spline.order
-    torch.sub(inside, middles, out=remains)
-    torch.sub(half, remains.abs_(), out=remains).clamp_min_(0)
+    before = torch.sub(middles, inside, out=work.get(4, *size))
+    torch.sub(half, torch.abs(before, out=remains), out=remains).clamp_min_(0)
     if not slopes:
-        _power(remains, order, value)
+        power_of(remains, order, value)
         for weight in weights[1:]:
             _shrink(remains, spline.unit)
-            value.add_(_power(remains, order, power), alpha=weight)
+            value.add_(power_of(remains, order, power), alpha=weight)
         return value, None
     slope = work.get(3, *size)
-    _power(remains, order - 1, slope)
+    power_of(remains, order - 1, slope)
     torch.mul(slope, remains, out=value)
     for weight in weights[1:]:
         _shrink(remains, spline.unit)
-        _power(remains, order - 1, power)
+        power_of(remains, order - 1, power)
         value.addcmul_(power, remains, value=weight)
         slope.add_(power, alpha=weight)
     slope.mul_(order)
-    torch.sub(middles, inside, out=remains)  # the bell rises left of its middle
-    torch.copysign(slope, remains, out=slope)
+    torch.copysign(slope, before, out=slope)  # the bell rises left of its middle
     if places.beyond is not None:
         value.addcmul_(slope, places.beyond.unsqueeze(axis))
     return value, slope

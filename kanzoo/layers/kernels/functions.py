@@ -59,6 +59,10 @@ class Plan:
         shared = formula.table.shape[2] == 1 and not formula.table.requires_grad
         return shared or (groups == 1 and channels >= LANES // 2)
 
+    def prepare(self, x: Tensor, trained: bool) -> "Functions":
+        """The functions of one call, on inputs like x."""
+        return Functions(self, x, trained)
+
 
 def has_functions(x: Tensor, weight: Tensor) -> bool:
     """Whether the kernel can be used for tensors like these on the CPU, now."""
@@ -153,7 +157,7 @@ class _Linear(torch.autograd.Function):
     ) -> Tensor:
         ctx.plan, ctx.features = plan, features
         ctx.save_for_backward(x, weight, *parameters)
-        functions = Functions(plan, x)
+        functions = plan.prepare(x, False)
         planes = _Planes(x, functions.total)
         y = x.new_empty(x.shape[0], weight.shape[2])
         y.copy_(bias) if bias is not None else y.zero_()
@@ -179,7 +183,7 @@ class _Linear(torch.autograd.Function):
         grad_weight = torch.empty_like(weight) if need_weight else None
         if grad_weight is not None and x.numel() == 0:
             grad_weight.zero_()
-        functions = Functions(ctx.plan, x, any(p.requires_grad for p in parameters))
+        functions = ctx.plan.prepare(x, any(p.requires_grad for p in parameters))
         moving = need_x or functions.trained
         planes, backs = (_Planes(x, functions.total) for _ in range(2))
         for rows, block in blocks(x, weight, BLOCK_BYTES):

@@ -1,4 +1,4 @@
-"""Convolutions of other functions than B-splines, some images at a time, as ``functions`` does.
+"""Convolutions of basis functions, some images at a time, as ``functions`` does for matrices.
 
 Functions come before channels. With enough channels these are last in memory, as convolutions like
 it most; few channels stay first, so that vectors run along pixels.
@@ -14,13 +14,31 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .blocked import even_size
-from .blocked_conv import Options, channels_first, functions_first
 from .functions import LANES, Functions, Plan
 from .recompute import differentiable_gradients, operate
+from .spline_plan import SplineFunctions, SplinePlan
 
 BLOCK_BYTES = 4 << 20
 FEW_IMAGES = 8  # up to here margins cost less as pixels than as an image of their own
 FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
+
+Options = tuple[list[int], list[int], list[int], bool, list[int], int]
+
+
+def functions_first(weight: Tensor, options: Options, functions: int) -> Tensor:
+    """The weight with functions before channels in every group, as the planes are."""
+    *_, transposed, _, groups = options
+    if transposed:  # (groups, C / groups, T, ...)
+        parts = weight.unflatten(0, (groups, -1, functions)).transpose(1, 2)
+        return parts.flatten(0, 2)
+    return weight.unflatten(1, (-1, functions)).transpose(1, 2).flatten(1, 2)
+
+
+def channels_first(weight: Tensor, options: Options, functions: int) -> Tensor:
+    """The way back."""
+    *_, transposed, _, groups = options
+    inner = weight.shape[0] // groups if transposed else weight.shape[1]
+    return functions_first(weight, options, inner // functions)
 
 
 def pad(x: Tensor, margins: Sequence[int]) -> Tensor:
@@ -31,7 +49,7 @@ def pad(x: Tensor, margins: Sequence[int]) -> Tensor:
 class _Images:
     """Blocks of images and their functions as channels."""
 
-    def __init__(self, x: Tensor, functions: Functions, groups: int) -> None:
+    def __init__(self, x: Tensor, functions: Functions | SplineFunctions, groups: int) -> None:
         self.functions, self.channels = functions, x.shape[1]
         self.inner = x.shape[1] // groups
         self.last = functions.each or self.inner >= LANES
@@ -114,7 +132,7 @@ class _Conv(torch.autograd.Function):
     @staticmethod
     def forward(  # type: ignore[no-untyped-def]
         ctx,
-        plan: Plan,
+        plan: Plan | SplinePlan,
         features: Callable[[Tensor], Tensor],
         margins: Sequence[int],
         options: Options,
@@ -125,7 +143,7 @@ class _Conv(torch.autograd.Function):
     ) -> Tensor:
         ctx.plan, ctx.features, ctx.margins, ctx.options = plan, features, margins, options
         ctx.save_for_backward(x, weight, *parameters)
-        every = _Images(x, Functions(plan, x), options[-1])
+        every = _Images(x, plan.prepare(x, False), options[-1])
         turned = functions_first(weight, options, every.functions.total)
         border = None
         if any(margins):
@@ -160,7 +178,7 @@ class _Conv(torch.autograd.Function):
                 grad,
             )
             return None, None, None, None, grad_x, grad_weight, grad_bias, *found
-        functions = Functions(ctx.plan, x, any(p.requires_grad for p in parameters))
+        functions = ctx.plan.prepare(x, any(p.requires_grad for p in parameters))
         every = _Images(x, functions, ctx.options[-1])
         turned = functions_first(weight, ctx.options, functions.total)
         backward, options = torch.ops.aten.convolution_backward, ctx.options
@@ -192,7 +210,7 @@ class _Conv(torch.autograd.Function):
 
 
 def function_conv(
-    plan: Plan,
+    plan: Plan | SplinePlan,
     features: Callable[[Tensor], Tensor],
     x: Tensor,
     weight: Tensor,
@@ -201,7 +219,7 @@ def function_conv(
     margins: Sequence[int],
     options: Options,
 ) -> Tensor:
-    """``recomputed_conv`` with functions that the kernel knows, and a bias.
+    """``recomputed_conv`` with functions that a plan knows, and a bias.
 
     x: (B, C, *S); margins: zeros on each side of the pixels that go through the functions as all
     do; options: those of ``torch.ops.aten.convolution`` after the bias. Returns (B, out, *S').

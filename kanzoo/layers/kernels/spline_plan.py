@@ -1,0 +1,100 @@
+"""B-splines on equal intervals for ``function_conv`` where there is no compiler.
+
+Axes: n rows and c columns of inputs, K functions, T = K or K + 1 with the residual branch.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .cardinal import Cardinal, Workspace, expand, place
+
+CHUNK = 2**16  # numbers of a buffer: all four stay in the cache
+Elementwise = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class SplinePlan:
+    """A spline, what its inputs go through first and the residual branch beside it."""
+
+    spline: Cardinal
+    squash: Elementwise | None
+    residual: Elementwise | None
+
+    def usable(self, groups: int) -> bool:
+        """Whether it can be computed in groups: with the same knots for all channels."""
+        return groups == 1 or self.spline.start.shape[0] == 1
+
+    def prepare(self, x: Tensor, trained: bool) -> "SplineFunctions":
+        """The functions of one call."""
+        return SplineFunctions(self, x)
+
+
+class SplineFunctions:
+    """As ``functions.Functions``, in PyTorch's operations."""
+
+    trained = False
+
+    def __init__(self, plan: SplinePlan, x: Tensor) -> None:
+        self.plan = plan
+        self.count = plan.spline.count
+        self.total = self.count + (plan.residual is not None)
+        self.each = plan.spline.start.shape[0] > 1
+        self.work: Workspace | None = None
+
+    def run(
+        self,
+        x: Tensor,
+        out: Tensor | None,
+        strides: tuple[int, int],
+        block: slice,
+        back: Tensor | None = None,
+        grad_x: Tensor | None = None,
+    ) -> None:
+        """Functions of the rows of x (n, c) and gradients, laid out as in ``Functions.run``."""
+        leaf = x.detach().requires_grad_(back is not None)
+        with torch.enable_grad():
+            seen = leaf if self.plan.squash is None else self.plan.squash(leaf)
+            rest = None if self.plan.residual is None else self.plan.residual(leaf)
+        shape = (len(x), self.total, x.shape[1])
+        places = (strides[1], strides[0], 1)
+        values = None if out is None else out.as_strided(shape, places)
+        taken = None if back is None else back.view(-1).as_strided(shape, places)
+        if values is not None and rest is not None:
+            values[:, -1] = rest.detach()
+        self._expand(seen.detach(), values, taken, grad_x)
+        if taken is None or grad_x is None:
+            return
+        if self.plan.squash is not None:
+            grad_x.copy_(torch.autograd.grad(seen, leaf, grad_x)[0])
+        if rest is not None:
+            grad_x += torch.autograd.grad(rest, leaf, taken[:, -1].contiguous())[0]
+
+    def _expand(
+        self, x: Tensor, values: Tensor | None, back: Tensor | None, grad_x: Tensor | None
+    ) -> None:
+        """Values and gradients (n, T, c) without the residual branch, some rows at a time."""
+        rows, columns = x.shape
+        high = max(min(CHUNK // max(self.count * columns, 1), rows), 1)
+        if self.work is None or self.work.memory.shape[1] < high * self.count * columns:
+            self.work = Workspace(x, high * self.count * columns)
+        functions, spline = range(self.count), self.plan.spline
+        for n in range(0, rows, high):
+            part = slice(n, min(n + high, rows))
+            out = None if values is None else values[part, : self.count]
+            places = place(x[part], spline)
+            steep = back is not None and grad_x is not None
+            _, slopes = expand(places, spline, functions, self.work, steep, axis=1, out=out)
+            if back is None or grad_x is None or slopes is None:
+                continue
+            total = grad_x[part]
+            torch.sum(slopes.mul_(back[part, : self.count]), 1, out=total)
+            total *= spline.scale
+            if places.moving is not None:
+                total.masked_fill_(~places.moving & ~places.inside.isnan(), 0)
+
+    def parameter_gradients(self, parameters: Sequence[Tensor]) -> list[Tensor | None]:
+        """Those of parameters that nothing depends on."""
+        return [torch.zeros_like(p) if p.requires_grad else None for p in parameters]
