@@ -92,6 +92,8 @@ class KANRegressor(RegressorMixin, StackEstimator):
         best: tuple[float, dict[str, Any]] | None = None
         failure: FormulaError | None = None
         single = self._use_symmetry and self.hidden is None and y.shape[1] == 1
+        # Fewer variables are not those that a network shall be monotone in.
+        single = single and not self.monotone
         if single and self._by_symmetry(x, y):
             return
         for hidden in LADDER if self.hidden is None else (self.hidden,):
@@ -129,9 +131,10 @@ class KANRegressor(RegressorMixin, StackEstimator):
         self._train(x, y, 1, smooth.model.hidden_)
         network = self._outputs_of(x) * self._spread + self._mean
         try:
-            self.formula_ = judge(
+            formula = judge(
                 [[neat], [raw]], symbols, x, values[:, None], network, edges, self.tolerance
             )
+            self.formula_ = self._whole(formula)
         except FormulaError:
             return False
         return True
@@ -143,7 +146,7 @@ class KANRegressor(RegressorMixin, StackEstimator):
         single = one_function(small) if small.x.shape[1] == 1 else None
         if single is not None:
             return single
-        rest = clone(self)
+        rest = clone(self).set_params(prior=None)  # which was taken off already
         rest._use_symmetry = False
         try:
             rest.fit(small.x, small.y)
@@ -155,7 +158,9 @@ class KANRegressor(RegressorMixin, StackEstimator):
 
     def _smooth(self, x: np.ndarray, y: np.ndarray) -> "_Smooth":
         """A network of one hidden layer, fitted to y or to its logarithm, whichever goes better."""
-        plain = clone(self).set_params(formula=None, hidden=(min(2 * x.shape[1] + 1, WIDEST),))
+        plain = clone(self).set_params(
+            formula=None, prior=None, hidden=(min(2 * x.shape[1] + 1, WIDEST),)
+        )
         found = _Smooth(clone(plain).fit(x, y), x, y)
         if found.error > ROUGH and y.min() > 0:
             other = _Smooth(plain.fit(x, np.log(y)), x, y, logarithm=True)

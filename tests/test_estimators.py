@@ -118,6 +118,15 @@ def test_a_prior_formula_is_taken_off_and_added_again() -> None:
     np.testing.assert_allclose(auto.fit(frame, y).predict(frame), y, atol=1e-8)
 
 
+@pytest.mark.slow
+def test_a_prior_is_taken_off_once_where_symmetries_are_looked_for() -> None:
+    x = np.random.default_rng(0).uniform(1, 2, (300, 2))
+    y = x[:, 0] * x[:, 1] + np.sin(3 * x[:, 0])
+    model = kanzoo.KANRegressor(formula="auto", prior="sin(3*x0)", random_state=0).fit(x, y)
+    assert sympy.sin(3 * model.formula_.symbols[0]) in model.formula_.expression.args
+    np.testing.assert_allclose(model.predict(x), y, atol=1e-6)
+
+
 def test_a_prior_that_is_right_leaves_nothing_to_learn() -> None:
     frame, y = table(60)
     prior = "2*mass + speed**2"
