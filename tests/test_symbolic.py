@@ -163,14 +163,16 @@ def test_constants_become_what_they_stand_for(rough: sympy.Expr, exact: sympy.Ex
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(2))
-def test_the_kan_papers_example_comes_back(seed: int) -> None:
-    x = np.random.default_rng(seed).uniform(-1, 1, (1000, 2))
-    y = np.exp(np.sin(np.pi * x[:, 0]) + x[:, 1] ** 2)
-    model = kanzoo.KANRegressor(random_state=seed, formula="auto").fit(x, y)
+def test_the_kan_papers_example_comes_back_from_eight_of_ten_seeds() -> None:
     x0, x1 = sympy.symbols("x0 x1", real=True)
     expected = sympy.exp(sympy.sin(sympy.pi * x0) + x1**2)
-    assert sympy.simplify(model.formula_.expression - expected) == 0
+    exact = 0
+    for seed in range(10):
+        x = np.random.default_rng(seed).uniform(-1, 1, (1000, 2))
+        y = np.exp(np.sin(np.pi * x[:, 0]) + x[:, 1] ** 2)
+        model = kanzoo.KANRegressor([1], random_state=seed, formula="auto").fit(x, y)
+        exact += sympy.simplify(model.formula_.expression - expected) == 0
+    assert exact >= 8
 
 
 def test_the_time_for_a_search_ends_with_a_sentence() -> None:

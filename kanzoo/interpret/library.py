@@ -198,6 +198,7 @@ def _starts(entry: Function, u: np.ndarray, y: np.ndarray, count: int = 3) -> li
     """The best few (a, b) of the candidates, c and d being least squares, and not neighbours.
 
     Functions of which scale and shift both matter are even or odd: (-a, -b) is the same as (a, b).
+    At least one start has another sign of c than the others, where there is such a one.
     """
     index = np.linspace(0, len(u) - 1, min(len(u), GRID_SAMPLES)).astype(int)
     if entry.search == "jump":
@@ -216,14 +217,17 @@ def _starts(entry: Function, u: np.ndarray, y: np.ndarray, count: int = 3) -> li
     r2 = np.where(good, (f @ target) ** 2 / np.where(good, energy, 1), -1.0)
     found: list[tuple[float, float]] = []
     turn = np.where(a < 0, -1.0, 1.0) if entry.search == "both" else np.ones(len(a))
-    a, b = turn * a, turn * b
-    for place in np.argsort(-r2)[:120]:
+    a, b, upright = turn * a, turn * b, f @ target > 0
+    kinds: list[bool] = []
+    for place in np.argsort(-r2)[:400]:
         near = any(
             abs(np.log(abs(a[place] / p))) < 0.3 and abs(b[place] - q) < 0.3 and a[place] * p > 0
             for p, q in found
         )
-        if r2[place] >= 0 and not near:
+        kind = bool(upright[place])
+        if r2[place] >= 0 and not near and kinds.count(kind) < count - 1:
             found.append((float(a[place]), float(b[place])))
+            kinds.append(kind)
         if len(found) == count:
             break
     return found

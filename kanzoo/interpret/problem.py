@@ -99,9 +99,11 @@ def one_function(problem: Problem) -> tuple[sympy.Expr, list[dict[str, Any]]] | 
     be the argument. Returns the expression of what was asked first, and what the edge became.
     """
     best: tuple[int, Problem, Any] | None = None
+    last = 0
     for extra, seen in _forms(problem):
-        if best is not None and extra >= best[0]:
-            break
+        if best is not None and extra > last:
+            break  # one of the simpler forms will do
+        last = extra
         spread = float(seen.y.std()) or 1.0
         for fit in fit_edge(seen.x[:, 0], seen.y):
             error = float(np.sqrt(np.square(fit(seen.x[:, 0]) - seen.y).mean()))
