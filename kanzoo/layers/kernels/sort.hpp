@@ -67,10 +67,13 @@ struct Sorter {
     template <bool derivative>
     void extrapolate(index_t v, const Sorted& out) const {
         const bool linear = spline.extrapolation == LINEAR, zero = spline.extrapolation == ZERO;
-        for (index_t to = 0; to < rows; ++to) {
+        const real* t0 = spline.grid(v);
+        const int last = spline.first[v * (spline.G + 1) + spline.G];  // they are in cells at the ends
+        for (int c = 0; c < spline.G; ++c)
+        for (index_t to = out.start[c]; to < out.start[c + 1]; ++to) {
+            if (c > 0 && c < last && t0[c] > t0[0]) break;
             const index_t n = out.row[to];
             if (x[n] == y[n]) continue;  // not for NaN
-            const int c = cell[n];
             const real *a = spline.coef + (v * spline.G + c) * P * PL, *grid = spline.grid(v);
             const real inverse = spline.inverse[v * spline.G + c], t = (y[n] - grid[c]) * inverse;
             real w[PL], d[PL];
