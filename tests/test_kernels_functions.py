@@ -70,7 +70,7 @@ def test_all_families_are_exercised() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("shape", [(40, 21), (1, 16), (3, 5, 37), (0, 16)])
+@pytest.mark.parametrize("shape", [(40, 21), (1, 16), (3, 5, 37), (0, 16), (103, 3), (2, 1)])
 def test_linear_equals_the_definition(name: str, shape: tuple[int, ...], calls: list[str]) -> None:
     torch.manual_seed(0)
     layer = kanzoo.KANLinear(shape[-1], 5, basis=name, dtype=torch.float64)

@@ -23,7 +23,7 @@ from kanzoo.layers.expansion import Expansion
 BACKENDS = ("auto", "dense", "blocked", "compiled")
 MAX_ORDER = 5  # of the compiled splines
 COMPILED_OPERATORS = ("KANLinear", "KANConv2d")
-SMALL = 2**14  # features of a batch below which recomputing costs more than it saves
+SMALL = 3 * 2**14  # features of a batch below which recomputing costs more than it saves
 
 
 def check_backend(backend: str, expansion: Expansion, operator: str) -> None:
@@ -175,9 +175,12 @@ def choose(
 
 
 def function_plan(
-    expansion: Expansion, weight: Tensor, x: Tensor, backend: str, groups: int = 1
+    expansion: Expansion, weight: Tensor, x: Tensor, backend: str, *pixels: int
 ) -> kernels.Plan | None:
-    """What a kernel needs to know if "auto" finds one for functions other than B-splines."""
+    """What a kernel needs to know if "auto" finds one for functions other than B-splines.
+
+    `pixels`: in a convolution their channels and the groups of these.
+    """
     if torch.compiler.is_compiling() or torch.compiler.is_exporting():
         return None
     if backend != "auto" or x.device.type != "cpu" or not x.is_floating_point():
@@ -186,8 +189,7 @@ def function_plan(
     if not large or isinstance(expansion.basis, BSpline) or expansion.basis.num_functions < 2:
         return None
     plan = kernels.Plan(expansion.basis.formula, expansion.squash, expansion.residual)
-    channels = expansion.basis.in_features
-    if not plan.usable(channels, groups) or not kernels.has_functions(expansion.wide(x), weight):
+    if not plan.usable(*pixels) or not kernels.has_functions(expansion.wide(x), weight):
         return None
     return plan
 

@@ -49,8 +49,8 @@ class Plan:
     squash: str
     residual: str | None
 
-    def usable(self, channels: int, groups: int = 1) -> bool:
-        """Whether the kernel knows all of it, and is fast for that many channels."""
+    def usable(self, channels: int = LANES, groups: int = 1) -> bool:
+        """Whether the kernel knows all of it, and is fast for pixels of that many channels."""
         if self.squash not in SQUASHES or self.residual not in RESIDUALS:
             return False
         formula = self.formula()
@@ -100,16 +100,17 @@ class Functions:
         block: slice,
         back: Tensor | None = None,
         grad_x: Tensor | None = None,
+        tiles: int = 1,
     ) -> None:
         """Functions of the rows of x (n, c), the channels ``block`` of all, and gradients.
 
         Function k of row n begins at k strides[0] + n strides[1] in ``out`` and ``back``; grad_x
-        has the strides of x.
+        has the strides of x. A row may hold the channels several times, in ``tiles``.
         """
         rows, channels = x.shape
         table = self.values
-        if table.shape[2] > 1:
-            table = table[:, :, block].contiguous()
+        if self.each:
+            table = table[:, :, block].repeat(1, 1, tiles)
         added = None
         if self.gradient is not None and back is not None:
             added = x.new_zeros(2, self.count, channels)
@@ -117,7 +118,7 @@ class Functions:
         sizes.append(thread_count(x.numel() * self.total))
         call("kanzoo_functions", None, [x, table, self.constants, out, back, grad_x, added], sizes)
         if added is not None and self.gradient is not None:
-            self.gradient[:2, :, block] += added
+            self.gradient[:2, :, block] += added.unflatten(2, (tiles, -1)).sum(2)
 
     def parameter_gradients(self, parameters: Sequence[Tensor]) -> list[Tensor | None]:
         """Gradients of the parameters that want one, from what was added up for the table."""
@@ -216,6 +217,24 @@ def _run_matrix(
     if not functions.each and x.is_contiguous():  # as one long row
         x = x.view(1, -1)
         grad_x = None if grad_x is None else grad_x.view(1, -1)
+    rows, columns = x.shape
+    tiles = min(4 * LANES // columns, rows) if columns < LANES and x.is_contiguous() else 1
+    if tiles > 1 and functions.each:  # several short rows as one, and what is left
+
+        def shown(t: Tensor | None, part: slice, dim: int) -> Tensor | None:
+            return None if t is None else t[part] if dim == 0 else t[:, part]
+
+        whole = rows // tiles * tiles
+        for part, count in ((slice(whole), tiles), (slice(whole, rows), 1)):
+            pieces = [shown(t, part, dim) for t, dim in ((values, 1), (back, 1), (grad_x, 0))]
+            out, down, into = pieces
+            into = None if into is None else into.view(-1, columns * count)
+            strides = (like.stride(0), columns * count)
+            if part.start != rows:
+                functions.run(
+                    x[part].view(-1, columns * count), out, strides, block, down, into, count
+                )
+        return
     functions.run(x, values, (like.stride(0), like.stride(1)), block, back, grad_x)
 
 

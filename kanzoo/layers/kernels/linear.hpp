@@ -5,7 +5,7 @@
 static constexpr index_t Y_BYTES = 384 * 1024;      // block of y that stays in the L2 cache
 static constexpr index_t TABLE_BYTES = 160 * 1024;  // sorted tables of a group of inputs
 static constexpr index_t MOST_INPUTS = 8;           // inputs of a group
-static constexpr index_t MOST_ROWS = 2048;
+static constexpr index_t MOST_ROWS = 512;
 static constexpr index_t FEW_ROWS = 8;              // up to here whole weight rows are read in turn
 
 struct Shape {
@@ -20,6 +20,26 @@ static void copy_rows(const real* from, index_t ldf, real* to, index_t ldt, inde
         std::memcpy(to + n * ldt, from + n * ldf, columns * sizeof(real));
         for (index_t o = columns; o < ldt; ++o) to[n * ldt + o] = 0;
     }
+}
+
+// Between rows of ldf numbers and pieces of outputs that lie together, row after row: a piece of few
+// rows fits the L1 cache, where rows of a power of two apart would meet in the same sets. `count`
+// rows of `columns` numbers, in vectors [v0, v1), the first number being that of v0.
+static void pack(const real* from, index_t ldf, real* to, index_t count, index_t columns, index_t v0, index_t v1,
+                 index_t n0, index_t n1) {
+    pieces(v0, v1, [&](index_t v, auto width) {
+        constexpr index_t ld = decltype(width)::value * L;
+        const index_t at = (v - v0) * L;
+        copy_rows(from + n0 * ldf + at, ldf, to + count * at + n0 * ld, ld, n1 - n0, min_of(columns - at, ld));
+    });
+}
+static void unpack(const real* from, real* to, index_t ldt, index_t count, index_t columns, index_t v0, index_t v1) {
+    pieces(v0, v1, [&](index_t v, auto width) {
+        constexpr index_t ld = decltype(width)::value * L;
+        const index_t at = (v - v0) * L, size = min_of(columns - at, ld);
+        for (index_t n = 0; n < count; ++n)
+            std::memcpy(to + n * ldt + at, from + count * at + n * ld, size * sizeof(real));
+    });
 }
 
 static index_t group_of(index_t rows, index_t inputs) {
@@ -47,8 +67,8 @@ static int linear_forward(const Spline& spline, const Shape& s, const real* x, c
         char* mine = (char*)memory.p + bytes * thread_number();
         const Sorter sort(spline, count, mine + tables);
         real* out = (real*)(mine + tables + sorter);
-        const index_t ldy = (v1 - v0) * L, o0 = v0 * L, columns = min_of(s.O - o0, ldy);
-        copy_rows(y + n0 * s.O + o0, s.O, out, ldy, count, columns);
+        const index_t o0 = v0 * L, columns = min_of(s.O - o0, (v1 - v0) * L);
+        pack(y + n0 * s.O + o0, s.O, out, count, columns, v0, v1, 0, count);
         Sorted sorted[MOST_INPUTS];
         for (index_t i0 = 0; i0 < s.I; i0 += group) {
             const index_t inputs = min_of(group, s.I - i0);
@@ -60,14 +80,13 @@ static int linear_forward(const Spline& spline, const Shape& s, const real* x, c
                 pieces(v0, v1, [&](index_t v, auto width) {
                     for (index_t i = first; i < last; ++i)
                         forward_sweep<width.value>(sorted[i], spline.G, w + (i0 + i) * s.T * s.O + v * L, s.O,
-                                                   s.O - v * L, out + (v - v0) * L, ldy);
+                                                   s.O - v * L, out + count * (v - v0) * L, width.value * L);
                 });
             };
             if (count > FEW_ROWS) sweep(0, inputs);
             else for (index_t i = 0; i < inputs; ++i) sweep(i, i + 1);
         }
-        for (index_t n = 0; n < count; ++n)
-            std::memcpy(y + (n0 + n) * s.O + o0, out + n * ldy, columns * sizeof(real));
+        unpack(out, y + n0 * s.O + o0, s.O, count, columns, v0, v1);
     });
     return 0;
 }
@@ -76,16 +95,17 @@ static int linear_forward(const Spline& spline, const Shape& s, const real* x, c
 // outputs. gx or gw may be null.
 static int linear_backward(const Spline& spline, const Shape& s, const real* gy, const real* x, const real* w,
                            real* gx, real* gw) {
-    const index_t vectors = s.vectors(), ldy = vectors * L, rows = min_of(s.N, MOST_ROWS);
-    const bool whole = s.O == ldy;
-    Buffer padded(whole ? 0 : s.N * ldy * sizeof(real));
-    if (!padded.p) return 1;
-    if (!whole) copy_rows(gy, s.O, (real*)padded.p, ldy, s.N, s.O);
-    const real* g = whole ? gy : (const real*)padded.p;
+    const index_t vectors = s.vectors(), rows = min_of(s.N, MOST_ROWS);
+    Buffer packed(s.N * vectors * L * sizeof(real));
+    real* g = (real*)packed.p;
+    if (!g) return 1;
+    parallel(ceil_div(s.N, 64), s.threads, [&](index_t task) {
+        pack(gy, s.O, g, s.N, s.O, 0, vectors, task * 64, min_of(task * 64 + 64, s.N));
+    });
     const index_t group = min_of(group_of(rows, s.I), ceil_div(s.I, s.threads));
     const index_t groups = ceil_div(s.I, group);
     const index_t parts = !gx && groups < s.threads ? min_of(ceil_div(s.threads, groups), vectors) : 1;
-    const index_t part = ceil_div(vectors, parts);
+    const index_t part = ceil_div(ceil_div(vectors, parts), WIDE) * WIDE;  // of whole pieces
     const size_t each = Sorted::bytes(rows, spline.G), sums = round_up(rows * FL * sizeof(real));
     const size_t bytes = group * (each + sums) + Sorter::bytes(rows, spline.G);
     Buffer memory(bytes * s.threads);
@@ -105,7 +125,8 @@ static int linear_backward(const Spline& spline, const Shape& s, const real* gy,
             }
             pieces(v0, v1, [&](index_t v, auto width) {
                 const index_t columns = s.O - v * L;
-                const real* part_g = g + n0 * ldy + v * L;
+                constexpr index_t ldy = decltype(width)::value * L;
+                const real* part_g = g + s.N * v * L + n0 * ldy;
                 for (index_t i = 0; i < inputs; ++i) {
                     const index_t at = (i0 + i) * s.T * s.O + v * L;
                     if (gw)

@@ -31,6 +31,8 @@ struct Sorter {
     int32_t* cell;  // (rows)
     int32_t* next;  // (2, G): next sorted row of each cell, for either half of the rows
 
+    static constexpr index_t STRIP = 64;
+
     static size_t bytes(index_t rows, int G) {
         return round_up((3 * rows + L) * sizeof(real) + (rows + 2 * G) * sizeof(int32_t));
     }
@@ -67,10 +69,13 @@ struct Sorter {
     template <bool derivative>
     void extrapolate(index_t v, const Sorted& out) const {
         const bool linear = spline.extrapolation == LINEAR, zero = spline.extrapolation == ZERO;
-        for (index_t to = 0; to < rows; ++to) {
+        const real* t0 = spline.grid(v);
+        const int last = spline.first[v * (spline.G + 1) + spline.G];  // they are in cells at the ends
+        for (int c = 0; c < spline.G; ++c)
+        for (index_t to = out.start[c]; to < out.start[c + 1]; ++to) {
+            if (c > 0 && c < last && t0[c] > t0[0]) break;
             const index_t n = out.row[to];
             if (x[n] == y[n]) continue;  // not for NaN
-            const int c = cell[n];
             const real *a = spline.coef + (v * spline.G + c) * P * PL, *grid = spline.grid(v);
             const real inverse = spline.inverse[v * spline.G + c], t = (y[n] - grid[c]) * inverse;
             real w[PL], d[PL];
@@ -91,8 +96,12 @@ struct Sorter {
     }
 
     // Count points outside the grid to its first or last cell, and mark them by y != x.
-    void move_out(real low, real high, bool open) const {
+    void move_out(real low, real high, bool open, const int32_t* away) const {
         for (index_t n = 0; n < rows; ++n) {
+            if (n % STRIP == 0 && !away[n / STRIP]) {
+                n += STRIP - 1;
+                continue;
+            }
             const bool left = x[n] < low, right = x[n] > high || (open && x[n] == high);
             if (!left && !right) continue;
             int32_t* count = n < rows / 2 ? next : next + spline.G;
@@ -117,13 +126,19 @@ struct Sorter {
         const int steps = spline.steps[v];
         int away = 0;
         for (index_t n = 0; n < rows; ++n) x[n] = from[n * ld];
-        for (index_t n = 0; n < rows; ++n) {
-            real q = x[n] > low ? x[n] : low;  // NaN goes to the left end
-            q = q < high ? q : high;
-            y[n] = q;
-            away += (q != x[n]) | (q == end);
-            const int b = (int)((q - low) * scale);
-            cell[n] = b < G - 1 ? b : G - 1;
+        int32_t* strips = (int32_t*)place;  // how many of each strip are outside
+        for (index_t n0 = 0; n0 < rows; n0 += STRIP) {
+            int here = 0;
+            for (index_t n = n0; n < min_of(n0 + STRIP, rows); ++n) {
+                real q = x[n] > low ? x[n] : low;  // NaN goes to the left end
+                q = q < high ? q : high;
+                y[n] = q;
+                here += (q != x[n]) | (q == end);
+                const int b = (int)((q - low) * scale);
+                cell[n] = b < G - 1 ? b : G - 1;
+            }
+            strips[n0 / STRIP] = here;
+            away += here;
         }
         // Two halves side by side: in one, each row of a cell would wait for the one before. The
         // count keeps compilers from vectorising this with gathers, which are slower.
@@ -146,7 +161,7 @@ struct Sorter {
             for (index_t n = 0; n < half; ++n) find(n, a), find(n + half, b);
             if (2 * half < rows) find(rows - 1, b);
         }
-        if (away && zero) move_out(low, high, open);
+        if (away && zero) move_out(low, high, open, strips);
         int32_t sum = 0;
         for (int c = 0; c < G; ++c) {
             const int32_t lower = a[c], upper = b[c];
