@@ -3,7 +3,8 @@
 - "dense": all features at once, then one product a function; autograd keeps what it needs.
 - "blocked": a block of features at a time, computed again in the backward; only the input is kept.
 - "compiled": B-splines on the CPU by kernels that touch the non-zero functions only.
-- "auto": the fastest of these that can be had for the basis, the device and the size.
+- "auto": the fastest of these that can be had for the basis, the device and the size; "blocked" is
+  then compiled too for the functions that `kernels.Plan` knows.
 
 Axes: C input channels, O output channels, K functions a channel (the residual branch last).
 """

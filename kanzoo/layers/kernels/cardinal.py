@@ -41,14 +41,6 @@ class Cardinal:
         low, high = self.low[block], self.high[block]
         return replace(self, start=start, scale=scale, low=low, high=high)
 
-    def in_groups(self, groups: int) -> "Cardinal":
-        """For inputs with features in groups, (..., groups, C / groups)."""
-        if self.start.shape[0] == 1:
-            return self
-        knots = (self.start, self.scale, self.low, self.high)
-        start, scale, low, high = (t.view(groups, -1) for t in knots)
-        return replace(self, start=start, scale=scale, low=low, high=high)
-
     @property
     def half(self) -> float:
         return (self.order + 1) / 2 * self.unit
