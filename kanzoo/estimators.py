@@ -3,12 +3,14 @@
 Axes: N samples, C columns, O outputs.
 """
 
+import warnings
 from typing import Any, Self
 
 import numpy as np
 import sympy
 import torch
 from sklearn.base import ClassifierMixin, RegressorMixin, clone
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
@@ -25,6 +27,7 @@ from kanzoo.interpret.symmetry import simplify
 WIDEST = 9  # hidden layer of the network whose symmetries are looked for
 FORMULA_RIDGE = 0.03  # of classifiers whose scores shall become formulas
 ROUGH = 1e-4  # error of a network, in deviations, from which the logarithm is tried too
+POOR = 0.1  # error of a formula, in deviations, from which a warning says so
 LADDER = ((), (1,), (2,))  # hidden layers that are tried where a formula is looked for
 
 
@@ -66,9 +69,22 @@ class KANRegressor(RegressorMixin, StackEstimator):
         self.formula_: Formula | None = None
         if self.formula == "auto":
             self._find_formula(X, scaled)
+            self._warn_of_poor_formula()
         else:
             self._train(X, scaled, y.shape[1])
         return self
+
+    def _warn_of_poor_formula(self) -> None:
+        """A formula may follow a network that does not fit: then it is said."""
+        assert self.formula_ is not None
+        error = self.formula_.relative_error
+        if error > POOR:
+            warnings.warn(
+                f"the best formula misses the data by {error:.2g} of their standard deviation: "
+                "they are noisy, or no network that was tried fits them",
+                ConvergenceWarning,
+                stacklevel=3,
+            )
 
     def _parsed(self, outputs: int) -> list[Any]:
         """The priors as expressions, one for each output."""

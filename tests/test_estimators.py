@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 import sympy
 from sklearn.datasets import load_iris
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -35,6 +36,17 @@ def test_data_become_a_formula_in_the_columns_names() -> None:
     assert sympy.simplify(model.formula_.expression - (2 * mass + speed**2)) == 0
     np.testing.assert_allclose(model.predict(frame), y, atol=1e-8)
     assert model.score(frame, y) > 1 - 1e-12
+
+
+@pytest.mark.slow
+def test_a_formula_far_from_the_data_is_said_to_be() -> None:
+    random = np.random.default_rng(0)
+    x = random.uniform(-1, 1, (300, 1))
+    y = x[:, 0] + 0.5 * random.normal(size=300)
+    model = kanzoo.KANRegressor(hidden=(), formula="auto", random_state=0)
+    with pytest.warns(ConvergenceWarning, match=r"misses the data by 0\.6"):
+        model.fit(x, y)
+    assert model.formula_ is not None
 
 
 def test_pruning_drops_the_column_that_does_not_matter() -> None:
