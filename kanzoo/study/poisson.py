@@ -7,6 +7,7 @@ inside, times 0.01, and of u on the border. Axes: N points.
 
 import math
 from dataclasses import dataclass
+from itertools import product
 
 import torch
 from torch import Tensor, nn
@@ -104,6 +105,7 @@ def main() -> None:
     import argparse
 
     from rich.console import Console
+    from rich.progress import track
     from rich.table import Table
 
     parser = argparse.ArgumentParser(description="Poisson's equation: KAN against MLP.")
@@ -113,9 +115,9 @@ def main() -> None:
     table = Table(title="u_xx + u_yy = f on [-1, 1]^2", title_justify="left")
     for name in ("network", "seed", "parameters", "L2 error", "H1 error"):
         table.add_column(name, justify="left" if name == "network" else "right")
-    for arm in WIDTHS:
-        for seed in range(options.seeds):
-            found = solve(arm, steps=options.steps, seed=seed)
-            errors = (f"{found.l2:.2e}", f"{found.h1:.2e}")
-            table.add_row(arm, str(seed), str(found.params), *errors)
+    runs = list(product(WIDTHS, range(options.seeds)))
+    for arm, seed in track(runs, "networks", console=Console(stderr=True)):
+        found = solve(arm, steps=options.steps, seed=seed)
+        errors = (f"{found.l2:.2e}", f"{found.h1:.2e}")
+        table.add_row(arm, str(seed), str(found.params), *errors)
     Console().print(table)
