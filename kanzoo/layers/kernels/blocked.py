@@ -27,9 +27,7 @@ def block_slices(x: Tensor, weight: Tensor) -> list[slice]:
     return [slice(i, min(i + width, inputs)) for i in range(0, inputs, width)]
 
 
-def blocks(
-    x: Tensor, weight: Tensor, size: int | None = None, low: int = FEW_ROWS
-) -> Iterator[tuple[slice, slice]]:
+def blocks(x: Tensor, weight: Tensor, size: int | None = None) -> Iterator[tuple[slice, slice]]:
     """Rows and columns of x in blocks whose features take about ``size`` or ``BLOCK_BYTES``.
 
     As wide as may be, since products over few columns are slow, but no wider than needed for that.
@@ -38,7 +36,7 @@ def blocks(
     if rows == 0 or inputs == 0:
         return
     fit = max((size or BLOCK_BYTES) // (weight.shape[1] * x.element_size()), 1)  # inputs of a block
-    width = even_size(inputs, min(MOST_COLUMNS, max(fit // min(rows, low), 1)))
+    width = even_size(inputs, min(MOST_COLUMNS, max(fit // min(rows, FEW_ROWS), 1)))
     height = even_size(rows, max(fit // width, 1))
     for i in range(0, inputs, width):
         for n in range(0, rows, height):

@@ -1,102 +1,94 @@
 """B-spline layers in plain PyTorch, a block at a time: the path without a compiler.
 
-The few functions that are not zero are scattered into a matrix: by ``nearby`` on equal intervals,
-else by ``local``. Nothing but the inputs is saved.
+On equal intervals every function is computed everywhere, elementwise, in buffers that stay in the
+cache, and multiplied with its own slice of the weight, which copies nothing. On other grids the
+few non-zero functions are scattered into a matrix. Nothing but the inputs is saved.
 
 Axes: n rows and b features of a block, K functions, T = K or K + 1 with the residual branch.
 """
 
-import math
 from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .blocked import block_slices, blocks
-from .cardinal import Cardinal, prepare_cardinal
+from .blocked import block_slices
+from .cardinal import Cardinal, Places, Workspace, expand, place, prepare_cardinal
 from .compiled import is_transformed
 from .dense import dense_linear
 from .local import Cells, prepare_cells, spline_values
-from .nearby import Nearby
 
-LOW = 1024  # blocks get narrower rather than lower than that
+GROUP = 4  # functions at a time
+BUFFER = 2**19  # numbers of a buffer: GROUP functions of a block of inputs
+MOST_ROWS = 512
 
 Arguments = tuple[Tensor, Tensor, Tensor | None]  # x (N, C), weight (C, T, O), residual (N, C)
 
 
-class _Uniform:
-    """Features (n, b, T) of a block of rows and columns on equal intervals."""
+class _Blocks:
+    """A uniform spline and the blocks of one call."""
 
-    def __init__(self, x: Tensor, weight: Tensor, residual: Tensor | None, spline: Cardinal):
-        self.x, self.weight, self.residual = x, weight, residual
-        self.functions = weight.shape[1]
-        self.nearby = Nearby(spline, x)
-        self.memory = x.new_empty(0)
+    def __init__(self, x: Tensor, spline: Cardinal, count: int) -> None:
+        self.x, self.spline, self.count = x, spline, count
+        rows, features = x.shape
+        self.rows = max(min(rows, MOST_ROWS), 1)
+        self.width = max(min(features, BUFFER // (min(GROUP, count) * self.rows)), 1)
+        self.work = Workspace(x, min(GROUP, count) * self.rows * self.width)
 
-    def blocks(self) -> Iterator[tuple[slice, slice, Tensor]]:
-        """Rows, columns and zeros for their features."""
-        for rows, block in blocks(self.x, self.weight, low=LOW):
-            shape = (rows.stop - rows.start, block.stop - block.start, self.functions)
-            if self.memory.numel() < math.prod(shape):
-                self.memory = self.x.new_empty(math.prod(shape))
-            yield rows, block, self.memory[: math.prod(shape)].view(shape).zero_()
+    def __iter__(self) -> Iterator[tuple[slice, slice, Cardinal, Places]]:
+        for n in range(0, self.x.shape[0], self.rows):
+            rows = slice(n, n + self.rows)
+            for i in range(0, self.x.shape[1], self.width):
+                block = slice(i, i + self.width)
+                spline = self.spline.at(block)
+                yield rows, block, spline, place(self.x[rows, block], spline)
 
-    def run(
-        self,
-        rows: slice,
-        block: slice,
-        features: Tensor | None,
-        back: Tensor | None = None,
-        grad_x: Tensor | None = None,
-    ) -> None:
-        """Write the features; take their gradients ``back``, of the same shape, to grad_x."""
-        strides = (1, (block.stop - block.start) * self.functions, self.functions)
-        out = None if features is None else features.view(-1)
-        back = None if back is None else back.view(-1)
-        self.nearby.run(self.x[rows, block], out, strides, back, grad_x, block)
-        if features is not None and self.residual is not None:
-            features[..., -1] = self.residual[rows, block]
+    def groups(self) -> Iterator[range]:
+        for k in range(0, self.count, GROUP):
+            yield range(k, min(k + GROUP, self.count))
 
 
-def _uniform_forward(
-    spline: Cardinal, x: Tensor, weight: Tensor, residual: Tensor | None
-) -> Tensor:
-    y = x.new_zeros(x.shape[0], weight.shape[2])
-    every = _Uniform(x, weight, residual, spline)
-    for rows, block, features in every.blocks():
-        every.run(rows, block, features)
-        y[rows].addmm_(features.flatten(1), weight[block].flatten(0, 1))
-    return y
+def _uniform_forward(spline: Cardinal, x: Tensor, weight: Tensor, y: Tensor, count: int) -> None:
+    blocks = _Blocks(x, spline, count)
+    for rows, block, own, places in blocks:
+        for functions in blocks.groups():
+            values, _ = expand(places, own, functions, blocks.work, False)
+            for value, k in zip(values, functions, strict=True):
+                y[rows].addmm_(value, weight[block, k])
 
 
 def _uniform_backward(
-    spline: Cardinal, tensors: Arguments, grad: Tensor, wanted: tuple[Tensor | None, ...]
+    spline: Cardinal,
+    x: Tensor,
+    weight: Tensor,
+    grad: Tensor,
+    count: int,
+    grad_x: Tensor | None,
+    grad_weight: Tensor | None,
 ) -> None:
-    x, weight, residual = tensors
-    grad_x, grad_weight, grad_residual = wanted
-    every = _Uniform(x, weight, residual, spline)
-    memory = x.new_empty(0)
-    if grad_weight is not None and x.shape[0] == 0:
-        grad_weight.zero_()
-    for rows, block, features in every.blocks():
-        g, back = grad[rows], None
-        if grad_x is not None or grad_residual is not None:
-            memory = (
-                torch.empty_like(every.memory) if memory.shape != every.memory.shape else memory
-            )
-            back = memory[: features.numel()].view(features.shape)
-            torch.mm(g, weight[block].flatten(0, 1).t(), out=back.flatten(1))
-        into = None if grad_x is None else grad_x[rows, block]
-        every.run(rows, block, features if grad_weight is not None else None, back, into)
-        if grad_residual is not None and back is not None:
-            grad_residual[rows, block] = back[..., -1]
-        if grad_weight is not None:
-            out = grad_weight[block].flatten(0, 1)
-            if rows.start == 0:
-                torch.mm(features.flatten(1).t(), g, out=out)
-            else:
-                out.addmm_(features.flatten(1).t(), g)
+    blocks = _Blocks(x, spline, count)
+    for rows, block, own, places in blocks:
+        g = grad[rows]
+        total = None if grad_x is None else grad_x[rows, block].zero_()
+        for functions in blocks.groups():
+            values, slopes = expand(places, own, functions, blocks.work, total is not None)
+            if grad_weight is not None:
+                for value, k in zip(values, functions, strict=True):
+                    part = grad_weight[block, k]
+                    if rows.start:
+                        part.addmm_(value.t(), g)
+                    else:
+                        torch.mm(value.t(), g, out=part)
+            if total is not None and slopes is not None:
+                back = blocks.work.get(1, *values.shape)
+                for one, k in zip(back, functions, strict=True):
+                    torch.mm(g, weight[block, k].t(), out=one)
+                total += back.mul_(slopes).sum(0)
+        if total is not None:
+            total *= own.scale
+            if places.moving is not None:
+                total.masked_fill_(~places.moving & ~places.inside.isnan(), 0)
 
 
 class _Matrix:
@@ -172,7 +164,12 @@ class _BlockedSpline(torch.autograd.Function):
         if spline is None:
             cells = prepare_cells(knots, order, extrapolation)
             return _scattered_forward(cells, x, weight, residual)
-        return _uniform_forward(spline, x, weight, residual)
+        if residual is None:
+            y = x.new_zeros(x.shape[0], weight.shape[2])
+        else:
+            y = torch.mm(residual, weight[:, -1])
+        _uniform_forward(spline, x, weight, y, knots.shape[1] - order - 1)
+        return y
 
     @staticmethod
     def backward(ctx, grad: Tensor):  # type: ignore[no-untyped-def]
@@ -182,15 +179,24 @@ class _BlockedSpline(torch.autograd.Function):
         need_x, need_weight, need_residual = ctx.needs_input_grad[:3]
         grad_x = torch.empty_like(x) if need_x else None
         grad_weight = torch.empty_like(weight) if need_weight else None
-        grad_residual = torch.empty_like(x) if need_residual else None
-        tensors, wanted = (x, weight, residual), (grad_x, grad_weight, grad_residual)
+        grad_residual = None
         spline = prepare_cardinal(knots, ctx.order, ctx.extrapolation)
         if spline is None:
+            grad_residual = torch.empty_like(x) if need_residual else None
             cells = prepare_cells(knots, ctx.order, ctx.extrapolation)
-            _scattered_backward(cells, tensors, grad, wanted)
-        else:
-            _uniform_backward(spline, tensors, grad, wanted)
-        return *wanted, None, None, None
+            wanted = (grad_x, grad_weight, grad_residual)
+            _scattered_backward(cells, (x, weight, residual), grad, wanted)
+            return *wanted, None, None, None
+        count = knots.shape[1] - ctx.order - 1
+        if x.shape[0] == 0 and grad_weight is not None:
+            grad_weight.zero_()
+        _uniform_backward(spline, x, weight, grad, count, grad_x, grad_weight)
+        if residual is not None:
+            if grad_weight is not None:
+                torch.mm(residual.t(), grad, out=grad_weight[:, -1])
+            if need_residual:
+                grad_residual = torch.mm(grad, weight[:, -1].t())
+        return grad_x, grad_weight, grad_residual, None, None, None
 
 
 def _differentiable(ctx: Any, grad: Tensor) -> list[Tensor | None]:

@@ -33,7 +33,7 @@ class Cardinal:
     high: Tensor
     unit: float  # scaled length of an interval
 
-    def at(self, block: slice | Tensor) -> "Cardinal":
+    def at(self, block: slice) -> "Cardinal":
         """For a block of features."""
         if self.start.shape[0] == 1:
             return self
@@ -100,7 +100,7 @@ class Workspace:
         return self.memory[index, : math.prod(shape)].view(shape)
 
 
-def power_of(base: Tensor, exponent: int, out: Tensor) -> Tensor:
+def _power(base: Tensor, exponent: int, out: Tensor) -> Tensor:
     """base^exponent by products; ``torch.pow`` is slow above 3."""
     if exponent <= 3:
         return torch.pow(base, exponent, out=out)
@@ -144,17 +144,17 @@ def expand(
     before = torch.sub(middles, inside, out=work.get(4, *size))
     torch.sub(half, torch.abs(before, out=remains), out=remains).clamp_min_(0)
     if not slopes:
-        power_of(remains, order, value)
+        _power(remains, order, value)
         for weight in weights[1:]:
             _shrink(remains, spline.unit)
-            value.add_(power_of(remains, order, power), alpha=weight)
+            value.add_(_power(remains, order, power), alpha=weight)
         return value, None
     slope = work.get(3, *size)
-    power_of(remains, order - 1, slope)
+    _power(remains, order - 1, slope)
     torch.mul(slope, remains, out=value)
     for weight in weights[1:]:
         _shrink(remains, spline.unit)
-        power_of(remains, order - 1, power)
+        _power(remains, order - 1, power)
         value.addcmul_(power, remains, value=weight)
         slope.add_(power, alpha=weight)
     slope.mul_(order)
