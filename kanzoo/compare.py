@@ -16,9 +16,9 @@ from kanzoo.errors import EngineError
 from kanzoo.study.engines.base import Engine
 from kanzoo.study.plan import Cell, check_study, distinct, first_of_kinds, margins_of, plan_cells
 from kanzoo.study.record import check_record, write_record
-from kanzoo.study.run import Runner
 
 if TYPE_CHECKING:
+    from kanzoo.study.run import Runner
     from kanzoo.study.tune import Tuning
 
 log = logging.getLogger("kanzoo")
@@ -133,7 +133,7 @@ def check_trials(config: Config, cells: list[Cell], here: bool = True) -> None:
 
 
 def tune_arms(
-    config: Config, cells: list[Cell], prepared: list[Any], run: Runner
+    config: Config, cells: list[Cell], prepared: list[Any], run: "Runner"
 ) -> "list[Tuning]":
     """The finished tuning of every kind of cell; none where the study does not tune."""
     from kanzoo.study.tune import Tuning, tune
@@ -167,12 +167,14 @@ def _composer() -> Composer:
     return Composer("train")
 
 
-def runner(config: Config, cells: list[Cell], engine: Engine) -> Runner:
+def runner(config: Config, cells: list[Cell], engine: Engine) -> "Runner":
     """What runs the cells of a study, and the trials of its tuning before them."""
+    from kanzoo.study.run import Runner
     from kanzoo.train import train
 
     tune = config["study"]["tune"]
-    trials = tune["batch"] * tune["seeds"] * len(first_of_kinds(cells)) if tune["trials"] else 0
-    waiting = [c for c in distinct(cells) if config["overwrite"] or c.folder.result() is None]
-    count = max(trials, len(waiting))
+    count = 0  # what is to run decides
+    if tune["trials"]:  # trials start the workers that the cells need later
+        trials = tune["batch"] * tune["seeds"] * len(first_of_kinds(cells))
+        count = max(trials, len(distinct(cells)))
     return Runner(engine, study_folder(config), train, count, config["overwrite"])

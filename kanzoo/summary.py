@@ -132,15 +132,19 @@ def protocol(study: dict[str, Any], cells: list[Cell]) -> list[str]:
 
 def references(cells: list[Cell]) -> list[str]:
     """What a prediction that learns nothing reaches, a sentence for each data set that has one."""
-    found: dict[str, str] = {}
+    found: dict[str, str] = {}  # empty for a data set without
     for cell in cells:
         result = cell.folder.result() if cell.data not in found else None
-        if result and result["metric"] in (scores := result.get("reference", {}).get("test", {})):
-            found[cell.data] = (
-                f"On {cell.data} a prediction that learns nothing ({result['reference_name']}) "
-                f"reaches a test {result['metric']} of {scores[result['metric']]:.4g}."
-            )
-    return list(found.values())
+        if result is None:
+            continue
+        metric, scores = result["metric"], result.get("reference", {}).get("test", {})
+        found[cell.data] = (
+            f"On {cell.data} a prediction that learns nothing ({result['reference_name']}) reaches "
+            f"a test {metric} of {scores[metric]:.4g}."
+            if metric in scores
+            else ""
+        )
+    return [line for line in found.values() if line]
 
 
 def _margin(margin: float | dict[str, float]) -> str:

@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from kernel_cases import needs_compiler
 from torch import Tensor, nn
 
 import kanzoo
@@ -14,9 +15,6 @@ from kanzoo.layers.kernels import blocked
 
 NAMES = kanzoo.list_bases()
 EXPANDING = [name for name in NAMES if kanzoo.get_basis(name)(1).num_functions > 1]
-needs_compiler = pytest.mark.skipif(
-    not kernels.is_available(), reason=f"no compiled kernels: {kernels.unavailable_reason()}"
-)
 
 
 def outputs_and_gradients(layer: nn.Module, x: Tensor, backend: str) -> list[Tensor]:

@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from kernel_cases import needs_compiler
 from torch import nn
 
 from kanzoo import KANLinear, get_basis
@@ -12,8 +13,6 @@ from kanzoo.engine.lbfgs import LBFGS
 from kanzoo.interpret.squares import squares_of
 from kanzoo.layers import kernels
 from kanzoo.layers.backend import linear
-
-needs_compiler = pytest.mark.skipif(not kernels.is_available(), reason="no C++ compiler")
 
 
 def solver(parameters: list[torch.Tensor], **options: object) -> LBFGS:

@@ -32,7 +32,7 @@ def places(tmp_path: Path, **study: Any) -> list[tuple[str, ...]]:
 def test_control_arms_are_there_unless_they_are_not_wanted(tmp_path: Path) -> None:
     for name in registry.names("study"):
         arms = arms_of(read(name))
-        wanted = registry.options("study", name).get("controls", True)
+        wanted = name not in ("demo", "smoke", "smoke_dense", "depth")
         assert set(CONTROLS) <= set(arms) if wanted else not set(CONTROLS) & set(arms)
     own = {"mlp": ["layers=mlp"], "mlp-prelu": ["layers=kan", "basis=prelu", "optim.lr=0.1"]}
     arms = arms_of(configured(tmp_path, arms=own, controls=True)["study"])
@@ -174,7 +174,7 @@ WORDS = [
     ["data=mnist", "layers=mlp", "layers.kan_roles=[head,ffn]", "basis.grid_range=[-2,2]"],
     ["basis=bspline", "basis.grid_size=3", "layers.residual=null", "trainer.gradient_clip_val=1"],
     ["optim=sgd", "evaluation.noise=[0.5,1]", "training_set.fraction=1", "budget=500", "seed=4"],
-    ["callbacks=grid", "callbacks.grid.refine=[[1,10]]", "name=x", "runs=/tmp/a b"],
+    ["callbacks=grid", "callbacks.grid.refine=[[1,10]]", "name=x", "runs=some/a b"],
     ["optim.lr=5e-3", "optim.lr=0.1", "model=vit", "model.depth=1"],
     ["task=regression", "data=wine"],
     ["debug=fast"],

@@ -40,10 +40,7 @@ def effective(weight: Tensor, kind: Tensor | None, expansion: Expansion) -> Tens
     """
     if kind is None:
         return weight
-    count = expansion.basis.num_functions
-    main, rest = weight[:count], weight[count:]
-    kind = kind.view(*kind.shape, *[1] * (weight.dim() - 3))
-    sign = kind.to(weight)
+    main, rest, kind, sign = _parts(weight, kind, expansion)
     steps = main.square()
     if expansion.basis.rising == "ordered":
         rising = torch.cat([main[:1], main[:1] + sign * steps[1:].cumsum(0)])
@@ -72,10 +69,7 @@ def parameters_of(
     """
     if kind is None:
         return weight
-    count = expansion.basis.num_functions
-    main, rest = weight[:count], weight[count:]
-    kind = kind.view(*kind.shape, *[1] * (weight.dim() - 3))
-    sign = kind.to(weight)
+    main, rest, kind, sign = _parts(weight, kind, expansion)
     if expansion.basis.rising == "ordered":
         nearest = sign * _isotonic(sign * main)
         floor = least * main.diff(dim=0).abs().mean(0)
@@ -85,6 +79,13 @@ def parameters_of(
     if expansion.residual in RISING:
         rest = torch.where(kind.abs() == 1, _root(sign * rest, least * rest.abs()), rest)
     return torch.cat([torch.where(kind.abs() == 1, raw, main), rest])
+
+
+def _parts(weight: Tensor, kind: Tensor, expansion: Expansion) -> tuple[Tensor, ...]:
+    """Weights of the basis and of the residual, and the kinds for both, whole and as numbers."""
+    count = expansion.basis.num_functions
+    kind = kind.view(*kind.shape, *[1] * (weight.dim() - 3))
+    return weight[:count], weight[count:], kind, kind.to(weight)
 
 
 def _root(steps: Tensor, floor: Tensor) -> Tensor:

@@ -180,11 +180,11 @@ def _trim(
     def fine_cost(value: float) -> int:
         trial = {**options, fine: round(value, 4)}
         try:
-            value = cost(trial)
+            found = cost(trial)
         except ValueError:  # so small that a layer has no features left
             return 0
         tried.append(trial)
-        return value
+        return found
 
     _search(fine_cost, target, options[fine], ends=(options[fine] / 4, options[fine] * 4))
     return min(tried, key=lambda o: abs(math.log(cost(o) / target)))

@@ -226,12 +226,13 @@ def check_study(study: dict[str, Any]) -> None:
             raise ValueError(f"study.metrics.{name}.margin must be positive")
 
 
-def margins_of(study: dict[str, Any], cells: Iterable[Cell]) -> dict[str, float]:
+def margins_of(study: dict[str, Any], cells: list[Cell]) -> dict[str, float]:
     """The margin of every metric that the study judges: one for all, or one for each metric.
 
     Raises `ValueError` for a metric without one.
     """
-    selecting = {registry.locate(c.config["task"]["_target_"]).monitor for c in cells}  # type: ignore[attr-defined]
+    tasks = {cell.config["task"]["_target_"] for cell in first_of_kinds(cells)}
+    selecting = {registry.locate(task).monitor for task in tasks}  # type: ignore[attr-defined]
     margin = study["margin"]
     own = margin if isinstance(margin, dict) else dict.fromkeys(selecting, margin)
     if missing := sorted(selecting - set(own)):

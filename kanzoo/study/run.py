@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
 
 from rich.console import Console
 from rich.progress import (
@@ -25,34 +24,23 @@ from kanzoo.study.plan import Cell, distinct
 log = logging.getLogger("kanzoo")
 
 
-class Runner:
+class Runner(ExitStack):
     """Runs cells that are not finished, on workers that stay warm from one call to the next.
 
-    `folder` is that of the study, whose name it has; at most `count` cells are run by one call.
-    Workers start with the first cell that there is to run and end with the context.
+    `folder` is that of the study. Workers start with the first call that has cells to run, for as
+    many as it has and for `count` at least, and end with the context.
     """
 
     def __init__(
         self, engine: Engine, folder: Path, train: Train, count: int, overwrite: bool = False
     ) -> None:
+        super().__init__()
         self.engine = engine
         self.folder = folder
         self.train = train
         self.count = count
         self.overwrite = overwrite
-        self.stack = ExitStack()
         self.session: Session | None = None
-
-    def __enter__(self) -> Runner:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> bool | None:
-        return self.stack.__exit__(kind, error, trace)
 
     def __call__(self, cells: list[Cell]) -> None:
         """Run the cells; results and failures are in their folders afterwards."""
@@ -86,7 +74,7 @@ class Runner:
                     progress.console.print(f"finished: {cell.title}", markup=False, highlight=False)
 
             if self.session is None:
-                self.session = self.stack.enter_context(
+                self.session = self.enter_context(
                     self.engine.session(max(self.count, len(waiting)), self.folder, self.train)
                 )
             self.session.run(waiting, on_end)
