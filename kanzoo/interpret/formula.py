@@ -15,7 +15,6 @@ from scipy.optimize import least_squares
 
 from kanzoo.interpret.library import EdgeFit
 
-SIGNIFICANT = 5  # digits of a constant that has no simpler form
 GROWTH = 1.02  # factor by which all rounding together may raise the error
 EXACT = 1e-4  # error, relative to the data's deviation, below which roots are looked for
 NOISE = 1e-6  # error, relative to the data's deviation, below which rounding is free
