@@ -227,7 +227,7 @@ def _layers(config: dict[str, Any]) -> LayerFactory:
     cls, basis_options = _class(config["basis"], Basis)
     basis: BasisFactory = make_factory(cls, config["basis_name"] or "", **basis_options)
     if options.get("backend") == "compiled":
-        reason = kernels.unavailable_reason(basis_options.get("spline_order", 3))
+        reason = kernels.unavailable_reason(order=basis_options.get("spline_order", 3))
         if reason is not None:
             log.warning("backend 'compiled' is not available here, 'auto' is used: %s", reason)
             options["backend"] = "auto"

@@ -24,19 +24,19 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_damaged_binary_is_built_again(cache: Path) -> None:
-    binary = compile.build(1, "float")
+    binary = compile.build("linear", 1, "float")
     assert binary.parent == cache
     whole = binary.read_bytes()
     built = binary.stat().st_mtime_ns
-    assert compile.build(1, "float").stat().st_mtime_ns == built  # an intact one is kept
+    assert compile.build("linear", 1, "float").stat().st_mtime_ns == built  # an intact one is kept
     for damaged in (whole[: len(whole) // 2], b"", whole[:-1] + b"\1\2"):
         binary.write_bytes(damaged)
         assert not compile.is_intact(binary)
-        assert compile.build(1, "float") == binary
+        assert compile.build("linear", 1, "float") == binary
         assert compile.is_intact(binary)
         assert len(binary.read_bytes()) == len(whole)
     binary.with_suffix(".sha256").unlink()
-    compile.build(1, "float")
+    compile.build("linear", 1, "float")
     assert compile.is_intact(binary)
 
 
@@ -51,7 +51,7 @@ def test_key_depends_on_what_the_binary_depends_on(monkeypatch: pytest.MonkeyPat
 def test_processes_build_at_once(cache: Path) -> None:
     code = (
         "from kanzoo.layers.kernels import compile; import ctypes;"
-        "ctypes.CDLL(str(compile.build(0, 'double'))).kanzoo_linear_forward"
+        "ctypes.CDLL(str(compile.build('linear', 0, 'double'))).kanzoo_linear_forward"
     )
     both = [
         subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE) for _ in range(2)
@@ -85,7 +85,7 @@ def test_compiler_without_openmp_builds_one_thread(
     wrapper.write_text(f'#!/bin/sh\ncase "$*" in *-fopenmp*) exit 1;; esac\nexec {real} "$@"\n')
     wrapper.chmod(0o755)
     monkeypatch.setenv("CXX", str(wrapper))
-    assert compile.is_intact(compile.build(1, "float"))
+    assert compile.is_intact(compile.build("linear", 1, "float"))
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")

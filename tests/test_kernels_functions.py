@@ -176,7 +176,7 @@ def test_frozen_parameters_and_inputs_get_no_gradient() -> None:
 def test_without_a_compiler_the_definition_is_used(
     monkeypatch: pytest.MonkeyPatch, calls: list[str]
 ) -> None:
-    monkeypatch.setattr(functions, "is_available", lambda order, real: False)
+    monkeypatch.setattr(functions, "is_available", lambda *_: False)
     layer = kanzoo.KANLinear(16, 4, basis="rbf")
     check(layer, torch.randn(30, 16).requires_grad_(), rtol=1e-5)
     assert not calls

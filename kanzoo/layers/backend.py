@@ -23,7 +23,7 @@ from kanzoo.layers.expansion import Expansion
 
 BACKENDS = ("auto", "dense", "blocked", "compiled")
 MAX_ORDER = 5  # of the compiled splines
-COMPILED_OPERATORS = ("KANLinear", "KANConv2d")
+COMPILED_OPERATORS = {"KANLinear": "linear", "KANConv2d": "conv"}  # and the library of each
 SMALL = 3 * 2**14  # features of a batch below which recomputing costs more than it saves
 
 
@@ -41,7 +41,7 @@ def check_backend(backend: str, expansion: Expansion, operator: str) -> None:
             "dense, blocked"
         )
     assert isinstance(basis, BSpline)
-    reason = kernels.unavailable_reason(basis.spline_order)
+    reason = kernels.unavailable_reason(COMPILED_OPERATORS[operator], basis.spline_order)
     if reason is not None:
         raise ValueError(f"backend 'compiled' is not available: {reason}")
 
@@ -138,8 +138,8 @@ def spline_plan(
     return plan if plan.usable(groups) else None
 
 
-def _has_kernels(order: int) -> bool:
-    return kernels.is_available(order)
+def _has_kernels(operator: str, order: int) -> bool:
+    return kernels.is_available(COMPILED_OPERATORS[operator], order)
 
 
 # What torch.compiler.assume_constant_result does, without importing the compiler at every start.
@@ -167,7 +167,7 @@ def choose(
         operator in COMPILED_OPERATORS
         and isinstance(basis, BSpline)
         and basis.spline_order <= MAX_ORDER
-        and _has_kernels(basis.spline_order)
+        and _has_kernels(operator, basis.spline_order)
     ):
         return "compiled"
     kept = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)

@@ -15,6 +15,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 SOURCES = Path(__file__).parent
 COMPILERS = ("g++", "clang++", "c++")
@@ -153,8 +154,8 @@ def _build(compiler: str, flags: tuple[str, ...], source: Path, binary: Path) ->
         note.replace(binary.with_suffix(".sha256"))
 
 
-def build(order: int | None, real: str) -> Path:
-    """Path of an intact binary for a spline order (None: other functions), built if need be."""
+def build(library: str, order: int | None, real: str) -> Path:
+    """Path of an intact binary of ``LIBRARIES``, built if need be; order: of splines, or None."""
     if order is not None and order not in ORDERS:
         raise ValueError(f"order must be 0 to 5, got {order}")
     if real not in REALS:
@@ -162,62 +163,63 @@ def build(order: int | None, real: str) -> Path:
     compiler = find_compiler()
     gcc = GCC_FLAGS if "Free Software Foundation" in _compiler_version(compiler) else ()
     flags = (*BASE_FLAGS, *gcc, _native_flag(), f"-DREAL={real}")
-    name, kind = "functions", real
+    kind = real
     if order is not None:
-        flags, name, kind = (*flags, f"-DORDER={order}"), "spline", f"{real}-{order}"
-    binary = _write_directory() / f"{name}-{kind}-{_key(compiler, flags)}.so"
+        flags, kind = (*flags, f"-DORDER={order}"), f"{real}-{order}"
+    binary = _write_directory() / f"{library}-{kind}-{_key(compiler, flags)}.so"
     if not is_intact(binary):
         with _locked(binary.with_suffix(".lock")):
             if not is_intact(binary):
-                _build(compiler, flags, SOURCES / f"{name}.cpp", binary)
+                _build(compiler, flags, SOURCES / f"{library}.cpp", binary)
     return binary
 
 
 @functools.cache
-def _outcome(order: int | None, real: str) -> ctypes.CDLL | str:
+def _outcome(library: str, order: int | None, real: str) -> ctypes.CDLL | str:
     """The loaded library, or why there is none."""
     try:
-        library = ctypes.CDLL(str(build(order, real)))
+        loaded = ctypes.CDLL(str(build(library, order, real)))
     except (CompileError, OSError) as error:
         return str(error)
     pointer, sizes = ctypes.c_void_p, ctypes.POINTER(ctypes.c_int64)
-    for name, pointers in (FUNCTIONS if order is None else SPLINES).items():
-        function = getattr(library, name)
+    for name, pointers in LIBRARIES[library].items():
+        function = getattr(loaded, name)
         function.argtypes = [pointer] * pointers + [sizes]
         function.restype = ctypes.c_int
-    return library
+    return loaded
 
 
-SPLINES = {  # number of tensors of each C function
-    "kanzoo_linear_forward": 4,
-    "kanzoo_linear_backward": 6,
-    "kanzoo_conv_forward": 5,
-    "kanzoo_conv_backward": 8,
-}
-FUNCTIONS = {
-    "kanzoo_functions": 7,
-    "kanzoo_rational_forward": 5,
-    "kanzoo_rational_backward": 8,
+LIBRARIES = {  # the C functions of each, with their numbers of tensors; built one by one
+    "linear": {"kanzoo_linear_forward": 4, "kanzoo_linear_backward": 6},
+    "conv": {"kanzoo_conv_forward": 5, "kanzoo_conv_backward": 8},
+    "functions": {
+        "kanzoo_functions": 7,
+        "kanzoo_rational_forward": 5,
+        "kanzoo_rational_backward": 8,
+    },
 }
 
 
-def load(order: int | None, real: str) -> ctypes.CDLL:
-    """The kernels for a spline order (0 to 5; None: other functions) and ``float`` or ``double``.
+def load(name: str, order: int | None, real: str) -> Any:
+    """A C function for a spline order (0 to 5, or None) and ``float`` or ``double``.
 
     Raises ``CompileError`` with what is missing.
     """
-    outcome = _outcome(order, real)
+    library = next(library for library, names in LIBRARIES.items() if name in names)
+    outcome = _outcome(library, order, real)
     if isinstance(outcome, str):
         raise CompileError(f"backend 'compiled' is not available: {outcome}")
-    return outcome
+    return getattr(outcome, name)
 
 
-def unavailable_reason(order: int | None = 3, real: str = "float") -> str | None:
-    """Why the kernels cannot be used, or None if they can; builds them at the first call."""
-    outcome = _outcome(order, real)
+def unavailable_reason(
+    library: str = "linear", order: int | None = 3, real: str = "float"
+) -> str | None:
+    """Why a library cannot be used, or None if it can; builds it at the first call."""
+    outcome = _outcome(library, order, real)
     return outcome if isinstance(outcome, str) else None
 
 
-def is_available(order: int | None = 3, real: str = "float") -> bool:
-    """Whether the kernels can be used; builds them at the first call."""
-    return unavailable_reason(order, real) is None
+def is_available(library: str = "linear", order: int | None = 3, real: str = "float") -> bool:
+    """Whether a library can be used; builds it at the first call."""
+    return unavailable_reason(library, order, real) is None

@@ -150,7 +150,7 @@ def bound(
 ) -> Callable[[], None]:
     """A call of a C function on contiguous tensors of one dtype, whose memory must stay."""
     assert tensors[0] is not None
-    function = getattr(load(order, REALS[tensors[0].dtype]), name)
+    function = load(name, order, REALS[tensors[0].dtype])
     pointers = [None if t is None else ctypes.c_void_p(t.data_ptr()) for t in tensors]
 
     def run() -> None:

@@ -70,7 +70,7 @@ def has_functions(x: Tensor, weight: Tensor) -> bool:
         x.dtype in REALS
         and x.dtype == weight.dtype
         and not is_transformed()
-        and is_available(None, REALS[x.dtype])
+        and is_available("functions", None, REALS[x.dtype])
     )
 
 

@@ -1,6 +1,5 @@
 // Pixels of a convolution: blocks of images, one channel sorted by grid cell, and padding.
 #pragma once
-#include "linear.hpp"
 #include "sweep_taps.hpp"
 
 struct Conv {
@@ -76,14 +75,14 @@ struct Channel {
     void* sorter;
 
     static size_t bytes(const Blocks& b, int G) {
-        return Sorted::bytes(b.pixels, G) + Sorter::bytes(b.pixels, G) + 2 * round_up(b.pixels * sizeof(real)) +
+        return Sorted::bytes(b.pixels, G) + Sorter::bytes(b.pixels, 1, G) + 2 * round_up(b.pixels * sizeof(real)) +
                round_up((b.pixels + Sorted::AHEAD) * sizeof(int32_t));
     }
     Channel(const Spline& spline, const Blocks& blocks, char* p) : spline(spline), blocks(blocks) {
-        pixels.sorted.place(p, blocks.pixels);
+        pixels.sorted.lay(p, blocks.pixels);
         p += Sorted::bytes(blocks.pixels, spline.G);
         sorter = p;
-        p += Sorter::bytes(blocks.pixels, spline.G);
+        p += Sorter::bytes(blocks.pixels, 1, spline.G);
         values = (real*)p;
         p += round_up(blocks.pixels * sizeof(real));
         pixels.residual = residual = (real*)p;
@@ -103,8 +102,8 @@ struct Channel {
     void sort(const real* x, const real* rest, index_t c, index_t block, index_t p) {
         const index_t count = each_pixel(c, block, p, [&](index_t at, index_t n) { values[n] = x[at]; });
         Sorted& sorted = pixels.sorted;
-        sorted.place(sorted.w, count);
-        Sorter(spline, count, sorter).sort<derivative>(c, values, 1, sorted);
+        sorted.lay(sorted.place, count);
+        Sorter(spline, count, 1, sorter).sort<derivative>(c, 1, values, 1, &sorted, 0);
         const int32_t* rows = blocks.row + blocks.images * blocks.begins[p];
         for (index_t n = 0; n < count; ++n) row[n] = rows[sorted.row[n]];
         if (!rest) return;
@@ -126,15 +125,16 @@ struct Padding {
     bool any;
     Padding(const Conv& s, const Spline& spline) : s(s), spline(spline), any(s.PH > 0 || s.PW > 0) {}
 
-    size_t bytes() const { return Sorted::bytes(1, spline.G) + Sorter::bytes(1, spline.G); }
+    size_t bytes() const { return Sorted::bytes(1, spline.G) + Sorter::bytes(1, 1, spline.G); }
 
     // f(cell, functions) of x = 0 in channel c, with memory of `bytes()`.
     template <class F>
     void functions(index_t c, void* memory, F f) const {
         real zero = 0;
         Sorted sorted;
-        sorted.place(memory, 1);
-        Sorter(spline, 1, (char*)memory + Sorted::bytes(1, spline.G)).sort<false>(c, &zero, 1, sorted);
+        sorted.lay(memory, 1);
+        void* sorter = (char*)memory + Sorted::bytes(1, spline.G);
+        Sorter(spline, 1, 1, sorter).sort<false>(c, 1, &zero, 1, &sorted, 0);
         int cell = 0;
         while (sorted.start[cell + 1] == 0) ++cell;
         real t[P];

@@ -226,4 +226,4 @@ def group_rational(x: Tensor, above: Tensor, below: Tensor, group_of: Tensor) ->
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def has_kernel(real: str) -> bool:
     """Whether the compiled kernel can be used; builds it at the first call."""
-    return is_available(None, real)
+    return is_available("functions", None, real)

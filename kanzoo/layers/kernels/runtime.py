@@ -37,7 +37,7 @@ def _pointer(tensor: Tensor | None) -> ctypes.c_void_p:
 def call(name: str, order: int | None, tensors: list[Tensor | None], sizes: list[int]) -> None:
     """Run a C function on contiguous tensors of one dtype."""
     first = next(t for t in tensors if t is not None)
-    function = getattr(load(order, REALS[first.dtype]), name)
+    function = load(name, order, REALS[first.dtype])
     numbers = (ctypes.c_int64 * len(sizes))(*sizes)
     if function(*map(_pointer, tensors), numbers):
         raise MemoryError(f"{name}: no memory for tables of sizes {sizes}")

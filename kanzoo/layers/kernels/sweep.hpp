@@ -2,7 +2,7 @@
 //
 // The P rows of weight (or of its gradient) that a cell uses stay in registers and slide by one
 // row from cell to cell, so that each is read (written) once per sweep and nothing is scattered
-// but whole vectors of y.
+// but whole vectors of y. Meanwhile the same rows of the next input, `next` numbers on, are fetched.
 #pragma once
 #include "sort.hpp"
 
@@ -44,8 +44,8 @@ struct Window {
 
 // y[row] += sum_j w_j W_j
 template <int NV>
-static void forward_sweep(const Sorted& s, int G, const real* w, index_t ldw, index_t columns, real* y,
-                          index_t ldy) {
+static void forward_sweep(const Sorted& s, int G, const real* w, index_t ldw, index_t columns, index_t next,
+                          real* y, index_t ldy) {
     Window<NV> window;
     const int32_t *start = s.start, *row = s.row;
     const real* t = s.w;
@@ -54,7 +54,7 @@ static void forward_sweep(const Sorted& s, int G, const real* w, index_t ldw, in
         if (n0 == n1) continue;
         window.move(last, c, w, ldw, columns);
         last = c;
-        for (int v = 0; v < NV; ++v) __builtin_prefetch(w + (c + P + 3) * ldw + v * L);
+        for (int v = 0; v < NV; ++v) __builtin_prefetch(w + next + (c + P - 1) * ldw + v * L, 0, 2);
         for (index_t n = n0; n < n1; ++n) {
             real* out = y + row[n] * ldy;
             vec acc[NV];
@@ -68,7 +68,7 @@ static void forward_sweep(const Sorted& s, int G, const real* w, index_t ldw, in
 
 // part[n] (+)= sum_j d_j <W_j, gy[row]>, as FL partial sums
 template <int NV>
-static void input_sweep(const Sorted& s, int G, const real* w, index_t ldw, index_t columns,
+static void input_sweep(const Sorted& s, int G, const real* w, index_t ldw, index_t columns, index_t next,
                         const real* gy, index_t ldy, real* part, bool add) {
     Window<NV> window;
     const int32_t *start = s.start, *row = s.row;
@@ -78,7 +78,7 @@ static void input_sweep(const Sorted& s, int G, const real* w, index_t ldw, inde
         if (n0 == n1) continue;
         window.move(last, c, w, ldw, columns);
         last = c;
-        for (int v = 0; v < NV; ++v) __builtin_prefetch(w + (c + P + 3) * ldw + v * L);
+        for (int v = 0; v < NV; ++v) __builtin_prefetch(w + next + (c + P - 1) * ldw + v * L, 0, 2);
         for (index_t n = n0; n < n1; ++n) {
             const real* g = gy + row[n] * ldy;
             // Two short chains instead of one long: latency bounds this loop.
@@ -100,7 +100,7 @@ static void input_sweep(const Sorted& s, int G, const real* w, index_t ldw, inde
 // gw row k (+)= sum over rows of w_k gy[row]
 template <int NV>
 static void weight_sweep(const Sorted& s, int G, const real* gy, index_t ldy, real* gw, index_t ldw,
-                         index_t columns, bool add) {
+                         index_t columns, index_t next, bool add) {
     Window<NV> window = {};
     const int32_t *start = s.start, *row = s.row;
     const real* t = s.w;
@@ -123,6 +123,7 @@ static void weight_sweep(const Sorted& s, int G, const real* gy, index_t ldy, re
             }
         }
         put(gw + c * ldw, window.at[0]);
+        for (int v = 0; v < NV; ++v) __builtin_prefetch(gw + next + c * ldw + v * L, 1, 2);
         window.slide();
         for (int v = 0; v < NV; ++v) window.at[P - 1][v] = vec{};
     }
@@ -130,10 +131,6 @@ static void weight_sweep(const Sorted& s, int G, const real* gy, index_t ldy, re
 }
 
 // Call f(vector, width as a constant) over vectors [v0, v1) of outputs in pieces of WIDE, .., 2, 1.
-template <int NV>
-struct Width {
-    static constexpr int value = NV;
-};
 template <class F>
 static inline void pieces(index_t v0, index_t v1, F f) {
     index_t v = v0;

@@ -5,7 +5,7 @@
 // keep the vector units busy where a single row would wait for its loads. Q is 1 with the residual
 // branch, a function of every cell whose weights follow the spline's, else 0.
 #pragma once
-#include "sweep.hpp"
+#include "sort.hpp"
 
 #if defined(__AVX512F__) || defined(__aarch64__)
 static constexpr int ROWS = P <= 4 ? 4 : 2, TAPS = P <= 4 ? 2 : 1;

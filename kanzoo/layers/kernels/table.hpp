@@ -21,12 +21,13 @@ struct Spline {
     real* scale;     // (vectors): buckets per unit of length
     int32_t* first;  // (vectors, G + 1): first cell that can hold a point of the bucket
     int32_t* steps;  // (vectors): bisections that find the cell in a bucket; 0 where they are the same
+    int32_t* equal;  // (vectors): whether all cells have the same polynomials
 
     index_t which(index_t i) const { return vectors == 1 ? 0 : i; }
     const real* grid(index_t v) const { return knots + v * (G + 2 * ORDER + 1) + ORDER; }
 
     static size_t bytes(index_t vectors, int G) {
-        return vectors * (sizeof(real) * (G * (P * PL + 1) + 1) + sizeof(int32_t) * (G + 2));
+        return vectors * (sizeof(real) * (G * (P * PL + 1) + 1) + sizeof(int32_t) * (G + 3));
     }
     void place(void* p) {
         coef = (real*)p;
@@ -34,10 +35,36 @@ struct Spline {
         scale = inverse + vectors * G;
         first = (int32_t*)(scale + vectors);
         steps = first + vectors * (G + 1);
+        equal = steps + vectors;
     }
     static inline int bucket_of(real x, real low, real scale, int G) {
         const int b = (int)((x - low) * scale);
         return b < G - 1 ? b : G - 1;
+    }
+
+    real clamp(index_t v, real x) const {
+        const real low = grid(v)[0], high = grid(v)[G];
+        const real y = x > low ? x : low;  // NaN goes to the left end
+        return y < high ? y : high;
+    }
+    // Whether other rules hold for x; "zero" counts the right end to the outer cells, if there are any.
+    bool is_outside(index_t v, real x) const {
+        const real* t = grid(v);
+        return !(x >= t[0] && x <= t[G]) || (extrapolation == ZERO && x == t[G] && t[G] < t[G + ORDER]);
+    }
+    // Cell of a point inside the grid.
+    inline int find(index_t v, real x) const {
+        const real* t = grid(v);
+        const int bucket = bucket_of(x, t[0], scale[v], G);
+        if (steps[v] == 0) return bucket;
+        const int32_t* from = first + v * (G + 1) + bucket;
+        int c = from[0], left = from[1] - c;
+        for (int s = 0; s < steps[v]; ++s) {  // without branches: cells are unpredictable
+            const int part = (left + 1) >> 1;
+            c += part & -(int)(x >= t[c + part]);
+            left -= part;
+        }
+        return c;
     }
 
     // Cox-de Boor on the cell's own coordinate: the functions as polynomials in u.
@@ -109,14 +136,14 @@ struct Spline {
         }
     }
 
-    // Whether buckets are the cells up to rounding, where no function or slope can tell them apart.
-    bool even(const real* t) const {
-        const double low = t[0], width = ((double)t[G] - low) / G;
-        const double size = __builtin_fmax(__builtin_fabs(t[G]), __builtin_fabs(low));
+    // Whether knots [from, to] bound equal cells up to rounding, which no function or slope can tell.
+    bool even(index_t v, int from, int to) const {
+        const double low = knot(v, from), width = (knot(v, to) - low) / (to - from);
+        const double size = __builtin_fmax(__builtin_fabs(knot(v, to)), __builtin_fabs(low));
         const double rounding = 4 * size * (sizeof(real) == 4 ? 1.2e-7 : 2.3e-16);
         bool same = ORDER >= 2 && width > 0;
-        for (int c = 1; c < G && same; ++c) {
-            const double off = t[c] - (low + c * width);
+        for (int j = from + 1; j < to && same; ++j) {
+            const double off = knot(v, j) - (low + (j - from) * width);
             same = off <= rounding && -off <= rounding;
         }
         return same;
@@ -141,6 +168,22 @@ struct Spline {
         f[G] = last;
         most = (int)max_of(most, f[G] - f[G - 1]);
         for (steps[v] = 0; most >> steps[v];) ++steps[v];
-        if (even(t)) steps[v] = 0;
+        if (even(v, ORDER, ORDER + G)) steps[v] = 0;
+        equal[v] = even(v, 0, G + 2 * ORDER);
+    }
+};
+
+// The spline of one call, its tables filled.
+struct Prepared {
+    Spline spline;
+    Buffer memory;
+    Prepared(const real* knots, index_t vectors, int G, int extrapolation, int threads)
+        : spline{knots, vectors, G, extrapolation, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr},
+          memory(Spline::bytes(vectors, G)) {
+        if (!memory.p) return;
+        spline.place(memory.p);
+        parallel(ceil_div(vectors, 8), threads, [&](index_t task) {
+            for (index_t v = task * 8; v < min_of(task * 8 + 8, vectors); ++v) spline.prepare(v);
+        });
     }
 };

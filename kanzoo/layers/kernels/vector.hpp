@@ -23,6 +23,8 @@ typedef int64_t index_t;
 
 static constexpr int L = VECTOR_BYTES / sizeof(real);  // lanes of a vector
 
+static constexpr index_t Y_BYTES = 384 * 1024;      // block of y that stays in the L2 cache
+
 template <int lanes>
 struct Vector {
     typedef real type __attribute__((vector_size(lanes * sizeof(real)), aligned(sizeof(real)), may_alias));
@@ -62,6 +64,20 @@ struct Fold<to, to> {
     static inline typename Vector<to>::type run(typename Vector<to>::type v) { return v; }
 };
 
+// A number of vectors as a type.
+template <int NV>
+struct Width {
+    static constexpr int value = NV;
+};
+
+// Copy rows of `columns` numbers to rows of ldt, the rest zero.
+static void copy_rows(const real* from, index_t ldf, real* to, index_t ldt, index_t rows, index_t columns) {
+    for (index_t n = 0; n < rows; ++n) {
+        std::memcpy(to + n * ldt, from + n * ldf, columns * sizeof(real));
+        for (index_t o = columns; o < ldt; ++o) to[n * ldt + o] = 0;
+    }
+}
+
 static inline int thread_number() {
 #ifdef _OPENMP
     return omp_get_thread_num();
@@ -81,6 +97,13 @@ static void parallel(index_t tasks, int threads, F f) {
 #pragma omp parallel for schedule(dynamic, 1) num_threads(threads)
 #endif
     for (index_t t = 0; t < tasks; ++t) f(t);
+}
+
+// The same numbers as 0 .. tasks - 1, but those that threads take at the same time are far apart: what
+// they write does not meet in one cache line.
+static inline index_t spread(index_t task, index_t tasks, int threads) {
+    const index_t thread = task % threads, each = tasks / threads, more = tasks % threads;
+    return thread * each + min_of(thread, more) + task / threads;
 }
 
 struct Buffer {  // uninitialised memory, aligned to a cache line; p is null when memory is short
