@@ -53,6 +53,25 @@ def test_single_functions_with_a_residual_know_their_block(
         torch.testing.assert_close(actual, expected, rtol=2e-5, atol=2e-6 * expected.abs().max())
 
 
+@pytest.mark.parametrize("squash", ["tanh", "sigmoid", "layer"])
+def test_a_function_beside_splines_sees_what_these_see(squash: str) -> None:
+    options = {"basis": "bspline_prelu", "squash": squash}
+    for layer, shape in (
+        (KANLinear(9, 7, **options), (30, 9)),
+        (KANConv2d(4, 6, 3, padding=1, groups=2, **options), (5, 4, 8, 7)),
+    ):
+        nn.init.uniform_(layer.expansion.basis.prelu.slope)
+        x = 1.5 * torch.randn(shape)
+        if kernels.is_available():
+            kind = type(layer).__name__
+            assert choose(layer.expansion, layer.weight, x, "auto", kind) == "compiled"
+        dense = outputs_and_gradients(layer, x, "dense")
+        for expected, actual in zip(dense, outputs_and_gradients(layer, x, "auto"), strict=True):
+            torch.testing.assert_close(
+                actual, expected, rtol=2e-5, atol=4e-6 * expected.abs().max()
+            )
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_what_is_zero_at_zero(name: str) -> None:
     """A convolution may leave the padding to the operator if, and only if, phi(0) is zero."""

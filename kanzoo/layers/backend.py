@@ -17,6 +17,7 @@ from torch import Tensor
 
 from kanzoo import registry
 from kanzoo.bases.activation import ACTIVATIONS
+from kanzoo.bases.beside import SplinePReLU
 from kanzoo.bases.spline import BSpline
 from kanzoo.layers import kernels
 from kanzoo.layers.expansion import Expansion
@@ -32,16 +33,16 @@ def check_backend(backend: str, expansion: Expansion, operator: str) -> None:
     registry.check_name("backend", backend, BACKENDS)
     if backend != "compiled":
         return
-    basis = expansion.basis
-    splines = isinstance(basis, BSpline) and basis.spline_order <= MAX_ORDER
-    if not splines or operator not in COMPILED_OPERATORS:
+    spline = spline_of(expansion)
+    known = spline is not None and spline.spline_order <= MAX_ORDER
+    if not known or operator not in COMPILED_OPERATORS:
         raise ValueError(
             f"backend 'compiled' has {' and '.join(COMPILED_OPERATORS)} of B-splines up to order "
             f"{MAX_ORDER}, not {operator} of basis {expansion.factory.name!r}; allowed are auto, "
             "dense, blocked"
         )
-    assert isinstance(basis, BSpline)
-    reason = kernels.unavailable_reason(COMPILED_OPERATORS[operator], basis.spline_order)
+    assert spline is not None
+    reason = kernels.unavailable_reason(COMPILED_OPERATORS[operator], spline.spline_order)
     if reason is not None:
         raise ValueError(f"backend 'compiled' is not available: {reason}")
 
@@ -61,17 +62,19 @@ def linear(
     if backend == "dense" or (backend == "blocked" and not expansion.squash_is_elementwise):
         return dense_linear(expansion(x), weight, bias)
     wide, basis = expansion.wide(x), expansion.basis
-    if isinstance(basis, BSpline):
+    if spline_of(expansion) is not None:
         compiled, residual = backend == "compiled", expansion.residual
-        small = compiled and expansion.squash == "none"
-        if small and kernels.is_direct(wide, weight, bias, residual):
-            knots, order = basis.knots.to(wide.dtype), basis.spline_order
-            return kernels.direct_linear(
-                wide, weight, bias, residual, knots, order, basis.extrapolation
-            )
+        if (
+            compiled
+            and expansion.squash == "none"
+            and isinstance(basis, BSpline)
+            and kernels.is_direct(wide, weight, bias, residual)
+        ):
+            knots, order, kind = spline_options(expansion, wide)
+            return kernels.direct_linear(wide, weight, bias, residual, knots, order, kind)
         compute = kernels.spline_linear if compiled else kernels.blocked_spline_linear
-        inputs = expansion.squasher(wide)
-        y = compute(inputs, *spline_arguments(expansion, wide, weight))
+        inputs, beside = spline_inputs(expansion, wide)
+        y = compute(inputs, weight.to(wide.dtype), beside, *spline_options(expansion, wide))
     else:
         parameters = [p for p in expansion.parameters() if p.requires_grad]
         y = kernels.blocked_linear(expansion.on_features, wide, weight, parameters)
@@ -103,10 +106,9 @@ def conv2d(
     groups = options["groups"]
     # (C, kH, kW, K, O / groups), a view where there is one: autograd then keeps no copy.
     laid = weight.unflatten(0, (groups, -1)).permute(0, 2, 4, 5, 3, 1).flatten(0, 1)
-    inputs = wide
-    if expansion.squash != "none":
-        inputs = expansion.squasher(wide.movedim(1, -1)).movedim(-1, 1)
-    y = kernels.spline_conv2d(inputs, *spline_arguments(expansion, wide, laid), **options)
+    inputs, beside = spline_inputs(expansion, wide, channels=1)
+    described = spline_options(expansion, wide)
+    y = kernels.spline_conv2d(inputs, laid.to(wide.dtype), beside, *described, **options)
     y = y if bias is None else y + bias.view(-1, 1, 1)
     y = y if pixels.dim() == 4 else y.squeeze(0)
     return _as_dense(y, weight)
@@ -128,7 +130,7 @@ def spline_plan(
     wide = expansion.wide(x)
     if weight.dtype != wide.dtype or not expansion.squash_is_elementwise:
         return None
-    _, _, knots, order, kind = spline_arguments(expansion, wide[:0], weight)
+    knots, order, kind = spline_options(expansion, wide)
     cardinal = kernels.prepare_cardinal(knots, order, kind)
     if cardinal is None:
         return None
@@ -162,12 +164,12 @@ def choose(
         return backend
     if x.device.type != "cpu" or torch.compiler.is_exporting():
         return "dense"
-    basis = expansion.basis
+    spline = spline_of(expansion)
     if (
         operator in COMPILED_OPERATORS
-        and isinstance(basis, BSpline)
-        and basis.spline_order <= MAX_ORDER
-        and _has_kernels(operator, basis.spline_order)
+        and spline is not None
+        and spline.spline_order <= MAX_ORDER
+        and _has_kernels(operator, spline.spline_order)
     ):
         return "compiled"
     kept = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
@@ -195,13 +197,32 @@ def function_plan(
     return plan
 
 
-def spline_arguments(
-    expansion: Expansion, wide: Tensor, weight: Tensor
-) -> tuple[Tensor, Tensor | None, Tensor, int, str]:
-    """What the kernels of B-splines take beside inputs: weight, residual branch, knots, options."""
+def spline_of(expansion: Expansion) -> BSpline | None:
+    """The B-splines of a layer where the kernels know all its functions: splines and one more."""
     basis = expansion.basis
-    assert isinstance(basis, BSpline)
-    residual = None if expansion.residual is None else ACTIVATIONS[expansion.residual](wide)
-    knots = basis.knots.to(wide.dtype)
+    if isinstance(basis, SplinePReLU) and expansion.residual is None:
+        return basis.spline
+    return basis if isinstance(basis, BSpline) else None
+
+
+def spline_inputs(
+    expansion: Expansion, wide: Tensor, channels: int = -1
+) -> tuple[Tensor, Tensor | None]:
+    """What the splines see of inputs with that axis of channels, and the function beside them."""
+    inputs = wide
+    if expansion.squash != "none":
+        inputs = expansion.squasher(wide.movedim(channels, -1)).movedim(-1, channels)
+    if expansion.residual is not None:
+        return inputs, ACTIVATIONS[expansion.residual](wide)
+    if not isinstance(expansion.basis, SplinePReLU):
+        return inputs, None
+    return inputs, expansion.basis.prelu(inputs.movedim(channels, -1))[0].movedim(-1, channels)
+
+
+def spline_options(expansion: Expansion, wide: Tensor) -> tuple[Tensor, int, str]:
+    """Knots `(1 or C, G + 2 order + 1)`, order and extrapolation."""
+    spline = spline_of(expansion)
+    assert spline is not None
+    knots = spline.knots.to(wide.dtype)
     knots = knots.unsqueeze(0) if knots.dim() == 1 else knots
-    return weight.to(wide.dtype), residual, knots, basis.spline_order, basis.extrapolation
+    return knots, spline.spline_order, spline.extrapolation
