@@ -38,7 +38,7 @@ FAMILIES = (  # in the order of functions.cpp
 SQUASHES = ("none", "tanh", "sigmoid")
 RESIDUALS = (None, "identity", "relu", "silu", "tanh")
 LANES = 16  # numbers of a vector; rows shorter than that waste most of it
-BLOCK_BYTES = 4 << 20
+BLOCK_BYTES = 8 << 20  # larger products are faster, beyond the L2 cache too
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from .functions import LANES, Functions, Plan
 from .recompute import differentiable_gradients, operate
 from .spline_plan import SplineFunctions, SplinePlan
 
-BLOCK_BYTES = 4 << 20
+BLOCK_BYTES = 8 << 20
 FEW_IMAGES = 8  # up to here margins cost less as pixels than as an image of their own
 FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
 
