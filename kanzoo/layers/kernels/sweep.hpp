@@ -7,9 +7,9 @@
 #include "sort.hpp"
 
 #if defined(__AVX512F__) || defined(__aarch64__)
-static constexpr int WIDE = P <= 4 ? 4 : 2;  // vectors of a sweep: P * WIDE of 32 registers
+static constexpr int WIDE = P <= 4 ? 6 : 2;  // vectors of a sweep, with P rows of weight in 32 registers
 #else
-static constexpr int WIDE = P <= 4 ? 2 : 1;  // of 16 registers
+static constexpr int WIDE = P <= 4 ? 4 : 2;  // in 16 registers, where some rows come from the L1 cache
 #endif
 static constexpr int FL = L < 4 ? L : 4;     // lanes of a partial sum
 typedef Vector<FL>::type fvec;
@@ -130,11 +130,12 @@ static void weight_sweep(const Sorted& s, int G, const real* gy, index_t ldy, re
     for (int j = 0; j < P - 1; ++j) put(gw + (G + j) * ldw, window.at[j]);
 }
 
-// Call f(vector, width as a constant) over vectors [v0, v1) of outputs in pieces of WIDE, .., 2, 1.
+// Call f(vector, width as a constant) over vectors [v0, v1) of outputs in pieces of WIDE, 4, 2, 1.
 template <class F>
 static inline void pieces(index_t v0, index_t v1, F f) {
     index_t v = v0;
     for (; v + WIDE <= v1; v += WIDE) f(v, Width<WIDE>());
+    if (WIDE > 4 && v + 4 <= v1) f(v, Width<4>()), v += 4;
     if (WIDE > 2 && v + 2 <= v1) f(v, Width<2>()), v += 2;
     for (; v < v1; ++v) f(v, Width<1>());
 }
