@@ -1,4 +1,8 @@
 // Rows of a few inputs, sorted by grid cell, with their functions: what every sweep needs.
+//
+// Slopes d_j of the functions are kept as e_j = -(d_0 + .. + d_j), so that
+//     sum_j d_j W_j = sum_j e_j (W_j+1 - W_j),  j < ORDER,  less e_ORDER W_ORDER,
+// and the last, minus the sum of all slopes, is zero but for rows outside the grid of "zero".
 #pragma once
 #include "table.hpp"
 
@@ -10,21 +14,23 @@ struct Sorted {
     int32_t* row;    // (rows + AHEAD): sample of each sorted row
     real* place;     // (ld): where it lies, for the sorter
     real* w;         // (P, ld): the functions
-    real* d;         // (P, ld): their derivatives
-    index_t ld;
+    real* e;         // (P, ld): sums of their slopes
+    int32_t* far;    // (2 * rows): sorted row and cell of those whose last sum is not zero
+    index_t ld, count_far;
     static constexpr int AHEAD = 4;
 
     static index_t lead(index_t rows) { return ceil_div(rows, L) * L + L; }  // vectors may overrun
     static size_t bytes(index_t rows, int G) {
-        return round_up(sizeof(real) * lead(rows) * (2 * P + 1) + sizeof(int32_t) * (rows + AHEAD + G + 1));
+        return round_up(sizeof(real) * lead(rows) * (2 * P + 1) + sizeof(int32_t) * (3 * rows + AHEAD + G + 1));
     }
     void lay(void* p, index_t rows) {
         ld = lead(rows);
         place = (real*)p;
         w = place + ld;
-        d = w + ld * P;
-        row = (int32_t*)(d + ld * P);
-        start = row + rows + AHEAD;
+        e = w + ld * P;
+        row = (int32_t*)(e + ld * P);
+        far = row + rows + AHEAD;
+        start = far + 2 * rows;
     }
 };
 
@@ -51,7 +57,7 @@ struct Sorter {
 
     // Sort rows x[n * ldx + i] of inputs i0 + i; `out` are `each` bytes apart and laid for `rows`.
     template <bool derivative>
-    void sort(index_t i0, index_t inputs, const real* x, index_t ldx, const Sorted* out, size_t each) const {
+    void sort(index_t i0, index_t inputs, const real* x, index_t ldx, Sorted* out, size_t each) const {
         bool equal = true;
         for (index_t i = i0; i < i0 + inputs; ++i) equal = equal && spline.equal[spline.which(i)];
         const bool away = equal ? find_equal(i0, inputs, x, ldx) : find(i0, inputs, x, ldx);
@@ -83,6 +89,8 @@ struct Sorter {
             const index_t v = spline.which(i0 + i);
             for (int n = 0; n < L; ++n) out[i].place[rows + n] = 0;
             for (int n = 0; n < Sorted::AHEAD; ++n) out[i].row[rows + n] = out[i].row[rows - 1];
+            if (derivative) std::memset(out[i].e + ORDER * out[i].ld, 0, out[i].ld * sizeof(real));
+            out[i].count_far = 0;
             if (equal) fill<derivative>(spline.coef, 0, spline.scale[v], 0, rows, out[i]);
             else
                 for (int c = 0; c < G; ++c)
@@ -155,24 +163,29 @@ private:
     // The functions of rows [n0, n1), all in one cell or in equal ones, a vector of rows at a time.
     template <bool derivative>
     void fill(const real* a, real start, real inverse, index_t n0, index_t n1, const Sorted& out, bool shift = false) const {
+        real sums[P][P] = {};  // coefficient of each power
+        for (int j = 0; derivative && j < ORDER; ++j)
+            for (int m = 0; m < ORDER; ++m)
+                sums[j][m] = (j > 0 ? sums[j - 1][m] : 0) - (m + 1) * a[(m + 1) * PL + j] * inverse;
         for (index_t n = n0; n < n1; n += L) {
             vec t = load(out.place + n);
             if (shift) t = (t - start) * inverse;
             for (int j = 0; j < P; ++j) {
-                vec w = vec{} + a[ORDER * PL + j], d = {};
-                for (int m = ORDER - 1; m >= 0; --m) {
-                    if (derivative) d = d * t + w;
-                    w = w * t + a[m * PL + j];
-                }
+                vec w = vec{} + a[ORDER * PL + j];
+                for (int m = ORDER - 1; m >= 0; --m) w = w * t + a[m * PL + j];
                 store(out.w + j * out.ld + n, w);
-                if (derivative) store(out.d + j * out.ld + n, d * inverse);
+            }
+            for (int j = 0; derivative && j < ORDER; ++j) {
+                vec e = vec{} + sums[j][P - 2];
+                for (int m = P - 3; m >= 0; --m) e = e * t + sums[j][m];
+                store(out.e + j * out.ld + n, e);
             }
         }
     }
 
     // What differs for rows outside the grid; they are in cells at the ends.
     template <bool derivative>
-    void outside(index_t v, const real* x, index_t ldx, const Sorted& out) const {
+    void outside(index_t v, const real* x, index_t ldx, Sorted& out) const {
         const bool linear = spline.extrapolation == LINEAR, zero = spline.extrapolation == ZERO;
         const real* t0 = spline.grid(v);
         const int last = spline.first[v * (spline.G + 1) + spline.G];
@@ -193,10 +206,15 @@ private:
                 else if (!zero) d[j] = 0;
             }
             if (zero && q == q) spline.decay(v, q, c, w, d);
+            real sum = 0;
             for (int j = 0; j < P; ++j) {
                 out.w[j * out.ld + to] = w[j];
-                if (derivative) out.d[j * out.ld + to] = d[j];
+                sum -= d[j];
+                if (derivative && (j < ORDER || zero)) out.e[j * out.ld + to] = sum;
             }
+            if (!derivative || !zero || sum == 0) continue;
+            out.far[2 * out.count_far] = (int32_t)to;
+            out.far[2 * out.count_far++ + 1] = c;
         }
     }
 };

@@ -42,6 +42,11 @@ struct Window {
     }
 };
 
+static inline void put_sum(real* to, vec sum, bool add) {
+    const fvec folded = Fold<L, FL>::run(sum);
+    *(fvec*)to = add ? *(fvec*)to + folded : folded;
+}
+
 // y[row] += sum_j w_j W_j
 template <int NV>
 static void forward_sweep(const Sorted& s, int G, const real* w, index_t ldw, index_t columns, index_t next,
@@ -70,30 +75,46 @@ static void forward_sweep(const Sorted& s, int G, const real* w, index_t ldw, in
 template <int NV>
 static void input_sweep(const Sorted& s, int G, const real* w, index_t ldw, index_t columns, index_t next,
                         const real* gy, index_t ldy, real* part, bool add) {
-    Window<NV> window;
+    vec steps[P][NV], latest[NV] = {};  // W_j+1 - W_j and the last W_j+1 of the cell
     const int32_t *start = s.start, *row = s.row;
-    const real* t = s.d;
+    const real* e = s.e;
+    auto step = [&](vec* to, index_t k) {
+        vec before[NV];
+        for (int v = 0; v < NV; ++v) before[v] = latest[v];
+        Window<NV>::row(latest, w + k * ldw, columns);
+        for (int v = 0; v < NV; ++v) to[v] = latest[v] - before[v];
+    };
     for (int c = 0, last = -2; c < G; ++c) {
-        const index_t n0 = start[c], n1 = start[c + 1];
-        if (n0 == n1) continue;
-        window.move(last, c, w, ldw, columns);
+        if (start[c] == start[c + 1]) continue;
+        int j = ORDER - 1;
+        if (c == last + 1) {
+            for (int i = 0; i + 1 < ORDER; ++i)
+                for (int v = 0; v < NV; ++v) steps[i][v] = steps[i + 1][v];
+        } else {
+            Window<NV>::row(latest, w + c * ldw, columns);
+            j = 0;
+        }
+        for (; j < ORDER; ++j) step(steps[j], c + 1 + j);
         last = c;
         for (int v = 0; v < NV; ++v) __builtin_prefetch(w + next + (c + P - 1) * ldw + v * L, 0, 2);
-        for (index_t n = n0; n < n1; ++n) {
+        for (index_t n = start[c]; n < start[c + 1]; ++n) {
             const real* g = gy + row[n] * ldy;
-            // Two short chains instead of one long: latency bounds this loop.
-            vec sum = {}, other = {};
-            for (int v = 0; v < NV; ++v) {
-                vec mixed = t[n] * window.at[0][v];
-                for (int j = 1; j < P; ++j) mixed += t[j * s.ld + n] * window.at[j][v];
+            vec sum = {}, other = {};  // two short chains instead of one long: latency bounds this loop
+            for (int v = 0; v < NV && ORDER > 0; ++v) {
+                vec mixed = e[n] * steps[0][v];
+                for (int j = 1; j < ORDER; ++j) mixed += e[j * s.ld + n] * steps[j][v];
                 vec& to = v % 2 ? other : sum;
                 to += mixed * load(g + v * L);
             }
-            sum += other;
-            fvec* to = (fvec*)(part + n * FL);
-            const fvec folded = Fold<L, FL>::run(sum);
-            *to = add ? *to + folded : folded;
+            put_sum(part + n * FL, sum + other, add);
         }
+    }
+    for (index_t k = 0; k < s.count_far; ++k) {
+        const index_t n = s.far[2 * k];
+        vec sum = {};
+        Window<NV>::row(latest, w + (s.far[2 * k + 1] + ORDER) * ldw, columns);
+        for (int v = 0; v < NV; ++v) sum += latest[v] * load(gy + row[n] * ldy + v * L);
+        put_sum(part + n * FL, -e[ORDER * s.ld + n] * sum, true);
     }
 }
 

@@ -90,9 +90,9 @@ static void input_taps(const Pixels& p, int G, const Taps& taps, const real* w, 
             }
         }
         for (int r = 0; r < R; ++r) {
-            const real* d = p.sorted.d + n + r;
-            vec sum = d[0] * acc[r][0];
-            for (int j = 1; j < P; ++j) sum += d[j * p.sorted.ld] * acc[r][j];
+            const real* e = p.sorted.e + n + r;
+            vec sum = -e[ORDER * p.sorted.ld] * acc[r][ORDER];
+            for (int j = 0; j < ORDER; ++j) sum += e[j * p.sorted.ld] * (acc[r][j + 1] - acc[r][j]);
             const real total = Fold<L, 1>::run(sum)[0];
             slope[n + r] = add ? slope[n + r] + total : total;
             if (!Q) continue;
