@@ -4,6 +4,8 @@
 //     sum_j d_j W_j = sum_j e_j (W_j+1 - W_j),  j < ORDER,  less e_ORDER W_ORDER,
 // and the last, minus the sum of all slopes, is zero but for rows outside the grid of "zero".
 #pragma once
+#include <type_traits>
+
 #include "table.hpp"
 
 static constexpr index_t MOST_INPUTS = 16;  // sorted together: what they write is whole cache lines
@@ -12,7 +14,7 @@ static constexpr index_t MOST_INPUTS = 16;  // sorted together: what they write 
 struct Sorted {
     int32_t* start;  // (G + 1): first sorted row of each cell
     int32_t* row;    // (rows + AHEAD): sample of each sorted row
-    real* place;     // (ld): where it lies, for the sorter
+    real* place;     // (ld): where it lies in its cell, 0 to 1
     real* w;         // (P, ld): the functions
     real* e;         // (P, ld): sums of their slopes
     int32_t* far;    // (2 * rows): sorted row and cell of those whose last sum is not zero
@@ -38,7 +40,7 @@ struct Sorted {
 struct Sorter {
     const Spline& spline;
     index_t rows;
-    real* at;       // (rows, inputs): place of each point
+    real* at;       // (rows, inputs): place of each point in its cell
     int32_t* cell;  // (rows, inputs)
     int32_t* next;  // (lanes, G): next sorted row of each cell
 
@@ -91,32 +93,37 @@ struct Sorter {
             for (int n = 0; n < Sorted::AHEAD; ++n) out[i].row[rows + n] = out[i].row[rows - 1];
             if (derivative) std::memset(out[i].e + ORDER * out[i].ld, 0, out[i].ld * sizeof(real));
             out[i].count_far = 0;
-            if (equal) fill<derivative>(spline.coef, 0, spline.scale[v], 0, rows, out[i]);
+            if (equal) fill<derivative>(spline.coef, spline.scale[v], 0, rows, out[i]);
             else
                 for (int c = 0; c < G; ++c)
-                    fill<derivative>(spline.coef + (v * G + c) * P * PL, spline.grid(v)[c], spline.inverse[v * G + c],
-                                     out[i].start[c], out[i].start[c + 1], out[i], true);
+                    fill<derivative>(spline.coef + (v * G + c) * P * PL, spline.inverse[v * G + c], out[i].start[c],
+                                     out[i].start[c + 1], out[i]);
             if (away) outside<derivative>(v, x + i, ldx, out[i]);
         }
     }
 
 private:
+    // f(entry, row, input) for all points; the number of inputs is a constant where it is the usual one.
+    template <class F>
+    void points(index_t inputs, F f) const {
+        auto all = [&](auto count) {
+            for (index_t n = 0, k = 0; n < rows; ++n)
+                for (index_t i = 0; i < count; ++i, ++k) f(k, n, i);
+        };
+        if (inputs == MOST_INPUTS) all(std::integral_constant<index_t, MOST_INPUTS>());
+        else all(inputs);
+    }
     // f(entry, row, input, lane) for all points; neighbours are in different lanes.
     template <class F>
     void visit(index_t inputs, F f) const {
-        auto all = [&](auto of) {
-            for (index_t n = 0, k = 0; n < rows; ++n)
-                for (index_t i = 0; i < of(inputs); ++i, ++k) f(k, n, i, i);
-        };
-        if (inputs == MOST_INPUTS) return all([](index_t) { return MOST_INPUTS; });
-        if (parts(inputs) == 1) return all([](index_t size) { return size; });
+        if (parts(inputs) == 1) return points(inputs, [&](index_t k, index_t n, index_t i) { f(k, n, i, i); });
         const index_t part = rows / 4;
         for (index_t m = 0; m < part; ++m)
             for (index_t lane = 0; lane < 4; ++lane) f(lane * part + m, lane * part + m, 0, lane);
         for (index_t n = 4 * part; n < rows; ++n) f(n, n, 0, 3);
     }
 
-    // Cells of equal width, and places in the cell in units of it; whether a point is outside.
+    // Equal cells, and places; whether a point is outside.
     bool find_equal(index_t i0, index_t inputs, const real* x, index_t ldx) const {
         const real most = (real)spline.G;
         const int last = spline.G - 1;
@@ -125,13 +132,7 @@ private:
             const index_t v = spline.which(i0 + i);
             low[i] = spline.grid(v)[0], scales[i] = spline.scale[v];
         }
-        auto scale = [&](auto of) {
-            for (index_t n = 0; n < rows; ++n)
-                for (index_t i = 0; i < of(inputs); ++i)
-                    at[n * of(inputs) + i] = (x[n * ldx + i] - low[i]) * scales[i];
-        };
-        if (inputs == MOST_INPUTS) scale([](index_t) { return MOST_INPUTS; });
-        else scale([](index_t size) { return size; });
+        points(inputs, [&](index_t k, index_t n, index_t i) { at[k] = (x[n * ldx + i] - low[i]) * scales[i]; });
         int away = 0;
         for (index_t k = 0; k < rows * inputs; ++k) {
             real t = at[k] > 0 ? at[k] : 0;  // NaN goes to the left end
@@ -147,29 +148,29 @@ private:
     // Cells of any width, and places.
     bool find(index_t i0, index_t inputs, const real* x, index_t ldx) const {
         bool away = false;
-        for (index_t n = 0, k = 0; n < rows; ++n)
-            for (index_t i = 0; i < inputs; ++i, ++k) {
-                const index_t v = spline.which(i0 + i);
-                const real q = x[n * ldx + i], inside = spline.clamp(v, q);
-                cell[k] = spline.find(v, inside);
-                at[k] = inside;
-                if (!spline.is_outside(v, q)) continue;
+        points(inputs, [&](index_t k, index_t n, index_t i) {
+            const index_t v = spline.which(i0 + i);
+            const real q = x[n * ldx + i], inside = spline.clamp(v, q);
+            int c = spline.find(v, inside);
+            if (spline.is_outside(v, q)) {
                 away = true;
-                if (spline.extrapolation == ZERO) cell[k] = q > spline.grid(v)[0] ? spline.G - 1 : 0;
+                if (spline.extrapolation == ZERO) c = q > spline.grid(v)[0] ? spline.G - 1 : 0;
             }
+            cell[k] = c;
+            at[k] = (inside - spline.grid(v)[c]) * spline.inverse[v * spline.G + c];
+        });
         return away;
     }
 
     // The functions of rows [n0, n1), all in one cell or in equal ones, a vector of rows at a time.
     template <bool derivative>
-    void fill(const real* a, real start, real inverse, index_t n0, index_t n1, const Sorted& out, bool shift = false) const {
+    void fill(const real* a, real inverse, index_t n0, index_t n1, const Sorted& out) const {
         real sums[P][P] = {};  // coefficient of each power
         for (int j = 0; derivative && j < ORDER; ++j)
             for (int m = 0; m < ORDER; ++m)
                 sums[j][m] = (j > 0 ? sums[j - 1][m] : 0) - (m + 1) * a[(m + 1) * PL + j] * inverse;
         for (index_t n = n0; n < n1; n += L) {
-            vec t = load(out.place + n);
-            if (shift) t = (t - start) * inverse;
+            const vec t = load(out.place + n);
             for (int j = 0; j < P; ++j) {
                 vec w = vec{} + a[ORDER * PL + j];
                 for (int m = ORDER - 1; m >= 0; --m) w = w * t + a[m * PL + j];
@@ -194,15 +195,15 @@ private:
             if (c > 0 && c < last && t0[c] > t0[0]) break;
             const real q = x[out.row[to] * ldx];
             if (!spline.is_outside(v, q)) continue;
-            const real *a = spline.coef + (v * spline.G + c) * P * PL, inside = spline.clamp(v, q);
-            const real inverse = spline.inverse[v * spline.G + c], t = (inside - t0[c]) * inverse;
+            const real *a = spline.coef + (v * spline.G + c) * P * PL, t = out.place[to];
+            const real inverse = spline.inverse[v * spline.G + c];
             real w[PL], d[PL];
             for (int j = 0; j < P; ++j) {
                 w[j] = a[ORDER * PL + j], d[j] = 0;
                 for (int m = ORDER - 1; m >= 0; --m) d[j] = d[j] * t + w[j], w[j] = w[j] * t + a[m * PL + j];
                 d[j] *= inverse;
                 if (q != q) w[j] = d[j] = w[j] + q;
-                else if (linear) w[j] += d[j] * (q - inside);
+                else if (linear) w[j] += d[j] * (q - spline.clamp(v, q));
                 else if (!zero) d[j] = 0;
             }
             if (zero && q == q) spline.decay(v, q, c, w, d);

@@ -22,8 +22,7 @@ typedef REAL real;
 typedef int64_t index_t;
 
 static constexpr int L = VECTOR_BYTES / sizeof(real);  // lanes of a vector
-
-static constexpr index_t Y_BYTES = 384 * 1024;      // block of y that stays in the L2 cache
+static constexpr index_t Y_BYTES = 384 * 1024;         // block of y that stays in the L2 cache
 
 template <int lanes>
 struct Vector {
@@ -71,7 +70,7 @@ struct Width {
 };
 
 // Copy rows of `columns` numbers to rows of ldt, the rest zero.
-static void copy_rows(const real* from, index_t ldf, real* to, index_t ldt, index_t rows, index_t columns) {
+static inline void copy_rows(const real* from, index_t ldf, real* to, index_t ldt, index_t rows, index_t columns) {
     for (index_t n = 0; n < rows; ++n) {
         std::memcpy(to + n * ldt, from + n * ldf, columns * sizeof(real));
         for (index_t o = columns; o < ldt; ++o) to[n * ldt + o] = 0;
