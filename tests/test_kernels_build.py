@@ -99,7 +99,7 @@ def test_forked_child_does_not_hang() -> None:
     def work() -> None:
         y = torch.zeros(400, 40)
         sizes = compiled._sizes(x, weight, knots, 3, "zero")
-        runtime.call("kanzoo_linear_forward", 3, [x, weight, knots, y], sizes)
+        runtime.call("kanzoo_linear_forward", 3, [x, weight, None, knots, y, None], sizes)
         send.send((runtime.thread_count(10**9), y.numpy().tobytes()))
 
     child = context.Process(target=work)

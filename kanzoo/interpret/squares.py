@@ -82,44 +82,23 @@ class _Pass:
         self.order, self.mode = own.basis.spline_order, own.basis.extrapolation
         self.y = x.new_empty(len(x), layer.out_features)
         self.grad_y = torch.empty_like(self.y)
-        self.bias = x.new_zeros(layer.out_features) if layer.bias is None else layer.bias.detach()
-        self.branch = torch.empty_like(x) if self.residual == "silu" else self.x
-        self.through = torch.empty_like(x)
+        bias = None if layer.bias is None else layer.bias.detach()
         layer.weight.grad = torch.zeros_like(layer.weight)
         self.grad_weight = layer.weight.grad
-        self.run_forward = self._bound("forward", (self.x, self.weight, self.knots, self.y))
-        self.grad_x: Tensor | None = None
+        tensors = (self.x, self.weight, bias, self.knots, self.y, None)
+        self.forward = self._bound("forward", tensors)
 
     def bind_backward(self, grad_x: Tensor | None) -> None:
-        self.grad_x = grad_x
-        tensors = (self.grad_y, self.x, self.weight, self.knots, grad_x, self.grad_weight)
+        tensors = (self.grad_y, self.x, self.weight, self.knots, grad_x, self.grad_weight, None)
         self.run_backward = self._bound("backward", tensors)
 
     def _bound(self, name: str, tensors: tuple[Tensor | None, ...]) -> Callable[[], Any]:
         shapes = (self.x.shape, self.weight.shape, self.knots.shape)
-        sizes = direct.sizes_of(*shapes, self.order, self.mode, torch.get_num_threads())
+        threads = torch.get_num_threads()
+        sizes = direct.sizes_of(*shapes, self.order, self.mode, self.residual, threads)
         return direct.bound(f"kanzoo_linear_{name}", self.order, tensors, sizes)
-
-    def forward(self) -> None:
-        if self.residual is None:
-            self.y.copy_(self.bias)
-        else:
-            if self.residual == "silu":
-                torch.ops.aten.silu.out(self.x, out=self.branch)
-            torch.addmm(self.bias, self.branch, self.weight[:, -1], out=self.y)
-        self.run_forward()
 
     def backward(self) -> None:
         self.run_backward()
         if self.layer.bias is not None:
             self.layer.bias.grad = self.grad_y.sum(0)
-        if self.residual is None:
-            return
-        torch.mm(self.branch.t(), self.grad_y, out=self.grad_weight[:, -1])
-        if self.grad_x is not None:
-            torch.mm(self.grad_y, self.weight[:, -1].t(), out=self.through)
-            if self.residual == "silu":
-                torch.ops.aten.silu_backward.grad_input(
-                    self.through, self.x, grad_input=self.through
-                )
-            self.grad_x.add_(self.through)

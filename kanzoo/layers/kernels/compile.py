@@ -185,12 +185,16 @@ def _outcome(library: str, order: int | None, real: str) -> ctypes.CDLL | str:
     for name, pointers in LIBRARIES[library].items():
         function = getattr(loaded, name)
         function.argtypes = [pointer] * pointers + [sizes]
-        function.restype = ctypes.c_int
+        function.restype = ctypes.c_int64
     return loaded
 
 
 LIBRARIES = {  # the C functions of each, with their numbers of tensors; built one by one
-    "linear": {"kanzoo_linear_forward": 4, "kanzoo_linear_backward": 6},
+    "linear": {
+        "kanzoo_linear_forward": 6,
+        "kanzoo_linear_backward": 7,
+        "kanzoo_linear_order": 0,
+    },
     "conv": {"kanzoo_conv_forward": 5, "kanzoo_conv_backward": 8},
     "functions": {
         "kanzoo_functions": 7,

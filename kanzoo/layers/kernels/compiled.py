@@ -22,7 +22,7 @@ def _sizes(x: Tensor, weight: Tensor, knots: Tensor, order: int, extrapolation: 
     outputs = weight.shape[2]
     threads = thread_count(rows * inputs * (math.ceil(outputs / 16) + 4))
     mode = EXTRAPOLATIONS.index(extrapolation)
-    return [rows, inputs, outputs, cells, weight.shape[1], knots.shape[0], mode, threads]
+    return [rows, inputs, outputs, cells, weight.shape[1], knots.shape[0], mode, threads, 0]
 
 
 def check_spline(
@@ -81,14 +81,12 @@ def _forward(
     extrapolation: str,
 ) -> Tensor:
     x, weight, knots = x.contiguous(), weight.contiguous(), knots.contiguous()
-    if residual is None:
-        y = x.new_zeros(x.shape[0], weight.shape[2])
-    else:
-        y = torch.mm(residual, weight[:, -1])
-    if y.numel() and x.numel():
-        sizes = _sizes(x, weight, knots, order, extrapolation)
-        call("kanzoo_linear_forward", order, [x, weight, knots, y], sizes)
-    return y
+    y = x.new_empty(x.shape[0], weight.shape[2])
+    if y.numel() == 0 or x.numel() == 0:
+        return y.zero_()
+    sizes = _sizes(x, weight, knots, order, extrapolation)
+    call("kanzoo_linear_forward", order, [x, weight, None, knots, y, None], sizes)
+    return y if residual is None else y.addmm_(residual, weight[:, -1])
 
 
 @torch.library.impl("kanzoo::spline_linear_backward", "cpu")
@@ -115,7 +113,7 @@ def _backward(
     if not empty and (need_x or need_weight):
         wanted = [grad_x if need_x else None, grad_weight if need_weight else None]
         sizes = _sizes(x, weight, knots, order, extrapolation)
-        call("kanzoo_linear_backward", order, [grad, x, weight, knots, *wanted], sizes)
+        call("kanzoo_linear_backward", order, [grad, x, weight, knots, *wanted, None], sizes)
     if residual is not None and need_weight and not empty:
         torch.mm(residual.t(), grad, out=grad_weight[:, -1])
     return grad_x, grad_weight, grad_residual

@@ -9,7 +9,7 @@ static Conv conv_of(const index_t* n) {
             n[10], n[11], n[17], n[18], (int)n[13], (int)n[16]};
 }
 
-extern "C" int kanzoo_conv_forward(const real* x, const real* w, const real* residual, const real* knots, real* y,
+extern "C" index_t kanzoo_conv_forward(const real* x, const real* w, const real* residual, const real* knots, real* y,
                                    const index_t* n) {
     const Prepared p(knots, n[14], (int)n[12], (int)n[15], (int)n[16]);
     const auto run = residual ? conv_forward<1> : conv_forward<0>;
@@ -17,7 +17,7 @@ extern "C" int kanzoo_conv_forward(const real* x, const real* w, const real* res
 }
 
 // gx, gw or gr may be null, gr only together with gx.
-extern "C" int kanzoo_conv_backward(const real* gy, const real* x, const real* w, const real* residual,
+extern "C" index_t kanzoo_conv_backward(const real* gy, const real* x, const real* w, const real* residual,
                                     const real* knots, real* gx, real* gw, real* gr, const index_t* n) {
     const Prepared p(knots, n[14], (int)n[12], (int)n[15], (int)n[16]);
     const auto run = residual ? conv_backward<1> : conv_backward<0>;

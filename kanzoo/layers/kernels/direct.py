@@ -1,7 +1,7 @@
-"""Small B-spline layers as one node of autograd, past PyTorch's dispatcher.
+"""B-spline layers as one node of autograd, past PyTorch's dispatcher.
 
-Of a small layer most of the time goes into finding the operators, not into computing them. Residual
-branch and bias are part of the node.
+Residual branch and bias are part of the node: of a small layer most of the time goes into finding
+the operators, of a large one with few outputs much of it into passes over the inputs.
 """
 
 import ctypes
@@ -10,6 +10,7 @@ from functools import lru_cache
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from .compile import load
@@ -17,15 +18,16 @@ from .compiled import is_transformed, spline_linear
 from .dense import EXTRAPOLATIONS
 from .runtime import REALS, thread_count
 
-MOST_INPUTS = 2**16  # numbers of a batch; from there on dispatching does not matter
-RESIDUALS = (None, "identity", "silu")
+RESIDUALS = (None, "identity", "silu")  # as the kernels number them
+FEW_OUTPUTS = 256  # up to here sorting takes so long that the backward is told the order
+MANY_INPUTS = 2**14  # numbers of a batch, from here on
 _PLAIN = (Tensor, torch.nn.Parameter)
 
 
 def is_direct(x: Tensor, weight: Tensor, bias: Tensor | None, residual: str | None) -> bool:
     """Whether `direct_linear` can compute a layer: nothing but autograd must see what it does."""
     return (
-        0 < x.numel() <= MOST_INPUTS
+        0 < x.numel()
         and type(x) in _PLAIN
         and type(weight) in _PLAIN
         and (bias is None or type(bias) in _PLAIN)
@@ -63,28 +65,23 @@ class _Direct(torch.autograd.Function):
         residual, knots, order, extrapolation = options
         rows = x.reshape(-1, x.shape[-1]).contiguous()
         weight, knots = weight.contiguous(), knots.contiguous()
-        branch = None if residual is None else _branch(residual, rows)
-        if branch is None:
-            y = x.new_zeros(len(rows), weight.shape[2])
-            if bias is not None:
-                y += bias
-        elif bias is None:
-            y = torch.mm(branch, weight[:, -1])
-        else:
-            y = torch.addmm(bias, branch, weight[:, -1])
+        start = None if bias is None else bias.contiguous()
+        y = x.new_empty(len(rows), weight.shape[2])
         shapes = (rows.shape, weight.shape, knots.shape)
-        sizes = sizes_of(*shapes, order, extrapolation, torch.get_num_threads())
-        bound("kanzoo_linear_forward", order, (rows, weight, knots, y), sizes)()
-        ctx.save_for_backward(x, weight, bias, knots)
+        ctx.sizes = sizes_of(*shapes, order, extrapolation, residual, torch.get_num_threads())
+        kept = None
+        if any(ctx.needs_input_grad[:2]):
+            kept = _order_buffer(rows, weight.shape[2], order, ctx.sizes)
+        tensors = (rows, weight, start, knots, y, kept)
+        bound("kanzoo_linear_forward", order, tensors, ctx.sizes)()
+        ctx.save_for_backward(x, weight, bias, knots, kept)
         ctx.options = residual, order, extrapolation
-        ctx.branch = branch
-        ctx.sizes = sizes
         return y.view(*x.shape[:-1], weight.shape[2])
 
     @staticmethod
     def backward(ctx: Any, grad: Any) -> Any:
-        x, weight, _, knots = ctx.saved_tensors
-        residual, order, _ = ctx.options
+        x, weight, _, knots, kept = ctx.saved_tensors
+        _, order, _ = ctx.options
         need_x, need_weight, need_bias = ctx.needs_input_grad[:3]
         if torch.is_grad_enabled():  # gradients of these gradients may follow
             return *_differentiable(ctx, grad), None, None, None, None
@@ -92,30 +89,27 @@ class _Direct(torch.autograd.Function):
         grad = grad.reshape(len(rows), -1).contiguous()
         grad_x = torch.empty_like(rows) if need_x else None
         grad_weight = torch.empty_like(weight) if need_weight else None
-        tensors = (grad, rows, weight, knots, grad_x, grad_weight)
+        tensors = (grad, rows, weight, knots, grad_x, grad_weight, kept)
         bound("kanzoo_linear_backward", order, tensors, ctx.sizes)()
-        if residual is not None:
-            if grad_weight is not None:
-                torch.mm(ctx.branch.t(), grad, out=grad_weight[:, -1])
-            if grad_x is not None:
-                through = torch.mm(grad, weight[:, -1].t())
-                if residual == "silu":
-                    through = torch.ops.aten.silu_backward(through, rows)
-                grad_x += through
         grad_bias = grad.sum(0) if need_bias else None
         grad_x = None if grad_x is None else grad_x.view(x.shape)
         return grad_x, grad_weight, grad_bias, None, None, None, None
 
 
-def _branch(residual: str, x: Tensor) -> Tensor:
-    return torch.nn.functional.silu(x) if residual == "silu" else x
+def _order_buffer(x: Tensor, outputs: int, order: int, sizes: Any) -> Tensor | None:
+    """Memory in which the forward tells the backward how rows are sorted, if that is worth it."""
+    few_cells = sizes[3] * 16 <= len(x)  # else what is kept would grow with the grid
+    if outputs > FEW_OUTPUTS or x.numel() < MANY_INPUTS or not few_cells:
+        return None
+    count = load("kanzoo_linear_order", order, REALS[x.dtype])(sizes)
+    return torch.empty(count, dtype=torch.int16)
 
 
 def _differentiable(ctx: Any, grad: Tensor) -> list[Tensor | None]:
     """The gradients of x, weight and bias by operators that have derivatives of their own."""
-    x, weight, bias, knots = ctx.saved_tensors
+    x, weight, bias, knots, _ = ctx.saved_tensors
     residual, order, extrapolation = ctx.options
-    branch = None if residual is None else _branch(residual, x)
+    branch = x if residual == "identity" else F.silu(x) if residual == "silu" else None
     knots = knots if knots.dim() == 2 else knots.unsqueeze(0)
     y = spline_linear(x, weight, branch, knots, order, extrapolation)
     y = y if bias is None else y + bias
@@ -132,6 +126,7 @@ def sizes_of(
     knots: torch.Size,
     order: int,
     extrapolation: str,
+    residual: str | None,
     threads: int,
 ) -> Any:
     """What the kernels of a layer take as their last argument; `threads` are at its disposal."""
@@ -141,7 +136,8 @@ def sizes_of(
     vectors = knots[0] if len(knots) == 2 else 1
     used = min(threads, thread_count(rows * inputs * (-(-outputs // 16) + 4)))
     mode = EXTRAPOLATIONS.index(extrapolation)
-    numbers = [rows, inputs, outputs, cells, weight[1], vectors, mode, used]
+    branch = RESIDUALS.index(residual)
+    numbers = [rows, inputs, outputs, cells, weight[1], vectors, mode, used, branch]
     return (ctypes.c_int64 * len(numbers))(*numbers)
 
 

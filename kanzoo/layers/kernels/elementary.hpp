@@ -4,11 +4,7 @@
 // double: the C library, lane by lane. NaN stays NaN.
 #pragma once
 #include <cmath>
-#include <type_traits>
 #include "vector.hpp"
-
-typedef std::conditional<sizeof(real) == 4, int32_t, int64_t>::type word;
-typedef word wvec __attribute__((vector_size(L * sizeof(real))));
 
 static constexpr bool SINGLE = sizeof(real) == 4;
 static constexpr real FAR = SINGLE ? 2e4 : 0;  // largest argument whose sine the polynomials give

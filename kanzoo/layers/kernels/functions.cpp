@@ -4,7 +4,7 @@
 
 // sizes: rows, channels, ldx, plane, row, K, family, squash, activation, table per channel, threads.
 // See `apply`.
-extern "C" int kanzoo_functions(const real* x, const real* table, const real* constants, real* out, const real* back,
+extern "C" index_t kanzoo_functions(const real* x, const real* table, const real* constants, real* out, const real* back,
                                 real* gx, real* gp, const index_t* n) {
     const Functions f = {n[0],  n[1],  n[2],  n[3], n[4], n[5], (int)n[7], (int)n[8], n[9] != 0,
                          table, constants, (int)n[10]};
@@ -19,13 +19,13 @@ static Rational rational_of(const real* a, const real* b, const int64_t* group_o
     return {n[0], n[1], n[2], n[3], group_of, a, b, (int)n[4]};
 }
 
-extern "C" int kanzoo_rational_forward(const real* x, const real* a, const real* b, const int64_t* group_of, real* y,
+extern "C" index_t kanzoo_rational_forward(const real* x, const real* a, const real* b, const int64_t* group_of, real* y,
                                        const index_t* n) {
     return rational_forward(rational_of(a, b, group_of, n), x, y);
 }
 
 // Writes the gradients of x (unless null) and of both kinds of coefficients.
-extern "C" int kanzoo_rational_backward(const real* gy, const real* x, const real* a, const real* b,
+extern "C" index_t kanzoo_rational_backward(const real* gy, const real* x, const real* a, const real* b,
                                         const int64_t* group_of, real* gx, real* ga, real* gb, const index_t* n) {
     return rational_backward(rational_of(a, b, group_of, n), gy, x, gx, ga, gb);
 }

@@ -1,17 +1,32 @@
 // The C interface of the B-spline layer. Every function returns 0, or 1 when memory is short.
 #include "linear.hpp"
 
-// sizes: N, I, O, G, T, knot vectors, extrapolation, threads. Adds to y.
-extern "C" int kanzoo_linear_forward(const real* x, const real* w, const real* knots, real* y, const index_t* sizes) {
-    const Shape s = {sizes[0], sizes[1], sizes[2], (int)sizes[4], (int)sizes[7]};
-    const Prepared p(knots, sizes[5], (int)sizes[3], (int)sizes[6], s.threads);
-    return p.memory.p ? linear_forward(p.spline, s, x, w, y) : 1;
+// sizes: N, I, O, G, T, knot vectors, extrapolation, threads, branch.
+static Shape shape_of(const index_t* sizes) {
+    return {sizes[0], sizes[1], sizes[2], (int)sizes[4], (int)sizes[7], (int)sizes[8]};
 }
 
-// Writes gx and the spline rows of gw, each unless null.
-extern "C" int kanzoo_linear_backward(const real* gy, const real* x, const real* w, const real* knots, real* gx,
-                                      real* gw, const index_t* sizes) {
-    const Shape s = {sizes[0], sizes[1], sizes[2], (int)sizes[4], (int)sizes[7]};
+// Numbers that `Order` keeps.
+extern "C" index_t kanzoo_linear_order(const index_t* sizes) {
+    const Shape s = shape_of(sizes);
+    return s.N * s.I + ceil_div(s.N, s.rows()) * s.I * Sorted::order_size(0, (int)sizes[3]);
+}
+
+// Writes y. `bias` may be null, and `order`, memory for those numbers; the weight row of a branch is the
+// last one.
+extern "C" index_t kanzoo_linear_forward(const real* x, const real* w, const real* bias, const real* knots, real* y,
+                                     row_t* order, const index_t* sizes) {
+    const Shape s = shape_of(sizes);
     const Prepared p(knots, sizes[5], (int)sizes[3], (int)sizes[6], s.threads);
-    return p.memory.p ? linear_backward(p.spline, s, gy, x, w, gx, gw) : 1;
+    if (!p.memory.p) return 1;
+    return (s.branch == NONE ? linear_forward<0> : linear_forward<1>)(p.spline, s, x, w, bias, y, order);
+}
+
+// Writes gx and gw, each unless null; of gw the rows of splines and of a branch.
+extern "C" index_t kanzoo_linear_backward(const real* gy, const real* x, const real* w, const real* knots, real* gx,
+                                      real* gw, row_t* order, const index_t* sizes) {
+    const Shape s = shape_of(sizes);
+    const Prepared p(knots, sizes[5], (int)sizes[3], (int)sizes[6], s.threads);
+    if (!p.memory.p) return 1;
+    return (s.branch == NONE ? linear_backward<0> : linear_backward<1>)(p.spline, s, gy, x, w, gx, gw, order);
 }

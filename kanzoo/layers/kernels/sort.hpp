@@ -4,35 +4,39 @@
 //     sum_j d_j W_j = sum_j e_j (W_j+1 - W_j),  j < ORDER,  less e_ORDER W_ORDER,
 // and the last, minus the sum of all slopes, is zero but for rows outside the grid of "zero".
 #pragma once
-#include <type_traits>
-
+#include "elementary.hpp"
 #include "table.hpp"
 
 static constexpr index_t MOST_INPUTS = 16;  // sorted together: what they write is whole cache lines
 
-// The rows of one input.
+enum Branch { NONE = 0, IDENTITY = 1, SILU = 2 };  // the function of the last weight row
+
+// The rows of one input. row_t, a type of whole numbers, is the including file's.
 struct Sorted {
-    int32_t* start;  // (G + 1): first sorted row of each cell
-    int32_t* row;    // (rows + AHEAD): sample of each sorted row
-    real* place;     // (ld): where it lies in its cell, 0 to 1
-    real* w;         // (P, ld): the functions
-    real* e;         // (P, ld): sums of their slopes
-    int32_t* far;    // (2 * rows): sorted row and cell of those whose last sum is not zero
+    row_t* start;  // (G + 1): first sorted row of each cell
+    row_t* row;    // (rows + AHEAD): sample of each sorted row
+    real* x;       // (ld): its input
+    real* w;       // (P + 1, ld): the functions, that of the branch last
+    real* e;       // (P + 1, ld): sums of their slopes; slope of the branch
+    int32_t* far;  // (2 * rows): sorted row and cell of those whose last sum is not zero
     index_t ld, count_far;
     static constexpr int AHEAD = 4;
 
     static index_t lead(index_t rows) { return ceil_div(rows, L) * L + L; }  // vectors may overrun
+    static index_t order_size(index_t rows, int G) { return G + 1 + rows + AHEAD; }
     static size_t bytes(index_t rows, int G) {
-        return round_up(sizeof(real) * lead(rows) * (2 * P + 1) + sizeof(int32_t) * (3 * rows + AHEAD + G + 1));
+        return round_up(sizeof(real) * lead(rows) * (2 * P + 3) + sizeof(int32_t) * 2 * rows +
+                        sizeof(row_t) * order_size(rows, G));
     }
-    void lay(void* p, index_t rows) {
+    // `order`: where to keep starts and rows, or null for the same memory.
+    void lay(void* p, index_t rows, int G, row_t* order = nullptr) {
         ld = lead(rows);
-        place = (real*)p;
-        w = place + ld;
-        e = w + ld * P;
-        row = (int32_t*)(e + ld * P);
-        far = row + rows + AHEAD;
-        start = far + 2 * rows;
+        x = (real*)p;
+        w = x + ld;
+        e = w + ld * (P + 1);
+        far = (int32_t*)(e + ld * (P + 1));
+        start = order ? order : (row_t*)(far + 2 * rows);
+        row = start + G + 1;
     }
 };
 
@@ -40,7 +44,7 @@ struct Sorted {
 struct Sorter {
     const Spline& spline;
     index_t rows;
-    real* at;       // (rows, inputs): place of each point in its cell
+    int branch;
     int32_t* cell;  // (rows, inputs)
     int32_t* next;  // (lanes, G): next sorted row of each cell
 
@@ -49,56 +53,36 @@ struct Sorter {
     static index_t parts(index_t inputs) { return inputs == 1 ? 4 : 1; }
 
     static size_t bytes(index_t rows, index_t inputs, int G) {
-        return round_up(rows * inputs * (sizeof(real) + sizeof(int32_t)) + max_of(inputs, 4) * G * sizeof(int32_t));
+        return round_up((rows * inputs + max_of(inputs, 4) * G) * sizeof(int32_t));
     }
-    Sorter(const Spline& spline, index_t rows, index_t inputs, void* p) : spline(spline), rows(rows) {
-        at = (real*)p;
-        cell = (int32_t*)(at + rows * inputs);
-        next = cell + rows * inputs;
-    }
+    Sorter(const Spline& spline, index_t rows, index_t inputs, void* p, int branch = NONE)
+        : spline(spline), rows(rows), branch(branch), cell((int32_t*)p), next(cell + rows * inputs) {}
 
-    // Sort rows x[n * ldx + i] of inputs i0 + i; `out` are `each` bytes apart and laid for `rows`.
+    // Sort rows x[n * ldx + i] of inputs i0 + i; `out` are laid for `rows`, one after the other. Their
+    // order may be `known`.
     template <bool derivative>
-    void sort(index_t i0, index_t inputs, const real* x, index_t ldx, Sorted* out, size_t each) const {
+    void sort(index_t i0, index_t inputs, const real* x, index_t ldx, Sorted* out, bool known = false) const {
         bool equal = true;
         for (index_t i = i0; i < i0 + inputs; ++i) equal = equal && spline.equal[spline.which(i)];
-        const bool away = equal ? find_equal(i0, inputs, x, ldx) : find(i0, inputs, x, ldx);
-        const int G = spline.G;
-        std::memset(next, 0, inputs * parts(inputs) * G * sizeof(int32_t));
-        visit(inputs, [&](index_t k, index_t, index_t, index_t lane) { ++next[lane * G + cell[k]]; });
-        for (index_t i = 0; i < inputs; ++i) {
-            int32_t sum = 0;
-            for (int c = 0; c < G; ++c) {
-                out[i].start[c] = sum;
-                for (index_t part = 0; part < parts(inputs); ++part) {
-                    int32_t& count = next[(i * parts(inputs) + part) * G + c];
-                    const int32_t rows_here = count;
-                    count = sum;
-                    sum += rows_here;
-                }
-            }
-            out[i].start[G] = sum;
+        if (!known) {
+            equal ? find_equal(i0, inputs, x, ldx) : find(i0, inputs, x, ldx);
+            arrange(inputs, x, ldx, out);
         }
-        int32_t* row = out[0].row;
-        real* place = out[0].place;
-        const index_t row_step = each / sizeof(int32_t), place_step = each / sizeof(real);
-        visit(inputs, [&](index_t k, index_t n, index_t i, index_t lane) {
-            const int32_t to = next[lane * G + cell[k]]++;
-            row[i * row_step + to] = (int32_t)n;
-            place[i * place_step + to] = at[k];
-        });
+        for (index_t i = 0; known && i < inputs; ++i)
+            for (index_t n = 0; n < rows; ++n) out[i].x[n] = x[out[i].row[n] * ldx + i];
         for (index_t i = 0; i < inputs; ++i) {
+            Sorted& o = out[i];
             const index_t v = spline.which(i0 + i);
-            for (int n = 0; n < L; ++n) out[i].place[rows + n] = 0;
-            for (int n = 0; n < Sorted::AHEAD; ++n) out[i].row[rows + n] = out[i].row[rows - 1];
-            if (derivative) std::memset(out[i].e + ORDER * out[i].ld, 0, out[i].ld * sizeof(real));
-            out[i].count_far = 0;
-            if (equal) fill<derivative>(spline.coef, spline.scale[v], 0, rows, out[i]);
+            for (int n = 0; n < L; ++n) o.x[rows + n] = spline.grid(v)[0];
+            for (int n = 0; n < Sorted::AHEAD; ++n) o.row[rows + n] = o.row[rows - 1];
+            if (derivative) std::memset(o.e + ORDER * o.ld, 0, o.ld * sizeof(real));
+            o.count_far = 0;
+            bool away = false;
+            if (equal) away = fill<derivative, true>(v, 0, 0, rows, o);
             else
-                for (int c = 0; c < G; ++c)
-                    fill<derivative>(spline.coef + (v * G + c) * P * PL, spline.inverse[v * G + c], out[i].start[c],
-                                     out[i].start[c + 1], out[i]);
-            if (away) outside<derivative>(v, x + i, ldx, out[i]);
+                for (int c = 0; c < spline.G; ++c) away |= fill<derivative, false>(v, c, o.start[c], o.start[c + 1], o);
+            if (away) outside<derivative>(v, o);
+            if (branch != NONE) fill_branch<derivative>(o);
         }
     }
 
@@ -123,54 +107,86 @@ private:
         for (index_t n = 4 * part; n < rows; ++n) f(n, n, 0, 3);
     }
 
-    // Equal cells, and places; whether a point is outside.
-    bool find_equal(index_t i0, index_t inputs, const real* x, index_t ldx) const {
+    // Equal cells.
+    void find_equal(index_t i0, index_t inputs, const real* x, index_t ldx) const {
         const real most = (real)spline.G;
         const int last = spline.G - 1;
-        real low[MOST_INPUTS], scales[MOST_INPUTS];
+        real low[MOST_INPUTS], scale[MOST_INPUTS];
         for (index_t i = 0; i < inputs; ++i) {
             const index_t v = spline.which(i0 + i);
-            low[i] = spline.grid(v)[0], scales[i] = spline.scale[v];
+            low[i] = spline.grid(v)[0], scale[i] = spline.scale[v];
         }
-        points(inputs, [&](index_t k, index_t n, index_t i) { at[k] = (x[n * ldx + i] - low[i]) * scales[i]; });
-        int away = 0;
-        for (index_t k = 0; k < rows * inputs; ++k) {
-            real t = at[k] > 0 ? at[k] : 0;  // NaN goes to the left end
+        points(inputs, [&](index_t k, index_t n, index_t i) {
+            const real at = (x[n * ldx + i] - low[i]) * scale[i];
+            real t = at > 0 ? at : 0;  // NaN goes to the left end
             t = t < most ? t : most;
-            away += t != at[k];
-            const int c = (int)t < last ? (int)t : last;
-            cell[k] = c;
-            at[k] = t - (real)c;
-        }
-        return away;
+            cell[k] = (int)t < last ? (int)t : last;
+        });
     }
 
-    // Cells of any width, and places.
-    bool find(index_t i0, index_t inputs, const real* x, index_t ldx) const {
-        bool away = false;
+    // Cells of any width.
+    void find(index_t i0, index_t inputs, const real* x, index_t ldx) const {
         points(inputs, [&](index_t k, index_t n, index_t i) {
             const index_t v = spline.which(i0 + i);
-            const real q = x[n * ldx + i], inside = spline.clamp(v, q);
-            int c = spline.find(v, inside);
-            if (spline.is_outside(v, q)) {
-                away = true;
-                if (spline.extrapolation == ZERO) c = q > spline.grid(v)[0] ? spline.G - 1 : 0;
-            }
-            cell[k] = c;
-            at[k] = (inside - spline.grid(v)[c]) * spline.inverse[v * spline.G + c];
+            const real q = x[n * ldx + i];
+            if (spline.extrapolation == ZERO && spline.is_outside(v, q))
+                cell[k] = q > spline.grid(v)[0] ? spline.G - 1 : 0;
+            else cell[k] = spline.find(v, spline.clamp(v, q));
         });
-        return away;
     }
 
-    // The functions of rows [n0, n1), all in one cell or in equal ones, a vector of rows at a time.
-    template <bool derivative>
-    void fill(const real* a, real inverse, index_t n0, index_t n1, const Sorted& out) const {
+    // Rows and inputs in the order of their cells.
+    void arrange(index_t inputs, const real* x, index_t ldx, Sorted* out) const {
+        const int G = spline.G;
+        std::memset(next, 0, inputs * parts(inputs) * G * sizeof(int32_t));
+        visit(inputs, [&](index_t k, index_t, index_t, index_t lane) { ++next[lane * G + cell[k]]; });
+        for (index_t i = 0; i < inputs; ++i) {
+            int32_t sum = 0;
+            for (int c = 0; c < G; ++c) {
+                out[i].start[c] = (row_t)sum;
+                for (index_t part = 0; part < parts(inputs); ++part) {
+                    int32_t& count = next[(i * parts(inputs) + part) * G + c];
+                    const int32_t rows_here = count;
+                    count = sum;
+                    sum += rows_here;
+                }
+            }
+            out[i].start[G] = (row_t)sum;
+        }
+        row_t* row = out[0].row;
+        real* sorted = out[0].x;
+        const index_t row_step = inputs > 1 ? out[1].row - row : 0, x_step = inputs > 1 ? out[1].x - sorted : 0;
+        visit(inputs, [&](index_t k, index_t n, index_t i, index_t lane) {
+            const int32_t to = next[lane * G + cell[k]]++;
+            row[i * row_step + to] = (row_t)n;
+            sorted[i * x_step + to] = x[n * ldx + i];
+        });
+    }
+
+    // The functions of rows [n0, n1), all in cell c or, if cells are equal, in any; a vector of rows at
+    // a time. Returns whether a row may be outside.
+    template <bool derivative, bool equal>
+    bool fill(index_t v, int c, index_t n0, index_t n1, const Sorted& out) const {
+        const real *a = spline.coef + (v * spline.G + c) * P * PL, *grid = spline.grid(v);
+        const real inverse = equal ? spline.scale[v] : spline.inverse[v * spline.G + c];
+        const vec low = vec{} + (equal ? 0 : grid[0]), high = vec{} + (equal ? spline.G : grid[spline.G]);
         real sums[P][P] = {};  // coefficient of each power
         for (int j = 0; derivative && j < ORDER; ++j)
             for (int m = 0; m < ORDER; ++m)
                 sums[j][m] = (j > 0 ? sums[j - 1][m] : 0) - (m + 1) * a[(m + 1) * PL + j] * inverse;
+        wvec away = {};
         for (index_t n = n0; n < n1; n += L) {
-            const vec t = load(out.place + n);
+            const vec x = load(out.x + n), at = equal ? (x - grid[0]) * inverse : x;
+            vec t = at > low ? at : low;  // NaN goes to the left end
+            t = t < high ? t : high;
+            away |= t != at;
+            if (equal) {
+                const ivec cells = __builtin_convertvector(t, ivec), last = ivec{} + (spline.G - 1);
+                t -= __builtin_convertvector(cells < last ? cells : last, vec);
+            } else {
+                away |= x == high;
+                t = (t - grid[c]) * inverse;
+            }
             for (int j = 0; j < P; ++j) {
                 vec w = vec{} + a[ORDER * PL + j];
                 for (int m = ORDER - 1; m >= 0; --m) w = w * t + a[m * PL + j];
@@ -182,21 +198,39 @@ private:
                 store(out.e + j * out.ld + n, e);
             }
         }
+        word any = 0;
+        for (int l = 0; l < L; ++l) any |= away[l];
+        return any;
+    }
+
+    template <bool derivative>
+    void fill_branch(const Sorted& out) const {
+        for (index_t n = 0; n < rows; n += L) {
+            const vec x = load(out.x + n);
+            vec value = x, slope = vec{} + 1;
+            if (branch == SILU) {
+                const vec s = logistic_of(x);
+                value = x * s;
+                slope = s + value * ((real)1 - s);
+            }
+            store(out.w + P * out.ld + n, value);
+            if (derivative) store(out.e + P * out.ld + n, slope);
+        }
     }
 
     // What differs for rows outside the grid; they are in cells at the ends.
     template <bool derivative>
-    void outside(index_t v, const real* x, index_t ldx, Sorted& out) const {
+    void outside(index_t v, Sorted& out) const {
         const bool linear = spline.extrapolation == LINEAR, zero = spline.extrapolation == ZERO;
         const real* t0 = spline.grid(v);
         const int last = spline.first[v * (spline.G + 1) + spline.G];
         for (int c = 0; c < spline.G; ++c)
         for (index_t to = out.start[c]; to < out.start[c + 1]; ++to) {
             if (c > 0 && c < last && t0[c] > t0[0]) break;
-            const real q = x[out.row[to] * ldx];
+            const real q = out.x[to];
             if (!spline.is_outside(v, q)) continue;
-            const real *a = spline.coef + (v * spline.G + c) * P * PL, t = out.place[to];
-            const real inverse = spline.inverse[v * spline.G + c];
+            const real* a = spline.coef + (v * spline.G + c) * P * PL;
+            const real inverse = spline.inverse[v * spline.G + c], t = (spline.clamp(v, q) - t0[c]) * inverse;
             real w[PL], d[PL];
             for (int j = 0; j < P; ++j) {
                 w[j] = a[ORDER * PL + j], d[j] = 0;

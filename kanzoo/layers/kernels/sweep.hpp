@@ -6,10 +6,12 @@
 #pragma once
 #include "sort.hpp"
 
+// Vectors of a sweep: P rows of weight, with a branch (Q = 1) one more, in 32 registers, or in 16,
+// where some rows come from the L1 cache.
 #if defined(__AVX512F__) || defined(__aarch64__)
-static constexpr int WIDE = P <= 4 ? 6 : 2;  // vectors of a sweep, with P rows of weight in 32 registers
+static constexpr int wide(int Q) { return P <= 4 ? 6 - Q : 2; }
 #else
-static constexpr int WIDE = P <= 4 ? 4 : 2;  // in 16 registers, where some rows come from the L1 cache
+static constexpr int wide(int) { return P <= 4 ? 4 : 2; }
 #endif
 static constexpr int FL = L < 4 ? L : 4;     // lanes of a partial sum
 typedef Vector<FL>::type fvec;
@@ -47,47 +49,53 @@ static inline void put_sum(real* to, vec sum, bool add) {
     *(fvec*)to = add ? *(fvec*)to + folded : folded;
 }
 
-// y[row] += sum_j w_j W_j
-template <int NV>
-static void forward_sweep(const Sorted& s, int G, const real* w, index_t ldw, index_t columns, index_t next,
-                          real* y, index_t ldy) {
+// y[row] += sum_j w_j W_j; with a branch (Q = 1) also the product with weight row `last`
+template <int NV, int Q>
+static void forward_sweep(const Sorted& s, int G, const real* w, index_t ldw, index_t last, index_t columns,
+                          index_t next, real* y, index_t ldy) {
     Window<NV> window;
-    const int32_t *start = s.start, *row = s.row;
+    vec rest[NV];
+    if (Q) Window<NV>::row(rest, w + last * ldw, columns);
+    const row_t *start = s.start, *row = s.row;
     const real* t = s.w;
-    for (int c = 0, last = -2; c < G; ++c) {
+    for (int c = 0, before = -2; c < G; ++c) {
         const index_t n0 = start[c], n1 = start[c + 1];
         if (n0 == n1) continue;
-        window.move(last, c, w, ldw, columns);
-        last = c;
+        window.move(before, c, w, ldw, columns);
+        before = c;
         for (int v = 0; v < NV; ++v) __builtin_prefetch(w + next + (c + P - 1) * ldw + v * L, 0, 2);
         for (index_t n = n0; n < n1; ++n) {
             real* out = y + row[n] * ldy;
+            for (int v = 0; v < NV; ++v) __builtin_prefetch(y + row[n + Sorted::AHEAD] * ldy + v * L, 1);
             vec acc[NV];
             for (int v = 0; v < NV; ++v) acc[v] = load(out + v * L);
             for (int j = 0; j < P; ++j)
                 for (int v = 0; v < NV; ++v) acc[v] += t[j * s.ld + n] * window.at[j][v];
+            for (int v = 0; v < NV * Q; ++v) acc[v] += t[P * s.ld + n] * rest[v];
             for (int v = 0; v < NV; ++v) store(out + v * L, acc[v]);
         }
     }
 }
 
 // part[n] (+)= sum_j d_j <W_j, gy[row]>, as FL partial sums
-template <int NV>
-static void input_sweep(const Sorted& s, int G, const real* w, index_t ldw, index_t columns, index_t next,
-                        const real* gy, index_t ldy, real* part, bool add) {
+template <int NV, int Q>
+static void input_sweep(const Sorted& s, int G, const real* w, index_t ldw, index_t last, index_t columns,
+                        index_t next, const real* gy, index_t ldy, real* part, bool add) {
     vec steps[P][NV], latest[NV] = {};  // W_j+1 - W_j and the last W_j+1 of the cell
-    const int32_t *start = s.start, *row = s.row;
+    vec rest[NV];
+    if (Q) Window<NV>::row(rest, w + last * ldw, columns);
+    const row_t *start = s.start, *row = s.row;
     const real* e = s.e;
     auto step = [&](vec* to, index_t k) {
-        vec before[NV];
-        for (int v = 0; v < NV; ++v) before[v] = latest[v];
+        vec previous[NV];
+        for (int v = 0; v < NV; ++v) previous[v] = latest[v];
         Window<NV>::row(latest, w + k * ldw, columns);
-        for (int v = 0; v < NV; ++v) to[v] = latest[v] - before[v];
+        for (int v = 0; v < NV; ++v) to[v] = latest[v] - previous[v];
     };
-    for (int c = 0, last = -2; c < G; ++c) {
+    for (int c = 0, before = -2; c < G; ++c) {
         if (start[c] == start[c + 1]) continue;
         int j = ORDER - 1;
-        if (c == last + 1) {
+        if (c == before + 1) {
             for (int i = 0; i + 1 < ORDER; ++i)
                 for (int v = 0; v < NV; ++v) steps[i][v] = steps[i + 1][v];
         } else {
@@ -95,14 +103,15 @@ static void input_sweep(const Sorted& s, int G, const real* w, index_t ldw, inde
             j = 0;
         }
         for (; j < ORDER; ++j) step(steps[j], c + 1 + j);
-        last = c;
+        before = c;
         for (int v = 0; v < NV; ++v) __builtin_prefetch(w + next + (c + P - 1) * ldw + v * L, 0, 2);
         for (index_t n = start[c]; n < start[c + 1]; ++n) {
             const real* g = gy + row[n] * ldy;
             vec sum = {}, other = {};  // two short chains instead of one long: latency bounds this loop
-            for (int v = 0; v < NV && ORDER > 0; ++v) {
-                vec mixed = e[n] * steps[0][v];
-                for (int j = 1; j < ORDER; ++j) mixed += e[j * s.ld + n] * steps[j][v];
+            for (int v = 0; v < NV && ORDER + Q > 0; ++v) {
+                vec mixed = {};
+                for (int j = 0; j < ORDER; ++j) mixed += e[j * s.ld + n] * steps[j][v];
+                if (Q) mixed += e[P * s.ld + n] * rest[v];
                 vec& to = v % 2 ? other : sum;
                 to += mixed * load(g + v * L);
             }
@@ -119,11 +128,12 @@ static void input_sweep(const Sorted& s, int G, const real* w, index_t ldw, inde
 }
 
 // gw row k (+)= sum over rows of w_k gy[row]
-template <int NV>
-static void weight_sweep(const Sorted& s, int G, const real* gy, index_t ldy, real* gw, index_t ldw,
+template <int NV, int Q>
+static void weight_sweep(const Sorted& s, int G, const real* gy, index_t ldy, real* gw, index_t ldw, index_t last,
                          index_t columns, index_t next, bool add) {
     Window<NV> window = {};
-    const int32_t *start = s.start, *row = s.row;
+    vec rest[NV] = {};
+    const row_t *start = s.start, *row = s.row;
     const real* t = s.w;
     auto put = [&](real* out, const vec* a) {
         if (columns >= NV * L) {
@@ -141,6 +151,7 @@ static void weight_sweep(const Sorted& s, int G, const real* gy, index_t ldy, re
             for (int v = 0; v < NV; ++v) {
                 const vec q = load(g + v * L);
                 for (int j = 0; j < P; ++j) window.at[j][v] += t[j * s.ld + n] * q;
+                if (Q) rest[v] += t[P * s.ld + n] * q;
             }
         }
         put(gw + c * ldw, window.at[0]);
@@ -149,10 +160,11 @@ static void weight_sweep(const Sorted& s, int G, const real* gy, index_t ldy, re
         for (int v = 0; v < NV; ++v) window.at[P - 1][v] = vec{};
     }
     for (int j = 0; j < P - 1; ++j) put(gw + (G + j) * ldw, window.at[j]);
+    if (Q) put(gw + last * ldw, rest);
 }
 
 // Call f(vector, width as a constant) over vectors [v0, v1) of outputs in pieces of WIDE, 4, 2, 1.
-template <class F>
+template <int WIDE, class F>
 static inline void pieces(index_t v0, index_t v1, F f) {
     index_t v = v0;
     for (; v + WIDE <= v1; v += WIDE) f(v, Width<WIDE>());

@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
+#include <type_traits>
 #ifdef _OPENMP
 #include <omp.h>
 #endif
@@ -29,6 +30,9 @@ struct Vector {
     typedef real type __attribute__((vector_size(lanes * sizeof(real)), aligned(sizeof(real)), may_alias));
 };
 typedef Vector<L>::type vec;
+typedef std::conditional<sizeof(real) == 4, int32_t, int64_t>::type word;
+typedef word wvec __attribute__((vector_size(L * sizeof(word))));    // what comparing vectors gives
+typedef int32_t ivec __attribute__((vector_size(L * sizeof(int32_t))));
 
 static inline vec load(const real* p) { return *(const vec*)p; }
 static inline void store(real* p, vec v) { *(vec*)p = v; }
@@ -62,6 +66,28 @@ template <int to>
 struct Fold<to, to> {
     static inline typename Vector<to>::type run(typename Vector<to>::type v) { return v; }
 };
+
+// Sums of neighbours in a and in b, one after the other.
+template <class V>
+static inline V pair_sums(V a, V b) {
+    constexpr int lanes = sizeof(V) / sizeof(real);
+#ifdef __clang__
+    V sum;
+    for (int l = 0; l < lanes / 2; ++l) sum[l] = a[2 * l] + a[2 * l + 1], sum[l + lanes / 2] = b[2 * l] + b[2 * l + 1];
+    return sum;
+#else
+    decltype(a < b) even, odd;
+    for (int l = 0; l < lanes; ++l) even[l] = 2 * l, odd[l] = 2 * l + 1;
+    return __builtin_shuffle(a, b, even) + __builtin_shuffle(a, b, odd);
+#endif
+}
+
+// The sum of each of so many vectors, as many as they have lanes.
+template <int count, class V>
+static inline V sums_of(const V* v) {
+    if constexpr (count == 1) return v[0];
+    else return pair_sums(sums_of<count / 2>(v), sums_of<count / 2>(v + count / 2));
+}
 
 // A number of vectors as a type.
 template <int NV>
