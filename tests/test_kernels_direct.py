@@ -1,4 +1,4 @@
-"""The layer as one node of autograd: residual branch and bias in the kernels, order of rows kept."""
+"""The layer as one node of autograd: branch and bias in the kernels, order of rows kept."""
 
 import pytest
 import torch

@@ -27,7 +27,7 @@ _PLAIN = (Tensor, torch.nn.Parameter)
 def is_direct(x: Tensor, weight: Tensor, bias: Tensor | None, residual: str | None) -> bool:
     """Whether `direct_linear` can compute a layer: nothing but autograd must see what it does."""
     return (
-        0 < x.numel()
+        x.numel() > 0
         and type(x) in _PLAIN
         and type(weight) in _PLAIN
         and (bias is None or type(bias) in _PLAIN)
@@ -98,11 +98,10 @@ class _Direct(torch.autograd.Function):
 
 def _order_buffer(x: Tensor, outputs: int, order: int, sizes: Any) -> Tensor | None:
     """Memory in which the forward tells the backward how rows are sorted, if that is worth it."""
-    few_cells = sizes[3] * 16 <= len(x)  # else what is kept would grow with the grid
-    if outputs > FEW_OUTPUTS or x.numel() < MANY_INPUTS or not few_cells:
+    if outputs > FEW_OUTPUTS or x.numel() < MANY_INPUTS:
         return None
     count = load("kanzoo_linear_order", order, REALS[x.dtype])(sizes)
-    return torch.empty(count, dtype=torch.int16)
+    return torch.empty(count, dtype=torch.int16) if count else None
 
 
 def _differentiable(ctx: Any, grad: Tensor) -> list[Tensor | None]:

@@ -6,10 +6,11 @@ static Shape shape_of(const index_t* sizes) {
     return {sizes[0], sizes[1], sizes[2], (int)sizes[4], (int)sizes[7], (int)sizes[8]};
 }
 
-// Numbers that `Order` keeps.
+// Numbers that `Order` keeps, as many for every grid; 0 for a grid too fine for that.
 extern "C" index_t kanzoo_linear_order(const index_t* sizes) {
     const Shape s = shape_of(sizes);
-    return s.N * s.I + ceil_div(s.N, s.rows()) * s.I * Sorted::order_size(0, (int)sizes[3]);
+    const index_t most = s.rows() / 16;  // cells
+    return sizes[3] > most ? 0 : s.N * s.I + ceil_div(s.N, s.rows()) * s.I * Sorted::order_size(0, (int)most);
 }
 
 // Writes y. `bias` may be null, and `order`, memory for those numbers; the weight row of a branch is the
