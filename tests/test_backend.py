@@ -11,7 +11,7 @@ from kanzoo.benchmark.timing import saved_bytes
 from kanzoo.layers import kernels
 from kanzoo.layers.backend import BACKENDS, SMALL, choose
 from kanzoo.layers.kan import KANConv2d, KANLinear
-from kanzoo.layers.kernels import blocked
+from kanzoo.layers.kernels import blocked, blocked_spline
 
 NAMES = kanzoo.list_bases()
 EXPANDING = [name for name in NAMES if kanzoo.get_basis(name)(1).num_functions > 1]
@@ -31,7 +31,8 @@ def outputs_and_gradients(layer: nn.Module, x: Tensor, backend: str) -> list[Ten
 def test_backends_agree_with_the_dense_definition(
     name: str, backend: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(blocked, "BLOCK_BYTES", 4 * 130 * 9 * 7)  # about seven inputs a block
+    for module in (blocked, blocked_spline):
+        monkeypatch.setattr(module, "BLOCK_BYTES", 4 * 130 * 9 * 7)  # about seven inputs a block
     torch.manual_seed(0)
     layer = KANLinear(45, 33, basis=name)
     x = 1.5 * torch.randn(130, 45)

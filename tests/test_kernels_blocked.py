@@ -58,10 +58,7 @@ def test_second_derivative_where_input_depends_on_the_parameter() -> None:
 def test_splines_in_several_blocks_equal_dense(
     monkeypatch: pytest.MonkeyPatch, order: int, grid: str, kind: str
 ) -> None:
-    monkeypatch.setattr(blocked_spline, "BUFFER", 3 * 5 * 10)  # rows, features and functions of
-    monkeypatch.setattr(blocked_spline, "MOST_ROWS", 10)  # the uniform path, with remainders
-    monkeypatch.setattr(blocked_spline, "GROUP", 3)
-    monkeypatch.setattr(blocked, "BLOCK_BYTES", 4000)
+    monkeypatch.setattr(blocked_spline, "BLOCK_BYTES", 4000)
     case = make_case(24, 7, 6, 7, order, grid)
     x, weight, residual, knots = (None if t is None else t.double() for t in case)
     variables = [t.requires_grad_() for t in (x, weight, residual)]

@@ -19,14 +19,6 @@ FEW_ROWS = 128  # blocks get narrower rather than lower than that
 Features = Callable[[Tensor, slice], Sequence[Tensor] | Tensor]
 
 
-def block_slices(x: Tensor, weight: Tensor) -> list[slice]:
-    """Columns of x in blocks whose features take about ``BLOCK_BYTES``."""
-    rows, inputs = x.shape
-    most = max(BLOCK_BYTES // max(rows * weight.shape[1] * x.element_size(), 1), 1)
-    width = even_size(inputs, most)
-    return [slice(i, min(i + width, inputs)) for i in range(0, inputs, width)]
-
-
 def blocks(x: Tensor, weight: Tensor, size: int | None = None) -> Iterator[tuple[slice, slice]]:
     """Rows and columns of x in blocks whose features take about ``size`` or ``BLOCK_BYTES``.
 

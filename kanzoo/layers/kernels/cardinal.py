@@ -12,12 +12,13 @@ Axes: V knot vectors, 1 or as many as features; m functions, n rows, b features 
 """
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from .local import is_uniform
+from .scratch import scratch
 
 
 @dataclass(frozen=True)
@@ -32,14 +33,6 @@ class Cardinal:
     low: Tensor  # (V,), ends of the grid
     high: Tensor
     unit: float  # scaled length of an interval
-
-    def at(self, block: slice) -> "Cardinal":
-        """For a block of features."""
-        if self.start.shape[0] == 1:
-            return self
-        start, scale = self.start[block], self.scale[block]
-        low, high = self.low[block], self.high[block]
-        return replace(self, start=start, scale=scale, low=low, high=high)
 
     @property
     def half(self) -> float:
@@ -93,7 +86,7 @@ class Workspace:
     """Five buffers of so many numbers, used again from block to block."""
 
     def __init__(self, like: Tensor, size: int) -> None:
-        self.memory = like.new_empty(5, size)
+        self.memory = scratch("workspace", like, 5, size)
 
     def get(self, index: int, *shape: int) -> Tensor:
         """A contiguous buffer of that shape."""
@@ -120,25 +113,22 @@ def expand(
     functions: range,
     work: Workspace,
     slopes: bool,
-    *,
-    axis: int = 0,
     out: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """Values of some functions, and slopes per scaled distance if wanted.
 
-    Both have the shape of the places with the functions as a further axis, values in ``out`` if
-    given; else they are buffers of the workspace, valid until the next call. Its second and third
-    buffers are free again.
+    Both are (n, m, b), values in ``out`` if given; else they are buffers of the workspace, valid
+    until the next call. Its second and third buffers are free again.
     """
-    size = list(places.inside.shape)
-    size.insert(axis, len(functions))
-    inside = places.inside.unsqueeze(axis)
+    rows, columns = places.inside.shape
+    size = (rows, len(functions), columns)
+    inside = places.inside.unsqueeze(1)
     slopes = slopes or places.beyond is not None
     value = work.get(0, *size) if out is None else out
     remains, power = work.get(1, *size), work.get(2, *size)
     middles = torch.arange(functions.start, functions.stop, dtype=value.dtype, device=value.device)
     middles = middles.mul_(spline.unit).add_(spline.half)
-    middles = middles.view(-1, *[1] * (len(size) - axis - 1))
+    middles = middles.view(-1, 1)
     half = value.new_tensor(spline.half)
     weights, order = spline.weights, spline.order
     before = torch.sub(middles, inside, out=work.get(4, *size))
@@ -160,5 +150,5 @@ def expand(
     slope.mul_(order)
     torch.copysign(slope, before, out=slope)  # the bell rises left of its middle
     if places.beyond is not None:
-        value.addcmul_(slope, places.beyond.unsqueeze(axis))
+        value.addcmul_(slope, places.beyond.unsqueeze(1))
     return value, slope

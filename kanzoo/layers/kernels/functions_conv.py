@@ -16,6 +16,7 @@ from torch import Tensor
 from .blocked import even_size
 from .functions import LANES, Functions, Plan
 from .recompute import differentiable_gradients, operate
+from .scratch import scratch
 from .spline_plan import SplineFunctions, SplinePlan
 
 BLOCK_BYTES = 8 << 20
@@ -56,7 +57,7 @@ class _Images:
         self.x = x.movedim(1, -1) if self.last else x
         size = max(x[:1].numel() * functions.total, 1)
         self.block = even_size(x.shape[0], max(BLOCK_BYTES // (size * x.element_size()), 1))
-        self.planes = x.new_empty(self.block * size)
+        self.planes = scratch("planes", x, self.block * size)
 
     def blocks(self) -> Iterator[tuple[slice, Tensor, Tensor]]:
         """Images, their pixels and memory for their functions, both in the order of the memory."""

@@ -1,11 +1,13 @@
 """The few non-zero B-splines at x in plain PyTorch: a cell and a polynomial each."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
 
 from .dense import EXTRAPOLATIONS
+from .scratch import scratch
 
 # V: one knot vector for all features, or one for each; P = order + 1; G cells, of which the first
 # and the last `outer` lie outside the grid: order many for "zero", else none.
@@ -17,17 +19,23 @@ class Cells:
 
     grid: Tensor  # (V, G + 1)
     inverse: Tensor  # (V, G), 1 / width
-    coefficients: Tensor  # (V, G, P, P): power of the place in the cell, function
+    coefficients: Tensor  # (V, G, P, P): power of the place in the cell, function; uniform: (P, P)
     last: Tensor  # (V, 1), last cell that is not empty
     extrapolation: str
     outer: int
     uniform: bool  # all cells have the same polynomials
 
+    @property
+    def count(self) -> int:
+        """G."""
+        return self.grid.shape[1] - 1
+
     def at(self, block: slice) -> "Cells":
         """The tables of a block of features."""
         if self.grid.shape[0] == 1:
             return self
-        parts = (self.grid[block], self.inverse[block], self.coefficients[block], self.last[block])
+        coefficients = self.coefficients if self.uniform else self.coefficients[block]
+        parts = (self.grid[block], self.inverse[block], coefficients, self.last[block])
         return Cells(*parts, self.extrapolation, self.outer, self.uniform)
 
 
@@ -36,7 +44,29 @@ def prepare_cells(knots: Tensor, order: int, extrapolation: str) -> Cells:
     if extrapolation not in EXTRAPOLATIONS:
         raise ValueError(f"extrapolation must be one of {EXTRAPOLATIONS}, got {extrapolation!r}")
     outer = order if extrapolation == "zero" else 0
-    t = _go_on(knots, outer).double()
+    t = _go_on(knots, outer)
+    cells = t.shape[1] - 2 * order - 1
+    grid = t[:, order : order + cells + 1].contiguous()
+    if is_uniform(t, knots.dtype):
+        table = _uniform_table(order, knots.dtype, knots.device)
+        return Cells(grid, grid[:, :0], table, grid[:, :0], extrapolation, outer, uniform=True)
+    t = t.double()
+    start, width = grid[:, :-1].double(), t.diff(dim=1)[:, order : order + cells]
+    inverse = torch.where(width > 0, 1 / torch.where(width > 0, width, 1.0), 0.0)
+    last = ((start < grid[:, -1:]).sum(-1, keepdim=True) - 1).clamp(min=0)
+    tables = (inverse.to(knots.dtype), _polynomials(t, order).to(knots.dtype), last)
+    return Cells(grid, *tables, extrapolation, outer, uniform=False)
+
+
+@lru_cache(maxsize=32)
+def _uniform_table(order: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """The polynomials (P, P) of every cell of equidistant knots."""
+    knots = torch.arange(2.0 * order + 2, dtype=torch.float64)[None]
+    return _polynomials(knots, order)[0, 0].to(device, dtype)
+
+
+def _polynomials(t: Tensor, order: int) -> Tensor:
+    """Coefficients (V, G, P, P) of the non-zero functions of every cell between knots t."""
     cells = t.shape[1] - 2 * order - 1
     start = t[:, order : order + cells]
     width = t[:, order + 1 : order + 1 + cells] - start
@@ -58,19 +88,7 @@ def prepare_cells(knots: Tensor, order: int, extrapolation: str) -> Cells:
             raised[j] = raised[j] + times(scaled, right, -width)
             raised[j + 1] = raised[j + 1] + times(scaled, left, width)
         functions = raised
-    inverse = torch.where(width > 0, 1 / torch.where(width > 0, width, 1.0), 0.0)
-    last = ((start < t[:, order + cells, None]).sum(-1, keepdim=True) - 1).clamp(min=0)
-    grid = t[:, order : order + cells + 1].to(knots.dtype).contiguous()
-    coefficients = torch.stack(functions, -1)
-    return Cells(
-        grid,
-        inverse.to(knots.dtype),
-        coefficients.to(knots.dtype),
-        last,
-        extrapolation,
-        outer,
-        uniform=is_uniform(t, knots.dtype),
-    )
+    return torch.stack(functions, -1)
 
 
 def _go_on(knots: Tensor, count: int) -> Tensor:
@@ -100,45 +118,64 @@ def _find(x: Tensor, cells: Cells) -> Tensor:
 
 
 def spline_values(x: Tensor, cells: Cells, derivative: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """Places (N, b, P) of the non-zero functions of x (N, b), their values and derivatives."""
+    """Places (P, N, b) of the non-zero functions of x (N, b), their values and derivatives.
+
+    All may be memory that the next call uses again.
+    """
     low, high = cells.grid[:, 0], cells.grid[:, -1]
-    inside = torch.minimum(torch.maximum(x, low), high)
-    outside = inside != x  # also NaN
-    extrapolates = bool(outside.any())
+    inside = torch.maximum(x, low, out=scratch("inside", x, *x.shape))
+    torch.minimum(inside, high, out=inside)
+    outside = None
+    if x.numel() and not _all_within(x, low, high):
+        outside = torch.ne(inside, x, out=scratch("outside", x, *x.shape, dtype=torch.bool))
+    extrapolates = outside is not None
     evaluate = _uniform_values if cells.uniform else _general_values
     cell, values, slopes = evaluate(inside, cells, derivative or extrapolates)
-    if extrapolates:
-        values, slopes = _extrapolate(x, inside, outside, values, slopes, cells.extrapolation)
+    if outside is not None:
+        _extrapolate(x, outside, values, slopes, cells)
     if cells.outer:
-        cell, values, slopes = _move_in(cell, values, slopes, cells)
-    index = cell.unsqueeze(-1) + torch.arange(values.shape[-1], device=x.device)
+        _move_in(cell, values, slopes, cells)
+    index = scratch("index", x, *values.shape, dtype=torch.int64)
+    index.copy_(cell)
+    index += torch.arange(len(values), device=x.device).view(-1, 1, 1)
     return index, values, slopes
+
+
+def _all_within(x: Tensor, low: Tensor, high: Tensor) -> bool:
+    """Whether no input is outside any grid, or NaN."""
+    least, most = x.aminmax()
+    return bool((least >= low.max()) & (most <= high.min()))
 
 
 def _uniform_values(
     inside: Tensor, cells: Cells, derivative: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """One product of the powers of u with the common coefficients."""
-    count = cells.inverse.shape[1]
+    """One product of the common coefficients with the powers of u."""
     low, high = cells.grid[:, 0], cells.grid[:, -1]
-    scale = count / (high - low)
-    position = (inside - low).mul_(scale)
-    floor = position.floor().clamp_(0, count - 1).nan_to_num_(0)
-    place = position.sub_(floor)
-    table = cells.coefficients[0, 0]  # (P, P)
+    scale = cells.count / (high - low)
+    position = inside.sub_(low).mul_(scale)
+    floor = torch.floor(position, out=scratch("cell", inside, *inside.shape))
+    floor.clamp_(0, cells.count - 1).nan_to_num_(0)
+    table = cells.coefficients
     order = table.shape[0] - 1
-    powers = torch.empty(*inside.shape, order + 1, dtype=inside.dtype, device=inside.device)
-    powers[..., 0] = 1
-    for power in range(1, order + 1):
-        torch.mul(powers[..., power - 1], place, out=powers[..., power])
-    flat = powers.flatten(0, 1)
-    values = (flat @ table).view(powers.shape)
-    slopes = values
+    powers = scratch("powers", inside, order + 1, *inside.shape)
+    powers[0] = 1
+    if order:
+        torch.sub(position, floor, out=powers[1])
+    for power in range(2, order + 1):
+        torch.mul(powers[power - 1], powers[1], out=powers[power])
+    values = slopes = scratch("values", inside, *powers.shape)
+    torch.mm(table.t(), powers.flatten(1), out=values.flatten(1))
     if derivative:
         factors = torch.arange(1, order + 1, dtype=table.dtype, device=table.device).unsqueeze(1)
-        steep = torch.cat([table[1:] * factors, torch.zeros_like(table[:1])])
-        slopes = (flat @ steep).view(powers.shape).mul_(scale.unsqueeze(-1))
-    return floor.to(torch.int64), values, slopes
+        steep = (table[1:] * factors).t()
+        if len(scale) == 1:
+            steep = steep * scale
+        slopes = scratch("slopes", inside, *powers.shape)
+        torch.mm(steep, powers[:order].flatten(1), out=slopes.flatten(1))
+        if len(scale) > 1:
+            slopes *= scale
+    return floor, values, slopes
 
 
 def _general_values(
@@ -146,7 +183,7 @@ def _general_values(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Horner's rule with the coefficients of each input's own cell."""
     cell = _find(inside, cells)
-    count = cells.inverse.shape[1]
+    count = cells.count
     shared = cells.grid.shape[0] == 1
     row = cell if shared else cell + torch.arange(inside.shape[1], device=cell.device) * count
     start = cells.grid[:, :-1].reshape(-1)[row]
@@ -160,34 +197,43 @@ def _general_values(
         if derivative:
             slopes = torch.addcmul(values, slopes, place)
         values = torch.addcmul(table[..., power, :], values, place)
-    return cell, values, slopes * inverse if derivative else slopes
+    values = values.movedim(-1, 0).contiguous()
+    return cell, values, (slopes * inverse).movedim(-1, 0).contiguous() if derivative else values
 
 
-def _move_in(
-    cell: Tensor, values: Tensor, slopes: Tensor, cells: Cells
-) -> tuple[Tensor, Tensor, Tensor]:
+def _move_in(cell: Tensor, values: Tensor, slopes: Tensor, cells: Cells) -> None:
     """Count cells from the grid's first; outer ones join the nearest, without what is missing."""
-    cell = cell - cells.outer
-    base = cell.clamp(0, cells.inverse.shape[1] - 2 * cells.outer - 1)
-    if torch.equal(cell, base):
-        return cell, values, slopes
-    count = values.shape[-1]
-    source = torch.arange(count, device=cell.device) - (cell - base).unsqueeze(-1)
-    missing = (source < 0) | (source >= count)
-    source = source.clamp_(0, count - 1)
-    values = values.gather(-1, source).masked_fill_(missing, 0)
-    return base, values, slopes.gather(-1, source).masked_fill_(missing, 0)
+    first, last = cells.outer, cells.count - 1 - cells.outer
+    base = torch.clamp(cell, first, last, out=scratch("inside", cell, *cell.shape))
+    outer = torch.ne(base, cell, out=scratch("outside", cell, *cell.shape, dtype=torch.bool))
+    moved = outer.flatten().nonzero()[:, 0]
+    if len(moved):
+        places = torch.arange(len(values), device=cell.device).unsqueeze(1)
+        own = cell.flatten()[moved].to(torch.int64)
+        source = places - own + own.clamp(first, last)
+        missing = (source < 0) | (source >= len(values))
+        source.clamp_(0, len(values) - 1)
+        for slab in {id(t): t.flatten(1) for t in (values, slopes)}.values():
+            slab[:, moved] = slab[:, moved].gather(0, source).masked_fill_(missing, 0)
+    torch.sub(base, first, out=cell)
 
 
-def _extrapolate(
-    x: Tensor, inside: Tensor, outside: Tensor, values: Tensor, slopes: Tensor, kind: str
-) -> tuple[Tensor, Tensor]:
-    away = outside.unsqueeze(-1)
-    if kind == "zero":
-        values, slopes = values.masked_fill(away, 0), slopes.masked_fill(away, 0)
-    elif kind == "clamp":
-        slopes = slopes.masked_fill(away, 0)
-    elif values.shape[-1] > 1:
-        values = torch.where(away, values + slopes * (x - inside).unsqueeze(-1), values)
-    nan = x.isnan().unsqueeze(-1)
-    return values.masked_fill(nan, torch.nan), slopes.masked_fill(nan, torch.nan)
+def _extrapolate(x: Tensor, outside: Tensor, values: Tensor, slopes: Tensor, cells: Cells) -> None:
+    """What differs outside, in place."""
+    away = outside.flatten().nonzero()[:, 0]
+    feature = away % x.shape[1] if cells.grid.shape[0] > 1 else torch.zeros_like(away)
+    points = x.flatten()[away]
+    ends = torch.minimum(
+        torch.maximum(points, cells.grid[:, 0][feature]), cells.grid[:, -1][feature]
+    )
+    beyond = points - ends  # NaN for NaN
+    flat, steep = values.flatten(1), slopes.flatten(1)
+    value, slope = flat[:, away], steep[:, away]
+    if cells.extrapolation == "zero":
+        value, slope = torch.zeros_like(value), torch.zeros_like(slope)
+    elif cells.extrapolation == "clamp":
+        slope = torch.zeros_like(slope)
+    elif len(values) > 1:
+        value = value + slope * beyond
+    nan = beyond.isnan()
+    flat[:, away], steep[:, away] = (t.masked_fill(nan, torch.nan) for t in (value, slope))

@@ -86,7 +86,7 @@ class SplineFunctions:
             out = None if values is None else values[part, : self.count]
             places = place(x[part], spline)
             steep = back is not None and grad_x is not None
-            _, slopes = expand(places, spline, functions, self.work, steep, axis=1, out=out)
+            _, slopes = expand(places, spline, functions, self.work, steep, out)
             if back is None or grad_x is None or slopes is None:
                 continue
             total = grad_x[part]

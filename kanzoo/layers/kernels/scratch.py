@@ -1,0 +1,28 @@
+"""Memory that a thread uses again from call to call: fresh pages cost more than filling them."""
+
+import math
+import threading
+
+import torch
+from torch import Tensor
+
+MOST_BYTES = 2**25  # larger buffers are not kept
+_own = threading.local()
+
+
+def scratch(name: str, like: Tensor, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
+    """An uninitialised contiguous buffer, valid until this thread asks for the same name again.
+
+    Device and, unless given, dtype are those of ``like``.
+    """
+    dtype = like.dtype if dtype is None else dtype
+    size = math.prod(shape)
+    kept = type(like) in (Tensor, torch.nn.Parameter) and not torch.compiler.is_compiling()
+    if not kept or like.device.type != "cpu" or size * dtype.itemsize > MOST_BYTES:
+        return like.new_empty(shape, dtype=dtype)
+    buffers = _own.__dict__
+    key = f"{name} {dtype}"
+    if key not in buffers or buffers[key].numel() < size:
+        buffers[key] = like.new_empty(size, dtype=dtype)
+    found: Tensor = buffers[key][:size].view(shape)
+    return found
