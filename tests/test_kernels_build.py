@@ -2,7 +2,6 @@
 
 import multiprocessing
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -77,15 +76,47 @@ def test_no_compiler_says_what_is_missing(cache: Path, monkeypatch: pytest.Monke
         compile._outcome.cache_clear()
 
 
-def test_compiler_without_openmp_builds_one_thread(
-    cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    wrapper = cache / "plain-compiler"
-    real = shutil.which(compile.find_compiler())
-    wrapper.write_text(f'#!/bin/sh\ncase "$*" in *-fopenmp*) exit 1;; esac\nexec {real} "$@"\n')
-    wrapper.chmod(0o755)
-    monkeypatch.setenv("CXX", str(wrapper))
-    assert compile.is_intact(compile.build("linear", 1, "float"))
+def test_compiler_from_a_python_package(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("ziglang", reason="pip install kanzoo[fast]")
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setattr(compile, "COMPILERS", ())
+    assert Path(compile.find_compiler()[0]).stem == "zig"
+    x, weight, residual, knots = make_case(400, 20, 40, 5, 3, "random")
+    want = kernels.dense_linear(x, weight, residual, knots, 3, "linear")
+    compile._outcome.cache_clear()
+    try:
+        found = kernels.spline_linear(x, weight, residual, knots, 3, "linear")
+    finally:
+        compile._outcome.cache_clear()
+    torch.testing.assert_close(found, want, rtol=1e-4, atol=1e-4)
+    assert list(cache.glob("linear-*.so"))
+
+
+def test_threads_of_a_process_without_pytorch(cache: Path) -> None:
+    """Where there is no libgomp to be found, threads are started for the call."""
+    x, weight, _, knots = make_case(4000, 20, 40, 5, 3, "uniform", residual=False)
+    want = kernels.spline_linear(x, weight, None, knots, 3, "zero")
+    for name, tensor in (("x", x), ("weight", weight), ("knots", knots)):
+        (cache / name).write_bytes(tensor.numpy().tobytes())
+    sizes = [4000, 20, 40, 5, 8, 1, 0, 3, 0]
+    code = f"""
+import ctypes, pathlib
+cache = pathlib.Path({str(cache)!r})
+library = ctypes.CDLL({str(compile.build("linear", 3, "float"))!r})
+try:
+    ctypes.CDLL(None).GOMP_parallel
+    raise SystemExit("libgomp is there")
+except AttributeError:
+    pass
+x, weight, knots = ((cache / name).read_bytes() for name in ("x", "weight", "knots"))
+y = ctypes.create_string_buffer(4 * 4000 * 40)
+sizes = (ctypes.c_int64 * 9)(*{sizes})
+assert library.kanzoo_linear_forward(x, weight, None, knots, y, None, sizes) == 0
+(cache / "y").write_bytes(y.raw)
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+    found = torch.frombuffer(bytearray((cache / "y").read_bytes()), dtype=torch.float32)
+    torch.testing.assert_close(found.view(4000, 40), want)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")

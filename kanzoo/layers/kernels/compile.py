@@ -8,8 +8,10 @@ import contextlib
 import ctypes
 import functools
 import hashlib
+import importlib.util
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -24,10 +26,14 @@ BASE_FLAGS = (
     "-O3",
     "-shared",
     "-fPIC",
+    "-pthread",
+    "-fno-exceptions",
     "-ffp-contract=fast",
     "-fno-math-errno",
     "-fno-trapping-math",
 )
+ZIG = "ziglang"  # clang as a Python package
+ZIG_FLAGS = ("-nostdlib++",)  # else it builds a standard library first, which takes a minute
 GCC_FLAGS = ("-fno-unswitch-loops", "-fno-split-loops", "-fno-ipa-cp-clone")  # builds faster
 TIMEOUT = 120  # seconds for one build
 ORDERS = range(6)
@@ -46,17 +52,20 @@ def cache_dir() -> Path:
     return Path(base) / "kanzoo"
 
 
-def find_compiler() -> str:
-    """Path of the C++ compiler: ``CXX`` if set, else the first of g++, clang++, c++."""
+def find_compiler() -> tuple[str, ...]:
+    """The command that compiles C++: ``CXX``, or g++, clang++, c++, or that of package ziglang."""
     if os.name != "posix":
         raise CompileError("compiled kernels need Linux or macOS")
-    names = (os.environ["CXX"],) if os.environ.get("CXX") else COMPILERS
-    for name in names:
+    wanted = shlex.split(os.environ.get("CXX", ""))
+    commands = [wanted] if wanted else [[name] for name in COMPILERS]
+    for name, *arguments in commands:
         if path := shutil.which(name):
-            return path
+            return path, *arguments
+    if not wanted and (package := importlib.util.find_spec(ZIG)) and package.origin:
+        return str(Path(package.origin).with_name("zig")), "c++"
     raise CompileError(
-        f"no C++ compiler: none of {', '.join(names)} is on PATH;"
-        " install g++ or clang++, or set CXX"
+        f"no C++ compiler: none of {', '.join(names[0] for names in commands)} is on PATH;"
+        " install g++, clang++ or the Python package ziglang, or set CXX"
     )
 
 
@@ -75,8 +84,16 @@ def cpu_features() -> str:
 
 
 def _run(command: list[str]) -> str:
+    caches = {f"ZIG_{kind}_CACHE_DIR": str(cache_dir() / "zig") for kind in ("LOCAL", "GLOBAL")}
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, check=False)
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT,
+            check=False,
+            env=caches | dict(os.environ),
+        )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise CompileError(f"{command[0]} does not run: {error}") from error
     if done.returncode:
@@ -89,15 +106,15 @@ def _native_flag() -> str:
 
 
 @functools.cache
-def _compiler_version(compiler: str) -> str:
-    return _run([compiler, "--version"])
+def _compiler_version(compiler: tuple[str, ...]) -> str:
+    return _run([*compiler, "--version"])
 
 
-def _key(compiler: str, flags: tuple[str, ...]) -> str:
+def _key(compiler: tuple[str, ...], flags: tuple[str, ...]) -> str:
     digest = hashlib.sha256()
     for source in sorted(SOURCES.glob("*.[hc]pp")):
         digest.update(source.name.encode() + b"\0" + source.read_bytes() + b"\0")
-    for part in (compiler, _compiler_version(compiler), *flags, cpu_features()):
+    for part in (*compiler, _compiler_version(compiler), *flags, cpu_features()):
         digest.update(part.encode() + b"\0")
     return digest.hexdigest()[:24]
 
@@ -139,15 +156,11 @@ def _locked(path: Path) -> Iterator[None]:
         yield
 
 
-def _build(compiler: str, flags: tuple[str, ...], source: Path, binary: Path) -> None:
+def _build(compiler: tuple[str, ...], flags: tuple[str, ...], source: Path, binary: Path) -> None:
     """Compile into a temporary file beside the binary, then rename it and its checksum."""
     with tempfile.TemporaryDirectory(dir=binary.parent, prefix="build-") as scratch:
         made = Path(scratch) / binary.name
-        command = [compiler, *flags, str(source), "-o", str(made)]
-        try:
-            _run([*command, "-fopenmp"])
-        except CompileError:
-            _run(command)  # no OpenMP: one thread
+        _run([*compiler, *flags, str(source), "-o", str(made), "-ldl"])
         note = made.with_suffix(".sha256")
         note.write_text(_checksum(made))
         made.replace(binary)
@@ -161,8 +174,9 @@ def build(library: str, order: int | None, real: str) -> Path:
     if real not in REALS:
         raise ValueError(f"real must be one of {REALS}, got {real!r}")
     compiler = find_compiler()
-    gcc = GCC_FLAGS if "Free Software Foundation" in _compiler_version(compiler) else ()
-    flags = (*BASE_FLAGS, *gcc, _native_flag(), f"-DREAL={real}")
+    own: tuple[str, ...] = GCC_FLAGS if "Free Software Foundation" in _compiler_version(compiler) else ()
+    own = ZIG_FLAGS if Path(compiler[0]).stem == "zig" else own
+    flags = (*BASE_FLAGS, *own, _native_flag(), f"-DREAL={real}")
     kind = real
     if order is not None:
         flags, kind = (*flags, f"-DORDER={order}"), f"{real}-{order}"

@@ -66,9 +66,9 @@ static int conv_forward(const Spline& spline, const Conv& s, const real* x, cons
         char* mine = (char*)memory.p + bytes * thread_number();
         Channel channel_(spline, blocks, mine);
         real* out = (real*)(mine + channel);
-        std::memset(out, 0, blocks.stride * ldy * sizeof(real));
+        memset(out, 0, blocks.stride * ldy * sizeof(real));
         for (index_t n = 0; padding.any && n < blocks.images * s.pixels(); ++n)
-            std::memcpy(out + (s.margin() + n) * ldy, border + g * image + n % s.pixels() * whole.ld + v0 * L,
+            memcpy(out + (s.margin() + n) * ldy, border + g * image + n % s.pixels() * whole.ld + v0 * L,
                         ldy * sizeof(real));
         for (index_t c = g * s.inner(); c < (g + 1) * s.inner(); ++c)
             for (index_t p = 0; p < s.SH * s.SW; ++p) {
@@ -103,7 +103,7 @@ static int padding_backward(const Padding& padding, const Blocks& blocks, const 
     real* sums = (real*)memory.p;  // (groups, taps, ldy), of the outputs where the tap meets padding
     parallel(s.groups, s.threads, [&](index_t group) {
         real* to = sums + group * size;
-        std::memset(to, 0, size * sizeof(real));
+        memset(to, 0, size * sizeof(real));
         for (index_t b = 0; b < s.B; ++b) {
             const index_t block = group * blocks.count() + b / blocks.images;
             const real* from = g + (block * blocks.stride + s.margin() + b % blocks.images * s.pixels()) * ldy;
@@ -141,7 +141,7 @@ static int conv_backward(const Spline& spline, const Conv& s, const real* gy, co
     parallel(s.groups * count, s.threads, [&](index_t task) {
         const index_t group = task / count, block = task % count, OH = s.OH(), OW = s.OW();
         real* to = g + task * blocks.stride * ldy;
-        std::memset(to, 0, blocks.stride * ldy * sizeof(real));
+        memset(to, 0, blocks.stride * ldy * sizeof(real));
         for (index_t b = blocks.begin(block); b < blocks.end(block); ++b)
             for (index_t h = 0; h < OH; ++h) {
                 const index_t row = s.margin() + ((b - blocks.begin(block)) * s.rows() + h) * s.columns();
@@ -185,8 +185,8 @@ static int conv_backward(const Spline& spline, const Conv& s, const real* gy, co
         }
     };
     const size_t all = s.B * s.C * s.image() * sizeof(real);
-    if (gx && classes > 1) std::memset(gx, 0, all);  // some classes may have no tap
-    if (gr && classes > 1) std::memset(gr, 0, all);
+    if (gx && classes > 1) memset(gx, 0, all);  // some classes may have no tap
+    if (gr && classes > 1) memset(gr, 0, all);
     const bool many = s.C >= s.threads;
     if (many) parallel(s.C, s.threads, [&](index_t c) { run(c, 0, count, 0, s.taps(), gx, gw); });
     if (!many && gx)

@@ -3,7 +3,7 @@
 // float: range reduction and polynomials as in Cephes (S. Moshier), a few units in the last place;
 // double: the C library, lane by lane. NaN stays NaN.
 #pragma once
-#include <cmath>
+#include <math.h>
 #include "vector.hpp"
 
 static constexpr bool SINGLE = sizeof(real) == 4;
@@ -28,7 +28,7 @@ static inline vec nearest(vec x) {  // whole number, for |x| < 2^22
 }
 
 static inline vec exp_of(vec x) {
-    if (!SINGLE) return lanes(x, [](real v) { return std::exp(v); });
+    if (!SINGLE) return lanes(x, [](real v) { return exp(v); });
     const vec least = vec{} - 87, most = vec{} + 88;
     const vec y = x < least ? least : x > most ? most : x;
     const vec n = nearest(y * (real)1.44269504);
@@ -44,7 +44,7 @@ static inline vec logistic_of(vec x) { return (real)1 / (exp_of(-x) + 1); }
 static inline vec magnitude(vec x) { return x < 0 ? -x : x; }
 
 static inline vec tanh_of(vec x) {
-    if (!SINGLE) return lanes(x, [](real v) { return std::tanh(v); });
+    if (!SINGLE) return lanes(x, [](real v) { return tanh(v); });
     const vec a = magnitude(x), e = exp_of(-2 * a), z = x * x;
     const vec far = ((real)1 - e) / (e + 1);
     const vec near = x + x * z * horner(z, vec{} - (real)5.70498872745e-3, (real)2.06390887954e-2, (real)-5.37397155531e-2,
@@ -55,8 +55,8 @@ static inline vec tanh_of(vec x) {
 // Both at once; `far` where arguments may exceed FAR.
 static inline void waves_of(vec x, bool far, vec& sine, vec& cosine) {
     if (!SINGLE || far) {
-        sine = lanes(x, [](real v) { return std::sin(v); });
-        cosine = lanes(x, [](real v) { return std::cos(v); });
+        sine = lanes(x, [](real v) { return sin(v); });
+        cosine = lanes(x, [](real v) { return cos(v); });
         return;
     }
     const vec n = nearest(x * (real)0.636619772);

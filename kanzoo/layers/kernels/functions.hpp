@@ -21,7 +21,7 @@ struct Functions {
     index_t size() const { return K * (each ? channels : 1); }  // of a row of the table
     real largest(int row) const {
         real most = 0;
-        for (index_t i = 0; i < size(); ++i) most = std::fmax(most, std::fabs(table[row * size() + i]));
+        for (index_t i = 0; i < size(); ++i) most = fmax(most, fabs(table[row * size() + i]));
         return most;
     }
 };
@@ -29,9 +29,9 @@ struct Functions {
 // Largest input for which no argument of a wave exceeds FAR.
 template <class Family>
 static real limit_of(const Functions& f) {
-    if (std::is_same<Family, Waves>::value) return (FAR - f.largest(1)) / f.largest(0);
-    if (std::is_same<Family, Harmonics>::value) return FAR / std::fabs(f.constant[0]);
-    if (std::is_same<Family, Wavelet<Morlet>>::value) return f.constant[0] * 40 <= FAR ? HUGE_VAL : -1;
+    if (same<Family, Waves>) return (FAR - f.largest(1)) / f.largest(0);
+    if (same<Family, Harmonics>) return FAR / fabs(f.constant[0]);
+    if (same<Family, Wavelet<Morlet>>) return f.constant[0] * 40 <= FAR ? HUGE_VAL : -1;
     return HUGE_VAL;
 }
 
@@ -82,7 +82,7 @@ static int apply(const Functions& f, const real* x, real* out, const real* back,
     const size_t bytes = scratch + lines + round_up(kept * sizeof(real));
     Buffer memory(bytes * f.threads);
     if (!memory.p) return 1;
-    for (int t = 0; sums && t < f.threads; ++t) std::memset((char*)memory.p + bytes * t + scratch + lines, 0, kept * sizeof(real));
+    for (int t = 0; sums && t < f.threads; ++t) memset((char*)memory.p + bytes * t + scratch + lines, 0, kept * sizeof(real));
     parallel(across * down, f.threads, [&](index_t task) {
         char* mine = (char*)memory.p + bytes * thread_number();
         Row& line = *(Row*)(mine + scratch);

@@ -1,6 +1,6 @@
 // y[n, o] = b[o] + sum over inputs i and functions k of w[i, k, o] phi_k(x[n, i]), and its gradients.
 #pragma once
-#include <cstdint>
+#include <stdint.h>
 typedef uint16_t row_t;  // of a block
 #include "sweep.hpp"
 
@@ -46,7 +46,7 @@ static void unpack(const real* from, real* to, index_t ldt, index_t count, index
         constexpr index_t ld = decltype(width)::value * L;
         const index_t at = (v - v0) * L, size = min_of(columns - at, ld);
         for (index_t n = 0; n < count; ++n)
-            std::memcpy(to + n * ldt + at, from + count * at + n * ld, size * sizeof(real));
+            memcpy(to + n * ldt + at, from + count * at + n * ld, size * sizeof(real));
     });
 }
 
@@ -85,7 +85,7 @@ static int linear_forward(const Spline& spline, const Shape& s, const real* x, c
         char* mine = (char*)memory.p + bytes * thread_number();
         real* out = blocks + (parts > 1 ? task : thread_number()) * block;
         if (bias && first == 0) pack<wide(Q)>(bias, 0, out, count, s.O, 0, vectors, 0, count);
-        else std::memset(out, 0, count * vectors * L * sizeof(real));
+        else memset(out, 0, count * vectors * L * sizeof(real));
         Sorted sorted[MOST_INPUTS];
         const index_t near = count > FEW_ROWS ? s.near() : 1;
         for (index_t i0 = first; i0 < last; i0 += group) {
@@ -177,9 +177,9 @@ static int linear_backward(const Spline& spline, const Shape& s, const real* gy,
             for (index_t i = 0; i < inputs; ++i) scatter_sums(sorted[i], sum + i * sums, count, found + i, inputs);
             auto put = [&](auto columns) {  // the usual number is a constant
                 for (index_t n = 0; n < count; ++n)
-                    std::memcpy(gx + (n0 + n) * s.I + i0, found + n * columns, columns * sizeof(real));
+                    memcpy(gx + (n0 + n) * s.I + i0, found + n * columns, columns * sizeof(real));
             };
-            if (inputs == MOST_INPUTS) put(std::integral_constant<index_t, MOST_INPUTS>());
+            if (inputs == MOST_INPUTS) put(Width<MOST_INPUTS>());
             else put(inputs);
         }
     });

@@ -1,6 +1,6 @@
 // Pixels of a convolution: blocks of images, one channel sorted by grid cell, and padding.
 #pragma once
-#include <cstdint>
+#include <stdint.h>
 typedef int32_t row_t;  // pixels of a block of images
 #include "sweep_taps.hpp"
 
@@ -153,8 +153,8 @@ struct Padding {
     }
     // What padding adds to the outputs of an image, (pixels, ld) of group g.
     void outputs(index_t g, const real* w, index_t ld, index_t size, void* memory, real* sums, real* to) const {
-        std::memset(sums, 0, s.taps() * ld * sizeof(real));
-        std::memset(to, 0, s.pixels() * ld * sizeof(real));
+        memset(sums, 0, s.taps() * ld * sizeof(real));
+        memset(to, 0, s.pixels() * ld * sizeof(real));
         for (index_t c = g * s.inner(); c < (g + 1) * s.inner(); ++c)
             functions(c, memory, [&](int cell, const real* t) {
                 for (index_t tap = 0; tap < s.taps(); ++tap)

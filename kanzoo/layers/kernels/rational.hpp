@@ -145,7 +145,7 @@ static int rational_backward(const Rational& r, const real* gy, const real* x, r
     real* table = (real*)coefficients.p;
     if (!totals || !table || !lanes.p) return 1;
     if (r.last()) r.spread(table);
-    std::memset(totals, 0, tasks * kept * sizeof(double));
+    memset(totals, 0, tasks * kept * sizeof(double));
     real ones[L];  // of the first vector of a row: zero where that lies over another
     for (int lane = 0; lane < L; ++lane) ones[lane] = lane >= r.over();
     parallel(tasks, r.threads, [&](index_t task) {
@@ -174,7 +174,7 @@ static int rational_backward(const Rational& r, const real* gy, const real* x, r
             return sums.finish();
         }
         real* mine = (real*)((char*)lanes.p + each * thread_number());
-        std::memset(mine, 0, each);
+        memset(mine, 0, each);
         const index_t whole = min_of(n1, total / width);  // the very last row may be shorter
         for (index_t from = n0; from < whole; from += near)
             for (index_t v = 0; v < vectors; ++v) {

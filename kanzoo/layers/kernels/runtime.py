@@ -25,7 +25,7 @@ if hasattr(os, "register_at_fork"):
 def thread_count(work: int) -> int:
     """Threads for a call: PyTorch's number, but one for little work and in forked children.
 
-    A forked child lacks its parent's OpenMP threads, and a parallel region would wait for them.
+    A forked child lacks its parent's threads, and a parallel region would wait for them.
     """
     return 1 if _forked or work < SERIAL_WORK else torch.get_num_threads()
 

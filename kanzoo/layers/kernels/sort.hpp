@@ -75,7 +75,7 @@ struct Sorter {
             const index_t v = spline.which(i0 + i);
             for (int n = 0; n < L; ++n) o.x[rows + n] = spline.grid(v)[0];
             for (int n = 0; n < Sorted::AHEAD; ++n) o.row[rows + n] = o.row[rows - 1];
-            if (derivative) std::memset(o.e + ORDER * o.ld, 0, o.ld * sizeof(real));
+            if (derivative) memset(o.e + ORDER * o.ld, 0, o.ld * sizeof(real));
             o.count_far = 0;
             bool away = false;
             if (equal) away = fill<derivative, true>(v, 0, 0, rows, o);
@@ -94,7 +94,7 @@ private:
             for (index_t n = 0, k = 0; n < rows; ++n)
                 for (index_t i = 0; i < count; ++i, ++k) f(k, n, i);
         };
-        if (inputs == MOST_INPUTS) all(std::integral_constant<index_t, MOST_INPUTS>());
+        if (inputs == MOST_INPUTS) all(Width<MOST_INPUTS>());
         else all(inputs);
     }
     // f(entry, row, input, lane) for all points; neighbours are in different lanes.
@@ -138,7 +138,7 @@ private:
     // Rows and inputs in the order of their cells.
     void arrange(index_t inputs, const real* x, index_t ldx, Sorted* out) const {
         const int G = spline.G;
-        std::memset(next, 0, inputs * parts(inputs) * G * sizeof(int32_t));
+        memset(next, 0, inputs * parts(inputs) * G * sizeof(int32_t));
         visit(inputs, [&](index_t k, index_t, index_t, index_t lane) { ++next[lane * G + cell[k]]; });
         for (index_t i = 0; i < inputs; ++i) {
             int32_t sum = 0;

@@ -1,12 +1,10 @@
 // Shared parts of all kernels: vectors of REAL (float or double), threads and memory.
 #pragma once
-#include <cstdint>
-#include <cstdlib>
-#include <cstring>
-#include <type_traits>
-#ifdef _OPENMP
-#include <omp.h>
-#endif
+#include <dlfcn.h>
+#include <pthread.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
 #ifdef __linux__
 #include <sys/mman.h>
 #endif
@@ -30,7 +28,15 @@ struct Vector {
     typedef real type __attribute__((vector_size(lanes * sizeof(real)), aligned(sizeof(real)), may_alias));
 };
 typedef Vector<L>::type vec;
-typedef std::conditional<sizeof(real) == 4, int32_t, int64_t>::type word;
+template <int bytes>
+struct Word {
+    typedef int64_t type;
+};
+template <>
+struct Word<4> {
+    typedef int32_t type;
+};
+typedef Word<sizeof(real)>::type word;
 typedef word wvec __attribute__((vector_size(L * sizeof(word))));    // what comparing vectors gives
 typedef int32_t ivec __attribute__((vector_size(L * sizeof(int32_t))));
 
@@ -41,12 +47,12 @@ static inline void store(real* p, vec v) { *(vec*)p = v; }
 static inline vec load_part(const real* p, index_t count) {
     if (count >= L) return load(p);
     real padded[L] = {0};
-    std::memcpy(padded, p, count * sizeof(real));
+    memcpy(padded, p, count * sizeof(real));
     return load(padded);
 }
 static inline void store_part(real* p, vec v, index_t count) {
     if (count >= L) store(p, v);
-    else std::memcpy(p, &v, count * sizeof(real));
+    else memcpy(p, &v, count * sizeof(real));
 }
 
 static inline index_t min_of(index_t a, index_t b) { return a < b ? a : b; }
@@ -89,39 +95,67 @@ static inline V sums_of(const V* v) {
     else return pair_sums(sums_of<count / 2>(v), sums_of<count / 2>(v + count / 2));
 }
 
-// A number of vectors as a type.
+// Whether two types are the same.
+template <class A, class B>
+static constexpr bool same = false;
+template <class A>
+static constexpr bool same<A, A> = true;
+
+// A number as a type.
 template <int NV>
 struct Width {
     static constexpr int value = NV;
+    constexpr operator index_t() const { return NV; }
 };
 
 // Copy rows of `columns` numbers to rows of ldt, the rest zero.
 static inline void copy_rows(const real* from, index_t ldf, real* to, index_t ldt, index_t rows, index_t columns) {
     for (index_t n = 0; n < rows; ++n) {
-        std::memcpy(to + n * ldt, from + n * ldf, columns * sizeof(real));
+        memcpy(to + n * ldt, from + n * ldf, columns * sizeof(real));
         for (index_t o = columns; o < ldt; ++o) to[n * ldt + o] = 0;
     }
 }
 
-static inline int thread_number() {
-#ifdef _OPENMP
-    return omp_get_thread_num();
-#else
-    return 0;
-#endif
-}
+static __thread int own_number = 0;
+static inline int thread_number() { return own_number; }  // in a parallel region, from 0
 
-// Run f(task) for every task. One thread never enters OpenMP: its pool does not survive fork().
+// PyTorch's own threads, where it has them from libgomp.
+typedef void (*Pool)(void (*run)(void*), void* data, unsigned threads, unsigned flags);
+static const Pool pool = (Pool)dlsym(RTLD_DEFAULT, "GOMP_parallel");
+
+template <class F>
+struct Team {
+    F& f;
+    index_t tasks, taken;
+    int joined;
+    static void run(void* p) {
+        Team& t = *(Team*)p;
+        own_number = __atomic_fetch_add(&t.joined, 1, __ATOMIC_RELAXED);
+        for (index_t n; (n = __atomic_fetch_add(&t.taken, 1, __ATOMIC_RELAXED)) < t.tasks;) t.f(n);
+        own_number = 0;
+    }
+    static void* start(void* p) {
+        run(p);
+        return nullptr;
+    }
+};
+
+// Run f(task) for every task. One thread never enters the pool, which does not survive fork().
 template <class F>
 static void parallel(index_t tasks, int threads, F f) {
     if (threads <= 1 || tasks <= 1) {
         for (index_t t = 0; t < tasks; ++t) f(t);
         return;
     }
-#ifdef _OPENMP
-#pragma omp parallel for schedule(dynamic, 1) num_threads(threads)
-#endif
-    for (index_t t = 0; t < tasks; ++t) f(t);
+    Team<F> team = {f, tasks, 0, 0};
+    if (pool) return pool(Team<F>::run, &team, (unsigned)min_of(threads, tasks), 0);
+    static constexpr int MOST = 64;
+    pthread_t others[MOST];
+    const int wanted = (int)min_of(min_of(threads, tasks), MOST) - 1;
+    int started = 0;
+    while (started < wanted && !pthread_create(others + started, nullptr, Team<F>::start, &team)) ++started;
+    Team<F>::run(&team);
+    for (int n = 0; n < started; ++n) pthread_join(others[n], nullptr);
 }
 
 // The same numbers as 0 .. tasks - 1, but those that threads take at the same time are far apart: what
@@ -133,8 +167,8 @@ static inline index_t spread(index_t task, index_t tasks, int threads) {
 
 struct Buffer {  // uninitialised memory, aligned to a cache line; p is null when memory is short
     void* p;
-    explicit Buffer(size_t bytes) : p(std::aligned_alloc(64, round_up(bytes + 64))) {}
-    ~Buffer() { std::free(p); }
+    explicit Buffer(size_t bytes) : p(aligned_alloc(64, round_up(bytes + 64))) {}
+    ~Buffer() { free(p); }
     Buffer(const Buffer&) = delete;
 };
 
