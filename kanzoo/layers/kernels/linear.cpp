@@ -9,7 +9,7 @@ static Shape shape_of(const index_t* sizes) {
 // Numbers that `Order` keeps, as many for every grid; 0 for a grid too fine for that.
 extern "C" index_t kanzoo_linear_order(const index_t* sizes) {
     const Shape s = shape_of(sizes);
-    const index_t most = s.rows() / 16;  // cells
+    const index_t most = s.rows() / 8;  // cells
     return sizes[3] > most ? 0 : s.N * s.I + ceil_div(s.N, s.rows()) * s.I * Sorted::order_size(0, (int)most);
 }
 

@@ -66,7 +66,8 @@ static void forward_sweep(const Sorted& s, int G, const real* w, index_t ldw, in
         for (int v = 0; v < NV; ++v) __builtin_prefetch(w + next + (c + P - 1) * ldw + v * L, 0, 2);
         for (index_t n = n0; n < n1; ++n) {
             real* out = y + row[n] * ldy;
-            for (int v = 0; v < NV; ++v) __builtin_prefetch(y + row[n + Sorted::AHEAD] * ldy + v * L, 1);
+            const real* ahead = y + row[n + Sorted::AHEAD] * ldy;
+            for (int v = 0; v < NV; ++v) __builtin_prefetch(ahead + v * L, 1);
             vec acc[NV];
             for (int v = 0; v < NV; ++v) acc[v] = load(out + v * L);
             for (int j = 0; j < P; ++j)
@@ -109,8 +110,8 @@ static void input_sweep(const Sorted& s, int G, const real* w, index_t ldw, inde
             const real* g = gy + row[n] * ldy;
             vec sum = {}, other = {};  // two short chains instead of one long: latency bounds this loop
             for (int v = 0; v < NV && ORDER + Q > 0; ++v) {
-                vec mixed = {};
-                for (int j = 0; j < ORDER; ++j) mixed += e[j * s.ld + n] * steps[j][v];
+                vec mixed = ORDER > 0 ? e[n] * steps[0][v] : vec{};
+                for (int j = 1; j < ORDER; ++j) mixed += e[j * s.ld + n] * steps[j][v];
                 if (Q) mixed += e[P * s.ld + n] * rest[v];
                 vec& to = v % 2 ? other : sum;
                 to += mixed * load(g + v * L);
@@ -147,7 +148,8 @@ static void weight_sweep(const Sorted& s, int G, const real* gy, index_t ldy, re
     for (int c = 0; c < G; ++c) {
         for (index_t n = start[c]; n < start[c + 1]; ++n) {
             const real* g = gy + row[n] * ldy;
-            for (int v = 0; v < NV; ++v) __builtin_prefetch(gy + row[n + Sorted::AHEAD] * ldy + v * L);
+            const real* ahead = gy + row[n + Sorted::AHEAD] * ldy;
+            for (int v = 0; v < NV; ++v) __builtin_prefetch(ahead + v * L);
             for (int v = 0; v < NV; ++v) {
                 const vec q = load(g + v * L);
                 for (int j = 0; j < P; ++j) window.at[j][v] += t[j * s.ld + n] * q;
