@@ -1,7 +1,7 @@
 """Convolutions of basis functions, some images at a time, as ``functions`` does for matrices.
 
 Functions come before channels. With enough channels these are last in memory, as convolutions like
-it most; few channels stay first, so that vectors run along pixels.
+it most; few channels stay first, so that vectors run along pixels, and are turned afterwards.
 
 Axes: b images of a block, C channels, T functions with the residual branch, S the pixels in any
 dimensions.
@@ -54,6 +54,7 @@ class _Images:
         self.functions, self.channels = functions, x.shape[1]
         self.inner = x.shape[1] // groups
         self.last = functions.each or self.inner >= LANES
+        self.turns = not self.last and groups == 1 and x.dim() in FORMATS
         self.x = x.movedim(1, -1) if self.last else x
         size = max(x[:1].numel() * functions.total, 1)
         self.block = even_size(x.shape[0], max(BLOCK_BYTES // (size * x.element_size()), 1))
@@ -86,13 +87,14 @@ class _Images:
         """The functions of pixels as channels, (b, T C, *S)."""
         shape = list(pixels.shape)
         shape[-1 if self.last else 1] *= self.functions.total
-        return planes.view(shape).movedim(-1, 1) if self.last else planes.view(shape)
+        found = planes.view(shape).movedim(-1, 1) if self.last else planes.view(shape)
+        return self.laid(found) if self.turns else found
 
-    def laid(self, grad: Tensor) -> Tensor:
-        """A gradient (b, O, *S') in the order that convolutions of the planes prefer."""
-        if not self.last or grad.dim() not in FORMATS:
-            return grad.contiguous()
-        return grad.contiguous(memory_format=FORMATS[grad.dim()])
+    def laid(self, images: Tensor) -> Tensor:
+        """Images (b, *, *S) in the order that convolutions prefer."""
+        if not (self.last or self.turns) or images.dim() not in FORMATS:
+            return images.contiguous()
+        return images.contiguous(memory_format=FORMATS[images.dim()])
 
 
 class _Margins:
@@ -195,15 +197,17 @@ class _Conv(torch.autograd.Function):
         grad_x = torch.empty_like(x) if need_x else None
         for images, pixels, planes in every.blocks():
             back, into = None, torch.empty_like(pixels) if need_x else None
-            channels = every.shown(planes, pixels)
-            arguments = (every.laid(grad[images]), channels, turned, None, *options)
+            own = every.laid(grad[images])
             if need_x or functions.trained:
-                back = backward(*arguments, [True, False, False])[0]
+                shape = every.shown(planes, pixels)  # all that is used of it
+                back = backward(own, shape, turned, None, *options, [True, False, False])[0]
             every.run(pixels, planes if need_weight else None, back, into)
             if grad_x is not None and into is not None:
                 grad_x[images] = into.movedim(-1, 1) if every.last else into
             if grad_weight is not None:
-                grad_weight += backward(*arguments, [False, True, False])[1]
+                channels = every.shown(planes, pixels)
+                more = backward(own, channels, turned, None, *options, [False, True, False])[1]
+                grad_weight += more
         if grad_weight is not None:
             grad_weight = channels_first(grad_weight, ctx.options, functions.total)
         more = functions.parameter_gradients(parameters)
