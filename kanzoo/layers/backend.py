@@ -178,12 +178,9 @@ def choose(
 
 
 def function_plan(
-    expansion: Expansion, weight: Tensor, x: Tensor, backend: str, *pixels: int
+    expansion: Expansion, weight: Tensor, x: Tensor, backend: str
 ) -> kernels.Plan | None:
-    """What a kernel needs to know if "auto" finds one for functions other than B-splines.
-
-    `pixels`: in a convolution their channels and the groups of these.
-    """
+    """What a kernel needs to know if "auto" finds one for functions other than B-splines."""
     if torch.compiler.is_compiling() or torch.compiler.is_exporting():
         return None
     if backend != "auto" or x.device.type != "cpu" or not x.is_floating_point():
@@ -192,7 +189,7 @@ def function_plan(
     if not large or isinstance(expansion.basis, BSpline) or expansion.basis.num_functions < 2:
         return None
     plan = kernels.Plan(expansion.basis.formula, expansion.squash, expansion.residual)
-    if not plan.usable(*pixels) or not kernels.has_functions(expansion.wide(x), weight):
+    if not plan.usable() or not kernels.has_functions(expansion.wide(x), weight):
         return None
     return plan
 

@@ -142,10 +142,9 @@ class ConvLayer(KANLayer):
         none, transposed = (0,) * self.dims, operator is TRANSPOSED.get(self.dims)
         full = {"padding": none, "output_padding": none, "transposed": transposed, **options}
         groups, weighs = options["groups"], not torch.is_autocast_enabled("cpu")
-        sizes = (self.in_features, groups)
         plan: kernels.Plan | kernels.SplinePlan | None = None
         if weighs:
-            plan = function_plan(self.expansion, weight, images, self.backend, *sizes)
+            plan = function_plan(self.expansion, weight, images, self.backend)
         chosen = choose(self.expansion, self.weight, images, self.backend, type(self).__name__)
         if weighs and chosen == "blocked" and plan is None:
             plan = spline_plan(self.expansion, weight, images, groups)

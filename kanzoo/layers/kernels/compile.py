@@ -174,7 +174,9 @@ def build(library: str, order: int | None, real: str) -> Path:
     if real not in REALS:
         raise ValueError(f"real must be one of {REALS}, got {real!r}")
     compiler = find_compiler()
-    own: tuple[str, ...] = GCC_FLAGS if "Free Software Foundation" in _compiler_version(compiler) else ()
+    own: tuple[str, ...] = (
+        GCC_FLAGS if "Free Software Foundation" in _compiler_version(compiler) else ()
+    )
     own = ZIG_FLAGS if Path(compiler[0]).stem == "zig" else own
     flags = (*BASE_FLAGS, *own, _native_flag(), f"-DREAL={real}")
     kind = real

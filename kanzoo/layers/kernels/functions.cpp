@@ -2,12 +2,12 @@
 #include "functions.hpp"
 #include "rational.hpp"
 
-// sizes: rows, channels, ldx, plane, row, K, family, squash, activation, table per channel, threads.
-// See `apply`.
+// sizes: rows, channels, ldx, plane, row, K, family, squash, activation, table per channel, threads,
+// inner, owners. See `apply`.
 extern "C" index_t kanzoo_functions(const real* x, const real* table, const real* constants, real* out, const real* back,
                                 real* gx, real* gp, const index_t* n) {
     const Functions f = {n[0],  n[1],  n[2],  n[3], n[4], n[5], (int)n[7], (int)n[8], n[9] != 0,
-                         table, constants, (int)n[10]};
+                         table, constants, (int)n[10], n[11], n[12]};
     static constexpr decltype(&apply<Recurrence>) families[] = {
         apply<Recurrence>, apply<Bernstein>, apply<Gaussian>, apply<Switch>, apply<Harmonics>, apply<Waves>,
         apply<Wavelet<MexicanHat>>, apply<Wavelet<Sloped>>, apply<Wavelet<Morlet>>, apply<Ramps>, apply<SplineGaussian>};

@@ -38,6 +38,7 @@ FAMILIES = (  # in the order of functions.cpp
 SQUASHES = ("none", "tanh", "sigmoid")
 RESIDUALS = (None, "identity", "relu", "silu", "tanh")
 LANES = 16  # numbers of a vector; rows shorter than that waste most of it
+LONG = 16 * LANES  # rows of which the last vector does not matter
 BLOCK_BYTES = 8 << 20  # larger products are faster, beyond the L2 cache too
 
 
@@ -49,15 +50,10 @@ class Plan:
     squash: str
     residual: str | None
 
-    def usable(self, channels: int = LANES, groups: int = 1) -> bool:
-        """Whether the kernel knows all of it, and is fast for pixels of that many channels."""
-        if self.squash not in SQUASHES or self.residual not in RESIDUALS:
-            return False
-        formula = self.formula()
-        if formula is None:
-            return False
-        shared = formula.table.shape[2] == 1 and not formula.table.requires_grad
-        return shared or (groups == 1 and channels >= LANES // 2)
+    def usable(self) -> bool:
+        """Whether the kernel knows all of it."""
+        known = self.squash in SQUASHES and self.residual in RESIDUALS
+        return known and self.formula() is not None
 
     def prepare(self, x: Tensor, trained: bool) -> "Functions":
         """The functions of one call, on inputs like x."""
@@ -90,6 +86,7 @@ class Functions:
         self.kind.append(RESIDUALS.index(plan.residual))
         self.trained = self.table.requires_grad
         self.each = self.trained or self.values.shape[2] > 1
+        self.last = False  # channels need not be last in memory
         self.gradient = torch.zeros_like(self.values) if self.trained else None
 
     def run(
@@ -101,21 +98,24 @@ class Functions:
         back: Tensor | None = None,
         grad_x: Tensor | None = None,
         tiles: int = 1,
+        inner: int = 0,
     ) -> None:
         """Functions of the rows of x (n, c), the channels ``block`` of all, and gradients.
 
         Function k of row n begins at k strides[0] + n strides[1] in ``out`` and ``back``; grad_x
-        has the strides of x. A row may hold the channels several times, in ``tiles``.
+        has the strides of x. A row may hold the channels several times, in ``tiles``; or a row is a
+        channel, ``inner`` of them make a group, and strides[1] is that of groups.
         """
-        rows, channels = x.shape
+        rows, columns = x.shape
         table = self.values
         if self.each:
             table = table[:, :, block].repeat(1, 1, tiles)
         added = None
         if self.gradient is not None and back is not None:
-            added = x.new_zeros(2, self.count, channels)
-        sizes = [rows, channels, x.stride(0), *strides, self.count, *self.kind, int(self.each)]
-        sizes.append(thread_count(x.numel() * self.total))
+            added = torch.zeros_like(table[:2])
+        owners = table.shape[2] if inner else 0
+        sizes = [rows, columns, x.stride(0), *strides, self.count, *self.kind, int(self.each)]
+        sizes += [thread_count(x.numel() * self.total), inner, owners]
         call("kanzoo_functions", None, [x, table, self.constants, out, back, grad_x, added], sizes)
         if added is not None and self.gradient is not None:
             self.gradient[:2, :, block] += added.unflatten(2, (tiles, -1)).sum(2)
@@ -218,7 +218,8 @@ def _run_matrix(
         x = x.view(1, -1)
         grad_x = None if grad_x is None else grad_x.view(1, -1)
     rows, columns = x.shape
-    tiles = min(4 * LANES // columns, rows) if columns < LANES and x.is_contiguous() else 1
+    wasteful = -columns % LANES > columns // 8 and x.is_contiguous()  # the last vector of a row
+    tiles = max(min(LONG // columns, rows), 1) if wasteful else 1
     if tiles > 1 and functions.each:  # several short rows as one, and what is left
 
         def shown(t: Tensor | None, part: slice, dim: int) -> Tensor | None:

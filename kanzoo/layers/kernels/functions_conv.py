@@ -53,7 +53,8 @@ class _Images:
     def __init__(self, x: Tensor, functions: Functions | SplineFunctions, groups: int) -> None:
         self.functions, self.channels = functions, x.shape[1]
         self.inner = x.shape[1] // groups
-        self.last = functions.each or self.inner >= LANES
+        apart = functions.each and groups > 1  # a group's table is not that of all channels
+        self.last = functions.last or (self.inner >= LANES and not apart)
         self.turns = not self.last and groups == 1 and x.dim() in FORMATS
         self.x = x.movedim(1, -1) if self.last else x
         size = max(x[:1].numel() * functions.total, 1)
@@ -76,12 +77,15 @@ class _Images:
     ) -> None:
         """The kernel on blocks of memory; ``back`` is (b, T C, *S) in any order."""
         width = self.inner if self.last else self.inner * pixels[0, 0].numel()
-        rows = pixels.view(-1, width)  # pixels, or images, of every group
+        of_channels = not self.last and self.functions.each
+        columns = width // self.inner if of_channels else width
+        rows = pixels.view(-1, columns)  # pixels, or images, of every group; or their channels
         if back is not None:
             back = (back.movedim(1, -1) if self.last else back).contiguous()
-        into = None if grad is None else grad.view(-1, width)
+        into = None if grad is None else grad.view(-1, columns)
         strides = (width, self.functions.total * width)
-        self.functions.run(rows, out, strides, slice(0, self.channels), back, into)
+        inner = self.inner if of_channels else 0
+        self.functions.run(rows, out, strides, slice(0, self.channels), back, into, inner=inner)
 
     def shown(self, planes: Tensor, pixels: Tensor) -> Tensor:
         """The functions of pixels as channels, (b, T C, *S)."""

@@ -41,7 +41,7 @@ class SplineFunctions:
         self.plan = plan
         self.count = plan.spline.count
         self.total = self.count + (plan.residual is not None)
-        self.each = plan.spline.start.shape[0] > 1
+        self.each = self.last = plan.spline.start.shape[0] > 1  # channels with knots of their own
         self.work: Workspace | None = None
 
     def run(
@@ -52,6 +52,8 @@ class SplineFunctions:
         block: slice,
         back: Tensor | None = None,
         grad_x: Tensor | None = None,
+        *,
+        inner: int = 0,
     ) -> None:
         """Functions of the rows of x (n, c) and gradients, laid out as in ``Functions.run``."""
         leaf = x.detach().requires_grad_(back is not None)

@@ -55,6 +55,12 @@ static inline void store_part(real* p, vec v, index_t count) {
     else memcpy(p, &v, count * sizeof(real));
 }
 
+// The first `count` numbers of a vector, the rest zero.
+static inline vec first_of(vec v, index_t count) {
+    for (index_t l = count; l < L; ++l) v[l] = 0;
+    return v;
+}
+
 static inline index_t min_of(index_t a, index_t b) { return a < b ? a : b; }
 static inline index_t max_of(index_t a, index_t b) { return a > b ? a : b; }
 static inline index_t ceil_div(index_t a, index_t b) { return (a + b - 1) / b; }
