@@ -21,6 +21,7 @@ from .compile import is_available
 from .compiled import is_transformed
 from .recompute import differentiable_gradients, spread
 from .runtime import REALS, call, thread_count
+from .scratch import scratch
 
 FAMILIES = (  # in the order of functions.cpp
     "recurrence",
@@ -129,20 +130,11 @@ class Functions:
         return spread(iter(found), parameters)
 
 
-class _Planes:
-    """Memory for T planes (n, b), a little apart from each other: no cache set holds them all."""
-
-    def __init__(self, like: Tensor, count: int) -> None:
-        self.like, self.count = like, count
-        self.memory = like.new_empty(0)
-
-    def get(self, rows: int, columns: int) -> Tensor:
-        """T planes (T, n, b), valid until the next call."""
-        size = rows * columns + LANES
-        if self.memory.numel() < self.count * size:
-            self.memory = self.like.new_empty(self.count * size)
-        strides = (size, columns, 1)
-        return self.memory.as_strided((self.count, rows, columns), strides)
+def _planes(name: str, like: Tensor, count: int, rows: int, columns: int) -> Tensor:
+    """Planes (T, n, b), a little apart from each other: no cache set holds them all."""
+    size = rows * columns + LANES
+    memory = scratch(name, like, count * size)
+    return memory.as_strided((count, rows, columns), (size, columns, 1))
 
 
 class _Linear(torch.autograd.Function):
@@ -159,12 +151,11 @@ class _Linear(torch.autograd.Function):
         ctx.plan, ctx.features = plan, features
         ctx.save_for_backward(x, weight, *parameters)
         functions = plan.prepare(x, False)
-        planes = _Planes(x, functions.total)
         y = x.new_empty(x.shape[0], weight.shape[2])
         y.copy_(bias) if bias is not None else y.zero_()
         for rows, block in blocks(x, weight, BLOCK_BYTES):
             part = x[rows, block]
-            values = planes.get(*part.shape)
+            values = _planes("function values", x, functions.total, *part.shape)
             _run_matrix(functions, part, values, block)
             for value, matrix in zip(values, weight[block].unbind(1), strict=True):
                 y[rows].addmm_(value, matrix)
@@ -186,12 +177,11 @@ class _Linear(torch.autograd.Function):
             grad_weight.zero_()
         functions = ctx.plan.prepare(x, any(p.requires_grad for p in parameters))
         moving = need_x or functions.trained
-        planes, backs = (_Planes(x, functions.total) for _ in range(2))
         for rows, block in blocks(x, weight, BLOCK_BYTES):
             part, g = x[rows, block], grad[rows]
-            values, back = planes.get(*part.shape), None
+            values, back = _planes("function values", x, functions.total, *part.shape), None
             if moving:
-                back = backs.get(*part.shape)
+                back = _planes("function back", x, functions.total, *part.shape)
                 for one, matrix in zip(back, weight[block].unbind(1), strict=True):
                     torch.mm(g, matrix.t(), out=one)
             into = None if grad_x is None else grad_x[rows, block]
