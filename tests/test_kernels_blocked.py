@@ -5,8 +5,9 @@ import torch
 from kernel_cases import EXTRAPOLATIONS, assert_close, make_case, make_knots
 from torch import Tensor
 
-from kanzoo.layers import kernels
-from kanzoo.layers.kernels import blocked, blocked_spline
+import kanzoo
+from kanzoo.layers import backend, kernels
+from kanzoo.layers.kernels import blocked, blocked_spline, spline_plan
 
 
 def test_blocked_any_basis(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -95,3 +96,32 @@ def test_empty_splines(shape: tuple[int, int, int], grid: str) -> None:
     y.sum().backward()
     assert torch.equal(weight.grad, torch.zeros_like(weight))
     assert torch.equal(x.grad, torch.zeros_like(x))
+
+
+@pytest.mark.parametrize("extrapolation", EXTRAPOLATIONS)
+@pytest.mark.parametrize(("adaptive", "groups"), [(False, 1), (False, 2), (True, 1)])
+@pytest.mark.parametrize("cells", [3, 20])
+def test_convolutions_of_splines_equal_dense(
+    monkeypatch: pytest.MonkeyPatch, cells: int, adaptive: bool, groups: int, extrapolation: str
+) -> None:
+    monkeypatch.setattr(spline_plan, "INPUTS", 300)  # several parts
+    monkeypatch.setattr(backend, "SMALL", 0)
+    torch.manual_seed(0)
+    basis = kanzoo.get_basis(
+        "bspline_adaptive" if adaptive else "bspline", grid_size=cells, extrapolation=extrapolation
+    )
+    layer = kanzoo.KANConv2d(4, 6, 3, padding=1, groups=groups, basis=basis, dtype=torch.float64)
+    x = 2 * torch.randn(9, 4, 6, 5, dtype=torch.float64)
+    x[0] *= 5  # outside
+    if adaptive:
+        layer.update_grid(x)
+    results = []
+    for chosen in ("blocked", "dense"):
+        layer.backend = chosen
+        layer.zero_grad()
+        pixels = x.clone().requires_grad_()
+        y = layer(pixels)
+        y.square().sum().backward()
+        results.append([y.detach(), pixels.grad, *(p.grad for p in layer.parameters())])
+    for found, want in zip(*results, strict=True):
+        assert_close(found, want, 1e-10)

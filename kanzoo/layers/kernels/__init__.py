@@ -10,6 +10,7 @@ from .dense import dense_conv2d, dense_linear, spline_features
 from .direct import direct_linear, is_direct
 from .functions import Plan, function_linear, has_functions
 from .functions_conv import function_conv, pad
+from .local import prepare_cells
 from .rational import group_rational
 from .recompute import recomputed_conv
 from .spline_plan import SplinePlan
@@ -32,6 +33,7 @@ __all__ = [
     "is_transformed",
     "pad",
     "prepare_cardinal",
+    "prepare_cells",
     "recomputed_conv",
     "spline_conv2d",
     "spline_features",

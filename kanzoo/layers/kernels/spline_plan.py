@@ -1,6 +1,9 @@
-"""B-splines on equal intervals for ``function_conv`` where there is no compiler.
+"""B-splines for ``function_conv`` where there is no compiler.
 
-Axes: n rows and c columns of inputs, K functions, T = K or K + 1 with the residual branch.
+Few functions on equal intervals are computed everywhere, of others those that are not zero.
+
+Axes: n rows and c columns of inputs, K functions, P of them not zero, T = K or K + 1 with the
+residual branch.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,8 +13,12 @@ import torch
 from torch import Tensor
 
 from .cardinal import Cardinal, Workspace, expand, place
+from .local import Cells, spline_values
+from .scratch import scratch
 
 CHUNK = 2**16  # numbers of a buffer: all four stay in the cache
+INPUTS = 2**17  # at a time where functions are scattered
+FEW = 12  # functions: up to here computing them all is faster
 Elementwise = Callable[[Tensor], Tensor]
 
 
@@ -19,13 +26,15 @@ Elementwise = Callable[[Tensor], Tensor]
 class SplinePlan:
     """A spline, what its inputs go through first and the residual branch beside it."""
 
-    spline: Cardinal
+    cells: Cells
+    spline: Cardinal | None  # on equal intervals
+    count: int  # K
     squash: Elementwise | None
     residual: Elementwise | None
 
     def usable(self, groups: int) -> bool:
         """Whether it can be computed in groups: with the same knots for all channels."""
-        return groups == 1 or self.spline.start.shape[0] == 1
+        return groups == 1 or self.cells.grid.shape[0] == 1
 
     def prepare(self, x: Tensor, trained: bool) -> "SplineFunctions":
         """The functions of one call."""
@@ -39,9 +48,9 @@ class SplineFunctions:
 
     def __init__(self, plan: SplinePlan, x: Tensor) -> None:
         self.plan = plan
-        self.count = plan.spline.count
+        self.count = plan.count
         self.total = self.count + (plan.residual is not None)
-        self.each = self.last = plan.spline.start.shape[0] > 1  # channels with knots of their own
+        self.each = self.last = plan.cells.grid.shape[0] > 1  # channels with knots of their own
         self.work: Workspace | None = None
 
     def run(
@@ -66,7 +75,8 @@ class SplineFunctions:
         taken = None if back is None else back.view(-1).as_strided(shape, places)
         if values is not None and rest is not None:
             values[:, -1] = rest.detach()
-        self._expand(seen.detach(), values, taken, grad_x)
+        everywhere = self.plan.spline is not None and self.count <= FEW
+        (self._expand if everywhere else self._scatter)(seen.detach(), values, taken, grad_x)
         if taken is None or grad_x is None:
             return
         if self.plan.squash is not None:
@@ -83,6 +93,7 @@ class SplineFunctions:
         if self.work is None or self.work.memory.shape[1] < high * self.count * columns:
             self.work = Workspace(x, high * self.count * columns)
         functions, spline = range(self.count), self.plan.spline
+        assert spline is not None
         for n in range(0, rows, high):
             part = slice(n, min(n + high, rows))
             out = None if values is None else values[part, : self.count]
@@ -96,6 +107,23 @@ class SplineFunctions:
             total *= spline.scale
             if places.moving is not None:
                 total.masked_fill_(~places.moving & ~places.inside.isnan(), 0)
+
+    def _scatter(
+        self, x: Tensor, values: Tensor | None, back: Tensor | None, grad_x: Tensor | None
+    ) -> None:
+        """The same by the functions that are not zero."""
+        high = max(INPUTS // x.shape[1], 1)
+        for n in range(0, len(x), high):
+            part = slice(n, n + high)
+            steep = back is not None and grad_x is not None
+            index, found, slopes = spline_values(x[part], self.plan.cells, steep)  # (P, n, c)
+            places = index.movedim(0, 1)
+            if values is not None:
+                values[part, : self.count].zero_().scatter_(1, places, found.movedim(0, 1))
+            if back is not None and grad_x is not None:
+                taken = scratch("taken", x, *slopes.shape)
+                torch.gather(back[part, : self.count], 1, places, out=taken.movedim(0, 1))
+                torch.sum(taken.mul_(slopes), 0, out=grad_x[part])
 
     def parameter_gradients(self, parameters: Sequence[Tensor]) -> list[Tensor | None]:
         """Those of parameters that nothing depends on."""
