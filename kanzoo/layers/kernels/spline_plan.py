@@ -16,8 +16,8 @@ from .cardinal import Cardinal, Workspace, expand, place
 from .local import Cells, spline_values
 from .scratch import scratch
 
-CHUNK = 2**16  # numbers of a buffer: all four stay in the cache
-INPUTS = 2**17  # at a time where functions are scattered
+CHUNK = 2**18  # numbers of a buffer
+INPUTS = 2**18  # at a time where functions are scattered
 FEW = 12  # functions: up to here computing them all is faster
 Elementwise = Callable[[Tensor], Tensor]
 
