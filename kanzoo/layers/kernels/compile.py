@@ -15,7 +15,7 @@ import shlex
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -83,8 +83,16 @@ def cpu_features() -> str:
     return "\n".join(found)
 
 
-def _run(command: list[str]) -> str:
-    caches = {f"ZIG_{kind}_CACHE_DIR": str(cache_dir() / "zig") for kind in ("LOCAL", "GLOBAL")}
+def _is_zig(command: Sequence[str]) -> bool:
+    return Path(command[0]).stem == "zig"
+
+
+def _run(command: Sequence[str]) -> str:
+    own = {}
+    if _is_zig(command):
+        own = {
+            f"ZIG_{kind}_CACHE_DIR": str(_write_directory() / ZIG) for kind in ("LOCAL", "GLOBAL")
+        }
     try:
         done = subprocess.run(
             command,
@@ -92,7 +100,7 @@ def _run(command: list[str]) -> str:
             text=True,
             timeout=TIMEOUT,
             check=False,
-            env=caches | dict(os.environ),
+            env=own | dict(os.environ),
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise CompileError(f"{command[0]} does not run: {error}") from error
@@ -177,7 +185,7 @@ def build(library: str, order: int | None, real: str) -> Path:
     own: tuple[str, ...] = (
         GCC_FLAGS if "Free Software Foundation" in _compiler_version(compiler) else ()
     )
-    own = ZIG_FLAGS if Path(compiler[0]).stem == "zig" else own
+    own = ZIG_FLAGS if _is_zig(compiler) else own
     flags = (*BASE_FLAGS, *own, _native_flag(), f"-DREAL={real}")
     kind = real
     if order is not None:
