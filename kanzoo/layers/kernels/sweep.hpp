@@ -136,15 +136,7 @@ static void weight_sweep(const Sorted& s, int G, const real* gy, index_t ldy, re
     vec rest[NV] = {};
     const row_t *start = s.start, *row = s.row;
     const real* t = s.w;
-    auto put = [&](real* out, const vec* a) {
-        if (columns >= NV * L) {
-            for (int v = 0; v < NV; ++v) store(out + v * L, add ? load(out + v * L) + a[v] : a[v]);
-            return;
-        }
-        real padded[NV * L];
-        for (int v = 0; v < NV; ++v) store(padded + v * L, a[v]);
-        for (index_t o = 0; o < columns; ++o) out[o] = add ? out[o] + padded[o] : padded[o];
-    };
+    auto put = [&](real* out, const vec* a) { put_row<NV>(out, a, columns, add); };
     for (int c = 0; c < G; ++c) {
         for (index_t n = start[c]; n < start[c + 1]; ++n) {
             const real* g = gy + row[n] * ldy;

@@ -110,15 +110,7 @@ static void weight_taps(const Pixels& p, int G, const index_t* move, const index
     const Sorted& s = p.sorted;
     const real* from[K];
     for (int k = 0; k < K; ++k) from[k] = g - move[k] * ldy;
-    auto put = [&](real* out, const vec* a) {
-        if (columns >= NV * L) {
-            for (int v = 0; v < NV; ++v) store(out + v * L, add ? load(out + v * L) + a[v] : a[v]);
-            return;
-        }
-        real padded[NV * L];
-        for (int v = 0; v < NV; ++v) store(padded + v * L, a[v]);
-        for (index_t o = 0; o < columns; ++o) out[o] = add ? out[o] + padded[o] : padded[o];
-    };
+    auto put = [&](real* out, const vec* a) { put_row<NV>(out, a, columns, add); };
     for (int c = 0; c < G; ++c) {
         for (index_t n = s.start[c]; n < s.start[c + 1]; ++n) {
             const index_t row = p.row[n] * ldy;

@@ -66,6 +66,18 @@ static inline index_t max_of(index_t a, index_t b) { return a > b ? a : b; }
 static inline index_t ceil_div(index_t a, index_t b) { return (a + b - 1) / b; }
 static inline size_t round_up(size_t bytes) { return (bytes + 63) / 64 * 64; }
 
+// Write or add the first `columns` numbers of NV vectors.
+template <int NV>
+static inline void put_row(real* to, const vec* from, index_t columns, bool add) {
+    if (columns >= NV * L) {
+        for (int v = 0; v < NV; ++v) store(to + v * L, add ? load(to + v * L) + from[v] : from[v]);
+        return;
+    }
+    real padded[NV * L];
+    for (int v = 0; v < NV; ++v) store(padded + v * L, from[v]);
+    for (index_t o = 0; o < columns; ++o) to[o] = add ? to[o] + padded[o] : padded[o];
+}
+
 // Add halves of a vector onto each other until `to` lanes are left.
 template <int from, int to>
 struct Fold {
