@@ -7,7 +7,7 @@ from torch import Tensor
 
 import kanzoo
 from kanzoo.layers import backend, kernels
-from kanzoo.layers.kernels import blocked, blocked_spline, spline_plan
+from kanzoo.layers.kernels import blocked, blocked_spline, scratch, spline_plan
 
 
 def test_blocked_any_basis(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -125,3 +125,25 @@ def test_convolutions_of_splines_equal_dense(
         results.append([y.detach(), pixels.grad, *(p.grad for p in layer.parameters())])
     for found, want in zip(*results, strict=True):
         assert_close(found, want, 1e-10)
+
+
+@pytest.mark.parametrize("cells", [5, 20])
+@pytest.mark.parametrize("chosen", ["auto", "blocked"])
+def test_training_after_inference_mode(chosen: str, cells: int) -> None:
+    """Lightning validates once before it trains: memory that is kept must serve both."""
+    scratch._own.__dict__.clear()
+    basis = kanzoo.get_basis("bspline", grid_size=cells)
+    torch.manual_seed(0)
+    for layer, x in (
+        (kanzoo.KANLinear(64, 8, basis=basis, backend=chosen), torch.randn(256, 64)),
+        (kanzoo.KANConv2d(4, 8, 3, basis=basis, backend=chosen), torch.randn(16, 4, 20, 20)),
+        (kanzoo.KANLinear(64, 8, basis="rbf", backend=chosen), torch.randn(256, 64)),
+        (kanzoo.KANConv2d(4, 8, 3, basis="dog", backend=chosen), torch.randn(16, 4, 20, 20)),
+    ):
+        with torch.inference_mode():
+            want = layer(x)
+        y = layer(x.requires_grad_())
+        torch.testing.assert_close(y, want.clone(), rtol=1e-5, atol=1e-5)
+        y.sum().backward()
+        with torch.inference_mode():
+            layer(x)

@@ -23,6 +23,7 @@ def scratch(name: str, like: Tensor, *shape: int, dtype: torch.dtype | None = No
     buffers = _own.__dict__
     key = f"{name} {dtype}"
     if key not in buffers or buffers[key].numel() < size:
-        buffers[key] = like.new_empty(size, dtype=dtype)
+        with torch.inference_mode(False):  # else training could not write to it afterwards
+            buffers[key] = torch.empty(size, dtype=dtype)
     found: Tensor = buffers[key][:size].view(shape)
     return found
