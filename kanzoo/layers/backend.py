@@ -130,11 +130,9 @@ def spline_plan(
     wide = expansion.wide(x)
     if weight.dtype != wide.dtype or not expansion.squash_is_elementwise:
         return None
-    options = spline_options(expansion, wide)
-    grids = kernels.prepare_cells(*options), kernels.prepare_cardinal(*options)
     squash = None if expansion.squash == "none" else expansion.squasher
     residual = None if expansion.residual is None else ACTIVATIONS[expansion.residual]
-    plan = kernels.SplinePlan(*grids, basis.num_functions, squash, residual)
+    plan = kernels.SplinePlan.of(*spline_options(expansion, wide), squash, residual)
     return plan if plan.usable(groups) else None
 
 

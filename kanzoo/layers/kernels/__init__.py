@@ -2,7 +2,6 @@
 
 from .blocked import blocked_linear
 from .blocked_spline import blocked_spline_linear
-from .cardinal import prepare_cardinal
 from .compile import CompileError, is_available, unavailable_reason
 from .compiled import is_transformed, spline_linear
 from .convolution import spline_conv2d
@@ -10,7 +9,6 @@ from .dense import dense_conv2d, dense_linear, spline_features
 from .direct import direct_linear, is_direct
 from .functions import Plan, function_linear, has_functions
 from .functions_conv import function_conv, pad
-from .local import prepare_cells
 from .rational import group_rational
 from .recompute import recomputed_conv
 from .spline_plan import SplinePlan
@@ -32,8 +30,6 @@ __all__ = [
     "is_direct",
     "is_transformed",
     "pad",
-    "prepare_cardinal",
-    "prepare_cells",
     "recomputed_conv",
     "spline_conv2d",
     "spline_features",

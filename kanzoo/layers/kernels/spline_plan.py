@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .cardinal import Cardinal, Workspace, expand, place
-from .local import Cells, spline_values
+from .cardinal import Cardinal, Workspace, expand, place, prepare_cardinal
+from .local import Cells, prepare_cells, spline_values
 from .scratch import scratch
 
 CHUNK = 2**18  # numbers of a buffer
@@ -27,10 +27,24 @@ class SplinePlan:
     """A spline, what its inputs go through first and the residual branch beside it."""
 
     cells: Cells
-    spline: Cardinal | None  # on equal intervals
+    spline: Cardinal | None  # where all functions are computed
     count: int  # K
     squash: Elementwise | None
     residual: Elementwise | None
+
+    @classmethod
+    def of(
+        cls,
+        knots: Tensor,
+        order: int,
+        extrapolation: str,
+        squash: Elementwise | None,
+        residual: Elementwise | None,
+    ) -> "SplinePlan":
+        """For knots (1 or C, G + 2 order + 1)."""
+        grid, count = (knots, order, extrapolation), knots.shape[1] - order - 1
+        spline = prepare_cardinal(*grid) if count <= FEW else None
+        return cls(prepare_cells(*grid), spline, count, squash, residual)
 
     def usable(self, groups: int) -> bool:
         """Whether it can be computed in groups: with the same knots for all channels."""
@@ -75,8 +89,8 @@ class SplineFunctions:
         taken = None if back is None else back.view(-1).as_strided(shape, places)
         if values is not None and rest is not None:
             values[:, -1] = rest.detach()
-        everywhere = self.plan.spline is not None and self.count <= FEW
-        (self._expand if everywhere else self._scatter)(seen.detach(), values, taken, grad_x)
+        compute = self._scatter if self.plan.spline is None else self._expand
+        compute(seen.detach(), values, taken, grad_x)
         if taken is None or grad_x is None:
             return
         if self.plan.squash is not None:
