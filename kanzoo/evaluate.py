@@ -6,7 +6,7 @@ from typing import Any
 
 from kanzoo import registry
 from kanzoo.config import Config, run_command, user_errors
-from kanzoo.rundir import read_yaml
+from kanzoo.rundir import read_config
 
 SPLITS = ("val", "test")
 
@@ -49,7 +49,7 @@ def load_net(folder: Path, checkpoint: Path, root: str | None = None) -> tuple[A
 
     from kanzoo.train import prepare
 
-    config = read_yaml(folder / "config.yaml")
+    config = read_config(folder / "config.yaml")
     if root is not None:
         registry.check_name("data key", "root", config["data"])
         config["data"]["root"] = root

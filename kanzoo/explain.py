@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from kanzoo import registry
 from kanzoo.config import Config, run_command, user_errors
 from kanzoo.evaluate import evaluate, find_checkpoint, load_net
-from kanzoo.rundir import RunDir, is_kan, read_yaml, write_atomic
+from kanzoo.rundir import RunDir, is_kan, read_config, write_atomic
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -156,7 +156,7 @@ def _checked(folder: Path, checkpoint: str) -> tuple[Config, Path]:
     registry.check_name("checkpoint", checkpoint, ("best", "last"))
     if not (folder / "config.yaml").is_file():
         raise ValueError(f"{folder} is not the folder of a run: it holds no config.yaml")
-    config = read_yaml(folder / "config.yaml")
+    config = read_config(folder / "config.yaml")
     if not is_kan(config):
         raise ValueError(f"layers={config['choices']['layers']} has no KAN layers to explain")
     names = {path.stem for path in (folder / "checkpoints").glob("*.ckpt")}

@@ -23,6 +23,7 @@ VOLATILE = (
     "name", "runs", "seed", "overwrite", "choices", "logger", "data.root", "data.download",
     "callbacks.progress", "callbacks.pictures",
 )  # fmt: skip
+FORMAT = 2  # of what a run and a study write; before 2, class paths were part of their identity
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ class RunDir:
         path = self.path / "config.yaml"
         if not path.is_file():
             return
-        saved, new = flatten(identity(read_yaml(path))), flatten(identity(self.config))
+        saved, new = flatten(identity(read_config(path))), flatten(identity(self.config))
         keys = sorted(k for k in saved.keys() | new.keys() if saved.get(k) != new.get(k))
         if keys:
             raise ValueError(
@@ -116,7 +117,8 @@ class RunDir:
     def write_config(self) -> None:
         """Write `config.yaml`, the resolved configuration."""
         self.path.mkdir(parents=True, exist_ok=True)
-        write_atomic(self.path / "config.yaml", yaml.safe_dump(self.config, sort_keys=False))
+        content = {"format": FORMAT, **self.config}
+        write_atomic(self.path / "config.yaml", yaml.safe_dump(content, sort_keys=False))
 
     def write_result(self, result: dict[str, Any]) -> None:
         """Write `result.json` in one step: whoever sees the file sees a whole result."""
@@ -139,24 +141,46 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return content
 
 
+def read_config(path: Path) -> dict[str, Any]:
+    """The content of a file that a run or a study wrote; `ValueError` for one of another format."""
+    content = read_yaml(path)
+    found = content.pop("format", 1)
+    if found != FORMAT:
+        raise ValueError(
+            f"{path} is of format {found}, this version of kanzoo reads and writes {FORMAT}: "
+            "choose another name or set overwrite=true"
+        )
+    return content
+
+
 def is_kan(config: dict[str, Any]) -> bool:
     """Whether any layer of the model is KAN, so that its basis matters."""
     return bool(config["layers"]["kan_roles"])
 
 
 def identity(config: dict[str, Any]) -> dict[str, Any]:
-    """The part of a configuration that decides the result, the seed aside."""
+    """The part of a configuration that decides the result, the seed aside.
+
+    A class stands there by the name that was chosen for it, so that it may move to another module.
+    """
     kept = {
         group: (
-            {k: v for k, v in content.items() if f"{group}.{k}" not in VOLATILE}
+            {k: v for k, v in content.items() if f"{group}.{k}" not in VOLATILE and k != "_target_"}
             if isinstance(content, dict)
             else content
         )
         for group, content in config.items()
         if group not in VOLATILE
     }
+    chosen = {
+        group: config["choices"][group]
+        for group, content in config.items()
+        if isinstance(content, dict) and "_target_" in content and group in config["choices"]
+    }
+    kept["choices"] = {group: name for group, name in chosen.items() if group in kept}
     if not is_kan(config):
         del kept["basis"]
+        kept["choices"].pop("basis", None)
         if kept.get("budget") is None:
             del kept["match"]
         kept["layers"] = {

@@ -5,7 +5,7 @@ from typing import Any
 
 import yaml
 
-from kanzoo.rundir import flatten, read_yaml, write_atomic
+from kanzoo.rundir import FORMAT, flatten, read_config, write_atomic
 
 # Words for readers, and what may grow.
 FREE = ("title", "question", "seeds")
@@ -19,7 +19,7 @@ def check_record(study: dict[str, Any], folder: Path) -> None:
     path = folder / "study.yaml"
     if not path.is_file():
         return
-    saved = read_yaml(path)
+    saved = read_config(path)
     old, new = (_flat(values) for values in (saved, study))
     keys = sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k))
     if study["seeds"] < saved.get("seeds", 0):
@@ -34,7 +34,8 @@ def check_record(study: dict[str, Any], folder: Path) -> None:
 def write_record(study: dict[str, Any], folder: Path) -> None:
     """Write `study.yaml`, in one step."""
     folder.mkdir(parents=True, exist_ok=True)
-    write_atomic(folder / "study.yaml", yaml.safe_dump(study, sort_keys=False, allow_unicode=True))
+    text = yaml.safe_dump({"format": FORMAT, **study}, sort_keys=False, allow_unicode=True)
+    write_atomic(folder / "study.yaml", text)
 
 
 def _flat(values: dict[str, Any]) -> dict[str, Any]:
