@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from kanzoo.bases.base import get_basis
-    from kanzoo.build import create_model, list_bases, list_models
-    from kanzoo.estimators import KANClassifier, KANRegressor
+    from kanzoo.estimators.sklearn import KANClassifier, KANRegressor
     from kanzoo.layers.factory import LayerFactory
     from kanzoo.layers.kan import (
         KANConv1d,
@@ -19,7 +18,8 @@ if TYPE_CHECKING:
     )
     from kanzoo.layers.kanify import kanify
     from kanzoo.layers.kanify_report import kanify_report
-    from kanzoo.weights import load, save
+    from kanzoo.models.build import create_model, list_bases, list_models
+    from kanzoo.models.weights import load, save
 
 try:
     __version__ = version("kanzoo")
@@ -28,23 +28,23 @@ except PackageNotFoundError:  # imported from a checkout that is not installed
 
 # Imported at first use, so that the command line can refuse a typo before PyTorch is loaded.
 _HOMES = {
-    "KANClassifier": "kanzoo.estimators",
+    "KANClassifier": "kanzoo.estimators.sklearn",
     "KANConv1d": "kanzoo.layers.kan",
     "KANConv2d": "kanzoo.layers.kan",
     "KANConv3d": "kanzoo.layers.kan",
     "KANConvTranspose1d": "kanzoo.layers.kan",
     "KANConvTranspose2d": "kanzoo.layers.kan",
     "KANLinear": "kanzoo.layers.kan",
-    "KANRegressor": "kanzoo.estimators",
+    "KANRegressor": "kanzoo.estimators.sklearn",
     "LayerFactory": "kanzoo.layers.factory",
-    "create_model": "kanzoo.build",
+    "create_model": "kanzoo.models.build",
     "get_basis": "kanzoo.bases.base",
     "kanify": "kanzoo.layers.kanify",
     "kanify_report": "kanzoo.layers.kanify_report",
-    "list_bases": "kanzoo.build",
-    "list_models": "kanzoo.build",
-    "load": "kanzoo.weights",
-    "save": "kanzoo.weights",
+    "list_bases": "kanzoo.models.build",
+    "list_models": "kanzoo.models.build",
+    "load": "kanzoo.models.weights",
+    "save": "kanzoo.models.weights",
 }
 
 __all__ = [

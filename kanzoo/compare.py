@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from hydra.core.hydra_config import HydraConfig
 
 from kanzoo import registry
-from kanzoo.config import Composer, Config, fail, run_command, user_errors
 from kanzoo.errors import EngineError
+from kanzoo.run.config import Composer, Config, fail, run_command, user_errors
 from kanzoo.study.engines.base import Engine
 from kanzoo.study.plan import Cell, check_study, distinct, first_of_kinds, margins_of, plan_cells
 from kanzoo.study.record import check_record, write_record
@@ -42,7 +42,7 @@ def _job(config: Config) -> None:
         if not config["dry_run"]:
             engine.check(cells)
     if config["dry_run"]:
-        from kanzoo.preview import print_plan
+        from kanzoo.study.preview import print_plan
 
         print_plan(config, cells, prepared)
         return
@@ -72,7 +72,7 @@ def _job(config: Config) -> None:
 
 def report(config: Config, cells: list[Cell], tunings: "list[Tuning]") -> int:
     """Write the report, print the verdicts and return the number of failed cells."""
-    from kanzoo.summary import summarise
+    from kanzoo.study.report.summary import summarise
 
     words = [f"study={config['choices']['study']}"]
     if HydraConfig.initialized():
@@ -111,7 +111,7 @@ def check_cells(cells: list[Cell], here: bool = True) -> list[Any]:
 
     `here` says that the cells will run on this machine, which must then have their devices.
     """
-    from kanzoo.train import check_machine, prepare
+    from kanzoo.run.prepare import check_machine, prepare
 
     kinds = first_of_kinds(cells)
     for cell in kinds:
@@ -169,8 +169,8 @@ def _composer() -> Composer:
 
 def runner(config: Config, cells: list[Cell], engine: Engine) -> "Runner":
     """What runs the cells of a study, and the trials of its tuning before them."""
+    from kanzoo.run.fit import train
     from kanzoo.study.run import Runner
-    from kanzoo.train import train
 
     tune = config["study"]["tune"]
     count = 0  # what is to run decides

@@ -7,10 +7,10 @@ import torch
 
 from kanzoo import registry
 from kanzoo.bases.base import BasisFactory, get_basis
-from kanzoo.build import plan_model
 from kanzoo.layers.expansion import Expansion
 from kanzoo.layers.factory import LayerFactory
 from kanzoo.models.base import Architecture
+from kanzoo.models.build import plan_model
 
 HEAD = """# Bases
 

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kanzoo import registry
-from kanzoo.config import Config, run_command, user_errors
-from kanzoo.evaluate import evaluate, find_checkpoint, load_net
+from kanzoo.evaluate import evaluate
+from kanzoo.run.config import Config, run_command, user_errors
+from kanzoo.run.load import find_checkpoint, load_net
 from kanzoo.rundir import RunDir, is_kan, read_config, write_atomic
 
 if TYPE_CHECKING:
@@ -67,10 +68,11 @@ def explain(
     seconds. Raises `ValueError` for a folder without checkpoints and for a run
     without KAN layers.
     """
-    from kanzoo.interpret import graph, grids, ink
+    from kanzoo.fit.chain import is_kan
     from kanzoo.interpret.edges import edge_functions
+    from kanzoo.interpret.pictures import graph, grids
     from kanzoo.interpret.scores import contrast
-    from kanzoo.interpret.stack import is_kan
+    from kanzoo.page import style
 
     if edges < 1:
         raise ValueError(f"edges must be at least 1, got {edges}")
@@ -103,7 +105,7 @@ def explain(
     for layer in layers:
         file = target / f"edges-{_plain(layer.name)}"
         figure = grids.draw(layer.edges)
-        ink.save(figure, file)
+        style.save(figure, file)
         svg = file.with_name(f"{file.name}.svg")
         note = f"{len(layer.edges)} of {layer.scores.size} edges, the strongest first"
         pictures.append((layer.name, note, _picture(svg, figure, f"edges of {layer.name}")))
@@ -137,7 +139,7 @@ def _formula(
     target: Path, net: Any, dataset: Any, names: Sequence[str] | None, limits: dict[str, Any]
 ) -> dict[str, Any]:
     """What `formula.json` now holds; the page is written too where there is no formula."""
-    from kanzoo.interpret.readout import read_formula
+    from kanzoo.interpret.formula.read import read_formula
 
     try:
         found = read_formula(copy.deepcopy(net), dataset, names=names, **limits)
@@ -284,8 +286,8 @@ def _facts(config: Config, result: dict[str, Any] | None) -> list[tuple[str, str
 
 def _picture(path: Path, figure: "Figure", label: str) -> dict[str, Any]:
     """A picture for the page, with how wide it may become in pixels."""
-    from kanzoo.interpret.ink import VARIABLES
-    from kanzoo.study.plots import inline
+    from kanzoo.page.style import VARIABLES
+    from kanzoo.study.report.plots import inline
 
     pixels = 96 * figure.get_figwidth()
     svg = inline(path.read_text(encoding="utf-8"), label, VARIABLES)
@@ -303,7 +305,9 @@ def _render(context: dict[str, Any]) -> str:
 
     here = Path(__file__).parent
     env = Environment(
-        loader=FileSystemLoader([here / part / "templates" for part in ("interpret", "study")]),
+        loader=FileSystemLoader(
+            [here / part / "templates" for part in ("interpret", "study/report")]
+        ),
         autoescape=True,
         undefined=StrictUndefined,
         keep_trailing_newline=True,

@@ -1,6 +1,6 @@
 """Find Feynman's equations in data, and write docs/feynman.md: python scripts/feynman.py."""
 
-from kanzoo.feynman import main
+from kanzoo.reproduce.feynman import main
 
 if __name__ == "__main__":
     main()

@@ -5,7 +5,7 @@ H1 3.4e-2 to 1.4e-1, the MLP's L2 3.5e-4 to 4.8e-4 and H1 3.6e-3 to 5.7e-3: the 
 90 s a network on one thread of a busy Intel Xeon.
 """
 
-from kanzoo.study.poisson import main
+from kanzoo.reproduce.poisson import main
 
 if __name__ == "__main__":
     main()

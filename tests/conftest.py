@@ -54,8 +54,8 @@ def run_script(script: str, *words: str, cwd: Path) -> "subprocess.CompletedProc
 @pytest.fixture
 def train_run(tmp_path: Path) -> Run:
     """Train a small network on a few digits below `tmp_path`; returns `result.json`'s content."""
-    from kanzoo.config import compose
-    from kanzoo.train import train
+    from kanzoo.run.config import compose
+    from kanzoo.run.fit import train
 
     def run(*words: str) -> dict[str, Any]:
         return train(compose("train", [*SMALL, f"runs={tmp_path}", *words]))
@@ -65,7 +65,7 @@ def train_run(tmp_path: Path) -> Run:
 
 def folder_of(*words: str) -> Path:
     """Folder of the run that these overrides describe."""
-    from kanzoo.config import compose
+    from kanzoo.run.config import compose
     from kanzoo.rundir import RunDir
 
     return RunDir.of(compose("train", list(words))).path

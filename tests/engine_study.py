@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from kanzoo.compare import _job
-from kanzoo.config import compose
+from kanzoo.run.config import compose
 
 SHORT = [
     *("callbacks.progress=false", "logger=csv", "trainer.max_epochs=2"),

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from kanzoo.layers import kernels
+from kanzoo import kernels
 
 needs_compiler = pytest.mark.skipif(
     not kernels.is_available(), reason=f"compiled kernels: {kernels.unavailable_reason()}"

@@ -7,11 +7,12 @@ from kernel_cases import needs_compiler
 from torch import Tensor, nn
 
 import kanzoo
+from kanzoo import kernels
 from kanzoo.benchmark.timing import saved_bytes
-from kanzoo.layers import kernels
-from kanzoo.layers.backend import BACKENDS, SMALL, choose
+from kanzoo.kernels.generic import linear as blocked
+from kanzoo.kernels.spline import blocked as blocked_spline
+from kanzoo.layers.dispatch import BACKENDS, SMALL, choose
 from kanzoo.layers.kan import KANConv2d, KANLinear
-from kanzoo.layers.kernels import blocked, blocked_spline
 
 NAMES = kanzoo.list_bases()
 EXPANDING = [name for name in NAMES if kanzoo.get_basis(name)(1).num_functions > 1]

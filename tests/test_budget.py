@@ -13,9 +13,9 @@ from zoo import plan as plan_of
 import kanzoo
 from kanzoo import registry
 from kanzoo.bases.base import get_basis
-from kanzoo.build import ModelPlan, build_layers, build_plan
 from kanzoo.layers.kan import KANConv2d, KANLinear
-from kanzoo.study.budget import count_flops, count_params, match_budget
+from kanzoo.models.budget import count_flops, count_params, match_budget
+from kanzoo.models.build import ModelPlan, build_layers, build_plan
 
 
 def own_params(basis: str, features: int) -> int:

@@ -12,7 +12,7 @@ import pytest
 from conftest import run_script
 
 from kanzoo.compare import _job, check_cells, plan
-from kanzoo.config import compose
+from kanzoo.run.config import compose
 from kanzoo.study.engines.local import LocalEngine
 from kanzoo.study.plan import Cell
 from kanzoo.study.results import collect

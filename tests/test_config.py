@@ -14,9 +14,9 @@ import yaml
 from conftest import environment, run_script
 
 from kanzoo import registry
-from kanzoo.config import check_overrides, compose
+from kanzoo.run.config import check_overrides, compose
+from kanzoo.run.prepare import prepare
 from kanzoo.rundir import RunDir, identity
-from kanzoo.train import prepare
 
 GROUPS = ("data", "model", "layers", "basis", "task", "optim", "sched", "trainer", "logger")
 GROUPS += ("callbacks", "experiment", "debug")

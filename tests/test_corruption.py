@@ -7,10 +7,10 @@ import pytest
 import torch
 from conftest import Run
 
-from kanzoo.config import compose
 from kanzoo.data.corruption import CORRUPTIONS, IMAGES, check_corruptions, make_corruption
-from kanzoo.engine.evaluation import forgetting
-from kanzoo.train import prepare
+from kanzoo.run.config import compose
+from kanzoo.run.prepare import prepare
+from kanzoo.training.evaluation import forgetting
 
 LEVELS = {"noise": 0.5, "contrast": 0.5, "blur": 0.8, "occlusion": 0.4}
 
@@ -109,7 +109,7 @@ def test_a_run_keeps_its_scores_on_corrupted_inputs(train_run: Run) -> None:
 def test_a_run_without_a_test_never_sees_it(
     train_run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from kanzoo.engine.data import DataModule
+    from kanzoo.training.data import DataModule
 
     def refuse(self: DataModule) -> None:
         raise AssertionError("the test set was asked for")
@@ -123,7 +123,7 @@ def test_a_run_without_a_test_never_sees_it(
 def test_phases_are_scored_by_part_also_over_an_interruption(
     train_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from kanzoo.engine.evaluation import PhaseScores
+    from kanzoo.training.evaluation import PhaseScores
 
     words = ("training_set.phases=2", "trainer.max_epochs=4", "sched=constant", "data.batch_size=8")
     whole = train_run(*words)

@@ -15,7 +15,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from kanzoo import registry
-from kanzoo.config import compose
 from kanzoo.data import Dataset, DataSpec, Loader, MemoryDataset, Split
 from kanzoo.data.base import Loaders
 from kanzoo.data.folder import ImageFolder
@@ -30,6 +29,7 @@ from kanzoo.data.vision import (
     DownloadedImages,
     FashionMNIST,
 )
+from kanzoo.run.config import compose
 
 CPU = torch.device("cpu")
 CONF = Path(__file__).parents[1] / "conf" / "data"

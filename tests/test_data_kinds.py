@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from kanzoo import registry
-from kanzoo.config import compose
 from kanzoo.data import Dataset, Split
 from kanzoo.data.dense import INK, DigitsDenoise, DigitsSegment, Noise
 from kanzoo.data.sequence import SequentialCIFAR10, SequentialDigits
@@ -21,6 +20,7 @@ from kanzoo.data.series import ETTh1, Series
 from kanzoo.data.tabular import BreastCancer, CaliforniaHousing, Diabetes, Wine
 from kanzoo.data.text import IGNORE, PythonDocs, RandomWindows, Shakespeare, Text, tile
 from kanzoo.data.vision import Digits
+from kanzoo.run.config import compose
 
 CPU = torch.device("cpu")
 NAMES = [name for name in registry.names("data") if name not in ("imagefolder", "csv")]
@@ -205,8 +205,8 @@ def test_reference_is_what_its_prediction_scores(name: str) -> None:
 
 def test_the_reference_stands_in_the_result(tmp_path: Path) -> None:
     from kanzoo.evaluate import evaluate
+    from kanzoo.run.fit import train
     from kanzoo.rundir import RunDir
-    from kanzoo.train import train
 
     words = ["data=diabetes", "model.width=8", "trainer.max_epochs=2", "logger=csv"]
     config = compose("train", [*words, "callbacks.progress=false", f"runs={tmp_path}"])

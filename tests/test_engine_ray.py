@@ -12,7 +12,7 @@ import engine_study
 import pytest
 
 from kanzoo.compare import build_engine, plan
-from kanzoo.config import compose
+from kanzoo.run.config import compose
 from kanzoo.study.plan import Cell
 
 pytestmark = [pytest.mark.engines]

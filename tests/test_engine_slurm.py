@@ -15,7 +15,7 @@ import engine_study
 import pytest
 
 from kanzoo.compare import build_engine, plan
-from kanzoo.config import compose
+from kanzoo.run.config import compose
 
 HERE = Path(__file__).parent
 CLUSTER = HERE / "slurm_cluster.sh"
@@ -155,7 +155,7 @@ def test_ctrl_c_cancels_the_jobs(tmp_path: Path) -> None:
 def test_a_cell_of_two_devices_is_two_tasks(tmp_path: Path) -> None:
     words = [*engine_study.SHORT, "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2"]
     config = engine_study.configured(tmp_path / "runs", *WORDS, overrides=words)
-    from kanzoo.train import train
+    from kanzoo.run.fit import train
 
     cell = plan(config)[0]
     engine = build_engine(config)

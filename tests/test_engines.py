@@ -16,9 +16,9 @@ import pytest
 from conftest import command, environment
 
 from kanzoo.compare import build_engine, plan
-from kanzoo.config import compose
 from kanzoo.errors import BusyError, DivergedError
 from kanzoo.registry import names, options
+from kanzoo.run.config import compose
 from kanzoo.study.engines.base import Session
 from kanzoo.study.engines.cell import (
     BUSY,

@@ -13,14 +13,15 @@ from conftest import SMALL, Run, folder_of, run_script
 from pages import Page
 from PIL import Image
 
-from kanzoo.config import compose
 from kanzoo.data.tabular import BreastCancer, Diabetes, Wine
 from kanzoo.explain import explain
-from kanzoo.interpret import animation
 from kanzoo.interpret.edges import edge_functions
+from kanzoo.interpret.pictures import animation
 from kanzoo.layers.kan import KANLinear
+from kanzoo.run.config import compose
+from kanzoo.run.fit import train
+from kanzoo.run.prepare import prepare
 from kanzoo.rundir import RunDir
-from kanzoo.train import prepare, train
 
 WORDS = (
     "data=diabetes",
@@ -200,7 +201,7 @@ def test_pictures_change_neither_folder_nor_result(train_run: Run, tmp_path: Pat
 
 
 def test_frames_are_what_the_network_was(train_run: Run, tmp_path: Path) -> None:
-    from kanzoo.evaluate import load_net
+    from kanzoo.run.load import load_net
 
     train_run(*PICTURES)
     folder = run_folder(tmp_path, *WORDS)

@@ -11,18 +11,18 @@ import torch
 from torch import nn
 
 from kanzoo import KANLinear, get_basis
-from kanzoo.config import compose
 from kanzoo.data.functions import Functions
-from kanzoo.engine.grid import GridSchedule, refined_params
-from kanzoo.engine.lbfgs import LBFGS
-from kanzoo.engine.optim import build_optimizer
-from kanzoo.engine.task import Task
 from kanzoo.layers.grid import adjust_optimizer
 from kanzoo.layers.lstsq import fit_least_squares
 from kanzoo.registry import options
+from kanzoo.reproduce import poisson
+from kanzoo.run.config import compose
+from kanzoo.run.fit import train
 from kanzoo.rundir import RunDir
-from kanzoo.study import poisson
-from kanzoo.train import train
+from kanzoo.training.grid import GridSchedule, refined_params
+from kanzoo.training.lbfgs import LBFGS
+from kanzoo.training.optim import build_optimizer
+from kanzoo.training.task import Task
 
 FIT = [
     *("data=functions", "data.n_train=200", "data.batch_size=200", "data.dtype=float64"),

@@ -6,14 +6,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from kanzoo.build import create_model
-from kanzoo.config import compose
-from kanzoo.engine.grid import GridSchedule
-from kanzoo.engine.inputs import layer_inputs
-from kanzoo.evaluate import evaluate, find_checkpoint
+from kanzoo.evaluate import evaluate
+from kanzoo.layers.inputs import layer_inputs
 from kanzoo.layers.kan import KANLinear
+from kanzoo.models.build import create_model
+from kanzoo.run.config import compose
+from kanzoo.run.fit import train
+from kanzoo.run.load import find_checkpoint
 from kanzoo.rundir import RunDir
-from kanzoo.train import train
+from kanzoo.training.grid import GridSchedule
 
 SHORT = ["callbacks=grid", "logger=csv", "data.limit_train=128", "match=none", "model.width=12"]
 
@@ -43,7 +44,7 @@ class Loop(nn.Module):
 
 @pytest.mark.parametrize("most", [10**6, 60, 1])
 def test_all_calls_of_a_layer_are_seen(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kanzoo.engine.inputs.MOST_NUMBERS", most)
+    monkeypatch.setattr("kanzoo.layers.inputs.MOST_NUMBERS", most)
     net = Loop(KANLinear(3, 2, basis="bspline_adaptive"))
     x = torch.arange(5 * 8 * 3.0).view(5, 8, 3)  # 8 steps of 5 samples
     seen = layer_inputs(net, x, [net.layer])[net.layer]

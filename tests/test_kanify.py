@@ -16,7 +16,7 @@ import kanzoo
 from kanzoo import registry
 from kanzoo.layers.kan import KANConv2d, KANLayer, KANLinear
 from kanzoo.layers.kanify import REPLACEMENTS
-from kanzoo.study.budget import count_flops, count_params
+from kanzoo.models.budget import count_flops, count_params
 
 NAMES = registry.names("basis")
 

@@ -14,8 +14,8 @@ from kernel_cases import (
     needs_compiler,
 )
 
-from kanzoo.layers import kernels
-from kanzoo.layers.kernels import compiled
+from kanzoo import kernels
+from kanzoo.kernels.spline import linear as compiled
 
 
 @pytest.mark.parametrize("kind", EXTRAPOLATIONS)

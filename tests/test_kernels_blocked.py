@@ -6,8 +6,12 @@ from kernel_cases import EXTRAPOLATIONS, assert_close, make_case, make_knots
 from torch import Tensor
 
 import kanzoo
-from kanzoo.layers import backend, kernels
-from kanzoo.layers.kernels import blocked, blocked_spline, scratch, spline_plan
+from kanzoo import kernels
+from kanzoo.kernels.generic import linear as blocked
+from kanzoo.kernels.native import scratch
+from kanzoo.kernels.spline import blocked as blocked_spline
+from kanzoo.kernels.spline import plan as spline_plan
+from kanzoo.layers import dispatch
 
 
 def test_blocked_any_basis(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -105,7 +109,7 @@ def test_convolutions_of_splines_equal_dense(
     monkeypatch: pytest.MonkeyPatch, cells: int, adaptive: bool, groups: int, extrapolation: str
 ) -> None:
     monkeypatch.setattr(spline_plan, "INPUTS", 300)  # several parts
-    monkeypatch.setattr(backend, "SMALL", 0)
+    monkeypatch.setattr(dispatch, "SMALL", 0)
     torch.manual_seed(0)
     basis = kanzoo.get_basis(
         "bspline_adaptive" if adaptive else "bspline", grid_size=cells, extrapolation=extrapolation

@@ -10,8 +10,10 @@ import pytest
 import torch
 from kernel_cases import make_case, needs_compiler
 
-from kanzoo.layers import kernels
-from kanzoo.layers.kernels import compile, compiled, runtime
+from kanzoo import kernels
+from kanzoo.kernels.native import build as compile
+from kanzoo.kernels.native import call as runtime
+from kanzoo.kernels.spline import linear as compiled
 
 pytestmark = needs_compiler
 
@@ -49,7 +51,7 @@ def test_key_depends_on_what_the_binary_depends_on(monkeypatch: pytest.MonkeyPat
 
 def test_processes_build_at_once(cache: Path) -> None:
     code = (
-        "from kanzoo.layers.kernels import compile; import ctypes;"
+        "from kanzoo.kernels.native import build as compile; import ctypes;"
         "ctypes.CDLL(str(compile.build('linear', 0, 'double'))).kanzoo_linear_forward"
     )
     both = [

@@ -6,8 +6,8 @@ import torch.nn.functional as F
 from kernel_cases import assert_close, make_knots, needs_compiler
 from torch import Tensor
 
-from kanzoo.layers import kernels
-from kanzoo.layers.kernels import convolution
+from kanzoo import kernels
+from kanzoo.kernels.spline import conv as convolution
 
 pytestmark = needs_compiler
 

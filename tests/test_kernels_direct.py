@@ -6,8 +6,8 @@ import torch.nn.functional as F
 from kernel_cases import EXTRAPOLATIONS, assert_close, make_case, needs_compiler
 from torch import Tensor
 
-from kanzoo.layers import kernels
-from kanzoo.layers.kernels import direct
+from kanzoo import kernels
+from kanzoo.kernels.spline import linear_direct as direct
 
 SIZES = [(5, 3, 20), (300, 33, 64), (700, 5, 250), (1500, 17, 8), (4, 400, 100), (300, 1, 513)]
 

@@ -8,8 +8,10 @@ from kernel_cases import needs_compiler
 from torch import Tensor, nn
 
 import kanzoo
-from kanzoo.layers import backend, kernels
-from kanzoo.layers.kernels import functions, functions_conv
+from kanzoo import kernels
+from kanzoo.kernels.families import conv as functions_conv
+from kanzoo.kernels.families import linear as functions
+from kanzoo.layers import dispatch
 
 pytestmark = needs_compiler
 
@@ -28,7 +30,7 @@ CONVOLUTIONS: list[tuple[type[nn.Module], dict[str, Any], tuple[int, ...]]] = [
 @pytest.fixture(autouse=True)
 def always(monkeypatch: pytest.MonkeyPatch) -> None:
     """Use the kernel for the small tensors of these tests, in several blocks."""
-    monkeypatch.setattr(backend, "SMALL", 1)
+    monkeypatch.setattr(dispatch, "SMALL", 1)
     monkeypatch.setattr(functions, "BLOCK_BYTES", 2**13)
     monkeypatch.setattr(functions_conv, "BLOCK_BYTES", 2**15)
 

@@ -8,8 +8,8 @@ from kernel_cases import BLOCKED, COMPILED, DENSE, EXTRAPOLATIONS, assert_close,
 from scipy import interpolate
 from torch import Tensor
 
+from kanzoo import kernels
 from kanzoo.bases.spline import BSpline
-from kanzoo.layers import kernels
 
 FEATURES, CELLS = 3, 4
 

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from torch.autograd import gradcheck, gradgradcheck
 
 from kanzoo.bases.rational import GroupRational
+from kanzoo.kernels.families import rational as module
+from kanzoo.kernels.families.rational import dense_rational, group_rational
 from kanzoo.layers.kan import KANConv2d, KANLinear
-from kanzoo.layers.kernels import rational as module
-from kanzoo.layers.kernels.rational import dense_rational, group_rational
 
 Case = tuple[Tensor, Tensor, Tensor, Tensor]
 
@@ -197,7 +197,7 @@ def test_layers_equal_the_formula(
         x = torch.randn(9, 4, 20, dtype=torch.float64)
     slow = copy.deepcopy(net)
     found = gradients_of(net, x)
-    monkeypatch.setattr("kanzoo.layers.kernels.group_rational", dense_rational)
+    monkeypatch.setattr("kanzoo.kernels.group_rational", dense_rational)
     for one, other in zip(found, gradients_of(slow, x), strict=True):
         torch.testing.assert_close(one, other)
 

@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kanzoo.layers import kernels
-from kanzoo.layers.kernels import recompute
+from kanzoo import kernels
+from kanzoo.kernels.generic import conv as recompute
 
 PLAIN: dict[tuple[int, bool], Callable[..., Tensor]] = {
     (1, False): F.conv1d,

@@ -7,7 +7,7 @@ from kernel_cases import BLOCKED, COMPILED, EXTRAPOLATIONS, make_case, make_knot
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from kanzoo.layers import kernels
+from kanzoo import kernels
 
 
 @pytest.mark.parametrize("kind", EXTRAPOLATIONS)

@@ -7,12 +7,11 @@ import torch
 from kernel_cases import needs_compiler
 from torch import nn
 
-from kanzoo import KANLinear, get_basis
-from kanzoo.engine import lbfgs
-from kanzoo.engine.lbfgs import LBFGS
-from kanzoo.interpret.squares import squares_of
-from kanzoo.layers import kernels
-from kanzoo.layers.backend import linear
+from kanzoo import KANLinear, get_basis, kernels
+from kanzoo.fit.squares import squares_of
+from kanzoo.layers.dispatch import linear
+from kanzoo.training import lbfgs
+from kanzoo.training.lbfgs import LBFGS
 
 
 def solver(parameters: list[torch.Tensor], **options: object) -> LBFGS:

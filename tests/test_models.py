@@ -23,11 +23,11 @@ from zoo import (
 
 import kanzoo
 from kanzoo import registry
-from kanzoo.build import build_layers, build_plan
-from kanzoo.engine.optim import param_groups
 from kanzoo.layers.factory import ROLES, LayerFactory
 from kanzoo.layers.kan import KANLayer
 from kanzoo.models.base import KINDS
+from kanzoo.models.build import build_layers, build_plan
+from kanzoo.training.optim import param_groups
 
 KIND_CASES = [
     (name, kind, roles)

@@ -17,7 +17,7 @@ from zoo import (
     roles_of,
 )
 
-from kanzoo.study.budget import count_params
+from kanzoo.models.budget import count_params
 
 
 @pytest.mark.parametrize("basis", BASES)

@@ -16,10 +16,11 @@ from torch import Tensor, nn
 
 import kanzoo
 from kanzoo.interpret import edges as module
-from kanzoo.interpret import graph, grids, ink
 from kanzoo.interpret.edges import Edge, edge_functions, edge_scores, layer_values
+from kanzoo.interpret.pictures import graph, grids
 from kanzoo.layers.grid import spread
 from kanzoo.layers.kan import KANConv2d, KANConvTranspose2d, KANLayer, KANLinear
+from kanzoo.page import style
 
 TINY = {
     "convnet": {"width": 4},
@@ -214,7 +215,7 @@ def curves(figure: Figure) -> list[np.ndarray]:
         line.get_xydata()
         for axes in figure.axes
         for line in axes.lines
-        if line.get_color() == ink.CURVE
+        if line.get_color() == style.CURVE
     ]
 
 
@@ -308,7 +309,7 @@ def test_files_are_well_formed_escaped_and_repeatable(tmp_path: Path) -> None:
     assert shown == [*names, "y"]
     assert not re.search("<script", text)
     colours = set(re.findall(r"(?:fill|stroke): (#\w+)", text))
-    assert colours <= set(ink.VARIABLES)  # so that a page can replace all of them
+    assert colours <= set(style.VARIABLES)  # so that a page can replace all of them
     assert graph.draw(net, x, tmp_path / "only.svg") is not None
     assert not (tmp_path / "only.png").exists()
 

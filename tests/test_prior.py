@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 import kanzoo
-from kanzoo.interpret.fitting import fit_squares, rmse
+from kanzoo.fit.least_squares import fit_squares, rmse
+from kanzoo.interpret.formula.run import symbolic
 from kanzoo.interpret.prior import constrain_edge, exchangeable, impose, separable
 from kanzoo.interpret.prune import prune, shrink
-from kanzoo.interpret.symbolic import symbolic
 from kanzoo.layers.constraint import KINDS
 
 F64 = torch.float64

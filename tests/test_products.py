@@ -8,13 +8,13 @@ import torch
 from torch import nn
 
 import kanzoo
-from kanzoo.interpret import graph
-from kanzoo.interpret.fitting import fit_squares, rmse
+from kanzoo.fit.chain import links_of
+from kanzoo.fit.least_squares import fit_squares, rmse
+from kanzoo.interpret.formula.run import symbolic
+from kanzoo.interpret.pictures import graph
 from kanzoo.interpret.prior import impose, separable
 from kanzoo.interpret.prune import alive, prune, shrink, smallest
 from kanzoo.interpret.scores import attribution, edge_scores
-from kanzoo.interpret.stack import links_of
-from kanzoo.interpret.symbolic import symbolic
 from kanzoo.layers.products import Products, multiply, node_of
 
 F64 = torch.float64

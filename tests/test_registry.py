@@ -66,7 +66,7 @@ def test_keys_are_the_options_of_the_class(name: str) -> None:
         "kanzoo.registry.importlib.import_module",
         "kanzoo.registry.Path",
         "kanzoo.rundir.subprocess.Popen",
-        "kanzoo.config.compose",
+        "kanzoo.run.config.compose",
         "torch.nn.modules.module.Any",
         "torch.optim.optimizer.Counter",
         "kanzoo.models",

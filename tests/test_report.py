@@ -13,9 +13,9 @@ import pytest
 from pages import Page
 from rich.console import Console
 
-from kanzoo.study import panels, plots, tables
 from kanzoo.study.inference import holm
-from kanzoo.study.report import EdgePlot, verdict_table, write_report
+from kanzoo.study.report import panels, plots, tables
+from kanzoo.study.report.write import EdgePlot, verdict_table, write_report
 from kanzoo.study.results import judged
 from kanzoo.study.stats import verdicts
 

@@ -4,8 +4,8 @@ import threading
 
 import torch
 
-from kanzoo.layers.kernels import scratch as module
-from kanzoo.layers.kernels.scratch import scratch
+from kanzoo.kernels.native import scratch as module
+from kanzoo.kernels.native.scratch import scratch
 
 
 def test_memory_is_used_again_and_grows() -> None:

@@ -9,7 +9,7 @@ from test_compare import cells_of, configured
 
 from kanzoo import registry
 from kanzoo.compare import _job, check_cells, plan
-from kanzoo.config import Composer, compose
+from kanzoo.run.config import Composer, compose
 from kanzoo.study.plan import CONTROLS, active_axes, arms_of, distinct, first_of_kinds
 
 ARMS = {"mlp": ["layers=mlp"], "kan": ["layers=kan"], "thin": ["layers=mlp"]}

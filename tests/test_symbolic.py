@@ -11,12 +11,12 @@ from torch import nn
 
 import kanzoo
 from kanzoo.data.functions import Functions
-from kanzoo.interpret import search
-from kanzoo.interpret.fitting import fit_squares, rmse
-from kanzoo.interpret.formula import make_symbols, tidy
-from kanzoo.interpret.library import LIBRARY, fit_edge, get_function
-from kanzoo.interpret.readout import read_formula
-from kanzoo.interpret.symbolic import FormulaError, symbolic
+from kanzoo.fit.least_squares import fit_squares, rmse
+from kanzoo.interpret.formula import search
+from kanzoo.interpret.formula.expression import make_symbols, tidy
+from kanzoo.interpret.formula.library import LIBRARY, fit_edge, get_function
+from kanzoo.interpret.formula.read import read_formula
+from kanzoo.interpret.formula.run import FormulaError, symbolic
 
 F64 = torch.float64
 X, Y = sympy.symbols("x y", real=True)

@@ -8,9 +8,9 @@ import sympy
 
 import kanzoo
 from kanzoo.data.functions import feynman_table
-from kanzoo.feynman import page, solve
-from kanzoo.interpret.problem import VIEWS, Problem, one_function
-from kanzoo.interpret.symmetry import null_vector, simplify
+from kanzoo.interpret.formula.problem import VIEWS, Problem, one_function
+from kanzoo.interpret.formula.symmetry import null_vector, simplify
+from kanzoo.reproduce.feynman import page, solve
 
 A, B, C = sympy.symbols("a b c", real=True)
 SYMBOLS = (A, B, C)

@@ -12,15 +12,15 @@ from lightning.pytorch import Trainer
 from torch import Tensor, nn
 
 from kanzoo import registry
-from kanzoo.config import check_overrides, compose
 from kanzoo.data.base import KINDS
-from kanzoo.engine.data import DataModule
-from kanzoo.engine.measure import peak_step_memory
-from kanzoo.engine.objective import Objective
-from kanzoo.engine.optim import Constant
-from kanzoo.engine.task import Task
 from kanzoo.models import base
-from kanzoo.train import prepare
+from kanzoo.run.config import check_overrides, compose
+from kanzoo.run.prepare import prepare
+from kanzoo.training.data import DataModule
+from kanzoo.training.measure import peak_step_memory
+from kanzoo.training.objective import Objective
+from kanzoo.training.optim import Constant
+from kanzoo.training.task import Task
 
 TASKS = registry.names("task")
 

@@ -18,13 +18,15 @@ import yaml
 from conftest import SMALL, Run, command, environment, folder_of, run_script
 from torch import Tensor, nn
 
-from kanzoo.config import compose
-from kanzoo.engine.interrupt import stopping_between_batches
-from kanzoo.engine.measure import PeakMemory, peak_step_memory
-from kanzoo.engine.optim import Constant, WarmupCosine, build_optimizer, param_groups
-from kanzoo.engine.task import Task
-from kanzoo.evaluate import evaluate, load_net
-from kanzoo.train import train
+from kanzoo.evaluate import evaluate
+from kanzoo.run.config import compose
+from kanzoo.run.fit import train
+from kanzoo.run.load import load_net
+from kanzoo.rundir import FORMAT
+from kanzoo.training.interrupt import stopping_between_batches
+from kanzoo.training.measure import PeakMemory, peak_step_memory
+from kanzoo.training.optim import Constant, WarmupCosine, build_optimizer, param_groups
+from kanzoo.training.task import Task
 
 RESULT_KEYS = {
     *("status", "name", "model", "layers", "basis", "data", "seed", "params", "flops"),
@@ -83,6 +85,7 @@ def test_files_of_a_run(train_run: Run, tmp_path: Path) -> None:
     # Weights, gradients and two moments at least.
     assert saved["peak_memory_mb"] > 4 * 4 * saved["params"] / 2**20
     config = yaml.safe_load((folder / "config.yaml").read_text())
+    assert config.pop("format") == FORMAT
     assert config == compose("train", [*SMALL, f"runs={tmp_path}"])
 
 
@@ -123,7 +126,7 @@ def test_a_finished_run_is_skipped(
     first = train_run()
     folder = only_folder(tmp_path)
     times = {p: p.stat().st_mtime_ns for p in folder.rglob("*")}
-    monkeypatch.setattr("kanzoo.train.prepare", None)  # nothing is even checked anew
+    monkeypatch.setattr("kanzoo.run.fit.prepare", None)  # nothing is even checked anew
     again = train_run()
     assert again == json.loads(json.dumps(first))
     assert times == {p: p.stat().st_mtime_ns for p in folder.rglob("*")}

@@ -10,10 +10,10 @@ import pytest
 from test_compare import configured
 
 from kanzoo.compare import _job, best_words, check_trials, plan
-from kanzoo.config import Composer, compose
+from kanzoo.run.config import Composer, compose
 from kanzoo.study.plan import Cell, distinct, first_of_kinds
+from kanzoo.study.report.tuning import tuning_record
 from kanzoo.study.tune import SEED_OFFSET, Tuning, check_tuning, tune
-from kanzoo.study.tuned import tuning_record
 
 SPACE = {"optim.lr": {"low": 1e-4, "high": 1.0, "log": True}}
 COMPOSER = Composer("train")

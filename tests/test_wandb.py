@@ -10,10 +10,10 @@ import yaml
 from test_train import wandb_records
 
 from kanzoo.compare import plan
-from kanzoo.config import compose
 from kanzoo.registry import conf_dir
-from kanzoo.study.mirror import link_wandb_runs
-from kanzoo.train import train
+from kanzoo.run.config import compose
+from kanzoo.run.fit import train
+from kanzoo.study.wandb_links import link_wandb_runs
 
 DOCS = conf_dir().parent / "docs"
 

@@ -15,7 +15,7 @@ import kanzoo
 from kanzoo import registry
 from kanzoo.bases.activation import Activation
 from kanzoo.layers.kan import KANLayer, KANLinear
-from kanzoo.weights import _match_dtypes
+from kanzoo.models.weights import _match_dtypes
 
 SHAPE = (1, 8, 8)
 SIZES = {"width": 8, "heads": 2, "patch_size": 2}
@@ -141,8 +141,8 @@ def test_mode_and_suffixes(tmp_path: Path) -> None:
 
 
 def test_networks_of_training_runs_know_their_recipe(tmp_path: Path) -> None:
-    from kanzoo.config import compose
-    from kanzoo.train import prepare
+    from kanzoo.run.config import compose
+    from kanzoo.run.prepare import prepare
 
     words = ["model=mlp", "model.width=8", "layers=kan", "basis=rbf", "data=digits"]
     net = prepare(compose("train", words)).plan.build(0)
@@ -200,8 +200,8 @@ def change(path: Path, **entries: Any) -> None:
         ({"model": {"_target_": "os.system", "command": "touch {}"}}, "not a class of kanzoo"),
         ({"basis": {"_target_": "subprocess.run", "args": "touch {}"}}, "not a class of kanzoo"),
         ({"model___target_": "kanzoo.registry.importlib.import_module"}, "cannot be imported"),
-        ({"model___target_": "kanzoo.weights.os.system"}, "cannot be imported|not allowed"),
-        ({"model___target_": "kanzoo.weights.Path"}, "not allowed"),
+        ({"model___target_": "kanzoo.models.weights.os.system"}, "cannot be imported|not allowed"),
+        ({"model___target_": "kanzoo.models.weights.Path"}, "not allowed"),
         ({"model___target_": "kanzoo.bases.spline.BSpline"}, "models.base.Architecture"),
         ({"model___target_": "kanzoo.models.base.Architecture"}, "models.base.Architecture"),
         ({"basis___target_": "kanzoo.models.mlp.MLP"}, "bases.base.Basis"),
@@ -318,7 +318,7 @@ def test_a_backend_that_cannot_be_had_is_replaced(
     saved: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     change(saved, layers__backend="compiled")
-    monkeypatch.setattr("kanzoo.layers.kernels.unavailable_reason", lambda **_: "no compiler")
+    monkeypatch.setattr("kanzoo.kernels.unavailable_reason", lambda **_: "no compiler")
     loaded = kanzoo.load(saved)
     assert {layer.backend for layer in grids(loaded)} == {"auto"}
     assert "'compiled' is not available here" in caplog.text

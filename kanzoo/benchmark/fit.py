@@ -4,7 +4,7 @@ Both do the same: float64, the same points, `steps` times 20 iterations of LBFGS
 10 and a strong Wolfe line search, about 1.15 evaluations of loss and gradients an iteration, and
 the grids moved to their data before every fifth of the first 50 steps. pykan is at its fastest:
 `speed()`, no symbolic branch, no regularisation, a test set of 10 points. Here loss and gradients
-come from `kanzoo.interpret.squares` where there is a compiler, else from autograd.
+come from `kanzoo.fit.squares` where there is a compiler, else from autograd.
 """
 
 import importlib
@@ -20,12 +20,12 @@ from torch import Tensor, nn
 
 from kanzoo.bases.base import get_basis
 from kanzoo.data.functions import Functions
-from kanzoo.engine.optim import build_optimizer
-from kanzoo.interpret.squares import squares_of
+from kanzoo.fit.squares import squares_of
 from kanzoo.layers.factory import LayerFactory
 from kanzoo.layers.kan import KANLinear
 from kanzoo.models.mlp import MLP
 from kanzoo.registry import options
+from kanzoo.training.optim import build_optimizer
 
 WIDTHS = (2, 5, 1)
 GRID_SIZE = 5

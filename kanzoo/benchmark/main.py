@@ -16,8 +16,8 @@ from kanzoo import registry
 from kanzoo.bases.base import get_basis
 from kanzoo.benchmark import fit, layers, models, peers
 from kanzoo.benchmark.timing import ROUNDS
+from kanzoo.models.budget import MATCHES
 from kanzoo.rundir import git_sha, write_atomic
-from kanzoo.study.budget import MATCHES
 
 BACKENDS = ("auto", "blocked")
 Row = TypeVar("Row")

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from kanzoo import registry
 from kanzoo.benchmark.timing import compare
-from kanzoo.build import ModelPlan, build_layers, build_plan
-from kanzoo.engine.measure import peak_step_memory
-from kanzoo.engine.optim import build_optimizer
 from kanzoo.models.base import Architecture
+from kanzoo.models.build import ModelPlan, build_layers, build_plan
+from kanzoo.training.measure import peak_step_memory
+from kanzoo.training.optim import build_optimizer
 
 TWIN = "mlp"
 KAN = "kan-"  # followed by the name of a basis

@@ -22,10 +22,11 @@ import numpy as np
 import torch
 
 from kanzoo import compare
-from kanzoo.config import compose
+from kanzoo.run.config import compose
+from kanzoo.run.fit import train
+from kanzoo.run.prepare import prepare
 from kanzoo.study.engines.local import LocalEngine
 from kanzoo.study.plan import Cell
-from kanzoo.train import prepare, train
 
 CELLS = 10_000
 MODELS = {

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from kanzoo.engine.inputs import layer_inputs
-from kanzoo.interpret.stack import kan_layers
+from kanzoo.fit.chain import kan_layers
 from kanzoo.layers.grid import spread
+from kanzoo.layers.inputs import layer_inputs
 from kanzoo.layers.kan import KANLayer
 
 ROWS = 4096  # values of every channel that are looked at, spread over all

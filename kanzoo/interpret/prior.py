@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from kanzoo.fit.chain import Link, links_of
 from kanzoo.interpret.prune import alive
-from kanzoo.interpret.stack import Link, links_of
 from kanzoo.layers.constraint import KINDS, kind_number
 from kanzoo.layers.edges import check_equal_rows
 from kanzoo.layers.kan import KANLinear

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kanzoo.interpret.fitting import fit_squares, rmse
+from kanzoo.fit.chain import Link, check_finite, kan_layers, links_of, stack_of
+from kanzoo.fit.least_squares import fit_squares, rmse
 from kanzoo.interpret.scores import attribution, edge_scores
-from kanzoo.interpret.stack import Link, check_finite, kan_layers, links_of, stack_of
 from kanzoo.layers.constraint import tie
 from kanzoo.layers.conv import KANConv
 from kanzoo.layers.kan import KANLayer, KANLinear
@@ -289,7 +289,7 @@ def smallest(
 
     Prunes at a threshold that grows, fits what is left to y again after every step (by `refit`,
     which changes a network in place, or by least squares), and keeps the last network within the
-    tolerance. Regularise first (`kanzoo.engine.regularise`) if edges share
+    tolerance. Regularise first (`kanzoo.training.regularise`) if edges share
     the work. Raises `ValueError` for networks that are not a stack of `KANLinear`.
     """
     links_of(net, x)

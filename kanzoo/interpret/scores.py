@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from kanzoo.fit.chain import kan_layers, links_of
 from kanzoo.interpret.edges import ROWS, layer_values
-from kanzoo.interpret.stack import kan_layers, links_of
 from kanzoo.layers.grid import spread
 from kanzoo.layers.kan import KANLayer, KANLinear
 from kanzoo.layers.products import node_of

@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from kanzoo import kernels
 from kanzoo.bases.base import Basis, BasisFactory, as_factory
-from kanzoo.layers import kernels
-from kanzoo.layers.backend import (
+from kanzoo.layers.dispatch import (
     aten_options,
     check_backend,
     choose,

@@ -8,11 +8,10 @@ import dataclasses
 import torch
 from torch import Tensor, nn
 
-from kanzoo import registry
+from kanzoo import kernels, registry
 from kanzoo.bases.activation import ACTIVATIONS, Activation
 from kanzoo.bases.base import BasisFactory, second_moment
 from kanzoo.bases.rational import GroupRational
-from kanzoo.layers import kernels
 from kanzoo.layers.squash import SQUASHES, identity
 
 # For every function phi_k the index j and the sign s of phi_k(-x) = s phi_j(x).

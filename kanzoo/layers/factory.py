@@ -7,8 +7,8 @@ from typing import Any
 from kanzoo import registry
 from kanzoo.bases.activation import ACTIVATIONS, Activation
 from kanzoo.bases.base import BasisFactory, as_factory
-from kanzoo.layers.backend import BACKENDS
 from kanzoo.layers.conv import ConvLayer, KANConv2d
+from kanzoo.layers.dispatch import BACKENDS
 from kanzoo.layers.expansion import INITS
 from kanzoo.layers.kan import KANLinear
 

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from kanzoo.bases.base import Basis, BasisFactory, as_factory
-from kanzoo.layers.backend import check_backend, linear
 from kanzoo.layers.constraint import check_tied, tie
 from kanzoo.layers.conv import KANConv1d, KANConv2d, KANConv3d
+from kanzoo.layers.dispatch import check_backend, linear
 from kanzoo.layers.edges import check_equal_rows
 from kanzoo.layers.expansion import Expansion
 from kanzoo.layers.layer import KANLayer, check_channels, check_sizes, weighted_sum

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from kanzoo.bases.base import Basis, BasisFactory
-from kanzoo.layers.backend import linear
 from kanzoo.layers.conv import TRANSPOSED, ConvLayer, Sizes
+from kanzoo.layers.dispatch import linear
 from kanzoo.layers.layer import check_channels, weighted_sum
 
 

@@ -25,7 +25,7 @@ class Architecture(nn.Module):
     roles: ClassVar[tuple[str, ...]]
     coarse: ClassVar[str] = "width"
     fine: ClassVar[str | None] = None
-    recipe: dict[str, Any] | None = None  # how it was built, set by `kanzoo.build`
+    recipe: dict[str, Any] | None = None  # how it was built, set by `kanzoo.models.build`
     takes_tokens: bool = False
 
     @classmethod

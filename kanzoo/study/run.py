@@ -18,8 +18,8 @@ from rich.progress import (
 
 from kanzoo.study.engines.base import Engine, Session
 from kanzoo.study.engines.cell import Train
-from kanzoo.study.mirror import link_wandb_runs
 from kanzoo.study.plan import Cell, distinct
+from kanzoo.study.wandb_links import link_wandb_runs
 
 log = logging.getLogger("kanzoo")
 

@@ -97,8 +97,8 @@ def prepare_worker(threads: int, memory_limit_gb: float | None, gpu: str | None 
     """
     import torch
 
-    import kanzoo.engine.task
-    import kanzoo.engine.trainer  # noqa: F401  seconds that the first cell is not to be charged
+    import kanzoo.training.task
+    import kanzoo.training.trainer  # noqa: F401  seconds that the first cell is not to be charged
 
     torch.set_num_threads(threads)
     logging.getLogger("kanzoo").setLevel(logging.WARNING)

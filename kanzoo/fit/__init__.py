@@ -1,0 +1,1 @@
+"""Fitting a chain of KAN layers by least squares."""

@@ -1,0 +1,104 @@
+"""The squared error of small stacks and its gradient, straight by the kernels.
+
+A line search evaluates a small network thousands of times, and most of the time goes into Python
+and autograd. Here all memory and all arguments of the kernels are made once.
+
+Axes: N samples, C inputs, O outputs of a layer.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kanzoo.bases.spline import BSpline
+from kanzoo.fit.chain import stack_of
+from kanzoo.kernels.spline import linear_direct
+from kanzoo.layers.dispatch import choose
+from kanzoo.layers.kan import KANLinear
+
+
+def squares_of(net: nn.Module, x: Tensor, y: Tensor) -> "StackSquares | None":
+    """The error of a network as a closure, or None for networks that it cannot compute.
+
+    These are plain stacks of `KANLinear` with B-splines and nothing pruned, where there is a
+    compiler. Grids and dtypes must not change afterwards. Shapes: x `(N, C)`, y `(N, O)`.
+    """
+    try:
+        layers = stack_of(net, x)
+    except ValueError:
+        return None
+    trained = sum(p.numel() for p in net.parameters() if p.requires_grad)
+    own = sum(p.numel() for layer in layers for p in (layer.weight, layer.bias) if p is not None)
+    plain = trained == own and all(
+        layer.edge_mask is None
+        and layer.expansion.squash == "none"
+        and isinstance(layer.expansion.basis, BSpline)
+        and choose(layer.expansion, layer.weight, x, layer.backend) == "compiled"
+        and linear_direct.is_direct(x, layer.weight, layer.bias, layer.expansion.residual)
+        for layer in layers
+    )
+    return StackSquares(layers, x, y) if plain else None
+
+
+class StackSquares:
+    """A closure for LBFGS: the mean squared error of a stack, gradients in `grad` as usual."""
+
+    def __init__(self, layers: Sequence[KANLinear], x: Tensor, y: Tensor) -> None:
+        self.y = y
+        self.passes: list[_Pass] = []
+        for layer in layers:
+            self.passes.append(_Pass(layer, self.passes[-1].y if self.passes else x))
+        last = self.passes[-1].grad_y
+        for first, second in zip(self.passes, self.passes[1:], strict=False):
+            second.bind_backward(first.grad_y)
+        self.passes[0].bind_backward(None)
+        self.error, self.scale = last, 2 / y.numel()
+
+    @torch.no_grad()
+    def __call__(self) -> Tensor:
+        for part in self.passes:
+            part.forward()
+        torch.sub(self.passes[-1].y, self.y, out=self.error)
+        flat = self.error.view(-1)
+        loss = flat.dot(flat) / len(flat)
+        self.error.mul_(self.scale)
+        for part in reversed(self.passes):
+            part.backward()
+        return loss
+
+
+class _Pass:
+    """One layer, from its inputs in one tensor to its outputs in another, and back."""
+
+    def __init__(self, layer: KANLinear, x: Tensor) -> None:
+        own = layer.expansion
+        assert isinstance(own.basis, BSpline)
+        self.x, self.residual = x.contiguous(), own.residual
+        self.layer = layer
+        self.weight = layer.weight.detach()
+        self.knots = own.basis.knots.to(x.dtype).contiguous()
+        self.order, self.mode = own.basis.spline_order, own.basis.extrapolation
+        self.y = x.new_empty(len(x), layer.out_features)
+        self.grad_y = torch.empty_like(self.y)
+        bias = None if layer.bias is None else layer.bias.detach()
+        layer.weight.grad = torch.zeros_like(layer.weight)
+        self.grad_weight = layer.weight.grad
+        tensors = (self.x, self.weight, bias, self.knots, self.y, None)
+        self.forward = self._bound("forward", tensors)
+
+    def bind_backward(self, grad_x: Tensor | None) -> None:
+        tensors = (self.grad_y, self.x, self.weight, self.knots, grad_x, self.grad_weight, None)
+        self.run_backward = self._bound("backward", tensors)
+
+    def _bound(self, name: str, tensors: tuple[Tensor | None, ...]) -> Callable[[], Any]:
+        shapes = (self.x.shape, self.weight.shape, self.knots.shape)
+        threads = torch.get_num_threads()
+        sizes = linear_direct.sizes_of(*shapes, self.order, self.mode, self.residual, threads)
+        return linear_direct.bound(f"kanzoo_linear_{name}", self.order, tensors, sizes)
+
+    def backward(self) -> None:
+        self.run_backward()
+        if self.layer.bias is not None:
+            self.layer.bias.grad = self.grad_y.sum(0)

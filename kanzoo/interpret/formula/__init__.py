@@ -1,0 +1,1 @@
+"""Formulas from trained networks and from data."""

@@ -1,0 +1,164 @@
+"""From a stack of KAN layers to a formula: edge by edge, the surest first, the rest fitted again.
+
+Axes: N samples, C inputs, O outputs.
+"""
+
+import copy
+import logging
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import sympy
+import torch
+from torch import Tensor, nn
+
+from kanzoo.fit.chain import check_finite, links_of
+from kanzoo.fit.least_squares import rmse
+from kanzoo.interpret.formula.expression import Formula, edge_record, evaluate, make_symbols, tidy
+from kanzoo.interpret.formula.hybrid import HybridLinear
+from kanzoo.interpret.formula.library import CONSTANT
+from kanzoo.interpret.formula.search import FormulaError, say_edge, simplest
+
+__all__ = ["FormulaError", "symbolic"]
+
+log = logging.getLogger("kanzoo")
+
+TIME_LIMIT = 180.0  # seconds
+ROWS = 2000  # samples that the parameters are fitted to
+
+
+def symbolic(
+    net: nn.Module,
+    x: Tensor,
+    y: Tensor | None = None,
+    *,
+    tolerance: float = 0.01,
+    max_error: float | None = None,
+    time_limit: float | None = TIME_LIMIT,
+    names: Sequence[str] | None = None,
+    functions: Iterable[str] | None = None,
+    inputs: Sequence[Any] | None = None,
+    outputs: Any = None,
+) -> Formula:
+    """The formula of a stack of `KANLinear`, fitted to y, or to the network's own outputs.
+
+    Shapes: x `(N, C)`, y `(N, O)`. The formula's error may exceed the network's by `tolerance`
+    standard deviations of y at most, and be at most `max_error` of them in all if that is given;
+    `FormulaError` says otherwise which edge failed, or that `time_limit` seconds were not enough
+    (None for no limit). A terminal shows the progress. `names` are
+    those of the inputs, x_1, x_2, ... unless given; `functions` restrict the library. `inputs` and
+    `outputs` serve networks on scaled data: pairs (shift, scale) of the columns, z = (x - shift) /
+    scale, so that the formula speaks of the data before scaling.
+    """
+    if not 0 < tolerance < 1:
+        raise ValueError(f"tolerance must be between 0 and 1, got {tolerance}")
+    if not (max_error is None or max_error > 0) or not (time_limit is None or time_limit > 0):
+        raise ValueError("max_error and time_limit must be positive, or None")
+    x = x.double().flatten(1)
+    net = copy.deepcopy(net).double().eval()
+    layers: list[HybridLinear] = []
+    for link in links_of(net, x):
+        hybrid = HybridLinear(link.layer, products=link.products)
+        hybrid.base.backend = "dense"
+        layers.append(hybrid)
+    with torch.no_grad():
+        own = net(x)
+    target = own if y is None else y.double().reshape(len(x), -1)
+    check_finite(target, "the targets")
+    if target.shape != own.shape:
+        raise ValueError(f"the network has {own.shape[1]} outputs, the targets {target.shape[1]}")
+    rows = torch.arange(min(len(x), ROWS)) * len(x) // min(len(x), ROWS)
+    spread = float(target.std(correction=0)) or 1.0
+    limit = rmse(nn.Sequential(*layers), x[rows], target[rows]) + tolerance * spread
+    if max_error is not None:
+        limit = min(limit, max_error * spread)
+        error = _error(own.numpy(), target.numpy())
+        if error > max_error * spread:
+            raise FormulaError(
+                f"the network itself misses the data by {error / spread:.3g} of their deviations, "
+                f"more than max_error={max_error:g}: fit it better first"
+            )
+    stack, fits = simplest(layers, x[rows], target[rows], limit, functions, time_limit)
+    pairs = inputs if inputs is not None else [(0.0, 1.0)] * x.shape[1]
+    back = outputs if outputs is not None else [(0.0, 1.0)] * own.shape[1]
+    symbols = make_symbols(names or [f"x_{k + 1}" for k in range(x.shape[1])])
+    scaled = [
+        (symbol - shift) / scale for symbol, (shift, scale) in zip(symbols, pairs, strict=True)
+    ]
+    raw = [
+        shift + scale * e
+        for e, (shift, scale) in zip(_expressions(stack, scaled), back, strict=True)
+    ]
+    shifts, scales = np.array(pairs, np.float64).T
+    points = x.numpy() * scales + shifts
+    heights, widths = np.array(back, np.float64).T
+    truth, said = target.numpy() * widths + heights, own.numpy() * widths + heights
+    index = rows.numpy()[:: max(1, len(rows) // 500)]
+    tidied = [
+        tidy(e, symbols, points[index], truth[index, k]) if e.free_symbols else e
+        for k, e in enumerate(raw)
+    ]
+    edges = [edge_record(*place, fit) for place, fit in sorted(fits.items(), key=lambda e: e[0])]
+    return judge([tidied, raw], symbols, points, truth, said, edges, tolerance, max_error)
+
+
+def judge(
+    choices: list[list[sympy.Expr]],
+    symbols: list[sympy.Symbol],
+    x: np.ndarray,
+    y: np.ndarray,
+    network: np.ndarray,
+    edges: list[dict[str, Any]],
+    tolerance: float,
+    max_error: float | None = None,
+) -> Formula:
+    """The first choice that is within the tolerance on all data; `FormulaError` if none is."""
+    spread = float(y.std()) or 1.0
+    error = _error(network, y)
+    for expressions in choices:
+        values = evaluate(expressions, symbols, x)
+        formula = Formula(
+            expressions,
+            symbols,
+            error,
+            _error(values, y),
+            _error(values, network),
+            float(y.std()),
+            edges,
+        )
+        allowed = error + tolerance * spread
+        if formula.rmse_formula <= min(allowed, spread * (max_error or float("inf"))):
+            log.info("formula %s", formula)
+            return formula
+    text = f"the formula misses the data by {formula.rmse_formula:.3g}, the network by {error:.3g}"
+    if edges:
+        worst = min(edges, key=lambda e: e["r2"])
+        text += f"; the least sure edge is {say_edge(worst['layer'], worst['i'], worst['o'])}"
+    raise FormulaError(text, formula)
+
+
+def _error(values: np.ndarray, y: np.ndarray) -> float:
+    error = float(np.sqrt(np.square(values - y).mean()))
+    return error if error == error else float("inf")
+
+
+def _expressions(stack: nn.Sequential, symbols: Sequence[sympy.Expr]) -> list[sympy.Expr]:
+    """The expressions of a stack without splines, constants as they are."""
+    values = list(symbols)
+    for layer in stack:
+        assert isinstance(layer, HybridLinear)
+        affine = layer.affine.detach().tolist()
+        bias = layer.base.bias
+        sums: list[Any] = [
+            sympy.Float(bias[o].item(), 17) if bias is not None else sympy.Integer(0)
+            for o in range(layer.out_features)
+        ]
+        for edge in layer.given:
+            if edge.function is not CONSTANT:
+                a, b, c, d = (sympy.Float(row[edge.place], 17) for row in affine)
+                sums[edge.o] += c * edge.function.symbol(a * values[edge.i] + b) + d
+        pairs = sums[len(sums) - 2 * layer.products :]
+        rest = sums[: len(sums) - 2 * layer.products]
+        values = [*rest, *(a * b for a, b in zip(pairs[::2], pairs[1::2], strict=True))]
+    return values

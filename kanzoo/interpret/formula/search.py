@@ -1,0 +1,252 @@
+"""The greedy search for the functions of edges: the surest first, the rest fitted again.
+
+Axes: N samples, C inputs, O outputs.
+"""
+
+import copy
+import logging
+import time
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import Progress
+from torch import Tensor, nn
+
+from kanzoo.fit.least_squares import fit_squares
+from kanzoo.interpret.formula.expression import Formula
+from kanzoo.interpret.formula.hybrid import HybridLinear
+from kanzoo.interpret.formula.library import LIBRARY, EdgeFit, fit_edge, get_function
+
+log = logging.getLogger("kanzoo")
+
+LEVELS = (2, 3, 4, 9)  # complexities that the functions may have, from one search to the next
+EXACT = 1e-7  # error, in standard deviations, that counts as none
+DECADES = 0.2  # of the error that a unit of complexity must gain
+LIKELY = 8  # functions of an edge that are looked at again after other edges changed
+TRIES = 5  # functions that are tried on an edge before it counts as failed
+
+
+class _TimeOver(Exception):
+    """The time for a search is over."""
+
+
+class Clock:
+    """The time left for a search, and its progress on a terminal, where there is one."""
+
+    def __init__(self, seconds: float | None) -> None:
+        self.seconds = seconds
+        self._end = None if seconds is None else time.monotonic() + seconds
+        console = Console(stderr=True)
+        self._bar = Progress(console=console, transient=True, disable=not console.is_interactive)
+        self._task = self._bar.add_task("formula", total=None)
+
+    def __enter__(self) -> "Clock":
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def check(self) -> None:
+        """Raise if the time is over."""
+        if self._end is not None and time.monotonic() > self._end:
+            raise _TimeOver
+
+    def show(self, what: str, done: int, total: int) -> None:
+        """Show how far a search is."""
+        self._bar.update(self._task, description=what, completed=done, total=total)
+
+
+class FormulaError(ValueError):
+    """No formula within the tolerance; `formula` is the nearest one where there is any."""
+
+    def __init__(self, message: str, formula: Formula | None = None) -> None:
+        super().__init__(message)
+        self.formula = formula
+
+
+def say_edge(layer: int, i: int, o: int) -> str:
+    """How an edge is named in messages."""
+    return f"layer {layer}, input {i} -> output {o}"
+
+
+def simplest(
+    layers: list[HybridLinear],
+    x: Tensor,
+    y: Tensor,
+    limit: float,
+    functions: Iterable[str] | None,
+    time_limit: float | None = None,
+) -> tuple[nn.Sequential, dict[tuple[int, int, int], EdgeFit]]:
+    """The search with the simplest functions first, then with ever more of them.
+
+    Ends with functions that fit exactly; else the best of all whose RMSE is at most `limit` is
+    taken, by error and complexity. Raises `FormulaError` if there is none, or none in time.
+    """
+    names = list(LIBRARY if functions is None else functions)
+    spread = float(y.std(correction=0)) or 1.0
+    best: Search | None = None
+    failure: FormulaError | None = None
+    sizes: set[int] = set()
+    with Clock(time_limit) as clock:
+        for level in LEVELS:
+            chosen = [name for name in names if get_function(name).complexity <= level]
+            if not chosen or len(chosen) in sizes:
+                continue
+            sizes.add(len(chosen))
+            search = Search(layers, x, y, limit, chosen, clock)
+            try:
+                search.run()
+            except FormulaError as error:
+                failure = error
+                continue
+            except _TimeOver:
+                if not search.is_complete:
+                    failure = failure if best is None and failure else search.unfinished()
+                    break
+            if best is None or search.cost(spread) < best.cost(spread):
+                best = search
+            if search.reached < EXACT * spread:
+                break
+    if best is None:
+        assert failure is not None
+        raise failure
+    return best.stack, best.fits
+
+
+class Search:
+    """The greedy search over a stack of hybrid layers, whose RMSE stays at most `limit`."""
+
+    def __init__(
+        self,
+        layers: list[HybridLinear],
+        x: Tensor,
+        y: Tensor,
+        limit: float,
+        functions: Sequence[str],
+        clock: Clock,
+    ) -> None:
+        self.stack = nn.Sequential(*layers)
+        self.x, self.y = x, y
+        self.functions = functions
+        self.likely: dict[tuple[int, int, int], list[str]] = {}
+        self.reached = float("inf")
+        self.limit, self.clock = limit, clock
+        self.fits: dict[tuple[int, int, int], EdgeFit] = {}
+        self.edges = sum(len(layer.open_edges()) for layer in layers)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every edge has a function."""
+        return not any(layer.open_edges() for layer in self.stack)  # type: ignore[operator]
+
+    def unfinished(self) -> FormulaError:
+        """What to say when the time is over before every edge has a function."""
+        return FormulaError(
+            f"no formula in {self.clock.seconds:g} s: {len(self.fits)} of {self.edges} edges have "
+            "a function; prune the network first, or raise time_limit"
+        )
+
+    def cost(self, spread: float) -> float:
+        """Decades of the error and the complexity of all functions, the lower the better."""
+        complexity = sum(fit.function.complexity for fit in self.fits.values())
+        return float(np.log10(self.reached / spread + EXACT)) + DECADES * complexity
+
+    def run(self) -> None:
+        """Give every open edge a function; `FormulaError` if that cannot be."""
+        while True:
+            known = f"formula, {len(self.functions)} functions"
+            self.clock.show(known, len(self.fits), self.edges)
+            ranked = self._ranked()
+            if not ranked:
+                break
+            failures = []
+            for place, candidates in ranked:
+                if self._fix(place, candidates):
+                    break
+                failures.append((place, candidates))
+            else:
+                place, candidates = failures[0]
+                raise FormulaError(
+                    f"no function of the library fits the edge {say_edge(*place)}: the best, "
+                    f"{candidates[0].function.name}, has R^2 {candidates[0].r2:.4f} and the error "
+                    f"would exceed {self.limit:.3g}"
+                )
+        self._improve()
+
+    def _ranked(self) -> list[tuple[tuple[int, int, int], list[EdgeFit]]]:
+        """Every open edge with its candidates, the surest first."""
+        found = []
+        seen = self.x
+        with torch.no_grad():
+            for index, layer in enumerate(self.stack):
+                assert isinstance(layer, HybridLinear)
+                scale = float(layer(seen).std(dim=0, correction=0).max())
+                for i, o in layer.open_edges():
+                    self.clock.check()
+                    values = layer.edge(i, o, seen[:, i])
+                    place = (index, i, o)
+                    names = self.likely.get(place, self.functions)
+                    candidates = fit_edge(seen[:, i].numpy(), values.numpy(), names, scale)
+                    self.likely[place] = [
+                        fit.function.name for fit in candidates[:LIKELY] if fit.c != 0
+                    ] or list(self.functions)
+                    if not candidates:
+                        raise FormulaError(f"no function fits the edge {say_edge(*place)} at all")
+                    found.append((place, candidates))
+                seen = layer(seen)
+        return sorted(found, key=lambda entry: entry[1][0].cost)
+
+    def _fix(self, place: tuple[int, int, int], candidates: list[EdgeFit]) -> bool:
+        """Make an edge the first of its candidates that stays within the limit."""
+        for fit in candidates[:TRIES]:
+            self.clock.check()
+            stack = self._with(place, fit)
+            reached = fit_squares(stack, self.x, self.y, 30)
+            if reached <= self.limit:
+                self.stack, self.fits[place] = stack, fit
+                log.debug("%s is %s, RMSE %.3g", say_edge(*place), fit.function.name, reached)
+                return True
+        return False
+
+    def _with(self, place: tuple[int, int, int], fit: EdgeFit) -> nn.Sequential:
+        index, i, o = place
+        layers = [copy.deepcopy(layer) for layer in self.stack]
+        layers[index] = layers[index].with_edge(i, o, fit)  # type: ignore[operator]
+        return nn.Sequential(*layers)
+
+    def _improve(self) -> None:
+        """When every edge has a function: fit to the end, and swap what fits better otherwise."""
+        self.reached = best = fit_squares(self.stack, self.x, self.y, 200)
+        spread = float(self.y.std(correction=0)) or 1.0
+        for _ in range(2):
+            self.reached = best
+            if best < EXACT * spread:
+                return
+            before = best
+            for place in list(self.fits):
+                for fit in self._alternatives(place):
+                    self.clock.check()
+                    stack = self._with(place, fit)
+                    reached = fit_squares(stack, self.x, self.y, 60)
+                    gain = np.log10((best + 1e-12 * spread) / (reached + 1e-12 * spread))
+                    cost = fit.function.complexity - self.fits[place].function.complexity
+                    if gain > max(DECADES * cost, 0.02):
+                        self.stack, self.fits[place], best = stack, fit, reached
+                        self.reached = best
+            if best > 0.9 * before:
+                return
+
+    def _alternatives(self, place: tuple[int, int, int]) -> list[EdgeFit]:
+        index, i, o = place
+        seen = self.x
+        with torch.no_grad():
+            for layer in self.stack[:index]:
+                seen = layer(seen)
+            values = self.stack[index].edge(i, o, seen[:, i])  # type: ignore[operator]
+        names = self.likely.get(place, list(self.functions))
+        fits = fit_edge(seen[:, i].numpy(), values.numpy(), names)
+        own = self.fits[place].function
+        return [fit for fit in fits if fit.function is not own][:4]

@@ -1,0 +1,282 @@
+"""A network of fully connected KAN layers as a graph, every edge with its function in place.
+
+From left to right: inputs, for each layer its edge functions in boxes, the nodes that add them up.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import FancyBboxPatch, PathPatch
+from matplotlib.path import Path as Curve
+from torch import Tensor, nn
+
+from kanzoo.fit.chain import kan_layers
+from kanzoo.interpret.edges import Edge, KANLayer, edge_functions
+from kanzoo.layers.inputs import evaluating
+from kanzoo.layers.kan import KANLinear
+from kanzoo.layers.products import Products, node_of
+from kanzoo.page import style
+
+MOST_EDGES = 72  # of a layer
+MOST_LAYERS = 8
+BOX = (0.62, 0.4)  # inches
+FAN = 1.05  # between nodes and boxes
+SPREAD = 0.54  # from box to box upwards
+ONE_COLUMN = 12  # boxes; more are staggered in two columns, their edges between the others' boxes
+NORMS = (nn.LayerNorm, nn.BatchNorm1d, nn.RMSNorm)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A layer of a chain, what normalises its inputs, if anything, and products of its outputs."""
+
+    name: str
+    layer: KANLinear
+    norm: str | None
+    products: int = 0  # behind it
+
+    @property
+    def nodes(self) -> int:
+        """The nodes behind the layer."""
+        return self.layer.out_features - self.products
+
+
+def draw(
+    net: nn.Module,
+    sample: Tensor,
+    path: Path | None = None,
+    names: Sequence[str] | None = None,
+    outputs: Sequence[str] | None = None,
+) -> Figure:
+    """Draw the network that sees `sample`, a batch of its inputs; write it if there is a path.
+
+    A line is as strong as its edge's score (standard deviation of its function on the data)
+    relative to the strongest of its layer; every box has a scale of its own and shows the density
+    of the data. Edges that are constant, as pruned ones are, are left out. Nodes that are products
+    stand behind the two that they multiply, with a cross. `names` are those of inputs and `outputs`
+    those of outputs. A path without suffix gets a PNG and an SVG file.
+
+    Raises `ValueError` for networks that are no chain of `KANLinear` (normalisations between them
+    are allowed), and for those too large to be read.
+    """
+    stages = chain(net, sample)
+    counts = [stages[0].layer.in_features] + [stage.nodes for stage in stages]
+    names = _names("names", names, counts[0], "x")
+    outputs = _names("outputs", outputs, counts[-1], "y")
+    if len(stages) > MOST_LAYERS:
+        raise ValueError(f"{len(stages)} layers are too many for a graph: at most {MOST_LAYERS}")
+    layers: dict[str, KANLayer] = {stage.name: stage.layer for stage in stages}
+    found = edge_functions(net, sample, num_edges=MOST_EDGES + 1, layers=layers)
+    drawn = [[edge for edge in layer.edges if edge.score > 0] for layer in found]
+    for stage, edges in zip(stages, drawn, strict=True):
+        if len(edges) > MOST_EDGES:
+            number = stage.layer.in_features * stage.layer.out_features
+            raise ValueError(
+                f"layer {stage.name!r} has {number} edges, too many for a graph: "
+                f"at most {MOST_EDGES}"
+            )
+    with style.style():
+        figure = _figure(stages, drawn, counts, names, outputs)
+    if path is not None:
+        style.save(figure, path)
+    return figure
+
+
+@torch.no_grad()
+def chain(net: nn.Module, sample: Tensor) -> list[Stage]:
+    """The fully connected layers of a network that does nothing else, but normalise in between.
+
+    Checked on the sample: each must get what the one before returns, and the last must return what
+    the network does. Raises `ValueError` for any other network, or one without KAN layers.
+    """
+    kan_layers(net)
+    calls: list[tuple[str, nn.Module, Tensor, Tensor]] = []
+    handles = []
+    for name, module in net.named_modules():
+        if isinstance(module, (KANLinear, Products, *NORMS)):
+
+            def keep(
+                module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor, name: str = name
+            ) -> None:
+                calls.append((name, module, inputs[0], output))
+
+            handles.append(module.register_forward_hook(keep))
+    try:
+        with evaluating(net):
+            result = net(sample)
+    finally:
+        for handle in handles:
+            handle.remove()
+    value, norm, stages = sample.flatten(1), None, list[Stage]()
+    for name, module, before, after in calls:
+        if before.shape != value.shape or not torch.equal(before, value):
+            break
+        value = after
+        if isinstance(module, KANLinear):
+            stages.append(Stage(name, module, norm))
+            norm = None
+        elif isinstance(module, Products):
+            if norm is not None or not stages or stages[-1].products:
+                break
+            stages[-1] = replace(stages[-1], products=module.products)
+        else:
+            norm = type(module).__name__
+    whole = norm is None and value.shape == result.shape and torch.equal(value, result)
+    if not stages or not whole or len({stage.name for stage in stages}) < len(stages):
+        raise ValueError(
+            "only a chain of fully connected KAN layers has a graph (model=mlp); "
+            "grids of edge functions show any network"
+        )
+    return stages
+
+
+def _names(what: str, names: Sequence[str] | None, count: int, letter: str) -> list[str]:
+    if not names:
+        return [letter] if count == 1 else [f"{letter}{i + 1}" for i in range(count)]
+    if len(names) != count:
+        raise ValueError(f"{what} must be {count}, one a node, got {len(names)}")
+    return [str(name) if len(str(name)) <= 16 else f"{str(name)[:15]}…" for name in names]
+
+
+def _figure(
+    stages: Sequence[Stage], drawn: Sequence[list[Edge]], counts: Sequence[int],
+    names: Sequence[str], outputs: Sequence[str],
+) -> Figure:  # fmt: skip
+    columns = [1 if len(edges) <= ONE_COLUMN else 2 for edges in drawn]
+    tallest = max(
+        SPREAD * len(edges) / number for edges, number in zip(drawn, columns, strict=True)
+    )
+    height = max(tallest, 0.3 * max(counts), 1.2) + 0.2
+    left, right = (0.3 + 0.085 * max(map(len, side)) for side in (names, outputs))
+    width = left + right
+    for stage, number in zip(stages, columns, strict=True):
+        width += (
+            0.5 * ((stage.norm is not None) + (stage.products > 0))
+            + 2 * FAN
+            + number * (BOX[0] + 0.16)
+        )
+    figure = Figure(figsize=(width, height))
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.set_xlim(0, width)
+    axes.set_ylim(height, 0)
+    axes.set_axis_off()
+    x = left
+    for y, name in zip(_places(counts[0], height), names, strict=True):
+        axes.text(x - 0.14, y, name, ha="right", va="center", fontsize=9.5)
+    for stage, edges, number, count, following in zip(
+        stages, drawn, columns, counts, counts[1:], strict=False
+    ):
+        nodes = _places(count, height)
+        _nodes(axes, x, nodes)
+        if stage.norm:
+            x = _norm(axes, x, nodes, height, stage.norm)
+        targets = _places(following, height)
+        factors = _factors(targets, stage.products, height)
+        x = _edges(axes, x, edges, number, nodes, factors, height)
+        if stage.products:
+            x = _products(axes, x, factors, targets, stage.products)
+    _nodes(axes, x, _places(counts[-1], height))
+    for y, name in zip(_places(counts[-1], height), outputs, strict=True):
+        axes.text(x + 0.14, y, name, ha="left", va="center", fontsize=9.5)
+    return figure
+
+
+def _places(count: int, height: float) -> np.ndarray:
+    """Positions from the top, as far from each other as the height allows."""
+    return 0.1 + (np.arange(count) + 0.5) * (height - 0.2) / max(count, 1)
+
+
+def _factors(nodes: np.ndarray, products: int, height: float) -> np.ndarray:
+    """Where the outputs of a layer are whose last pairs are multiplied: close to their product."""
+    sums = len(nodes) - products
+    apart = min(0.22, 0.25 * (height - 0.2) / len(nodes))
+    return np.concatenate([nodes[:sums], (nodes[sums:, None] + [-apart, apart]).ravel()])
+
+
+def _products(axes: Axes, x: float, factors: np.ndarray, nodes: np.ndarray, products: int) -> float:
+    """Lines from factors to their products, each with a cross; returns the place of the nodes."""
+    _nodes(axes, x, factors)
+    for y, owner in zip(factors, node_of(len(nodes), products), strict=True):
+        axes.plot([x, x + 0.5], [y, nodes[owner]], color=style.MUTED, lw=1, zorder=1)
+    for y in nodes[len(nodes) - products :]:
+        axes.text(x + 0.27, y, "×", ha="center", va="center", fontsize=11, zorder=5)  # noqa: RUF001
+    return x + 0.5
+
+
+def _nodes(axes: Axes, x: float, nodes: np.ndarray) -> None:
+    axes.plot(np.full(len(nodes), x), nodes, "o", ms=7, color=style.INK, zorder=4)
+
+
+def _norm(axes: Axes, x: float, nodes: np.ndarray, height: float, name: str) -> float:
+    """A bar that all nodes go through, and the nodes behind it; returns their place."""
+    for y in nodes:
+        axes.plot([x, x + 0.5], [y, y], color=style.MUTED, lw=1, zorder=1)
+    axes.add_patch(_box(x + 0.15, 0.05, 0.2, height - 0.1, style.BAND))
+    axes.text(x + 0.25, height / 2, name, rotation=90, ha="center", va="center", fontsize=7.5,
+              color=style.MUTED, zorder=5)  # fmt: skip
+    _nodes(axes, x + 0.5, nodes)
+    return x + 0.5
+
+
+def _edges(
+    axes: Axes, x: float, edges: list[Edge], columns: int, nodes: np.ndarray, targets: np.ndarray,
+    height: float,
+) -> float:  # fmt: skip
+    """Boxes between two columns of nodes, ordered by their source; returns the place of targets."""
+    first, step = x + FAN, BOX[0] + 0.16
+    last = first + columns * step
+    strongest = max((edge.score for edge in edges), default=1.0)
+    ordered = sorted(edges, key=lambda edge: (edge.source, edge.target))
+    for index, (edge, y) in enumerate(zip(ordered, _places(len(edges), height), strict=True)):
+        strength = edge.score / strongest
+        left = first + 0.08 + (index % columns) * step
+        for near, far, start, end in (
+            (first, left, x, nodes[edge.source]),
+            (last, left + BOX[0], last + FAN, targets[edge.target]),
+        ):
+            middle = (start + near) / 2
+            points = [(start, end), (middle, end), (middle, y), (near, y), (far, y)]
+            codes = [Curve.MOVETO, *[Curve.CURVE4] * 3, Curve.LINETO]
+            axes.add_patch(PathPatch(
+                Curve(points, codes), fill=False, ec=style.INK, lw=0.5 + 2.0 * strength,
+                alpha=0.12 + 0.78 * strength, capstyle="butt", zorder=1,
+            ))  # fmt: skip
+        _function(axes, edge, left, y - BOX[1] / 2, strength)
+    return last + FAN
+
+
+def _function(axes: Axes, edge: Edge, left: float, top: float, strength: float) -> None:
+    """A box with the curve over the density of its inputs."""
+    width, height = BOX
+    frame = style.INK if strength > 0.5 else style.MUTED
+    axes.add_patch(_box(left, top, width, height, style.CARD, frame, 0.5 + 0.7 * strength))
+    bottom = top + height - 0.01
+    bars = bottom - 0.33 * height * edge.density / edge.density.max()
+    ends = np.linspace(left + 0.03, left + width - 0.03, len(bars) + 1)
+    axes.stairs(bars, ends, baseline=bottom, fill=True, color=style.ACCENT, alpha=0.22, lw=0,
+                zorder=3)  # fmt: skip
+    span = float(np.ptp(edge.y)) or 1.0
+    y = bottom - 0.06 - (edge.y - edge.y.min()) / span * (height - 0.13)
+    x = np.linspace(ends[0], ends[-1], len(y))
+    axes.plot(x, y, color=style.CURVE, lw=1.4, alpha=0.45 + 0.55 * strength, zorder=3,
+              solid_joinstyle="round")  # fmt: skip
+
+
+def _box(
+    x: float,
+    y: float,
+    width: float,
+    height: float,
+    face: str,
+    edge: str = style.LINE,
+    lw: float = 1,
+) -> FancyBboxPatch:
+    return FancyBboxPatch(
+        (x, y), width, height, boxstyle="round,pad=0,rounding_size=0.04", fc=face, ec=edge, lw=lw,
+        zorder=2,
+    )  # fmt: skip

@@ -1,0 +1,1 @@
+"""Kernels of the other function families and of rational functions."""

@@ -1,0 +1,240 @@
+"""Convolutions of basis functions, some images at a time, as ``functions`` does for matrices.
+
+Functions come before channels. With enough channels these are last in memory, as convolutions like
+it most; few channels stay first, so that vectors run along pixels, and are turned afterwards.
+
+Axes: b images of a block, C channels, T functions with the residual branch, S the pixels in any
+dimensions.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from kanzoo.kernels.families.linear import LANES, Functions, Plan
+from kanzoo.kernels.generic.conv import differentiable_gradients, operate
+from kanzoo.kernels.generic.linear import even_size
+from kanzoo.kernels.native.scratch import scratch
+from kanzoo.kernels.spline.plan import SplineFunctions, SplinePlan
+
+BLOCK_BYTES = 8 << 20
+FEW_IMAGES = 8  # up to here margins cost less as pixels than as an image of their own
+FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
+
+Options = tuple[list[int], list[int], list[int], bool, list[int], int]
+
+
+def functions_first(weight: Tensor, options: Options, functions: int) -> Tensor:
+    """The weight with functions before channels in every group, as the planes are."""
+    *_, transposed, _, groups = options
+    if transposed:  # (groups, C / groups, T, ...)
+        parts = weight.unflatten(0, (groups, -1, functions)).transpose(1, 2)
+        return parts.flatten(0, 2)
+    return weight.unflatten(1, (-1, functions)).transpose(1, 2).flatten(1, 2)
+
+
+def channels_first(weight: Tensor, options: Options, functions: int) -> Tensor:
+    """The way back."""
+    *_, transposed, _, groups = options
+    inner = weight.shape[0] // groups if transposed else weight.shape[1]
+    return functions_first(weight, options, inner // functions)
+
+
+def pad(x: Tensor, margins: Sequence[int]) -> Tensor:
+    """Zeros around the pixels (B, C, *S)."""
+    return F.pad(x, [side for size in reversed(margins) for side in (size, size)])
+
+
+class _Images:
+    """Blocks of images and their functions as channels."""
+
+    def __init__(self, x: Tensor, functions: Functions | SplineFunctions, groups: int) -> None:
+        self.functions, self.channels = functions, x.shape[1]
+        self.inner = x.shape[1] // groups
+        apart = functions.each and groups > 1  # a group's table is not that of all channels
+        self.last = functions.last or (self.inner >= LANES and not apart)
+        self.turns = not self.last and groups == 1 and x.dim() in FORMATS
+        self.x = x.movedim(1, -1) if self.last else x
+        size = max(x[:1].numel() * functions.total, 1)
+        self.block = even_size(x.shape[0], max(BLOCK_BYTES // (size * x.element_size()), 1))
+        self.planes = scratch("planes", x, self.block * size)
+
+    def blocks(self) -> Iterator[tuple[slice, Tensor, Tensor]]:
+        """Images, their pixels and memory for their functions, both in the order of the memory."""
+        for n in range(0, self.x.shape[0], self.block):
+            images = slice(n, min(n + self.block, self.x.shape[0]))
+            pixels = self.x[images].contiguous()
+            yield images, pixels, self.planes[: pixels.numel() * self.functions.total]
+
+    def run(
+        self,
+        pixels: Tensor,
+        out: Tensor | None,
+        back: Tensor | None = None,
+        grad: Tensor | None = None,
+    ) -> None:
+        """The kernel on blocks of memory; ``back`` is (b, T C, *S) in any order."""
+        width = self.inner if self.last else self.inner * pixels[0, 0].numel()
+        of_channels = not self.last and self.functions.each
+        columns = width // self.inner if of_channels else width
+        rows = pixels.view(-1, columns)  # pixels, or images, of every group; or their channels
+        if back is not None:
+            back = (back.movedim(1, -1) if self.last else back).contiguous()
+        into = None if grad is None else grad.view(-1, columns)
+        strides = (width, self.functions.total * width)
+        inner = self.inner if of_channels else 0
+        self.functions.run(rows, out, strides, slice(0, self.channels), back, into, inner=inner)
+
+    def shown(self, planes: Tensor, pixels: Tensor) -> Tensor:
+        """The functions of pixels as channels, (b, T C, *S)."""
+        shape = list(pixels.shape)
+        shape[-1 if self.last else 1] *= self.functions.total
+        found = planes.view(shape).movedim(-1, 1) if self.last else planes.view(shape)
+        return self.laid(found) if self.turns else found
+
+    def laid(self, images: Tensor) -> Tensor:
+        """Images (b, *, *S) in the order that convolutions prefer."""
+        if not (self.last or self.turns) or images.dim() not in FORMATS:
+            return images.contiguous()
+        return images.contiguous(memory_format=FORMATS[images.dim()])
+
+
+class _Margins:
+    """What margins add to every image: that of one with phi(0) there and zeros inside.
+
+    Pixels and functions of the zeros are as in ``_Images``, for a single pixel.
+    """
+
+    def __init__(self, every: _Images, margins: Sequence[int]) -> None:
+        self.every, self.margins = every, margins
+        sides = [1] * len(margins)
+        shape = (1, *sides, every.channels) if every.last else (1, every.channels, *sides)
+        self.zero = every.planes.new_zeros(shape)
+        values = torch.empty(every.functions.total * every.channels, dtype=self.zero.dtype)
+        every.run(self.zero, values)
+        self.values = every.shown(values, self.zero)  # (1, T C, 1, ..)
+
+    def image(self, sides: Sequence[int]) -> Tensor:
+        """Functions of an image of that size without its inside: (1, T C, *S with margins)."""
+        whole = [n + 2 * m for n, m in zip(sides, self.margins, strict=True)]
+        image = self.values.expand(-1, -1, *whole).clone()
+        self._inside(image, sides).zero_()
+        return image
+
+    def _inside(self, image: Tensor, sides: Sequence[int]) -> Tensor:
+        for dim, (margin, size) in enumerate(zip(self.margins, sides, strict=True), 2):
+            image = image.narrow(dim, margin, size)
+        return image
+
+    def take_back(self, back: Tensor, sides: Sequence[int]) -> None:
+        """Gradients of trained functions through such an image."""
+        self._inside(back, sides).zero_()
+        dims = list(range(2, back.dim()))
+        self.every.run(self.zero, None, back.sum(dims, keepdim=True))
+
+
+class _Conv(torch.autograd.Function):
+    @staticmethod
+    def forward(  # type: ignore[no-untyped-def]
+        ctx,
+        plan: Plan | SplinePlan,
+        features: Callable[[Tensor], Tensor],
+        margins: Sequence[int],
+        options: Options,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        *parameters: Tensor,
+    ) -> Tensor:
+        ctx.plan, ctx.features, ctx.margins, ctx.options = plan, features, margins, options
+        ctx.save_for_backward(x, weight, *parameters)
+        every = _Images(x, plan.prepare(x, False), options[-1])
+        turned = functions_first(weight, options, every.functions.total)
+        border = None
+        if any(margins):
+            image = _Margins(every, margins).image(x.shape[2:])
+            border = torch.ops.aten.convolution(image, turned, bias, *options)
+            bias, options = None, (options[0], list(margins), *options[2:])
+        y = x.new_empty(0)
+        for images, pixels, planes in every.blocks():
+            every.run(pixels, planes)
+            channels = every.shown(planes, pixels)
+            part = torch.ops.aten.convolution(channels, turned, bias, *options)
+            if images.start == 0:
+                y = part.new_empty(x.shape[0], *part.shape[1:])
+            if border is None:
+                y[images] = part
+            else:
+                torch.add(part, border, out=y[images])
+        return y
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):  # type: ignore[no-untyped-def]
+        x, weight, *parameters = ctx.saved_tensors
+        need_x, need_weight, need_bias = ctx.needs_input_grad[4:7]
+        total = grad.sum(0, keepdim=True)
+        grad_bias = total.flatten(2).sum(2).squeeze(0) if need_bias else None
+        if torch.is_grad_enabled():  # a second derivative will follow
+            grad_x, grad_weight, *found = differentiable_gradients(
+                lambda x, w: operate(ctx.features, pad(x, ctx.margins), w, ctx.options, w.dtype),
+                x,
+                weight,
+                parameters,
+                grad,
+            )
+            return None, None, None, None, grad_x, grad_weight, grad_bias, *found
+        functions = ctx.plan.prepare(x, any(p.requires_grad for p in parameters))
+        every = _Images(x, functions, ctx.options[-1])
+        turned = functions_first(weight, ctx.options, functions.total)
+        backward, options = torch.ops.aten.convolution_backward, ctx.options
+        grad_weight = torch.zeros_like(turned) if need_weight else None
+        if any(ctx.margins):
+            edge = _Margins(every, ctx.margins)
+            mask = [functions.trained, need_weight, False]
+            image = edge.image(x.shape[2:])
+            back, grad_weight, _ = backward(total, image, turned, None, *options, mask)
+            if functions.trained:
+                edge.take_back(back, x.shape[2:])
+            options = (options[0], list(ctx.margins), *options[2:])
+        grad_x = torch.empty_like(x) if need_x else None
+        for images, pixels, planes in every.blocks():
+            back, into = None, torch.empty_like(pixels) if need_x else None
+            own = every.laid(grad[images])
+            if need_x or functions.trained:
+                shape = every.shown(planes, pixels)  # all that is used of it
+                back = backward(own, shape, turned, None, *options, [True, False, False])[0]
+            every.run(pixels, planes if need_weight else None, back, into)
+            if grad_x is not None and into is not None:
+                grad_x[images] = into.movedim(-1, 1) if every.last else into
+            if grad_weight is not None:
+                channels = every.shown(planes, pixels)
+                more = backward(own, channels, turned, None, *options, [False, True, False])[1]
+                grad_weight += more
+        if grad_weight is not None:
+            grad_weight = channels_first(grad_weight, ctx.options, functions.total)
+        more = functions.parameter_gradients(parameters)
+        return None, None, None, None, grad_x, grad_weight, grad_bias, *more
+
+
+def function_conv(
+    plan: Plan | SplinePlan,
+    features: Callable[[Tensor], Tensor],
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    parameters: Sequence[Tensor],
+    margins: Sequence[int],
+    options: Options,
+) -> Tensor:
+    """``recomputed_conv`` with functions that a plan knows, and a bias.
+
+    x: (B, C, *S); margins: zeros on each side of the pixels that go through the functions as all
+    do; options: those of ``torch.ops.aten.convolution`` after the bias. Returns (B, out, *S').
+    """
+    with torch.autocast(x.device.type, enabled=False):
+        if len(x) < FEW_IMAGES:
+            x, margins = pad(x, margins), [0] * len(margins)
+        y: Tensor = _Conv.apply(plan, features, margins, options, x, weight, bias, *parameters)
+    return y

@@ -1,0 +1,252 @@
+"""Layers of other functions than B-splines, which a compiled kernel evaluates in one pass.
+
+A block of inputs at a time is expanded, functions first, into memory that stays in the cache, where
+the matrix product or the convolution finds it; the backward expands again, and the same pass takes
+the gradients back through slopes in closed form. Nothing but the inputs is saved.
+
+Axes: C channels, K functions, T = K or K + 1 with the residual branch, P pixels of an image.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kanzoo.bases.base import Formula
+from kanzoo.kernels.generic.conv import differentiable_gradients, spread
+from kanzoo.kernels.generic.linear import blocks, whole
+from kanzoo.kernels.native.build import is_available
+from kanzoo.kernels.native.call import REALS, call, thread_count
+from kanzoo.kernels.native.scratch import scratch
+from kanzoo.kernels.spline.linear import is_transformed
+
+FAMILIES = (  # in the order of functions.cpp
+    "recurrence",
+    "bernstein",
+    "gaussian",
+    "switch",
+    "harmonics",
+    "waves",
+    "mexican_hat",
+    "gaussian_derivative",
+    "morlet",
+    "ramps",
+    "spline_gaussian",
+)
+SQUASHES = ("none", "tanh", "sigmoid")
+RESIDUALS = (None, "identity", "relu", "silu", "tanh")
+LANES = 16  # numbers of a vector; rows shorter than that waste most of it
+LONG = 16 * LANES  # rows of which the last vector does not matter
+BLOCK_BYTES = 8 << 20  # larger products are faster, beyond the L2 cache too
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a layer's functions are made of; `formula` is called when its numbers are needed."""
+
+    formula: Callable[[], Formula | None]
+    squash: str
+    residual: str | None
+
+    def usable(self) -> bool:
+        """Whether the kernel knows all of it."""
+        known = self.squash in SQUASHES and self.residual in RESIDUALS
+        return known and self.formula() is not None
+
+    def prepare(self, x: Tensor, trained: bool) -> "Functions":
+        """The functions of one call, on inputs like x."""
+        return Functions(self, x, trained)
+
+
+def has_functions(x: Tensor, weight: Tensor) -> bool:
+    """Whether the kernel can be used for tensors like these on the CPU, now."""
+    return (
+        x.dtype in REALS
+        and x.dtype == weight.dtype
+        and not is_transformed()
+        and is_available("functions", None, REALS[x.dtype])
+    )
+
+
+class Functions:
+    """The functions of one call, with their table in the precision of the inputs."""
+
+    def __init__(self, plan: Plan, x: Tensor, trained: bool = False) -> None:
+        with torch.set_grad_enabled(trained):
+            formula = plan.formula()
+            assert formula is not None
+            self.table = formula.table.to(x.dtype)  # (J, K, C or 1)
+        self.values = self.table.detach().contiguous()
+        self.count = self.table.shape[1]
+        self.total = self.count + (plan.residual is not None)
+        self.constants = x.new_tensor(formula.constants or (0.0,))
+        self.kind = [FAMILIES.index(formula.family), SQUASHES.index(plan.squash)]
+        self.kind.append(RESIDUALS.index(plan.residual))
+        self.trained = self.table.requires_grad
+        self.each = self.trained or self.values.shape[2] > 1
+        self.last = False  # channels need not be last in memory
+        self.gradient = torch.zeros_like(self.values) if self.trained else None
+
+    def run(
+        self,
+        x: Tensor,
+        out: Tensor | None,
+        strides: tuple[int, int],
+        block: slice,
+        back: Tensor | None = None,
+        grad_x: Tensor | None = None,
+        tiles: int = 1,
+        inner: int = 0,
+    ) -> None:
+        """Functions of the rows of x (n, c), the channels ``block`` of all, and gradients.
+
+        Function k of row n begins at k strides[0] + n strides[1] in ``out`` and ``back``; grad_x
+        has the strides of x. A row may hold the channels several times, in ``tiles``; or a row is a
+        channel, ``inner`` of them make a group, and strides[1] is that of groups.
+        """
+        rows, columns = x.shape
+        table = self.values
+        if self.each:
+            table = table[:, :, block].repeat(1, 1, tiles)
+        added = None
+        if self.gradient is not None and back is not None:
+            added = torch.zeros_like(table[:2])
+        owners = table.shape[2] if inner else 0
+        sizes = [rows, columns, x.stride(0), *strides, self.count, *self.kind, int(self.each)]
+        sizes += [thread_count(x.numel() * self.total), inner, owners]
+        call("kanzoo_functions", None, [x, table, self.constants, out, back, grad_x, added], sizes)
+        if added is not None and self.gradient is not None:
+            self.gradient[:2, :, block] += added.unflatten(2, (tiles, -1)).sum(2)
+
+    def parameter_gradients(self, parameters: Sequence[Tensor]) -> list[Tensor | None]:
+        """Gradients of the parameters that want one, from what was added up for the table."""
+        if self.gradient is None:
+            return [torch.zeros_like(p) if p.requires_grad else None for p in parameters]
+        wanted = [p for p in parameters if p.requires_grad]
+        found = torch.autograd.grad(self.table, wanted, self.gradient, materialize_grads=True)
+        return spread(iter(found), parameters)
+
+
+def _planes(name: str, like: Tensor, count: int, rows: int, columns: int) -> Tensor:
+    """Planes (T, n, b), a little apart from each other: no cache set holds them all."""
+    size = rows * columns + LANES
+    memory = scratch(name, like, count * size)
+    return memory.as_strided((count, rows, columns), (size, columns, 1))
+
+
+class _Linear(torch.autograd.Function):
+    @staticmethod
+    def forward(  # type: ignore[no-untyped-def]
+        ctx,
+        plan: Plan,
+        features: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        *parameters: Tensor,
+    ) -> Tensor:
+        ctx.plan, ctx.features = plan, features
+        ctx.save_for_backward(x, weight, *parameters)
+        functions = plan.prepare(x, False)
+        y = x.new_empty(x.shape[0], weight.shape[2])
+        y.copy_(bias) if bias is not None else y.zero_()
+        for rows, block in blocks(x, weight, BLOCK_BYTES):
+            part = x[rows, block]
+            values = _planes("function values", x, functions.total, *part.shape)
+            _run_matrix(functions, part, values, block)
+            for value, matrix in zip(values, weight[block].unbind(1), strict=True):
+                y[rows].addmm_(value, matrix)
+        return y
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):  # type: ignore[no-untyped-def]
+        x, weight, *parameters = ctx.saved_tensors
+        need_x, need_weight, need_bias = ctx.needs_input_grad[2:5]
+        grad_bias = grad.sum(0) if need_bias else None
+        if torch.is_grad_enabled():  # a second derivative will follow
+            grad_x, grad_weight, *found = differentiable_gradients(
+                lambda x, w: whole(ctx.features, x, w), x, weight, parameters, grad
+            )
+            return None, None, grad_x, grad_weight, grad_bias, *found
+        grad_x = torch.empty_like(x) if need_x else None
+        grad_weight = torch.empty_like(weight) if need_weight else None
+        if grad_weight is not None and x.numel() == 0:
+            grad_weight.zero_()
+        functions = ctx.plan.prepare(x, any(p.requires_grad for p in parameters))
+        moving = need_x or functions.trained
+        for rows, block in blocks(x, weight, BLOCK_BYTES):
+            part, g = x[rows, block], grad[rows]
+            values, back = _planes("function values", x, functions.total, *part.shape), None
+            if moving:
+                back = _planes("function back", x, functions.total, *part.shape)
+                for one, matrix in zip(back, weight[block].unbind(1), strict=True):
+                    torch.mm(g, matrix.t(), out=one)
+            into = None if grad_x is None else grad_x[rows, block]
+            _run_matrix(functions, part, values if need_weight else None, block, back, into)
+            if grad_weight is not None:
+                _add_products(values, g, grad_weight[block], first=rows.start == 0)
+        more = functions.parameter_gradients(parameters)
+        return None, None, grad_x, grad_weight, grad_bias, *more
+
+
+def _run_matrix(
+    functions: Functions,
+    x: Tensor,
+    values: Tensor | None,
+    block: slice,
+    back: Tensor | None = None,
+    grad_x: Tensor | None = None,
+) -> None:
+    """`Functions.run` for planes (T, n, b)."""
+    like = back if values is None else values
+    if like is None:
+        return
+    if not functions.each and x.is_contiguous():  # as one long row
+        x = x.view(1, -1)
+        grad_x = None if grad_x is None else grad_x.view(1, -1)
+    rows, columns = x.shape
+    wasteful = -columns % LANES > columns // 8 and x.is_contiguous()  # the last vector of a row
+    tiles = max(min(LONG // columns, rows), 1) if wasteful else 1
+    if tiles > 1 and functions.each:  # several short rows as one, and what is left
+
+        def shown(t: Tensor | None, part: slice, dim: int) -> Tensor | None:
+            return None if t is None else t[part] if dim == 0 else t[:, part]
+
+        whole = rows // tiles * tiles
+        for part, count in ((slice(whole), tiles), (slice(whole, rows), 1)):
+            pieces = [shown(t, part, dim) for t, dim in ((values, 1), (back, 1), (grad_x, 0))]
+            out, down, into = pieces
+            into = None if into is None else into.view(-1, columns * count)
+            strides = (like.stride(0), columns * count)
+            if part.start != rows:
+                functions.run(
+                    x[part].view(-1, columns * count), out, strides, block, down, into, count
+                )
+        return
+    functions.run(x, values, (like.stride(0), like.stride(1)), block, back, grad_x)
+
+
+def _add_products(values: Tensor, grad: Tensor, grad_weight: Tensor, first: bool) -> None:
+    """Add, or write at first, what a block contributes to the gradient (b, T, O) of its weight."""
+    for value, out in zip(values, grad_weight.unbind(1), strict=True):
+        if first:
+            torch.mm(value.t(), grad, out=out)
+        else:
+            out.addmm_(value.t(), grad)
+
+
+def function_linear(
+    plan: Plan,
+    features: Callable[[Tensor, slice], Sequence[Tensor] | Tensor],
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    parameters: Sequence[Tensor] = (),
+) -> Tensor:
+    """``blocked_linear`` with functions that the kernel knows, and a bias."""
+    flat = x.reshape(-1, x.shape[-1]).contiguous()
+    with torch.autocast(x.device.type, enabled=False):
+        y: Tensor = _Linear.apply(plan, features, flat, weight, bias, *parameters)
+    return y.reshape(*x.shape[:-1], weight.shape[2])

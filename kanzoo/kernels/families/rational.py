@@ -1,0 +1,229 @@
+"""Group-rational functions P(x) / (1 + |Q(x)|) that save their input only.
+
+``kanzoo::rational`` and its backward are operators over a compiled kernel that makes one pass over
+the inputs for all gradients; without a compiler, PyTorch's operations run a block at a time. Second
+derivatives go through the definition.
+
+Axes: C channels last, G groups. P = a_0 + .. + a_5 x^5 for all, Q = b_1 x + .. + b_4 x^4 by group.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from kanzoo.kernels.native.build import is_available
+from kanzoo.kernels.native.call import REALS, call, thread_count
+from kanzoo.kernels.spline.definition import differentiate_gradient
+from kanzoo.kernels.spline.linear import is_transformed
+
+BLOCK = 2**15  # numbers of a block without a compiler: its buffers stay in the cache
+SMALL = 2**14  # numbers below which PyTorch's own graph is faster than a block
+
+
+def dense_rational(x: Tensor, above: Tensor, below: Tensor, group_of: Tensor) -> Tensor:
+    """The definition, differentiable any number of times."""
+    p = horner(above.unbind(), x)
+    q = x * horner(below.index_select(1, group_of).unbind(), x)
+    return p / (1 + q.abs())
+
+
+def horner(coefficients: Sequence[Tensor], x: Tensor) -> Tensor:
+    """c_0 + c_1 x + c_2 x^2 + ..., with as many products as the degree."""
+    value = coefficients[-1] * x + coefficients[-2]
+    for coefficient in reversed(coefficients[:-2]):
+        value = value * x + coefficient
+    return value
+
+
+def _layout(x: Tensor) -> tuple[Tensor, list[int]]:
+    """The input with an order in memory that the kernel knows, and its outer, C and inner sizes."""
+    channels = x.shape[-1]
+    first = x.movedim(-1, 1) if x.dim() > 2 else x  # images, seen with channels last
+    if not x.is_contiguous() and first.is_contiguous():
+        return x, [x.shape[0], channels, first[0, 0].numel()]
+    x = x.contiguous()
+    return x, [x.numel() // channels, channels, 1]
+
+
+torch.library.define(
+    "kanzoo::rational",
+    "(Tensor x, Tensor above, Tensor below, Tensor group_of) -> Tensor",
+    tags=torch.Tag.pt2_compliant_tag,
+)
+torch.library.define(
+    "kanzoo::rational_backward",
+    "(Tensor grad, Tensor x, Tensor above, Tensor below, Tensor group_of, bool need_x)"
+    " -> (Tensor, Tensor, Tensor)",
+    tags=torch.Tag.pt2_compliant_tag,
+)
+
+
+@torch.library.impl("kanzoo::rational", "cpu")
+def _forward(x: Tensor, above: Tensor, below: Tensor, group_of: Tensor) -> Tensor:
+    x, sizes = _layout(x)
+    y = torch.empty_like(x)
+    if x.numel():
+        above, below = above.contiguous(), below.contiguous()
+        sizes += [below.shape[1], thread_count(x.numel())]
+        call("kanzoo_rational_forward", None, [x, above, below, group_of.contiguous(), y], sizes)
+    return y
+
+
+@torch.library.impl("kanzoo::rational_backward", "cpu")
+def _backward(
+    grad: Tensor, x: Tensor, above: Tensor, below: Tensor, group_of: Tensor, need_x: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    x, sizes = _layout(x)
+    grad_x = torch.empty_like(x) if need_x else x.new_empty(0)
+    grad_above = torch.zeros_like(above, memory_format=torch.contiguous_format)
+    grad_below = torch.zeros_like(below, memory_format=torch.contiguous_format)
+    if x.numel():
+        if grad.stride() != x.stride():
+            grad = torch.empty_like(x).copy_(grad)
+        tensors = [grad, x, above.contiguous(), below.contiguous(), group_of.contiguous()]
+        sizes += [below.shape[1], thread_count(2 * x.numel())]
+        wanted = [grad_x if need_x else None, grad_above, grad_below]
+        call("kanzoo_rational_backward", None, [*tensors, *wanted], sizes)
+    return grad_x, grad_above, grad_below
+
+
+@torch.library.register_fake("kanzoo::rational")  # type: ignore[untyped-decorator]
+def _forward_fake(x: Tensor, above: Tensor, below: Tensor, group_of: Tensor) -> Tensor:
+    return torch.empty_like(_layout(x)[0])
+
+
+@torch.library.register_fake("kanzoo::rational_backward")  # type: ignore[untyped-decorator]
+def _backward_fake(
+    grad: Tensor, x: Tensor, above: Tensor, below: Tensor, group_of: Tensor, need_x: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    grad_x = torch.empty_like(_layout(x)[0]) if need_x else x.new_empty(0)
+    return grad_x, above.new_empty(above.shape), below.new_empty(below.shape)
+
+
+def _save(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
+    ctx.save_for_backward(*inputs)
+
+
+def _first_derivative(ctx, grad: Tensor):  # type: ignore[no-untyped-def]
+    needs = ctx.needs_input_grad[:3]
+    found = torch.ops.kanzoo.rational_backward(grad, *ctx.saved_tensors, needs[0])
+    return *(g if need else None for g, need in zip(found, needs, strict=True)), None
+
+
+def _save_backward(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
+    *tensors, ctx.need_x = inputs
+    ctx.save_for_backward(*tensors)
+
+
+def _second_derivative(ctx, *grads):  # type: ignore[no-untyped-def]
+    *variables, group_of = ctx.saved_tensors
+    second = differentiate_gradient(
+        lambda x, above, below: dense_rational(x, above, below, group_of),  # type: ignore[arg-type]
+        variables,
+        grads,
+        (ctx.need_x, True, True),
+    )
+    return *second, None, None
+
+
+torch.library.register_autograd("kanzoo::rational", _first_derivative, setup_context=_save)
+torch.library.register_autograd(
+    "kanzoo::rational_backward", _second_derivative, setup_context=_save_backward
+)
+
+
+class _Blocked(torch.autograd.Function):
+    """The same in PyTorch's operations, on blocks that stay in the cache."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, above: Tensor, below: Tensor, group_of: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
+        ctx.save_for_backward(x, above, below, group_of)
+        y = torch.empty_like(x)
+        lows = below.index_select(1, group_of).unbind()
+        for part, out in zip(_blocks(x), _blocks(y), strict=True):
+            p, q = _horner_into(above.unbind(), part), _horner_into(lows, part)
+            torch.div(p, q.mul_(part).abs_().add_(1), out=out)
+        return y
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):  # type: ignore[no-untyped-def]
+        x, above, below, group_of = ctx.saved_tensors
+        if torch.is_grad_enabled():  # a second derivative will follow
+            a, b, c = (t.view_as(t) for t in (x, above, below))
+            needed = [t for t in (a, b, c) if t.requires_grad]
+            y = dense_rational(a, b, c, group_of)
+            found = iter(torch.autograd.grad(y, needed, grad, create_graph=True))
+            return *(next(found) if t.requires_grad else None for t in (a, b, c)), None
+        grad = torch.empty_like(x).copy_(grad) if grad.stride() != x.stride() else grad
+        grad_x = torch.empty_like(x)
+        sums = x.new_zeros(len(above)), x.new_zeros(len(below), x.shape[-1])
+        lows = below.index_select(1, group_of).unbind()
+        blocks = zip(_blocks(x), _blocks(grad), _blocks(grad_x), strict=True)
+        for part, back, out in blocks:
+            _block_gradients(part, back, out, above.unbind(), lows, sums)
+        grad_below = torch.zeros_like(below).index_add_(1, group_of, sums[1])
+        return grad_x, sums[0], grad_below, None
+
+
+def _blocks(x: Tensor) -> tuple[Tensor, ...]:
+    """Parts of about ``BLOCK`` numbers, along the first dimension."""
+    each = max(x.numel() // max(x.shape[0], 1), 1)
+    return x.split(max(BLOCK // each, 1))
+
+
+def _horner_into(coefficients: Sequence[Tensor], x: Tensor) -> Tensor:
+    value = coefficients[-1] * x
+    for coefficient in coefficients[-2:0:-1]:
+        value.add_(coefficient).mul_(x)
+    return value.add_(coefficients[0])
+
+
+def _block_gradients(
+    x: Tensor,
+    grad: Tensor,
+    grad_x: Tensor,
+    above: Sequence[Tensor],
+    lows: Sequence[Tensor],
+    sums: tuple[Tensor, Tensor],
+) -> None:
+    """Write the gradient of x, add those of the coefficients to the sums, by channel below."""
+    q = _horner_into(lows, x).mul_(x)
+    inverse = q.abs().add_(1).reciprocal_()
+    p = _horner_into(above, x).mul_(inverse)
+    up = inverse.mul_(grad)  # d y / d P times the gradient
+    down = p.mul_(up).mul_(q.sgn_()).neg_()  # d y / d Q
+    slope = _horner_into([i * a for i, a in enumerate(above)][1:], x)
+    torch.mul(slope, up, out=grad_x)
+    slope = _horner_into([(j + 1) * b for j, b in enumerate(lows)], x)
+    grad_x.addcmul_(slope, down)
+    for i in range(len(above)):
+        sums[0][i] += up.sum()
+        up.mul_(x)
+    for j in range(len(lows)):
+        sums[1][j] += down.mul_(x).flatten(0, -2).sum(0)
+
+
+def group_rational(x: Tensor, above: Tensor, below: Tensor, group_of: Tensor) -> Tensor:
+    """P(x) / (1 + |Q(x)|) by the fastest code that can be had.
+
+    x: (..., C), float32 or float64; above: (6); below: (4, G); group_of: (C), the group of every
+    channel. Returns (..., C).
+    """
+    if x.device.type != "cpu" or x.dtype not in REALS or is_transformed():
+        return dense_rational(x, above, below, group_of)
+    if torch.compiler.is_exporting():
+        return dense_rational(x, above, below, group_of)
+    if has_kernel(REALS[x.dtype]):
+        y: Tensor = torch.ops.kanzoo.rational(x, above, below, group_of)
+        return y
+    if x.numel() < SMALL or x.dim() < 2 or torch.compiler.is_compiling():
+        return dense_rational(x, above, below, group_of)
+    y = _Blocked.apply(x, above, below, group_of)
+    return y
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def has_kernel(real: str) -> bool:
+    """Whether the compiled kernel can be used; builds it at the first call."""
+    return is_available("functions", None, real)

@@ -1,0 +1,174 @@
+"""Convolutions of basis functions that save the pixels only and expand them again in the backward.
+
+Axes: B batch, C channels of the pixels, K functions a channel, S the pixels in any dimensions.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kanzoo.kernels.spline.linear import is_transformed
+
+Expand = Callable[[Tensor], Tensor]
+
+
+class _Gate(torch.autograd.Function):
+    """The same tensor; its gradient passes on only while the gate is open."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, gate: dict[str, bool]) -> Tensor:
+        ctx.gate = gate
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, None]:  # type: ignore[override]
+        return (grad if ctx.gate["open"] else None), None
+
+
+def differentiable_gradients(
+    function: Callable[[Tensor, Tensor], Tensor],
+    x: Tensor,
+    weight: Tensor,
+    others: Sequence[Tensor | None],
+    grad: Tensor,
+) -> list[Tensor | None]:
+    """Partial gradients of <grad, function(x, weight)>, None where not required, with a graph.
+
+    ``others`` are tensors that ``function`` uses besides. x or weight may have been computed from
+    them or from each other: the gates keep a partial gradient from being followed further back,
+    and open for the derivatives that come later.
+    """
+    gate = {"open": False}
+    with torch.enable_grad():
+        inner = [_Gate.apply(t, gate) for t in (x, weight)]
+        y = function(*inner)
+        every = [*inner, *others]
+        needed = [t for t in every if t is not None and t.requires_grad]
+        found = iter(
+            torch.autograd.grad(y, needed, grad, create_graph=True, materialize_grads=True)
+        )
+    gate["open"] = True
+    return [next(found) if t is not None and t.requires_grad else None for t in every]
+
+
+def spread(found: Iterator[Tensor], tensors: Sequence[Tensor]) -> list[Tensor | None]:
+    """Gradients in the places of the tensors that require one."""
+    return [next(found) if t.requires_grad else None for t in tensors]
+
+
+class _RecomputedConv(torch.autograd.Function):
+    @staticmethod
+    def forward(  # type: ignore[no-untyped-def]
+        ctx,
+        features: Expand,
+        options: tuple[Any, ...],
+        dtype: torch.dtype,
+        x: Tensor,
+        weight: Tensor,
+        *parameters: Tensor,
+    ) -> Tensor:
+        ctx.features, ctx.options, ctx.dtype = features, options, dtype
+        ctx.save_for_backward(x, weight, *parameters)
+        return operate(features, x, weight, options, dtype)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):  # type: ignore[no-untyped-def]
+        x, weight, *parameters = ctx.saved_tensors
+        with torch.autocast(x.device.type, enabled=False):
+            if torch.is_grad_enabled():  # a second derivative will follow
+                every = differentiable_gradients(
+                    lambda x, w: operate(ctx.features, x, w, ctx.options, ctx.dtype),
+                    x,
+                    weight,
+                    parameters,
+                    grad,
+                )
+            else:
+                every = _gradients(ctx, grad, x, weight, parameters)
+        return None, None, None, *every
+
+
+def operate(
+    features: Expand, x: Tensor, weight: Tensor, options: tuple[Any, ...], dtype: torch.dtype
+) -> Tensor:
+    with torch.autocast(x.device.type, enabled=False):
+        y: Tensor = torch.ops.aten.convolution(
+            features(x).to(dtype), weight.to(dtype), None, *options
+        )
+    return y
+
+
+def _gradients(
+    ctx: Any, grad: Tensor, x: Tensor, weight: Tensor, parameters: Sequence[Tensor]
+) -> list[Tensor | None]:
+    need_x, need_weight = ctx.needs_input_grad[3:5]
+    wanted = [p for p in parameters if p.requires_grad]
+    with torch.enable_grad():
+        leaf = x.detach().requires_grad_(need_x)
+        values = ctx.features(leaf)
+    sources = [leaf, *wanted] if need_x else wanted
+    moving = values.requires_grad and bool(sources)
+    grad_values, grad_weight, _ = torch.ops.aten.convolution_backward(
+        grad,
+        values.detach().to(ctx.dtype),
+        weight.detach().to(ctx.dtype),
+        None,
+        *ctx.options,
+        [moving, need_weight, False],
+    )
+    if moving:
+        back = grad_values.to(values.dtype)
+        found = iter(torch.autograd.grad(values, sources, back, materialize_grads=True))
+    else:
+        found = iter([torch.zeros_like(t) for t in sources])
+    grad_x = next(found) if need_x else None
+    grad_weight = grad_weight.to(weight.dtype) if need_weight else None
+    return [grad_x, grad_weight, *spread(found, parameters)]
+
+
+def recomputed_conv(
+    features: Expand,
+    x: Tensor,
+    weight: Tensor,
+    parameters: Sequence[Tensor] = (),
+    *,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int = 1,
+    transposed: bool = False,
+    output_padding: Sequence[int] | None = None,
+) -> Tensor:
+    """The convolution of ``features(x)`` (B, C K, *S) with weight, saving x only.
+
+    x: (B, C, *S), padded already where padding shall go through the functions; features: a
+    function of x without side effects; weight: (out, C K / groups, *kernel), or for a transposed
+    convolution (C K, out / groups, *kernel); parameters: tensors that ``features`` uses and that
+    want gradients. The options are those of ``F.conv2d`` and ``F.conv_transpose2d``, a number for
+    each dimension. Under autocast the convolution, not the features, runs in its lower precision.
+    Returns (B, out, *S').
+    """
+    dims = x.dim() - 2
+    output_padding = (0,) * dims if output_padding is None else output_padding
+    sizes = {"stride": stride, "padding": padding, "dilation": dilation}
+    for name, value in (sizes | {"output_padding": output_padding}).items():
+        if len(value) != dims:
+            raise ValueError(
+                f"{name} must be {dims} numbers for x of {tuple(x.shape)}, got {value}"
+            )
+    if dims < 1 or weight.dim() != x.dim():
+        raise ValueError(
+            f"x must be (B, C, *S) and weight of as many dimensions, got {tuple(x.shape)} and"
+            f" {tuple(weight.shape)}"
+        )
+    lists = (list(stride), list(padding), list(dilation), transposed, list(output_padding))
+    options = (*lists, groups)
+    kind = x.device.type
+    lower = torch.is_autocast_enabled(kind) and weight.dtype != torch.float64
+    dtype = torch.get_autocast_dtype(kind) if lower else weight.dtype
+    if is_transformed():
+        return operate(features, x, weight, options, dtype)
+    y: Tensor = _RecomputedConv.apply(features, options, dtype, x, weight, *parameters)
+    return y

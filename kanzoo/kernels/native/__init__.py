@@ -1,0 +1,1 @@
+"""Kernels in C++: built at first use, called through ctypes."""

@@ -1,0 +1,1 @@
+"""B-splines: their definition and the kernels that compute only what is not zero."""

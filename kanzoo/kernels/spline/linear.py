@@ -1,0 +1,267 @@
+"""The B-spline layer as PyTorch operators over the compiled kernels.
+
+``kanzoo::spline_linear`` and its backward are custom operators with a fake, an autograd, an
+autocast and a FLOP rule. The forward saves its inputs only; second derivatives go through the
+dense definition.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+from torch.utils.flop_counter import register_flop_formula
+
+from kanzoo.kernels.native.call import REALS, call, thread_count
+from kanzoo.kernels.spline.definition import EXTRAPOLATIONS, dense_linear, differentiate_gradient
+
+
+def _sizes(x: Tensor, weight: Tensor, knots: Tensor, order: int, extrapolation: str) -> list[int]:
+    rows, inputs = x.shape
+    cells = knots.shape[-1] - 2 * order - 1
+    outputs = weight.shape[2]
+    threads = thread_count(rows * inputs * (math.ceil(outputs / 16) + 4))
+    mode = EXTRAPOLATIONS.index(extrapolation)
+    return [rows, inputs, outputs, cells, weight.shape[1], knots.shape[0], mode, threads, 0]
+
+
+def check_spline(
+    inputs: int,
+    x: Tensor,
+    weight: Tensor,
+    residual: Tensor | None,
+    knots: Tensor,
+    order: int,
+    extrapolation: str,
+) -> int:
+    """Validate what linear and convolution share; returns the weight rows per input, K + R."""
+    if extrapolation not in EXTRAPOLATIONS:
+        raise ValueError(f"extrapolation must be one of {EXTRAPOLATIONS}, got {extrapolation!r}")
+    if not 0 <= order <= 5:
+        raise ValueError(f"order must be 0 to 5, got {order}")
+    cells = knots.shape[-1] - 2 * order - 1
+    if knots.ndim != 2 or cells < 1 or knots.shape[0] not in (1, inputs):
+        raise ValueError(
+            f"knots must be (1 or {inputs}, at least {2 * order + 2}), got {tuple(knots.shape)}"
+        )
+    if residual is not None and residual.shape != x.shape:
+        raise ValueError(f"residual must be {tuple(x.shape)}, got {tuple(residual.shape)}")
+    if x.dtype not in REALS:
+        raise ValueError(f"x must be float32 or float64, got {x.dtype}")
+    for name, tensor in (("x", x), ("weight", weight), ("residual", residual), ("knots", knots)):
+        if tensor is not None and (tensor.dtype != x.dtype or tensor.device.type != "cpu"):
+            raise ValueError(
+                f"{name} must be a {x.dtype} tensor on cpu, got {tensor.dtype} on {tensor.device}"
+            )
+    return cells + order + (residual is not None)
+
+
+torch.library.define(
+    "kanzoo::spline_linear",
+    "(Tensor x, Tensor weight, Tensor? residual, Tensor knots, int order, str extrapolation)"
+    " -> Tensor",
+    tags=torch.Tag.pt2_compliant_tag,
+)
+torch.library.define(
+    "kanzoo::spline_linear_backward",
+    "(Tensor grad, Tensor x, Tensor weight, Tensor? residual, Tensor knots, int order,"
+    " str extrapolation, bool need_x, bool need_weight, bool need_residual)"
+    " -> (Tensor, Tensor, Tensor)",
+    tags=torch.Tag.pt2_compliant_tag,
+)
+
+
+@torch.library.impl("kanzoo::spline_linear", "cpu")
+def _forward(
+    x: Tensor,
+    weight: Tensor,
+    residual: Tensor | None,
+    knots: Tensor,
+    order: int,
+    extrapolation: str,
+) -> Tensor:
+    x, weight, knots = x.contiguous(), weight.contiguous(), knots.contiguous()
+    y = x.new_empty(x.shape[0], weight.shape[2])
+    if y.numel() == 0 or x.numel() == 0:
+        return y.zero_()
+    sizes = _sizes(x, weight, knots, order, extrapolation)
+    call("kanzoo_linear_forward", order, [x, weight, None, knots, y, None], sizes)
+    return y if residual is None else y.addmm_(residual, weight[:, -1])
+
+
+@torch.library.impl("kanzoo::spline_linear_backward", "cpu")
+def _backward(
+    grad: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    residual: Tensor | None,
+    knots: Tensor,
+    order: int,
+    extrapolation: str,
+    need_x: bool,
+    need_weight: bool,
+    need_residual: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    grad, x, weight, knots = (t.contiguous() for t in (grad, x, weight, knots))
+    empty = grad.numel() == 0 or x.numel() == 0
+    make = torch.zeros_like if empty else torch.empty_like
+    grad_x = make(x) if need_x else x.new_empty(0)
+    grad_weight = make(weight) if need_weight else x.new_empty(0)
+    grad_residual = x.new_empty(0)
+    if residual is not None and need_residual:
+        grad_residual = torch.mm(grad, weight[:, -1].t())
+    if not empty and (need_x or need_weight):
+        wanted = [grad_x if need_x else None, grad_weight if need_weight else None]
+        sizes = _sizes(x, weight, knots, order, extrapolation)
+        call("kanzoo_linear_backward", order, [grad, x, weight, knots, *wanted, None], sizes)
+    if residual is not None and need_weight and not empty:
+        torch.mm(residual.t(), grad, out=grad_weight[:, -1])
+    return grad_x, grad_weight, grad_residual
+
+
+@torch.library.register_fake("kanzoo::spline_linear")  # type: ignore[untyped-decorator]
+def _forward_fake(
+    x: Tensor,
+    weight: Tensor,
+    residual: Tensor | None,
+    knots: Tensor,
+    order: int,
+    extrapolation: str,
+) -> Tensor:
+    return x.new_empty(x.shape[0], weight.shape[2])
+
+
+@torch.library.register_fake("kanzoo::spline_linear_backward")  # type: ignore[untyped-decorator]
+def _backward_fake(
+    grad: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    residual: Tensor | None,
+    knots: Tensor,
+    order: int,
+    extrapolation: str,
+    need_x: bool,
+    need_weight: bool,
+    need_residual: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    return (
+        x.new_empty(x.shape if need_x else 0),
+        weight.new_empty(weight.shape if need_weight else 0),
+        x.new_empty(x.shape if residual is not None and need_residual else 0),
+    )
+
+
+def _save(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
+    *tensors, ctx.order, ctx.extrapolation = inputs
+    ctx.save_for_backward(*tensors)
+
+
+def _first_derivative(ctx, grad: Tensor):  # type: ignore[no-untyped-def]
+    x, weight, residual, knots = ctx.saved_tensors
+    need_x, need_weight, need_residual = ctx.needs_input_grad[:3]
+    found = torch.ops.kanzoo.spline_linear_backward(
+        grad,
+        x,
+        weight,
+        residual,
+        knots,
+        ctx.order,
+        ctx.extrapolation,
+        need_x,
+        need_weight,
+        need_residual,
+    )
+    wanted = (need_x, need_weight, need_residual and residual is not None)
+    return *(g if need else None for g, need in zip(found, wanted, strict=True)), None, None, None
+
+
+def _save_backward(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
+    *tensors, ctx.order, ctx.extrapolation, ctx.need_x, ctx.need_weight, ctx.need_residual = inputs
+    ctx.save_for_backward(*tensors)
+
+
+def _second_derivative(ctx, *grads):  # type: ignore[no-untyped-def]
+    *variables, knots = ctx.saved_tensors
+    second = differentiate_gradient(
+        lambda x, w, r: dense_linear(x, w, r, knots, ctx.order, ctx.extrapolation),
+        variables,
+        grads,
+        (ctx.need_x, ctx.need_weight, ctx.need_residual),
+    )
+    return *second, *[None] * (len(ctx.needs_input_grad) - len(second))
+
+
+torch.library.register_autograd("kanzoo::spline_linear", _first_derivative, setup_context=_save)
+torch.library.register_autograd(
+    "kanzoo::spline_linear_backward", _second_derivative, setup_context=_save_backward
+)
+torch.library.register_autocast("kanzoo::spline_linear", "cpu", torch.float32)
+
+
+def _products(x: tuple[int, ...], weight: tuple[int, ...], residual: object, order: int) -> int:
+    """Multiplications and additions of one pass: the non-zero functions and the residual."""
+    return 2 * x[0] * x[1] * weight[2] * (order + 1 + (residual is not None))
+
+
+@register_flop_formula(torch.ops.kanzoo.spline_linear)
+def _forward_flops(x, weight, residual, knots, order, *_, out_shape=None, **__) -> int:  # type: ignore[no-untyped-def]
+    return _products(x, weight, residual, order)
+
+
+@register_flop_formula(torch.ops.kanzoo.spline_linear_backward)
+def _backward_flops(grad, x, weight, residual, knots, order, *rest, out_shape=None, **__) -> int:  # type: ignore[no-untyped-def]
+    _, need_x, need_weight, _ = rest
+    return int(_products(x, weight, residual, order) * (need_x + need_weight))
+
+
+def is_transformed() -> bool:
+    """Whether torch.func transforms or forward-mode gradients are at work."""
+    if torch.compiler.is_compiling():
+        return False
+    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+
+
+def in_float32(
+    x: Tensor, weight: Tensor, residual: Tensor | None, knots: Tensor
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
+    """Half precisions (and, under autocast, what meets them) as float32."""
+    halves = (torch.bfloat16, torch.float16)
+    if x.dtype not in halves and not torch.is_autocast_enabled("cpu"):
+        return x, weight, residual, knots
+    wide = [
+        t if t is None or t.dtype == torch.float64 else t.float()
+        for t in (x, weight, residual, knots)
+    ]
+    return wide[0], wide[1], wide[2], wide[3]  # type: ignore[return-value]
+
+
+def spline_linear(
+    x: Tensor,
+    weight: Tensor,
+    residual: Tensor | None,
+    knots: Tensor,
+    order: int,
+    extrapolation: str,
+) -> Tensor:
+    """sum_i sum_k weight[i, k] B_k(x[..., i]) + sum_i weight[i, K] residual[..., i], compiled.
+
+    x: (..., in); weight: (in, K [+ 1], out) with K = G + order; residual: as x, or None and then
+    no last weight row; knots: (1 or in, G + 2 * order + 1), ascending, not differentiated.
+    Returns (..., out). float32 and float64 on the CPU; lower precisions are computed in float32.
+    Raises ``ValueError`` for wrong shapes, ``CompileError`` where there is no compiler.
+    """
+    given = x.dtype
+    x, weight, residual, knots = in_float32(x, weight, residual, knots)
+    inputs = x.shape[-1]
+    rows = check_spline(inputs, x, weight, residual, knots, order, extrapolation)
+    if weight.ndim != 3 or tuple(weight.shape[:2]) != (inputs, rows):
+        raise ValueError(f"weight must be ({inputs}, {rows}, out), got {tuple(weight.shape)}")
+    if is_transformed():
+        with torch.autocast("cpu", enabled=False):
+            y = dense_linear(x, weight, residual, knots, order, extrapolation)
+    else:
+        flat = None if residual is None else residual.reshape(-1, inputs)
+        y = torch.ops.kanzoo.spline_linear(
+            x.reshape(-1, inputs), weight, flat, knots, order, extrapolation
+        ).reshape(*x.shape[:-1], weight.shape[2])
+    return y if torch.is_autocast_enabled("cpu") else y.to(given)

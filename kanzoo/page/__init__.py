@@ -1,0 +1,1 @@
+"""One style for plots and pages."""

@@ -1,0 +1,159 @@
+"""Train one run from its configuration, and write its result."""
+
+import logging
+import platform
+from functools import partial
+from importlib.metadata import version
+from typing import Any
+
+from kanzoo import __version__
+from kanzoo.run.config import Config
+from kanzoo.run.prepare import Prepared, check_machine, prepare
+from kanzoo.rundir import RunDir, git_sha, is_first_process
+
+log = logging.getLogger("kanzoo")
+
+
+def train(config: Config) -> dict[str, Any]:
+    """Train one run, or return the result of the finished one; the content of `result.json`.
+
+    Raises `ValueError` for a configuration that cannot be, before anything is written, and
+    `BusyError` where another process is training the run.
+    """
+    folder = RunDir.of(config)
+    if skip(folder):
+        return folder.result() or {}
+    prepared = prepare(config)
+    check_machine(config["trainer"])
+    prepared.dataset.load()
+    return fit_alone(config, folder, prepared) or {}
+
+
+def skip(folder: RunDir) -> bool:
+    """Whether a run is finished already; refuses a folder of another configuration."""
+    if folder.config["overwrite"]:
+        return False
+    if not is_first_process():
+        return folder.result() is not None
+    folder.check_config()
+    if folder.result() is not None:
+        log.info("finished before, skipped: %s", folder.path)
+        return True
+    return False
+
+
+def fit_alone(config: Config, folder: RunDir, prepared: Prepared) -> dict[str, Any] | None:
+    """`fit`, unless another process trains this run (`BusyError`) or has finished it meanwhile."""
+    if not is_first_process():
+        return fit(config, folder, prepared)
+    with folder.lock():
+        if config["overwrite"]:
+            folder.clear()
+        return folder.result() or fit(config, folder, prepared)
+
+
+def fit(config: Config, folder: RunDir, prepared: Prepared) -> dict[str, Any] | None:
+    """Train and test; returns the result, or None in all processes but the first."""
+    import torch
+
+    from kanzoo.interpret.pictures.animation import make_pictures
+    from kanzoo.training.data import DataModule
+    from kanzoo.training.evaluation import PhaseScores, evaluate, forgetting
+    from kanzoo.training.finite import StopWhenDiverged, check_scores
+    from kanzoo.training.interrupt import stopping_between_batches
+    from kanzoo.training.measure import StepTimer, peak_step_memory
+    from kanzoo.training.optim import build_optimizer
+    from kanzoo.training.task import Task
+    from kanzoo.training.trainer import build_trainer, close_wandb
+
+    plan, dataset, objective = prepared.plan, prepared.dataset, prepared.objective
+    net = plan.build(config["seed"])
+    make_optimizer = partial(build_optimizer, config["optim"])
+    optimization = (make_optimizer, prepared.schedule, config["seed"])
+    penalty = config["callbacks"]["regularise"]
+    task = Task(net, objective, dataset.spec.num_outputs, *optimization, penalty)
+    if is_first_process():
+        folder.write_config()
+    facts = {
+        "params": plan.params,
+        "flops": plan.flops,
+        "twin_params": plan.twin_params,
+        "twin_flops": plan.twin_flops,
+        "options": plan.options,
+    }
+    timer = StepTimer()
+    resume = folder.last_checkpoint if folder.last_checkpoint.is_file() else None
+    if resume:
+        log.info("resuming from %s", resume)
+    try:
+        phases = PhaseScores(dataset, objective)
+        in_phases = dataset.training_set.phases > 1
+        with stopping_between_batches() as interrupt:
+            own: list[Any] = [timer, interrupt, StopWhenDiverged()]
+            own += [phases] if in_phases else []
+            own += make_pictures(config["callbacks"]["pictures"], folder.path / "pictures", net)
+            trainer = build_trainer(config, folder, objective, facts, resume, own)
+            data = DataModule(dataset, config["seed"])
+            if torch.cuda.is_available():
+                torch.cuda.reset_peak_memory_stats()
+            trainer.fit(task, data, ckpt_path=resume, weights_only=True)
+            seconds = timer.seconds  # evaluation restores the timer of the best epoch
+            weights = trainer.checkpoint_callback.best_model_path  # type: ignore[union-attr]
+            if in_phases:  # what was learned last, not best
+                weights = folder.last_checkpoint
+            scores = evaluate(trainer, task, data, weights, config["evaluation"])
+            check_scores(scores)
+        if in_phases:
+            scores["test"]["forgetting"] = forgetting(phases.scores, objective.mode)
+            scores["phases"] = phases.scores
+    finally:
+        close_wandb()
+    if not trainer.is_global_zero:
+        return None
+    if trainer.strategy.root_device.type == "cuda":
+        peak = torch.cuda.max_memory_allocated()
+    else:
+        batch = trainer.precision_plugin.convert_input(next(iter(data.train_dataloader())))
+        peak = peak_step_memory(net, objective.loss, make_optimizer, batch)
+    result = {
+        "status": "finished",
+        "name": config["name"],
+        "model": config["choices"]["model"],
+        "layers": config["choices"]["layers"],
+        "basis": config["choices"]["basis"] if plan.layers.is_kan else None,
+        "data": config["choices"]["data"],
+        "seed": config["seed"],
+        "match": config["match"] if plan.layers.is_kan else None,
+        **facts,
+        **_final_size(net, facts, dataset.spec.in_shape),
+        "step_time_ms": timer.step_ms(),
+        "peak_memory_mb": peak / 2**20,
+        "train_seconds": seconds,
+        "epochs": trainer.current_epoch,
+        "metric": objective.monitor,
+        "mode": objective.mode,
+        **scores,
+        "reference": dataset.reference(),
+        "reference_name": dataset.reference_name,
+        "data_version": dataset.spec.version or None,
+        "git_sha": git_sha(),
+        "versions": _versions(),
+        "config_hash": folder.config_hash,
+    }
+    folder.write_result(result)
+    return result
+
+
+def _final_size(net: Any, facts: dict[str, Any], in_shape: tuple[int, ...]) -> dict[str, int]:
+    """Parameters and FLOPs of the trained network: refined grids have more than was planned."""
+    from kanzoo.models.budget import count_flops, count_params
+
+    if count_params(net) == facts["params"]:
+        return {}
+    return {"params": count_params(net), "flops": count_flops(net, in_shape)}
+
+
+def _versions() -> dict[str, str]:
+    packages = ("torch", "lightning", "numpy")
+    found = {name: version(name) for name in packages}
+    return {"kanzoo": __version__, "python": platform.python_version(), **found}

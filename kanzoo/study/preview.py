@@ -1,0 +1,145 @@
+"""A dry run: the cells of a study, their solved budgets, and an estimate of the time."""
+
+import os
+import statistics
+import sys
+import time
+from typing import Any
+
+from kanzoo.run.config import Config
+from kanzoo.study.plan import Cell, active_axes, distinct, first_of_kinds
+
+BUDGET = 15.0  # seconds of measuring; what is left then is estimated from what was measured
+OVERHEAD = 1.0  # seconds of a cell beside its steps
+MAX_ROWS = 200
+
+
+def print_plan(config: Config, cells: list[Cell], prepared: list[Any]) -> None:
+    """Print the kinds of cells with sizes, exact budgets and an estimate of the time."""
+    from rich.console import Console
+    from rich.table import Table
+
+    study = config["study"]
+    axes = active_axes(study)
+    kinds = list(zip(first_of_kinds(cells), prepared, strict=True))
+    seconds = estimate(cells, prepared)
+    left = ("data", "model", "arm", "match")
+    table = Table(title=f"{len(cells)} cells", title_justify="left")
+    for name in left:
+        table.add_column(name)
+    for name in (*axes, "sizes", "params", "ratio", "FLOPs", "ratio", "~s a run"):
+        table.add_column(name, justify="right")
+    for cell, kind in kinds[:MAX_ROWS]:
+        plan = kind.plan
+        sizes = " ".join(f"{n}={plan.options[n]:g}" for n in (plan.cls.coarse, plan.cls.fine) if n)
+        table.add_row(
+            cell.data,
+            cell.model,
+            cell.arm,
+            cell.match,
+            *(dict(cell.axes)[name] for name in axes),
+            sizes,
+            f"{plan.params:,}",
+            f"{plan.params / plan.twin_params:.3f}",
+            f"{plan.flops:,}",
+            f"{plan.flops / plan.twin_flops:.3f}",
+            f"{seconds[cell.kind]:.3g}",
+        )
+    console = Console(width=None if sys.stdout.isatty() else 140)
+    console.print(table)
+    if len(kinds) > MAX_ROWS:
+        console.print(f"and {len(kinds) - MAX_ROWS} more kinds of cells")
+    runs = distinct(cells)
+    waiting = [cell for cell in runs if config["overwrite"] or cell.folder.result() is None]
+    total = sum(seconds[cell.kind] for cell in waiting)
+    words = [f"{len(cells)} cells, {len(runs)} different runs, {len(waiting)} of them to do"]
+    tune = study["tune"]
+    if tune["trials"]:
+        trials = tune["trials"] * tune["seeds"]
+        unique = distinct(first_of_kinds(cells))
+        total += trials * sum(seconds[cell.kind] for cell in unique)
+        words.append(f"{trials * len(unique)} runs of tuning before")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    workers = config["engine"].get("workers") or cores or 1
+    words.append(
+        f"about {_duration(total)} of computing, {_duration(total / workers)} with {workers} "
+        "workers: an estimate, from finished runs where there are any, else from a few steps on "
+        "this machine's CPU"
+    )
+    console.print("; ".join(words), highlight=False)
+
+
+def estimate(cells: list[Cell], prepared: list[Any]) -> dict[tuple[str, ...], float]:
+    """Seconds of a run of every kind of cell.
+
+    From a finished run of the kind, else from a few training steps on random inputs, one thread; as
+    soon as measuring takes too long, from the time by FLOPs of the kinds that were measured.
+    """
+    finished: dict[tuple[str, ...], float] = {}
+    for cell in cells:
+        if cell.kind not in finished and (result := cell.folder.result()) is not None:
+            finished[cell.kind] = result["train_seconds"] + OVERHEAD
+    found: dict[tuple[str, ...], float] = {}
+    rates: list[float] = []
+    ends = time.perf_counter() + BUDGET
+    known: dict[Any, float] = {}
+    kinds = list(zip(first_of_kinds(cells), prepared, strict=True))
+    for cell, kind in kinds:
+        if cell.kind in finished:
+            found[cell.kind] = finished[cell.kind]
+            continue
+        steps, size = steps_of(cell, kind), kind.dataset.batch_size
+        plan = kind.plan
+        key = (plan.cls, str(plan.layers), str(plan.options), plan.in_shape, size)
+        if key not in known and time.perf_counter() < ends:
+            known[key] = step_seconds(cell, kind, size)
+            rates.append(known[key] / (kind.plan.flops * size))
+        rate = statistics.median(rates) if rates else 1e-9
+        step = known.get(key, rate * kind.plan.flops * size)
+        found[cell.kind] = steps * step + OVERHEAD
+    return found
+
+
+def steps_of(cell: Cell, kind: Any) -> float:
+    """Training steps of a run, those on validation data counted as a third of one."""
+    counts, size = kind.dataset.counts(), kind.dataset.batch_size
+    train = counts.train / kind.dataset.training_set.phases
+    epochs = cell.config["trainer"]["max_epochs"]
+    return float(epochs * (max(1, train // size) + counts.val / size / 3))
+
+
+def step_seconds(cell: Cell, kind: Any, size: int) -> float:
+    """Least seconds of a training step on random inputs, by one thread of the CPU."""
+    import torch
+
+    from kanzoo.training.optim import build_optimizer
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        net = kind.plan.build(0).train()
+        optimizer = build_optimizer(cell.config["optim"], net)
+        generator = torch.Generator().manual_seed(0)
+        x = torch.randn(size, *kind.plan.in_shape, generator=generator)
+        if getattr(net, "takes_tokens", False):
+            x = torch.randint(kind.plan.num_outputs, x.shape, generator=generator)
+        times: list[float] = []
+        began = time.perf_counter()
+        while len(times) < 3 or (time.perf_counter() - began < 0.2 and len(times) < 20):
+            start = time.perf_counter()
+            optimizer.zero_grad()
+            net(x).square().mean().backward()
+            optimizer.step()
+            times.append(time.perf_counter() - start)
+            if times[-1] > 1.0:
+                break
+        return min(times)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _duration(seconds: float) -> str:
+    for size, unit in ((86_400, "days"), (3600, "h"), (60, "min")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.2g} {unit}"
+    return f"{seconds:.0f} s"

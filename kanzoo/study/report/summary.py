@@ -1,0 +1,192 @@
+"""From the finished cells of a study to its verdicts and report."""
+
+import logging
+import os
+import platform
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kanzoo import __version__
+from kanzoo.run.config import Config
+from kanzoo.rundir import git_sha
+from kanzoo.study.plan import Cell, active_axes, arms_of, margins_of
+
+if TYPE_CHECKING:
+    from kanzoo.study.report.plots import EdgePlot
+    from kanzoo.study.tune import Tuning
+
+log = logging.getLogger("kanzoo")
+
+MAX_EDGES = 24  # arms whose edge functions are drawn
+
+
+def summarise(
+    config: Config,
+    folder: Path,
+    cells: list[Cell],
+    tunings: "list[Tuning]",
+    command: str,
+) -> int:
+    """Write the report, print the verdicts and return the number of failed cells."""
+    from rich.console import Console
+
+    from kanzoo.study.report.tuning import tuning_record
+    from kanzoo.study.report.write import verdict_table, write_report
+    from kanzoo.study.results import collect, judged
+    from kanzoo.study.stats import verdicts
+
+    study = config["study"]
+    axes = active_axes(study)
+    results = collect(cells, folder, axes)
+    values, further = judged(results, study["metrics"])
+    margins = margins_of(study, cells)
+    found = verdicts(
+        values, study["baseline"], margin=margins, alpha=study["alpha"], axes=[*axes, *further]
+    )
+    shown = ("baseline", "margin", "alpha", "seeds", "overrides", "further")
+    paths = write_report(
+        folder / "report",
+        results,
+        found,
+        axes=axes,
+        title=study["title"],
+        question=study["question"],
+        protocol=[*protocol(study, cells), *references(cells)],
+        settings={key: study[key] for key in shown if study[key] != []},
+        environment=_environment(),
+        command=command,
+        edges=_edges(cells, study["baseline"]),
+        tuning=tuning_record(tunings, study["tune"]),
+    )
+    Console(width=None if sys.stdout.isatty() else 100).print(verdict_table(found))
+    failed = int((results["status"] != "finished").sum())
+    if failed:
+        log.error("%d of %d cells failed; the same command retries them", failed, len(cells))
+    log.info("report: %s", paths["index.html"])
+    return failed
+
+
+def protocol(study: dict[str, Any], cells: list[Cell]) -> list[str]:
+    """How the study was made, a plain sentence or two for each point."""
+    trainer, optim = cells[0].config["trainer"], cells[0].config["optim"]
+    optimizer = optim["_target_"].rpartition(".")[2]
+    tune = study["tune"]
+    recipe = (
+        f"All arms train with the same recipe: {optimizer}, learning rate {optim['lr']}, weight "
+        f"decay {optim.get('weight_decay', 0)}, {trainer['max_epochs']} epochs. It was not tuned "
+        "for any arm."
+    )
+    if tune["trials"]:
+        recipe = (
+            f"All arms train with {optimizer}, {trainer['max_epochs']} epochs. Every arm was tuned "
+            f"with the same {tune['trials']} trials of the same sampler, on validation data and on "
+            f"seeds that the study does not use; only {', '.join(tune['space'])} were tuned."
+        )
+        for arm, space in tune["extra"].items():
+            recipe += f" {arm} had more freedom than the others: {', '.join(space)} as well."
+    lines = [
+        "Every architecture is written once. The KAN arms replace each activation and linear "
+        "operator by KAN layers; depth, normalisation, initialisation and data are the same.",
+        f"Budget: {', '.join(study['match'])}. The width of each KAN is solved so that its cost "
+        "equals that of the MLP twin; what mismatch remains is in the tables.",
+        recipe,
+        f"{study['seeds']} seeds pair the arms: the same seed means the same split and the same "
+        "batches in the same order.",
+        "The best epoch is chosen on validation data; the test set is evaluated once, with that "
+        "epoch's weights.",
+        f"A difference below {_margin(study['margin'])} does not matter; that margin was set "
+        "beforehand.",
+    ]
+    if any(cell.config["training_set"]["phases"] > 1 for cell in cells):
+        lines[4] = (
+            "Groups of classes are shown one after another. The test set is evaluated with the "
+            "weights after the last of them; its parts also after each, for the record only."
+        )
+    controls = {
+        "mlp-spline": "an MLP with a trainable spline as the activation of every neuron",
+        "mlp-prelu": "an MLP with a trainable slope in every neuron",
+        "kan-residual": "a KAN without a basis, of which the residual branch is left",
+    }
+    used = [f"{arm} is {text}" for arm, text in controls.items() if arm in arms_of(study)]
+    if used:
+        lines.append(f"Control arms tell what of a KAN helps: {'; '.join(used)}.")
+    if len(study["train_fraction"]) > 1:
+        lines.append(
+            "Fractions of the training split are stratified, a smaller one is part of every larger "
+            "one, all arms get the same samples, and the number of training steps is the same."
+        )
+    if any(study["label_noise"]):
+        lines.append(
+            "Wrong training labels are drawn uniformly from the other classes, by the seed: all "
+            "arms see the same ones. Validation and test labels are as they are."
+        )
+    if any(v for cell in cells for k, v in cell.config["evaluation"].items() if k != "test"):
+        lines.append(
+            "Corrupted test inputs are the same for all arms, which never trained on such; "
+            "severities are explained in kanzoo/data/corruption.py."
+        )
+    return lines
+
+
+def references(cells: list[Cell]) -> list[str]:
+    """What a prediction that learns nothing reaches, a sentence for each data set that has one."""
+    found: dict[str, str] = {}  # empty for a data set without
+    for cell in cells:
+        result = cell.folder.result() if cell.data not in found else None
+        if result is None:
+            continue
+        metric, scores = result["metric"], result.get("reference", {}).get("test", {})
+        found[cell.data] = (
+            f"On {cell.data} a prediction that learns nothing ({result['reference_name']}) reaches "
+            f"a test {metric} of {scores[metric]:.4g}."
+            if metric in scores
+            else ""
+        )
+    return [line for line in found.values() if line]
+
+
+def _margin(margin: float | dict[str, float]) -> str:
+    if isinstance(margin, dict):
+        return " or ".join(f"{value:g} ({metric})" for metric, value in margin.items())
+    return f"{margin:g}"
+
+
+def _environment() -> dict[str, Any]:
+    packages = ("torch", "lightning", "numpy", "scipy")
+    return {
+        "kanzoo": __version__,
+        "commit": git_sha() or "not a checkout",
+        "python": platform.python_version(),
+        **{name: version(name) for name in packages},
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "system": platform.platform(),
+    }
+
+
+def _edges(cells: list[Cell], baseline: str) -> "list[EdgePlot]":
+    """Edge functions of the first finished run of every KAN arm, in its first KAN layer."""
+    from kanzoo.interpret.edges import sample_edges
+    from kanzoo.run.load import load_net
+    from kanzoo.study.report.plots import EdgePlot
+
+    drawn: dict[tuple[str, ...], EdgePlot] = {}
+    for cell in cells:
+        checkpoint = cell.folder.path / "checkpoints" / "best.ckpt"
+        if cell.arm == baseline or cell.kind in drawn or len(drawn) >= MAX_EDGES:
+            continue
+        if cell.folder.result() is None or not checkpoint.is_file():
+            continue
+        net, prepared = load_net(cell.folder.path, checkpoint)
+        loaders = prepared.dataset.loaders(seed=0, device="cpu")
+        try:
+            sample = sample_edges(net, next(iter(loaders.val))[0])
+        except ValueError:  # a KAN without a basis has no edge functions
+            continue
+        several = len({c.match for c in cells}) > 1
+        place = [cell.data, cell.model, cell.arm, *([cell.match] if several else [])]
+        title = " ".join([*place, *(f"{name} {value}" for name, value in cell.axes if value)])
+        note = f"layer {sample.layer}, seed {cell.seed}"
+        drawn[cell.kind] = EdgePlot(title, sample.x, sample.ys, note)
+    return list(drawn.values())

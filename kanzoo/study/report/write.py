@@ -1,0 +1,156 @@
+"""The report of a study: one page for a reviewer, a table for a pull request, two data files."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from kanzoo.rundir import write_atomic
+from kanzoo.study.report import panels, plots, tables
+from kanzoo.study.report.plots import EdgePlot
+from kanzoo.study.report.tables import verdict_table
+from kanzoo.study.stats import Verdict
+
+__all__ = ["EdgePlot", "verdict_table", "write_report"]
+
+MAX_RUNS = 2000  # runs and failures listed on the page; results.csv has all
+MAX_ROWS = 100  # verdicts in report.md: a pull request takes 65,536 characters
+
+
+def write_report(
+    folder: Path,
+    results: pd.DataFrame,
+    verdicts: Sequence[Verdict],
+    *,
+    title: str,
+    question: str,
+    protocol: Sequence[str],
+    settings: Mapping[str, Any],
+    environment: Mapping[str, Any],
+    command: str,
+    axes: Sequence[str] = (),
+    edges: Sequence[EdgePlot] = (),
+    tuning: Mapping[str, Any] | None = None,
+    runs: Path | None = None,
+) -> dict[str, Path]:
+    """Write index.html, report.md, results.csv and verdicts.json into `folder`, each atomically.
+
+    results: a row a run. settings: shown as they are; `baseline` names the baseline arm where
+    there is no verdict to tell. axes: columns of `results` that are further axes of the study.
+    tuning: what `tuning_record` gives. runs: the folder that `run_dir` is relative to, the parent
+    of `folder` unless given. Returns the path of each file by its name.
+    """
+    results = tables.tidy(results, axes)
+    context = _context(results, verdicts, settings, runs or folder.parent, list(axes))
+    context |= {
+        "title": title, "question": question, "protocol": list(protocol), "command": command,
+        "settings": _shown(settings), "environment": _shown(environment),
+        "tuning": tuning,
+        "edges": [plots.edges(edge) for edge in edges[: panels.MAX_PANELS]],
+    }  # fmt: skip
+    context["shown"]["edges"] = _part(panels.MAX_PANELS, len(edges))
+    files = {
+        "results.csv": results.to_csv(index=False),
+        "verdicts.json": json.dumps([v.to_dict() for v in verdicts], indent=1, allow_nan=False),
+        "report.md": _jinja(False).get_template("report.md.j2").render(context),
+        "index.html": _jinja(True).get_template("report.html.j2").render(context),
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in files.items():
+        write_atomic(folder / name, text)
+    return {name: folder / name for name in files}
+
+
+def _context(
+    results: pd.DataFrame, verdicts: Sequence[Verdict], settings: Mapping[str, Any], runs: Path,
+    axes: list[str],
+) -> dict[str, Any]:  # fmt: skip
+    """Everything that the templates show, as text and panels."""
+    baseline = verdicts[0].baseline if verdicts else str(settings.get("baseline", ""))
+    alpha = verdicts[0].alpha if verdicts else float(settings.get("alpha", 0.05))
+    colours = tables.arms_of(results, baseline)
+    models = {name: index for index, name in enumerate(sorted(set(results["model"])))}
+    usable = tables.finished(results)
+    effects, all_effects = panels.effects(verdicts, colours)
+    costs, all_costs = panels.costs(results, colours, models, axes)
+    curves, all_curves = panels.curves(results, baseline, colours, runs, axes)
+    along, all_along = panels.along(verdicts, baseline, alpha, colours)
+    phases, all_phases = panels.phases(results, colours, axes)
+    words = Counter(verdict.verdict for verdict in verdicts)
+    failures = _records(results[~usable], axes)
+    return {
+        "baseline": baseline, "metric": ", ".join(sorted(set(results["metric"]))),
+        "metrics": ", ".join(dict.fromkeys([*results["metric"], *(v.metric for v in verdicts)])),
+        "level": f"{100 * (1 - alpha):g} %",
+        "rule": tables.rule(verdicts) if verdicts else "",
+        "counts": [(word, words[word]) for word in tables.TONES],
+        "planned": len(results), "finished": int(usable.sum()), "failed": int((~usable).sum()),
+        "max_rows": MAX_ROWS, "several_modes": len({verdict.match for verdict in verdicts}) > 1,
+        "verdicts": tables.verdict_rows(verdicts),
+        "arms": [(arm, plots.tone(i), plots.dash_name(i)) for arm, i in colours.items()],
+        "models": [(name, plots.sign(index)) for name, index in models.items()],
+        "effects": effects, "costs": costs, "curves": curves, "along": along, "phases": phases,
+        "budgets": tables.budget_rows(results, baseline, axes),
+        "failures": failures, "runs": _records(results[usable], axes),
+        "shown": {
+            "effects": _part(len(effects), all_effects), "costs": _part(len(costs), all_costs),
+            "curves": _part(len(curves), all_curves), "along": _part(len(along), all_along),
+            "phases": _part(len(phases), all_phases),
+            "failures": _part(len(failures), int((~usable).sum())),
+        },
+    }  # fmt: skip
+
+
+def _records(rows: pd.DataFrame, axes: Sequence[str]) -> list[dict[str, Any]]:
+    return [
+        {
+            "data": row["data"], "model": row["model"], "arm": row["arm"], "match": row["match"],
+            "seed": row["seed"], "command": row["command"],
+            "axes": tables.axes_text({name: row[name] for name in axes}),
+            "reason": row["reason"] or "no finite test value",
+            "val": _value(row["val"]), "test": _value(row["test"]),
+        }
+        for row in rows.head(MAX_RUNS).to_dict("records")
+    ]  # fmt: skip
+
+
+def _value(number: float) -> str:
+    return f"{number:.5g}" if number == number else tables.NONE
+
+
+def _shown(items: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Settings as pairs of text, nested values in one line."""
+    return [(str(key), _line(value)) for key, value in items.items()]
+
+
+def _line(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{k} {v}" for k, v in value.items())
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _part(drawn: int, total: int) -> str:
+    return f" Shown: {drawn} of {total}; all numbers are in the files." if drawn < total else ""
+
+
+def _jinja(html: bool) -> Environment:
+    folder = Path(__file__).parent / "templates"
+    env = Environment(
+        loader=FileSystemLoader(folder), autoescape=html, undefined=StrictUndefined,
+        keep_trailing_newline=True,
+    )  # fmt: skip
+    env.filters["md"] = _markdown
+    return env
+
+
+def _markdown(text: str) -> str:
+    """Text that Markdown shows as it is, on one line."""
+    text = " ".join(str(text).split()).replace("&", "&amp;").replace("<", "&lt;")
+    return re.sub(r"([\\`*_|\[\]#~>])", r"\\\1", text)

@@ -1,0 +1,84 @@
+"""What a trained network is measured on at the end, and between phases of training."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from kanzoo.data import Dataset
+from kanzoo.data.corruption import CORRUPTIONS, make_corruption
+from kanzoo.training.data import DataModule
+from kanzoo.training.objective import Objective
+from kanzoo.training.task import Task
+
+
+def evaluate(
+    trainer: Trainer, task: Task, data: DataModule, weights: str | Path, wanted: dict[str, Any]
+) -> dict[str, Any]:
+    """Scores of the weights: `val`, `test` (None unless wanted), and `corrupted` test inputs."""
+    scores: dict[str, Any] = {"val": _scores(trainer.validate, task, data, weights), "test": None}
+    if not wanted["test"]:
+        return scores
+    scores["test"] = _scores(trainer.test, task, data, weights)
+    corrupted: dict[str, dict[str, Any]] = {}
+    try:
+        for kind in CORRUPTIONS:
+            for severity in wanted[kind]:
+                task.corrupt = make_corruption(kind, severity)
+                task.test_title = f"test_{kind}_{severity:g}"
+                found = _scores(trainer.test, task, data, None)
+                corrupted.setdefault(kind, {})[f"{severity:g}"] = found
+    finally:
+        task.corrupt, task.test_title = None, "test"
+    return {**scores, "corrupted": corrupted} if corrupted else scores
+
+
+def _scores(run: Any, task: Task, data: DataModule, weights: Any) -> dict[str, float]:
+    (values,) = run(task, data, ckpt_path=weights, weights_only=True, verbose=False)
+    return {name.rpartition("/")[2]: value for name, value in values.items()}
+
+
+class PhaseScores(Callback):
+    """Scores the groups of a data set that is shown in phases, after each of these.
+
+    `scores[p][q]` is the monitored metric on the test samples of phase q after phase p. It only
+    records: nothing is chosen by it.
+    """
+
+    def __init__(self, dataset: Dataset, objective: Objective) -> None:
+        self.dataset = dataset
+        self.objective = objective
+        self.scores: list[list[float]] = []
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # Before the checkpoint of the epoch is written, so that a resumed run knows it.
+        length = self.dataset.training_set.epochs_per_phase
+        if trainer.state.fn != "fit" or (trainer.current_epoch + 1) % length:
+            return
+        loaders = self.dataset.loaders(seed=0, device=pl_module.device)
+        with torch.no_grad():
+            batches = [(pl_module(x), y) for x, y in loaders.test]
+        output, target = (torch.cat(parts) for parts in zip(*batches, strict=True))
+        row = []
+        for group in self.dataset.groups("test", self.dataset.training_set.phases):
+            metrics = self.objective.metrics(self.dataset.spec.num_outputs).to(output.device)
+            index = group.to(output.device)
+            metrics.update(output[index], target[index])
+            row.append(float(metrics.compute()[self.objective.monitor]))
+        phase = (trainer.current_epoch + 1) // length
+        self.scores = [*self.scores[: phase - 1], row]
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"scores": self.scores}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.scores = state_dict["scores"]
+
+
+def forgetting(scores: list[list[float]], mode: str) -> float:
+    """How much worse each phase but the last is at the end than right after it, on average."""
+    sign = 1.0 if mode == "max" else -1.0
+    last = scores[-1]
+    lost = [sign * (scores[p][p] - last[p]) for p in range(len(scores) - 1)]
+    return sum(lost) / len(lost)

@@ -1,0 +1,111 @@
+"""When the grids of KAN layers move to their data, and when they are refined, during training."""
+
+import copy
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import nn
+
+from kanzoo.layers.inputs import layer_inputs
+
+log = logging.getLogger("kanzoo")
+
+
+class GridSchedule(Callback):
+    """Moves grids every `update_every` steps until step `update_until`, and refines them.
+
+    Steps count from the last refinement, if there was one. `refine` lists pairs of an epoch and the
+    grid size from there on: [[10, 10], [20, 20]]. Functions stay as they are on the batch at hand.
+    `optimizer_state` says what becomes of the moments of changed weights: "reset" or "remap"; LBFGS
+    starts anew either way. Layers take part that have a grid (`has_grid`, `update_grid`, `refine`),
+    whatever network they stand in. With `stop_at_interpolation`, training ends instead of a
+    refinement that would give the network as many parameters as there are training samples: it
+    could then pass through all of them, and errors elsewhere grow again (KAN, 2404.19756, 2.4).
+    `uniform_share` is that of `KANLayer.update_grid`: 1 for equal cells, towards 0 for quantiles.
+    """
+
+    def __init__(
+        self,
+        *,
+        update_every: int = 0,
+        update_until: int = 0,
+        refine: Sequence[Sequence[int]] = (),
+        optimizer_state: str = "reset",
+        stop_at_interpolation: bool = False,
+        uniform_share: float = 0.1,
+    ) -> None:
+        if update_every < 0:
+            raise ValueError(f"grid.update_every must not be negative, got {update_every}")
+        for pair in refine:
+            if len(pair) != 2 or pair[0] < 0 or pair[1] < 1:
+                raise ValueError(f"grid.refine must list [epoch, grid size], got {list(pair)}")
+        if not 0 < uniform_share <= 1:
+            raise ValueError(f"grid.uniform_share must be in (0, 1], got {uniform_share}")
+        if optimizer_state not in ("reset", "remap"):
+            raise ValueError(f"grid.optimizer_state must be reset or remap, got {optimizer_state}")
+        self.update_every = update_every
+        self.update_until = update_until
+        self.refine = {pair[0]: pair[1] for pair in refine}
+        self.optimizer_state = optimizer_state
+        self.stop_at_interpolation = stop_at_interpolation
+        self.uniform_share = uniform_share
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.refine and trainer.world_size > 1:
+            raise ValueError("grid.refine changes the shape of weights: train in one process")
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        step = self._steps_since_refinement(trainer)
+        grid_size = self.refine.get(trainer.current_epoch) if batch_idx == 0 else None
+        moves = (
+            self.update_every > 0 and step <= self.update_until and step % self.update_every == 0
+        )
+        if grid_size is None and not moves:
+            return
+        layers = [layer for layer in pl_module.modules() if getattr(layer, "has_grid", False)]
+        inputs = layer_inputs(pl_module, batch[0], layers)
+        for layer, x in inputs.items():
+            changes = []
+            if moves:
+                changes.append(layer.update_grid(x, uniform_share=self.uniform_share))  # type: ignore[operator]
+            if grid_size is not None:
+                changes.append(layer.refine(grid_size, x))  # type: ignore[operator]
+            for change in changes:
+                for optimizer in trainer.optimizers:
+                    change.adjust(optimizer, self.optimizer_state)
+
+    def _steps_since_refinement(self, trainer: Trainer) -> int:
+        epochs = [epoch for epoch in self.refine if epoch <= trainer.current_epoch]
+        if not epochs:
+            return trainer.global_step
+        batches = int(trainer.num_training_batches) // trainer.accumulate_grad_batches
+        return trainer.global_step - max(epochs) * batches
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        grid_size = self.refine.get(trainer.current_epoch + 1)
+        if not self.stop_at_interpolation or grid_size is None:
+            return
+        targets = getattr(trainer.train_dataloader, "num_samples", None)
+        params = refined_params(pl_module, grid_size)
+        if targets is not None and params >= targets:
+            log.info(
+                "stopped before grid size %d: %d parameters could interpolate %d training samples",
+                *(grid_size, params, targets),
+            )
+            trainer.should_stop = True
+
+
+def refined_params(net: nn.Module, grid_size: int) -> int:
+    """Trainable parameters that a network would have with grids of another size."""
+    total = sum(p.numel() for p in net.parameters() if p.requires_grad)
+    for layer in net.modules():
+        if getattr(layer, "has_grid", False):
+            before: nn.Parameter = layer.weight  # type: ignore[assignment]
+            after = copy.deepcopy(layer)
+            after.refine(grid_size)  # type: ignore[operator]
+            total += after.weight.numel() - before.numel()  # type: ignore[operator]
+    return total

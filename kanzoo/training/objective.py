@@ -1,0 +1,177 @@
+"""What a task asks for: a loss and its metrics.
+
+Axes: B batch, T positions, V vocabulary, C channels or classes, H height, W width.
+"""
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, ClassVar
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from kanzoo.data.base import IGNORE
+
+if TYPE_CHECKING:
+    from torchmetrics import MetricCollection
+
+# torchmetrics takes seconds to import and is not needed to check options: `metrics` imports it.
+
+
+class Objective(ABC):
+    """A loss, its metrics, and which of them selects the best epoch on validation data."""
+
+    task: ClassVar[str]
+    monitor: ClassVar[str]
+    mode: ClassVar[str]
+
+    @abstractmethod
+    def loss(self, output: Tensor, target: Tensor) -> Tensor:
+        """Mean loss of a batch."""
+
+    def weight(self, target: Tensor) -> Tensor | int:
+        """How many terms the mean of `loss` has, or a number proportional to it."""
+        return len(target)
+
+    @abstractmethod
+    def metrics(self, num_outputs: int) -> "MetricCollection":
+        """Metrics over a whole split, each updated with (output, target)."""
+
+
+class Classification(Objective):
+    """Cross-entropy on logits `(B, num_outputs)` and classes `(B,)`; accuracy selects.
+
+    `ece` is the expected calibration error over 15 bins of confidence (Guo et al., 2017).
+    """
+
+    task: ClassVar[str] = "classification"
+    monitor: ClassVar[str] = "accuracy"
+    mode: ClassVar[str] = "max"
+
+    def __init__(self, *, label_smoothing: float = 0.0) -> None:
+        if not 0.0 <= label_smoothing < 1.0:
+            raise ValueError(f"task.label_smoothing must be in [0, 1), got {label_smoothing}")
+        self.label_smoothing = label_smoothing
+
+    def loss(self, output: Tensor, target: Tensor) -> Tensor:
+        return F.cross_entropy(output, target, label_smoothing=self.label_smoothing)
+
+    def metrics(self, num_outputs: int) -> "MetricCollection":
+        from torchmetrics import MetricCollection
+        from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError
+
+        return MetricCollection(
+            {
+                "accuracy": MulticlassAccuracy(num_outputs, average="micro"),
+                "ece": MulticlassCalibrationError(num_outputs, n_bins=15),
+            },
+            compute_groups=False,
+        )
+
+
+class Language(Objective):
+    """Cross-entropy in nats on logits `(B, T, V)` and symbols `(B, T)`; bits per character select.
+
+    Targets of `IGNORE` do not count. Both metrics come from the mean over all positions of a split:
+    bits are nats / ln 2, perplexity is exp(nats).
+    """
+
+    task: ClassVar[str] = "language"
+    monitor: ClassVar[str] = "bits_per_char"
+    mode: ClassVar[str] = "min"
+
+    def loss(self, output: Tensor, target: Tensor) -> Tensor:
+        return F.cross_entropy(output.flatten(0, 1), target.flatten())
+
+    def weight(self, target: Tensor) -> Tensor | int:
+        return (target != IGNORE).sum()
+
+    def metrics(self, num_outputs: int) -> "MetricCollection":
+        from torchmetrics import MetricCollection
+
+        from kanzoo.training.entropy import BitsPerCharacter, Perplexity
+
+        return MetricCollection({"bits_per_char": BitsPerCharacter(), "perplexity": Perplexity()})
+
+
+class Regression(Objective):
+    """Squared error of `(B, num_outputs)`; the root of its mean over a split selects."""
+
+    task: ClassVar[str] = "regression"
+    monitor: ClassVar[str] = "rmse"
+    mode: ClassVar[str] = "min"
+
+    def loss(self, output: Tensor, target: Tensor) -> Tensor:
+        return F.mse_loss(output, target)
+
+    def metrics(self, num_outputs: int) -> "MetricCollection":
+        from torchmetrics import MeanAbsoluteError, MeanSquaredError, MetricCollection, R2Score
+
+        return MetricCollection(
+            {
+                "rmse": MeanSquaredError(squared=False),
+                "mae": MeanAbsoluteError(),
+                "r2": R2Score(),
+            }
+        )
+
+
+class Forecast(Objective):
+    """Squared error of `(B, horizon * channels)`; its mean over all steps and channels selects."""
+
+    task: ClassVar[str] = "forecast"
+    monitor: ClassVar[str] = "mse"
+    mode: ClassVar[str] = "min"
+
+    def loss(self, output: Tensor, target: Tensor) -> Tensor:
+        return F.mse_loss(output, target)
+
+    def metrics(self, num_outputs: int) -> "MetricCollection":
+        from torchmetrics import MeanAbsoluteError, MeanSquaredError, MetricCollection
+
+        return MetricCollection({"mse": MeanSquaredError(), "mae": MeanAbsoluteError()})
+
+
+class Denoise(Objective):
+    """Squared error of images `(B, C, H, W)`; the peak signal-to-noise ratio in dB selects.
+
+    As usual it is the mean over images of each image's ratio, with a data range of 1.
+    """
+
+    task: ClassVar[str] = "denoise"
+    monitor: ClassVar[str] = "psnr"
+    mode: ClassVar[str] = "max"
+
+    def loss(self, output: Tensor, target: Tensor) -> Tensor:
+        return F.mse_loss(output, target)
+
+    def metrics(self, num_outputs: int) -> "MetricCollection":
+        from torchmetrics import MetricCollection
+        from torchmetrics.image import PeakSignalNoiseRatio
+
+        return MetricCollection({"psnr": PeakSignalNoiseRatio(data_range=1.0, dim=(1, 2, 3))})
+
+
+class Segmentation(Objective):
+    """Cross-entropy of logits `(B, C, H, W)` and classes `(B, H, W)`; mean intersection over union.
+
+    Intersections and unions are summed over a split; classes that occur neither in the targets nor
+    in the predictions are left out of the mean.
+    """
+
+    task: ClassVar[str] = "segmentation"
+    monitor: ClassVar[str] = "mean_iou"
+    mode: ClassVar[str] = "max"
+
+    def loss(self, output: Tensor, target: Tensor) -> Tensor:
+        return F.cross_entropy(output, target)
+
+    def metrics(self, num_outputs: int) -> "MetricCollection":
+        from torchmetrics import MetricCollection
+        from torchmetrics.classification import MulticlassAccuracy, MulticlassJaccardIndex
+
+        return MetricCollection(
+            {
+                "mean_iou": MulticlassJaccardIndex(num_outputs, average="macro"),
+                "accuracy": MulticlassAccuracy(num_outputs, average="micro"),
+            }
+        )

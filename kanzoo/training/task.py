@@ -1,0 +1,115 @@
+"""The LightningModule that trains every network: any objective, any optimiser."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.trainer.states import TrainerFn
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LRScheduler
+from torchmetrics import MeanMetric, MetricCollection
+
+from kanzoo.training.objective import Objective
+from kanzoo.training.regularise import EdgeRegulariser
+
+Batch = tuple[Tensor, Tensor]
+
+
+class Task(LightningModule):
+    """A network, an objective and how to optimise it.
+
+    Losses and metrics are accumulated over a whole split and all processes, every sample weighing
+    the same, however it is cut into batches. `corrupt` changes test inputs, given the number of the
+    batch; `test_title` names what then comes of the test.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        objective: Objective,
+        num_outputs: int,
+        make_optimizer: Callable[[nn.Module], torch.optim.Optimizer],
+        make_schedule: Callable[[torch.optim.Optimizer, int], LRScheduler],
+        seed: int,
+        regularise: dict[str, float] | None = None,
+    ) -> None:
+        super().__init__()
+        self.net = net
+        self.objective = objective
+        self.make_optimizer = make_optimizer
+        self.make_schedule = make_schedule
+        self.seed = seed
+        self.corrupt: Callable[[Tensor, int], Tensor] | None = None
+        self.test_title = "test"
+        self.regulariser = EdgeRegulariser(**(regularise or {}))
+        self.losses = nn.ModuleDict({f"{split}_loss": MeanMetric() for split in SPLITS})
+        self.metrics = nn.ModuleDict(
+            {f"{split}_metrics": objective.metrics(num_outputs) for split in SPLITS}
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x)
+
+    def on_train_epoch_start(self) -> None:
+        # Dropout then depends on seed and epoch alone, so that a resumed run repeats it exactly.
+        torch.manual_seed(self.seed * 100_003 + self.current_epoch)
+
+    def training_step(self, batch: Batch, batch_index: int) -> Tensor:
+        x, y = batch
+        with self.regulariser.watching(self.net):
+            loss = self.objective.loss(self(x), y)
+        self.log("train/loss", loss, prog_bar=True)
+        return loss + self.regulariser.penalty()
+
+    def validation_step(self, batch: Batch, batch_index: int) -> None:
+        self._evaluate(batch, "val")
+
+    def test_step(self, batch: Batch, batch_index: int) -> None:
+        x, y = batch
+        if self.corrupt is not None:
+            x = self.corrupt(x, batch_index)
+        self._evaluate((x, y), "test")
+
+    def _evaluate(self, batch: Batch, split: str) -> None:
+        x, y = batch
+        output = self(x)
+        loss, metrics = self.losses[f"{split}_loss"], self.metrics[f"{split}_metrics"]
+        assert isinstance(loss, MeanMetric)
+        assert isinstance(metrics, MetricCollection)
+        loss.update(self.objective.loss(output, y), weight=self.objective.weight(y))
+        metrics.update(output, y)
+
+    def on_validation_epoch_end(self) -> None:
+        # What the best weights reach at the end is no further point of the learning curve.
+        fitting = self.trainer.state.fn == TrainerFn.FITTING
+        self._log_split("val", "val" if fitting else "best_val")
+        if fitting:
+            # Here rather than at the end of the training epoch: that comes after the checkpoint is
+            # written, and a run killed in between would resume without this row.
+            optimizer = self.optimizers()
+            self.log("train/lr", optimizer.param_groups[0]["lr"])  # type: ignore[union-attr]
+
+    def on_test_epoch_end(self) -> None:
+        self._log_split("test", self.test_title)
+
+    def _log_split(self, split: str, title: str) -> None:
+        loss, metrics = self.losses[f"{split}_loss"], self.metrics[f"{split}_metrics"]
+        assert isinstance(loss, MeanMetric)
+        assert isinstance(metrics, MetricCollection)
+        values = {"loss": loss.compute(), **metrics.compute()}
+        self.log_dict({f"{title}/{name}": value for name, value in values.items()}, prog_bar=True)
+        loss.reset()
+        metrics.reset()
+
+    def configure_optimizers(self) -> Any:
+        optimizer = self.make_optimizer(self.net)
+        total_steps = int(self.trainer.estimated_stepping_batches)
+        schedule = self.make_schedule(optimizer, total_steps)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
+        }
+
+
+SPLITS = ("val", "test")

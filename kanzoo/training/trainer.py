@@ -1,0 +1,149 @@
+"""The Lightning trainer of a run: its callbacks, loggers and checkpoints."""
+
+import logging
+import netrc
+import os
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import (
+    EarlyStopping,
+    ModelCheckpoint,
+    RichProgressBar,
+)
+from lightning.pytorch.loggers import Logger, WandbLogger
+
+from kanzoo import registry
+from kanzoo.rundir import RunDir, is_first_process
+from kanzoo.training.grid import GridSchedule
+from kanzoo.training.metrics_csv import MetricsCSV
+from kanzoo.training.objective import Objective
+from kanzoo.training.optim import is_lbfgs
+
+log = logging.getLogger("kanzoo")
+
+
+def build_trainer(
+    config: dict[str, Any],
+    folder: RunDir,
+    objective: Objective,
+    facts: dict[str, Any],
+    resume: Path | None,
+    own: list[Callback],
+) -> Trainer:
+    """The trainer of a configuration, writing into the folder of its run.
+
+    `own` are callbacks that the caller needs to keep hold of.
+    """
+    _quieten()
+    epoch = torch.load(resume, weights_only=True)["epoch"] + 1 if resume else 0
+    loggers: list[Logger] = [MetricsCSV(folder.path, resume_epoch=epoch)]
+    wandb = config["logger"]["wandb"]
+    if wandb is not None and wandb["mode"] != "disabled" and is_first_process():
+        loggers.append(_wandb_logger(wandb, config, folder, facts))
+    callbacks: list[Callback] = [
+        *own,
+        ModelCheckpoint(
+            folder.path / "checkpoints",
+            filename="best",
+            monitor=f"val/{objective.monitor}",
+            mode=objective.mode,
+            enable_version_counter=False,
+        ),
+        # Of its own: `save_last` writes only when the best epoch changes. After "best", so that
+        # it holds what is the best so far.
+        ModelCheckpoint(folder.path / "checkpoints", filename="last", enable_version_counter=False),
+    ]
+    if config["callbacks"]["patience"] is not None:
+        callbacks.append(
+            EarlyStopping(
+                f"val/{objective.monitor}",
+                mode=objective.mode,
+                patience=config["callbacks"]["patience"],
+            )
+        )
+    if config["callbacks"]["grid"] is not None:
+        callbacks.append(GridSchedule(**config["callbacks"]["grid"]))
+    progress = config["callbacks"]["progress"] and sys.stderr.isatty()
+    if progress:
+        callbacks.append(RichProgressBar())
+    node = config["trainer"]
+    if is_lbfgs(config["optim"]) and node["gradient_clip_val"] is not None:
+        log.info("LBFGS: gradients are not clipped, which would mislead its line search")
+        node = {**node, "gradient_clip_val": None}
+    trainer = registry.instantiate(
+        node,
+        logger=loggers,
+        callbacks=callbacks,
+        default_root_dir=folder.path,
+        enable_progress_bar=progress,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        barebones=False,
+    )
+    assert isinstance(trainer, Trainer)
+    return trainer
+
+
+def close_wandb() -> None:
+    """End the W&B run of this process, if any, so that the next run gets one of its own."""
+    wandb = sys.modules.get("wandb")
+    if wandb is not None:
+        wandb.finish()
+
+
+def _wandb_logger(
+    node: dict[str, Any], config: dict[str, Any], folder: RunDir, facts: dict[str, Any]
+) -> WandbLogger:
+    import wandb  # seconds to import, and not everyone wants it
+
+    mode = node["mode"]
+    if mode == "online" and not _logged_in():
+        log.warning("not logged in to W&B: logging offline; run `wandb login` first")
+        mode = "offline"
+    choices = config["choices"]
+    title = "-".join(str(choices[key]) for key in ("data", "model", "layers"))
+    run = wandb.init(
+        dir=folder.path,
+        mode=mode,
+        project=node["project"],
+        entity=node["entity"],
+        group=node["group"] or config["name"],
+        tags=node["tags"],
+        name=f"{title}-seed{config['seed']}",
+        id=f"{config['name']}-{folder.config_hash}-seed{config['seed']}",
+        config={**config, **facts},
+        # The list of installed packages takes longer than all else, and is in the result.
+        settings=wandb.Settings(silent=True, x_save_requirements=False),
+    )
+    return WandbLogger(experiment=run)
+
+
+def _logged_in() -> bool:
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    try:
+        return netrc.netrc().authenticators("api.wandb.ai") is not None
+    except (FileNotFoundError, netrc.NetrcParseError):
+        return False
+
+
+def _quieten() -> None:
+    """Leave out what Lightning tells at every start and a user cannot act on."""
+    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for message in (
+        ".*does not have many workers.*",
+        ".*The number of training batches.*is smaller than the logging interval.*",
+        ".*Checkpoint directory .* exists and is not empty.*",
+        ".*GPU available but not used.*",
+        ".*treespec.*",
+        ".*The `srun` command is available.*",
+        ".*The `srun` command is available on your system but is not used.*",
+    ):
+        warnings.filterwarnings("ignore", message)
