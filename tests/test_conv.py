@@ -116,8 +116,9 @@ def test_fixed_activation_makes_the_operator_of_torch(
     torch.testing.assert_close(layer(x[0]), plain(F.gelu(x[0])), rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("operator", OPERATORS)
+@pytest.mark.parametrize(
+    ("operator", "name"), [(OPERATORS[i % len(OPERATORS)], name) for i, name in enumerate(NAMES)]
+)
 def test_pointwise_operators_are_linear(operator: Any, name: str) -> None:
     layer = shaken(operator(3, 4, 1, basis=name, **DOUBLE))
     same = KANLinear(3, 4, basis=name, **DOUBLE)

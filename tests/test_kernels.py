@@ -13,15 +13,18 @@ from kernel_cases import (
     make_knots,
     needs_compiler,
 )
+from pairwise import pairwise
 
 from kanzoo import kernels
 from kanzoo.kernels.spline import linear as compiled
 
 
-@pytest.mark.parametrize("kind", EXTRAPOLATIONS)
-@pytest.mark.parametrize("knots", ["uniform", "random", "repeated", "clamped", "empty cell"])
-@pytest.mark.parametrize("order", range(6))
-@pytest.mark.parametrize("layer", [COMPILED, BLOCKED, DENSE])
+@pairwise(
+    order=range(6),
+    knots=["uniform", "random", "repeated", "clamped", "empty cell"],
+    kind=EXTRAPOLATIONS,
+    layer=[COMPILED, BLOCKED, DENSE],
+)
 def test_equals_cox_de_boor(layer, order: int, knots: str, kind: str) -> None:  # type: ignore[no-untyped-def]
     check(layer, make_case(24, 3, 5, 4, order, knots), order, kind, torch.float64)
 
@@ -92,9 +95,7 @@ def test_empty(shape: tuple[int, int, int]) -> None:
     assert torch.equal(x.grad, torch.zeros_like(x))
 
 
-@pytest.mark.parametrize("kind", EXTRAPOLATIONS)
-@pytest.mark.parametrize("order", [0, 1, 3, 5])
-@pytest.mark.parametrize("layer", [COMPILED, BLOCKED])
+@pairwise(order=[0, 1, 3, 5], kind=EXTRAPOLATIONS, layer=[COMPILED, BLOCKED])
 def test_nan_stays_in_its_row(layer, order: int, kind: str) -> None:  # type: ignore[no-untyped-def]
     x, weight, _, knots = make_case(8, 4, 5, 6, order, "random", residual=False)
     clean = layer(x, weight, None, knots, order, kind)

@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from kernel_cases import EXTRAPOLATIONS, assert_close, make_case, needs_compiler
+from pairwise import pairwise
 from torch import Tensor
 
 from kanzoo import kernels
@@ -57,9 +58,7 @@ def test_blocks_branches_and_threads_equal_dense(
 
 @needs_compiler
 @pytest.mark.usefixtures("keep_all")
-@pytest.mark.parametrize("kind", EXTRAPOLATIONS)
-@pytest.mark.parametrize("order", range(6))
-@pytest.mark.parametrize("knots", ["uniform", "random", "repeated", "clamped"])
+@pairwise(order=range(6), knots=["uniform", "random", "repeated", "clamped"], kind=EXTRAPOLATIONS)
 def test_every_order_and_grid_in_float32(order: int, knots: str, kind: str) -> None:
     x, weight, _, grid = make_case(200, 20, 7, 5, order, knots)
     variables = [t.requires_grad_() for t in (x, weight)]

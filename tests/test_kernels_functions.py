@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 from kernel_cases import needs_compiler
+from pairwise import pairwise
 from torch import Tensor, nn
 
 import kanzoo
@@ -83,9 +84,7 @@ def test_linear_equals_the_definition(name: str, shape: tuple[int, ...], calls: 
     assert bool(calls) == (x.numel() > 0)
 
 
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("squash", functions.SQUASHES)
-@pytest.mark.parametrize("residual", functions.RESIDUALS)
+@pairwise(name=NAMES, squash=functions.SQUASHES, residual=functions.RESIDUALS)
 def test_squash_and_residual_in_single_precision(
     name: str, squash: str, residual: str | None, calls: list[str]
 ) -> None:
@@ -96,9 +95,11 @@ def test_squash_and_residual_in_single_precision(
     assert calls
 
 
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("case", CONVOLUTIONS, ids=lambda case: case[0].__name__)
-@pytest.mark.parametrize("batch", [functions_conv.FEW_IMAGES - 1, functions_conv.FEW_IMAGES + 2])
+@pairwise(
+    name=NAMES,
+    case=CONVOLUTIONS,
+    batch=[functions_conv.FEW_IMAGES - 1, functions_conv.FEW_IMAGES + 2],
+)
 def test_convolutions_equal_the_definition(
     name: str, case: Any, batch: int, calls: list[str]
 ) -> None:

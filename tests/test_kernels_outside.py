@@ -5,6 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from kernel_cases import BLOCKED, COMPILED, DENSE, EXTRAPOLATIONS, assert_close, needs_compiler
+from pairwise import pairwise
 from scipy import interpolate
 from torch import Tensor
 
@@ -43,10 +44,12 @@ def points(count: int) -> Tensor:
     return x.view(FEATURES, count).t().sub(x.mean()).roll(1, 1).contiguous()
 
 
-@pytest.mark.parametrize("kind", EXTRAPOLATIONS)
-@pytest.mark.parametrize("grid", ["uniform", "adaptive"])
-@pytest.mark.parametrize("order", range(6))
-@pytest.mark.parametrize("layer", [COMPILED, BLOCKED, DENSE])
+@pairwise(
+    order=range(6),
+    layer=[COMPILED, BLOCKED, DENSE],
+    kind=EXTRAPOLATIONS,
+    grid=["uniform", "adaptive"],
+)
 def test_linear_equals_the_basis(layer, order: int, grid: str, kind: str) -> None:  # type: ignore[no-untyped-def]
     torch.manual_seed(0)
     basis = make_basis(order, kind, grid)
@@ -62,9 +65,7 @@ def test_linear_equals_the_basis(layer, order: int, grid: str, kind: str) -> Non
 
 
 @needs_compiler
-@pytest.mark.parametrize("kind", EXTRAPOLATIONS)
-@pytest.mark.parametrize("grid", ["uniform", "adaptive"])
-@pytest.mark.parametrize("order", range(6))
+@pairwise(order=range(6), kind=EXTRAPOLATIONS, grid=["uniform", "adaptive"])
 def test_convolution_equals_the_basis(order: int, grid: str, kind: str) -> None:
     torch.manual_seed(0)
     basis = make_basis(order, kind, grid)
@@ -81,9 +82,7 @@ def test_convolution_equals_the_basis(order: int, grid: str, kind: str) -> None:
         assert_close(one, other, 1e-12)
 
 
-@pytest.mark.parametrize("grid", ["uniform", "adaptive"])
-@pytest.mark.parametrize("order", range(6))
-@pytest.mark.parametrize("layer", [COMPILED, BLOCKED, DENSE])
+@pairwise(order=range(6), layer=[COMPILED, BLOCKED, DENSE], grid=["uniform", "adaptive"])
 def test_functions_and_slopes_equal_scipy(layer, order: int, grid: str) -> None:  # type: ignore[no-untyped-def]
     basis = make_basis(order, "zero", grid)
     knots = knots_of(basis)

@@ -1,10 +1,9 @@
-"""Every basis of conf/basis in every architecture, role by role, at equal parameters."""
+"""Every basis of conf/basis and every architecture, role by role, at equal parameters."""
 
 import pytest
 import torch
 from zoo import (
-    BASES,
-    MODELS,
+    ROTATED,
     check_batch_mates,
     check_causality,
     check_gradients,
@@ -20,8 +19,7 @@ from zoo import (
 from kanzoo.models.budget import count_params
 
 
-@pytest.mark.parametrize("basis", BASES)
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(("name", "basis"), ROTATED)
 def test_basis_works_in_every_role(name: str, basis: str) -> None:
     kind = main_kind(name)
     x = inputs(kind, 4)

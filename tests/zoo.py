@@ -15,6 +15,11 @@ from kanzoo.models.build import ModelPlan, build_layers, build_plan
 
 MODELS = registry.names("model")
 BASES = registry.names("basis")
+# Every basis in one architecture, every architecture with B-splines and with some others.
+ROTATED = sorted(
+    {(MODELS[i % len(MODELS)], basis) for i, basis in enumerate(BASES)}
+    | {(model, "bspline") for model in MODELS}
+)
 OUTPUTS = 10
 SHAPES: dict[str, tuple[int, ...]] = {
     "image": (1, 8, 8),
