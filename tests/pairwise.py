@@ -1,42 +1,36 @@
 """Cases in which every two values of different factors meet, in place of the whole product."""
 
 from collections.abc import Sequence
-from itertools import combinations
+from itertools import combinations, product
 from typing import Any
 
 import pytest
 
+Pair = tuple[tuple[int, int], tuple[int, int]]  # (factor, value) twice
 
-def pairs_of(case: Sequence[int]) -> set[tuple[int, int, int, int]]:
-    """(factor, factor, value, value) of all pairs that a case of value numbers holds."""
-    return {(i, j, case[i], case[j]) for i, j in combinations(range(len(case)), 2)}
+
+def pairs_of(case: dict[int, int]) -> set[Pair]:
+    """All pairs that a case, factor: value, holds."""
+    return set(combinations(sorted(case.items()), 2))
 
 
 def all_pairs(*sizes: int) -> list[tuple[int, ...]]:
     """Cases of value numbers that cover all pairs: greedy, the same at every call."""
+    factors = range(len(sizes))
     missing = {
-        (i, j, a, b)
-        for i, j in combinations(range(len(sizes)), 2)
-        for a in range(sizes[i])
-        for b in range(sizes[j])
+        ((i, a), (j, b))
+        for i, j in combinations(factors, 2)
+        for a, b in product(range(sizes[i]), range(sizes[j]))
     }
     cases: list[tuple[int, ...]] = []
     while missing:
-        i, j, a, b = min(missing)
-        case = {i: a, j: b}
-        for k in (k for k in range(len(sizes)) if k not in case):
-
-            def gain(value: int, k: int = k) -> int:
-                new = {
-                    (min(k, o), max(k, o), *((value, v) if k < o else (v, value)))
-                    for o, v in case.items()
-                }
-                return len(new & missing)
-
-            order = [(len(cases) + value) % sizes[k] for value in range(sizes[k])]
-            case[k] = max(order, key=gain)
-        cases.append(tuple(case[k] for k in range(len(sizes))))
-        missing -= pairs_of(cases[-1])
+        case = dict(min(missing))
+        for factor in (f for f in factors if f not in case):
+            values = [(len(cases) + value) % sizes[factor] for value in range(sizes[factor])]
+            met = [len(pairs_of({**case, factor: value}) & missing) for value in values]
+            case[factor] = values[met.index(max(met))]
+        cases.append(tuple(case[factor] for factor in factors))
+        missing -= pairs_of(case)
     return cases
 
 
