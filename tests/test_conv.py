@@ -116,6 +116,67 @@ def test_fixed_activation_makes_the_operator_of_torch(
     torch.testing.assert_close(layer(x[0]), plain(F.gelu(x[0])), rtol=1e-12, atol=1e-12)
 
 
+PADDINGS: list[dict[str, Any]] = [
+    {"kernel_size": 4, "padding": "same", "dilation": 2, "groups": 2},
+    {"kernel_size": 2, "padding": "same"},  # uneven: more pixels behind than in front
+    {"kernel_size": 3, "padding": "valid", "stride": 2},
+    {"kernel_size": 3, "padding": 2, "stride": 2},
+]
+
+
+@pytest.mark.filterwarnings("ignore:Using padding='same'")
+@pytest.mark.parametrize("options", PADDINGS)
+@pytest.mark.parametrize(
+    ("dims", "mode"),
+    [(1, "zeros"), (2, "zeros"), (2, "reflect"), (1, "replicate"), (2, "circular"), (3, "reflect")],
+)
+def test_padding_is_that_of_torch_and_goes_through_the_functions(
+    dims: int, options: dict[str, Any], mode: str
+) -> None:
+    options = {**options, "padding_mode": mode}
+    plain = PLAIN[FORWARD[dims]](4, 6, **options, **DOUBLE)
+    x = points(2, 4, *(7, 6, 8)[:dims])
+    layer = FORWARD[dims](4, 6, basis="identity", **options, **DOUBLE)
+    layer.load_state_dict({"weight": plain.weight.unsqueeze(2), "bias": plain.bias})
+    for images in (x, x[0]):
+        torch.testing.assert_close(layer(images), plain(images), rtol=1e-12, atol=1e-12)
+    sides = plain._reversed_padding_repeated_twice  # zeros are left to the operator by torch
+    padded = F.pad(x, sides, "constant" if mode == "zeros" else mode)
+    for name, dtype in (("bspline", torch.float32), ("chebyshev", torch.float64), ("gelu", None)):
+        dtype = dtype or torch.float64
+        layer = shaken(FORWARD[dims](4, 6, basis=name, **options, dtype=dtype))
+        windows = reference.unfold_windows(
+            padded.to(dtype), layer.kernel_size, layer.stride, layer.dilation
+        )
+        groups = layer.groups
+        rows = windows.unflatten(dims + 1, (groups, -1)).movedim(dims + 1, 0).flatten(dims + 2)
+        expected = []
+        for group, weight in zip(rows, layer.weight.chunk(groups), strict=True):
+            same = KANLinear(rows.shape[-1], 6 // groups, bias=False, basis=name, dtype=dtype)
+            weight = weight.flatten(3).permute(1, 3, 2, 0).flatten(0, 1)  # (C taps, K, O)
+            same.load_state_dict({**same.state_dict(), "weight": weight})
+            expected.append(same(group))
+        wanted = (torch.cat(expected, -1) + layer.bias).movedim(-1, 1)
+        torch.testing.assert_close(layer(x.to(dtype)), wanted, rtol=1e-5, atol=1e-5)
+    assert mode == "zeros" or f"padding_mode={mode}" in repr(layer)
+
+
+def test_impossible_paddings_are_refused() -> None:
+    for options, message in [
+        ({"padding": "same", "stride": 2}, "padding 'same' needs stride 1"),
+        ({"padding": "sane"}, "did you mean 'same'"),
+        ({"padding_mode": "reflekt"}, "did you mean 'reflect'"),
+        ({"padding": -1}, "padding must be"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            KANConv2d(4, 6, 3, **options)
+    for transposed in TRANSPOSED.values():
+        with pytest.raises(ValueError, match="padding_mode"):
+            transposed(4, 6, 3, padding_mode="circular")
+        with pytest.raises(ValueError, match="padding must be"):
+            transposed(4, 6, 3, padding="same")
+
+
 @pytest.mark.parametrize(
     ("operator", "name"), [(OPERATORS[i % len(OPERATORS)], name) for i, name in enumerate(NAMES)]
 )
@@ -213,8 +274,6 @@ def test_bad_input(operator: Any) -> None:
         operator(4, 6, 3, groups=3)
     with pytest.raises(ValueError, match="kernel_size"):
         operator(4, 6, (1,) * (layer.dims + 1))
-    with pytest.raises(ValueError, match="padding"):
-        operator(4, 6, 3, padding="same")
     with pytest.raises(ValueError, match="tap"):
         layer.edge(0, 0, torch.zeros(3), (3,) * layer.dims)
     nan = torch.zeros(2, 4, *spots)

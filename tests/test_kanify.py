@@ -90,6 +90,8 @@ def test_the_function_stays_and_learns_on(name: str) -> None:
         (nn.ConvTranspose1d(4, 6, 3, stride=2, dilation=2, groups=2), (2, 4, 9)),
         (nn.Conv3d(2, 4, (1, 2, 3), padding=(0, 1, 1), groups=2), (2, 2, 3, 4, 5)),
         (nn.Conv2d(3, 6, 3, groups=3), (3, 5, 5)),
+        (nn.Conv2d(3, 6, 3, padding=1, stride=2, padding_mode="circular"), (2, 3, 5, 6)),
+        (nn.Conv1d(4, 4, 4, padding="same", padding_mode="reflect"), (2, 4, 9)),
         (nn.Linear(5, 1), (5,)),
         (nn.Linear(5, 3), (2, 3, 4, 5)),
     ],
@@ -193,10 +195,6 @@ def weird(kind: str) -> nn.Module:
         net["embedding"].weight = layer.weight
     elif kind == "attention":
         net["odd"] = nn.MultiheadAttention(4, 2)
-    elif kind == "circular":
-        net["odd"] = nn.Conv2d(4, 4, 3, padding=1, padding_mode="circular")
-    elif kind == "same":
-        net["odd"] = nn.Conv1d(4, 4, 4, padding="same")
     elif kind == "empty":
         net["odd"] = nn.Linear(4, 4)
         net["odd"].in_features = 0
@@ -216,8 +214,6 @@ def weird(kind: str) -> nn.Module:
         ("forward", "forward was replaced"),
         ("tied", "also belongs to another module"),
         ("attention", "NonDynamicallyQuantizableLinear is a subclass"),
-        ("circular", "padding_mode 'circular'"),
-        ("same", "differs between the sides"),
         ("empty", "in_features"),
         ("single", "at least 2 features"),
     ],

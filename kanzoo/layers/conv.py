@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kanzoo import kernels
+from kanzoo import kernels, registry
 from kanzoo.bases.base import Basis, BasisFactory, as_factory
 from kanzoo.layers.dispatch import (
     aten_options,
@@ -37,6 +37,8 @@ class ConvLayer(KANLayer):
     """
 
     dims: ClassVar[int]
+    named_paddings: ClassVar[tuple[str, ...]] = ()
+    padding_modes: ClassVar[tuple[str, ...]] = ("zeros",)
 
     def __init__(
         self,
@@ -44,10 +46,11 @@ class ConvLayer(KANLayer):
         out_channels: int,
         kernel_size: Sizes,
         stride: Sizes = 1,
-        padding: Sizes = 0,
+        padding: Sizes | str = 0,
         dilation: Sizes = 1,
         groups: int = 1,
         bias: bool = True,
+        padding_mode: str = "zeros",
         *,
         basis: str | BasisFactory | type[Basis] = "bspline",
         residual: str | None = "auto",
@@ -65,6 +68,7 @@ class ConvLayer(KANLayer):
             )
         kernel = self._sizes("kernel_size", kernel_size, 1)
         strides = self._sizes("stride", stride, 1)
+        registry.check_name("padding_mode", padding_mode, self.padding_modes)
         place: dict[str, Any] = {"device": device, "dtype": dtype}
         expansion = Expansion(
             in_channels, as_factory(basis), residual=residual, squash=squash, **place
@@ -81,8 +85,11 @@ class ConvLayer(KANLayer):
         )
         self.kernel_size = kernel
         self.stride = strides
-        self.padding = self._sizes("padding", padding, 0)
         self.dilation = self._sizes("dilation", dilation, 1)
+        self.padding = self._padding(padding)
+        self.padding_mode = padding_mode
+        if padding == "same" and max(strides) > 1:
+            raise ValueError(f"padding 'same' needs stride 1, got {stride}")
         self.groups = groups
         check_backend(backend, expansion, type(self).__name__)
         self.backend = backend
@@ -98,13 +105,24 @@ class ConvLayer(KANLayer):
     def taps(self) -> int:
         return math.prod(self.weight.shape[3:])
 
-    def _sizes(self, name: str, value: Sizes, least: int) -> tuple[int, ...]:
+    def _sizes(self, name: str, value: Sizes | str, least: int) -> tuple[int, ...]:
         sizes = (value,) * self.dims if isinstance(value, int) else value
-        whole = isinstance(sizes, (tuple, list)) and all(isinstance(size, int) for size in sizes)
-        if not whole or len(sizes) != self.dims or min(sizes) < least:
+        if (
+            not isinstance(sizes, (tuple, list))
+            or not all(isinstance(size, int) for size in sizes)
+            or len(sizes) != self.dims
+            or min(sizes) < least
+        ):
             allowed = "a whole number" if self.dims == 1 else f"one or {self.dims} whole numbers"
             raise ValueError(f"{name} must be {allowed} from {least}, got {value!r}")
         return tuple(sizes)
+
+    def _padding(self, padding: Sizes | str) -> tuple[int, ...] | str:
+        """Padding as pixels of every dimension, or its name."""
+        if not isinstance(padding, str) or not self.named_paddings:
+            return self._sizes("padding", padding, 0)
+        registry.check_name("padding", padding, self.named_paddings)
+        return padding
 
     def _tap(self, tap: tuple[int, ...] | None) -> int:
         place = 0
@@ -171,9 +189,10 @@ class ConvLayer(KANLayer):
         return y if batched else y.squeeze(0)
 
     def extra_repr(self) -> str:
+        mode = "" if self.padding_mode == "zeros" else f", padding_mode={self.padding_mode}"
         return (
             f"{super().extra_repr()}, kernel_size={self.kernel_size}, stride={self.stride}, "
-            f"padding={self.padding}, dilation={self.dilation}, groups={self.groups}"
+            f"padding={self.padding}, dilation={self.dilation}, groups={self.groups}{mode}"
         )
 
 
@@ -181,10 +200,13 @@ class KANConv(ConvLayer):
     """Convolution of basis functions; options as `nn.Conv2d`.
 
     Shapes: `(B, C, S) -> (B, O, S')`, also unbatched; weight `(O, C / groups, K, *kernel_size)`.
-    Padding is a pixel of value zero that goes through the basis as every other: phi(0), not zero.
+    Padding is pixels that go through the basis as every other: of value zero, and so phi(0) and not
+    zero, unless `padding_mode` takes them from the input ("reflect", "replicate", "circular").
     """
 
     function_dim = 2
+    named_paddings = ("valid", "same")
+    padding_modes = ("zeros", "reflect", "replicate", "circular")
 
     @staticmethod
     def weight_shape(
@@ -195,24 +217,42 @@ class KANConv(ConvLayer):
     def rows(self, x: Tensor) -> Tensor:
         return super().rows(self.padded(x))
 
+    @property
+    def margins(self) -> tuple[tuple[int, int], ...]:
+        """Pixels of padding before and after, for every dimension."""
+        if not isinstance(self.padding, str):
+            return tuple((size, size) for size in self.padding)
+        if self.padding == "valid":
+            return ((0, 0),) * self.dims
+        totals = [d * (k - 1) for d, k in zip(self.dilation, self.kernel_size, strict=True)]
+        return tuple((total // 2, total - total // 2) for total in totals)
+
     def padded(self, x: Tensor) -> Tensor:
         """The input with its padding as pixels."""
-        return kernels.pad(x, self.padding)
+        sides = [size for pair in reversed(self.margins) for size in pair]
+        if self.padding_mode == "zeros":
+            return F.pad(x, sides)
+        images = x if x.dim() == self.dims + 2 else x.unsqueeze(0)
+        images = F.pad(images, sides, self.padding_mode)
+        return images if x.dim() == self.dims + 2 else images.squeeze(0)
 
     def forward(self, x: Tensor) -> Tensor:
         check_channels(x, -1 - self.dims, self.in_features)
+        padding = tuple(before for before, _ in self.margins)
+        if self.padding_mode != "zeros" or any(b != a for b, a in self.margins):
+            x, padding = self.padded(x), (0,) * self.dims
         options = {"stride": self.stride, "dilation": self.dilation, "groups": self.groups}
         operator, weight = type(self).__name__, self.masked_weight()
         if choose(self.expansion, self.weight, x, self.backend, operator) == "compiled":
             if self.expansion.keeps_zero:  # the kernel knows padding
-                padded = {"padding": self.padding, **options}
+                padded = {"padding": padding, **options}
                 return conv2d(self.expansion, weight, self.bias, x, padded)
-            return conv2d(self.expansion, weight, self.bias, self.padded(x), options)
-        margins = self.padding if any(self.padding) else None
+            return conv2d(self.expansion, weight, self.bias, kernels.pad(x, padding), options)
+        margins = padding if any(padding) else None
         if self.expansion.zero_at_zero:  # the operator's own padding is phi(0), as it should
-            margins, options["padding"] = None, self.padding
+            margins, options["padding"] = None, padding
         elif margins and self.expansion.num_functions == 1 and self.expansion.keeps_zero:
-            return self._around_zero(x, weight, options)
+            return self._around_zero(x, weight, {"padding": padding, **options})
         return self.operate(x, weight.flatten(1, 2), CONVOLUTIONS[self.dims], margins, **options)
 
     def _around_zero(self, x: Tensor, weight: Tensor, options: dict[str, Any]) -> Tensor:
@@ -222,9 +262,8 @@ class KANConv(ConvLayer):
         sums = weight.flatten(2).sum(-1).unflatten(0, (self.groups, -1))  # (groups, O / groups, C)
         bias = (sums * each).sum(-1).flatten()
         bias = bias if self.bias is None else self.bias + bias
-        padded = {"padding": self.padding, **options}
         operator = CONVOLUTIONS[self.dims]
-        return operator(self.features(x) - zero, weight.flatten(1, 2), bias, **padded)
+        return operator(self.features(x) - zero, weight.flatten(1, 2), bias, **options)
 
     def map_functions(self, tensor: Tensor, matrix: Tensor) -> Tensor:
         matrix = matrix.to(tensor.device).unflatten(0, (self.groups, -1))

@@ -189,21 +189,7 @@ def _obstacle(old: Any, *, shared: bool) -> str | None:
         return f"its weight is a {type(old.weight).__name__} of {old.weight.dtype}"
     if shared:
         return "its weight also belongs to another module; untie them first"
-    if getattr(old, "padding_mode", "zeros") != "zeros":
-        return f"padding_mode {old.padding_mode!r} is not supported, only 'zeros'"
-    if not isinstance(old, nn.Linear) and _padding(old) is None:
-        return f"padding 'same' of a kernel {old.kernel_size} differs between the sides"
     return None
-
-
-def _padding(old: Any) -> tuple[int, ...] | None:
-    """The padding of a convolution in pixels, None if its two sides differ."""
-    if old.padding == "valid":
-        return (0,) * len(old.kernel_size)
-    if old.padding != "same":
-        return tuple(old.padding)
-    total = [d * (k - 1) for k, d in zip(old.kernel_size, old.dilation, strict=True)]
-    return None if any(size % 2 for size in total) else tuple(size // 2 for size in total)
 
 
 def _empty(old: Any, device: torch.device | str, options: dict[str, Any]) -> Any:
@@ -212,11 +198,11 @@ def _empty(old: Any, device: torch.device | str, options: dict[str, Any]) -> Any
     options = {**options, "device": device, "dtype": old.weight.dtype, "bias": old.bias is not None}
     if isinstance(old, nn.Linear):
         return new(old.in_features, old.out_features, **options)
-    for name in ("kernel_size", "stride", "dilation", "groups"):
+    for name in ("kernel_size", "stride", "padding", "dilation", "groups", "padding_mode"):
         options[name] = getattr(old, name)
     if old.transposed:
         options["output_padding"] = old.output_padding
-    return new(old.in_channels, old.out_channels, padding=_padding(old), **options)
+    return new(old.in_channels, old.out_channels, **options)
 
 
 def _replacement(old: Any, options: dict[str, Any]) -> KANLayer:
