@@ -35,13 +35,29 @@ def all_pairs(*sizes: int) -> list[tuple[int, ...]]:
 
 
 def pairwise(**factors: Sequence[Any]) -> pytest.MarkDecorator:
-    """`pytest.mark.parametrize` over the factors, every two values of which meet in a case."""
-    values = [list(options) for options in factors.values()]
-    cases = all_pairs(*map(len, values))
-    chosen = [tuple(values[k][number] for k, number in enumerate(case)) for case in cases]
-    return pytest.mark.parametrize(tuple(factors), chosen, ids=_name)
+    """`pytest.mark.parametrize` over the factors, every two values of which meet in a case.
+
+    Values may be `pytest.param(value, marks=..., id=...)`.
+    """
+    options = [[_param(value) for value in values] for values in factors.values()]
+    cases = [
+        [options[factor][number] for factor, number in enumerate(case)]
+        for case in all_pairs(*map(len, options))
+    ]
+    params = [
+        pytest.param(
+            *(param.values[0] for param in case),
+            marks=[mark for param in case for mark in param.marks],
+            id="-".join(str(param.id) for param in case),
+        )
+        for case in cases
+    ]
+    return pytest.mark.parametrize(tuple(factors), params)
 
 
-def _name(value: Any) -> str | None:
+def _param(value: Any) -> Any:
+    """The value as `pytest.param` with a name."""
+    if hasattr(value, "marks"):
+        return value
     first = value[0] if isinstance(value, tuple) and value else value
-    return getattr(first, "__name__", None) if callable(first) else None
+    return pytest.param(value, id=getattr(first, "__name__", str(value)))
