@@ -19,11 +19,13 @@ from zoo import (
     layers_of,
     make,
     out_shape,
+    plan,
+    roles_of,
 )
 
 import kanzoo
 from kanzoo import registry
-from kanzoo.layers.factory import ROLES, LayerFactory
+from kanzoo.layers.factory import LayerFactory
 from kanzoo.layers.kan import KANLayer
 from kanzoo.models.base import KINDS
 from kanzoo.models.build import build_layers, build_plan
@@ -230,14 +232,26 @@ def test_impossible_sizes_are_refused() -> None:
             kanzoo.create_model(name, **options)
 
 
-def test_factories_ask_only_for_roles_that_exist() -> None:
-    factory = LayerFactory()
-    with pytest.raises(ValueError, match="'head'"):
-        factory.linear("haed", 3, 4)
-    for name in MODELS:
-        assert set(cls_of(name).roles) <= set(ROLES)
-    assert not factory.twin().is_kan
-    assert factory.twin() == dataclasses.replace(factory.twin(), kan_roles=())
+@pytest.mark.parametrize(("name", "kind"), sorted({(n, k) for n, k, _ in KIND_CASES}))
+def test_layers_ask_for_the_roles_that_the_architecture_declares(
+    name: str, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: set[str] = set()
+    options = LayerFactory._options
+
+    def record(self: LayerFactory, role: str, activate: bool) -> dict[str, Any]:
+        asked.add(role)
+        return options(self, role, activate)
+
+    monkeypatch.setattr(LayerFactory, "_options", record)
+    plan(name, "all", kind).build()
+    assert asked == set(roles_of(name, kind))
+
+
+def test_the_twin_has_no_kan_roles() -> None:
+    twin = LayerFactory().twin()
+    assert not twin.is_kan
+    assert twin == dataclasses.replace(twin, kan_roles=())
 
 
 def test_lists_are_the_folders() -> None:

@@ -12,27 +12,15 @@ from kanzoo.layers.dispatch import BACKENDS
 from kanzoo.layers.expansion import INITS
 from kanzoo.layers.kan import KANLinear
 
-ROLES = (
-    "stem",
-    "hidden",
-    "conv",
-    "attn",
-    "ffn",
-    "token_mix",
-    "channel_mix",
-    "recurrent",
-    "head",
-)
-
 
 @dataclass(frozen=True)
 class LayerFactory:
     """Makes the layers of an architecture: KAN in the roles of `kan_roles`, ordinary elsewhere.
 
-    `kan_roles` is "all", one role or several. An ordinary layer is `activation`, then the linear
-    operator; a KAN layer takes the place of both. Without KAN roles every architecture is the MLP
-    twin. `residual`, `squash` and `init` are those of `KANLinear`; `init` holds for both kinds;
-    `backend` says how KAN layers are computed.
+    `kan_roles` is "all", one role or several of those that the architecture declares. An ordinary
+    layer is `activation`, then the linear operator; a KAN layer takes the place of both. Without
+    KAN roles every architecture is the MLP twin. `residual`, `squash` and `init` are those of
+    `KANLinear`; `init` holds for both kinds; `backend` says how KAN layers are computed.
     """
 
     kan_roles: str | Iterable[str] = "all"
@@ -46,10 +34,6 @@ class LayerFactory:
 
     def __post_init__(self) -> None:
         roles = [self.kan_roles] if isinstance(self.kan_roles, str) else list(self.kan_roles)
-        if roles == ["all"]:
-            roles = list(ROLES)
-        for role in roles:
-            registry.check_name("role", role, ("all", *ROLES))
         registry.check_name("activation", self.activation, ACTIVATIONS)
         registry.check_name("init", self.init, INITS)
         registry.check_name("backend", self.backend, BACKENDS)
@@ -69,10 +53,8 @@ class LayerFactory:
 
     def check_roles(self, architecture: str, declared: Iterable[str]) -> None:
         """Raise `ValueError` if a KAN role is not one of the roles that the architecture has."""
-        if self.kan_roles == "all":
-            return
         for role in sorted(self._roles):
-            registry.check_name(f"role of model {architecture!r}", role, declared)
+            registry.check_name(f"role of model {architecture!r}", role, ("all", *declared))
 
     def linear(
         self,
@@ -103,9 +85,7 @@ class LayerFactory:
         return operator(in_channels, out_channels, kernel_size, **options, **chosen)
 
     def _options(self, role: str, activate: bool) -> dict[str, Any]:
-        if role not in ROLES:
-            raise ValueError(f"unknown role {role!r}: {registry.nearest(role, ROLES)}")
-        if role not in self._roles:
+        if not self._roles & {role, "all"}:
             function = self.activation if activate else "identity"
             plain = BasisFactory(Activation, (("function", function),), function)
             return {"basis": plain, "residual": None, "squash": "none", "init": self.init}

@@ -203,7 +203,7 @@ def _class(node: dict[str, Any], kind: type) -> tuple[Any, dict[str, Any]]:
     """The class that a node names, which must be of a kind, and its options, which it must have."""
     options = {key: value for key, value in node.items() if key != "_target_"}
     target = node.get("_target_")
-    if not isinstance(target, str) or not target.startswith("kanzoo."):
+    if not isinstance(target, str) or not target.startswith(registry.packages()):
         raise ValueError(f"_target_ {target!r} is not a class of kanzoo")
     cls = registry.locate(target)
     if not issubclass(cls, kind) or inspect.isabstract(cls) or cls is kind:

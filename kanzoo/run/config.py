@@ -11,12 +11,15 @@ from typing import Any, NoReturn
 
 import hydra
 import yaml
+from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
+from hydra.core.plugins import Plugins
 from hydra.core.singleton import Singleton
 from hydra.errors import HydraException
+from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -37,6 +40,17 @@ FURTHER_KINDS: dict[str, tuple[type, ...]] = {
     "trainer.devices": (int, str, list),
     "trainer.gradient_clip_val": (NoneType,),
 }
+
+
+class Extensions(SearchPathPlugin):
+    """Hydra finds the configuration files of extensions beside those of kanzoo."""
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        for folder in registry.conf_dirs()[1:]:
+            search_path.append("extension", f"file://{folder}")
+
+
+Plugins.instance().register(Extensions)
 
 
 def run_command(config_name: str, job: Callable[[Config], None]) -> None:
