@@ -9,21 +9,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kanzoo import registry
-from kanzoo.evaluate import evaluate
 from kanzoo.run.config import Config, run_command, user_errors
-from kanzoo.run.load import find_checkpoint, load_net
+from kanzoo.run.load import load_run
 from kanzoo.rundir import RunDir, is_kan, read_config, write_atomic
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-    from torch import Tensor
 
     from kanzoo.interpret.edges import LayerEdges
 
 log = logging.getLogger("kanzoo")
 
-MOST_SAMPLES = 1024  # of the validation data, that the network is looked at on
-MOST_NUMBERS = 2**21  # in them: large images are few
 MOST_INPUTS = 40  # whose scores are listed
 
 
@@ -76,12 +72,13 @@ def explain(
 
     if edges < 1:
         raise ValueError(f"edges must be at least 1, got {edges}")
-    config, path = _checked(folder, checkpoint)
-    net, prepared = load_net(folder, path, root)
+    config, checkpoint = _checked(folder, checkpoint)
+    run = load_run(folder, checkpoint, root)
+    net, dataset = run.net, run.dataset
     if not any(map(is_kan, net.modules())):
         basis = config["choices"]["basis"]
         raise ValueError(f"basis={basis} has no edge functions that are learned, none to explain")
-    x = validation_sample(net, prepared.dataset)
+    x = run.validation_sample()
     layers = edge_functions(net, x, num_edges=edges)
     target = folder / "explain"
     target.mkdir(exist_ok=True)
@@ -92,8 +89,8 @@ def explain(
         *target.glob("*.json"),
     ):
         old.unlink()
-    names = _names(prepared.dataset, "columns", layers[0].layer.in_features)
-    classes = _names(prepared.dataset.spec, "class_names", prepared.dataset.spec.num_outputs)
+    names = _names(dataset, "columns", layers[0].layer.in_features)
+    classes = _names(dataset.spec, "class_names", dataset.spec.num_outputs)
     network, reason, inputs = None, "", []
     try:
         figure = graph.draw(net, x, target / "graph", names, classes)
@@ -110,21 +107,21 @@ def explain(
         note = f"{len(layer.edges)} of {layer.scores.size} edges, the strongest first"
         pictures.append((layer.name, note, _picture(svg, figure, f"edges of {layer.name}")))
     limits = {"tolerance": tolerance, "max_error": max_error, "time_limit": time_limit}
-    formula = _formula(target, net, prepared.dataset, names, limits) if symbolic else None
-    result = RunDir(folder, config, "").result() if path.stem == "best" else None
-    scores = result or {"val": evaluate(folder, path, "val", root), "test": {}, "reference": {}}
+    formula = _formula(target, net, dataset, names, limits) if symbolic else None
+    result = RunDir(folder, config, "").result() if checkpoint == "best" else None
+    scores = result or {"val": run.evaluate("val"), "test": {}, "reference": {}}
     context = {
         "title": _title(config),
-        "checkpoint": path.name,
+        "checkpoint": f"{checkpoint}.ckpt",
         "finished": result is not None,
-        "counts": _counts(net, layers, prepared.objective.monitor, scores),
+        "counts": _counts(net, layers, run.objective.monitor, scores),
         "samples": len(x),
         "network": network,
         "reason": reason,
         "inputs": inputs,
         "formula": formula,
         "metrics": _metrics(scores),
-        "reference_name": prepared.dataset.reference_name,
+        "reference_name": dataset.reference_name,
         "layers": [_layer_row(layer, parts[layer.name].global_share) for layer in layers],
         "pictures": pictures,
         "animation": _data_url(folder / "pictures" / "edges.gif"),
@@ -153,7 +150,7 @@ def _formula(
     return found
 
 
-def _checked(folder: Path, checkpoint: str) -> tuple[Config, Path]:
+def _checked(folder: Path, checkpoint: str) -> tuple[Config, str]:
     """The configuration of a run that has KAN layers, and the checkpoint to show."""
     registry.check_name("checkpoint", checkpoint, ("best", "last"))
     if not (folder / "config.yaml").is_file():
@@ -167,23 +164,7 @@ def _checked(folder: Path, checkpoint: str) -> tuple[Config, Path]:
     if checkpoint not in names and "last" in names:
         log.warning("%s has no checkpoint %s: its last one is shown", folder, checkpoint)
         checkpoint = "last"
-    return config, find_checkpoint(folder, checkpoint)[1]
-
-
-def validation_sample(net: Any, dataset: Any) -> "Tensor":
-    """Validation inputs, as many as are needed to see where data lie, in the network's dtype."""
-    import torch
-
-    parts: list[Tensor] = []
-    for x, _ in dataset.loaders(seed=0, device=torch.device("cpu")).val:
-        parts.append(x)
-        count = sum(map(len, parts))
-        if count >= MOST_SAMPLES or count * x[0].numel() >= MOST_NUMBERS:
-            break
-    sample = torch.cat(parts)[:MOST_SAMPLES]
-    sample = sample[: max(1, MOST_NUMBERS // sample[0].numel())]
-    dtype = next(p.dtype for p in net.parameters() if p.is_floating_point())
-    return sample.to(dtype) if sample.is_floating_point() else sample
+    return config, checkpoint
 
 
 def _names(holder: Any, attribute: str, count: int) -> list[str] | None:

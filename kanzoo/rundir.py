@@ -23,7 +23,7 @@ VOLATILE = (
     "name", "runs", "seed", "overwrite", "choices", "logger", "data.root", "data.download",
     "callbacks.progress", "callbacks.pictures",
 )  # fmt: skip
-FORMAT = 2  # of what a run and a study write; before 2, class paths were part of their identity
+FORMAT = 3  # of what a run and a study write; since 3 the recipe of a network is beside its weights
 
 
 @dataclass(frozen=True)
@@ -109,8 +109,8 @@ class RunDir:
         """Forget an earlier run in this folder."""
         for name in ("result.json", "config.yaml", "metrics.csv"):
             (self.path / name).unlink(missing_ok=True)
-        for checkpoint in (self.path / "checkpoints").glob("*.ckpt"):
-            checkpoint.unlink()
+        for file in (*self.path.glob("checkpoints/*.ckpt"), *self.path.glob("checkpoints/*.json")):
+            file.unlink()
         for name in ("pictures", "explain"):
             shutil.rmtree(self.path / name, ignore_errors=True)
 

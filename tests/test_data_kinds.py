@@ -204,8 +204,8 @@ def test_reference_is_what_its_prediction_scores(name: str) -> None:
 
 
 def test_the_reference_stands_in_the_result(tmp_path: Path) -> None:
-    from kanzoo.evaluate import evaluate
     from kanzoo.run.fit import train
+    from kanzoo.run.load import load_run
     from kanzoo.rundir import RunDir
 
     words = ["data=diabetes", "model.width=8", "trainer.max_epochs=2", "logger=csv"]
@@ -219,8 +219,7 @@ def test_the_reference_stands_in_the_result(tmp_path: Path) -> None:
     assert "task: regression" in (folder / "config.yaml").read_text()
     saved = json.loads((folder / "result.json").read_text())
     assert saved["reference"]["test"].keys() == {"rmse", "mae", "r2"}
-    again = evaluate(folder, folder / "checkpoints" / "best.ckpt", "test")
-    assert again == pytest.approx(result["test"], rel=1e-5)
+    assert load_run(folder).evaluate("test") == result["test"]
 
 
 # ---------------------------------------------------------------- sequences

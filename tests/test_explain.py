@@ -201,14 +201,14 @@ def test_pictures_change_neither_folder_nor_result(train_run: Run, tmp_path: Pat
 
 
 def test_frames_are_what_the_network_was(train_run: Run, tmp_path: Path) -> None:
-    from kanzoo.run.load import load_net
+    from kanzoo.run.load import load_run
 
     train_run(*PICTURES)
     folder = run_folder(tmp_path, *WORDS)
     frame = animation.read_frame(folder / "pictures" / "frames" / "epoch0002.npz")
-    net, prepared = load_net(folder, folder / "checkpoints" / "last.ckpt")
-    x, _ = next(iter(prepared.dataset.loaders(seed=0, device="cpu").val))
-    found = edge_functions(net, x, num_edges=None, num_points=animation.POINTS)
+    run = load_run(folder, "last")
+    x, _ = next(iter(run.dataset.loaders(seed=0, device="cpu").val))
+    found = edge_functions(run.net, x, num_edges=None, num_points=animation.POINTS)
     own = {(layer.name, e.source, e.target, e.tap): e for layer in found for e in layer.edges}
     assert len(frame) == len(own) == 33
     for name, edge in frame:

@@ -6,13 +6,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from kanzoo.evaluate import evaluate
 from kanzoo.layers.inputs import layer_inputs
 from kanzoo.layers.kan import KANLinear
 from kanzoo.models.build import create_model
+from kanzoo.models.weights import find_checkpoint
 from kanzoo.run.config import compose
 from kanzoo.run.fit import train
-from kanzoo.run.load import find_checkpoint
+from kanzoo.run.load import load_run
 from kanzoo.rundir import RunDir
 from kanzoo.training.grid import GridSchedule
 
@@ -91,12 +91,10 @@ def test_refining_keeps_the_function_and_the_best_weights_load(tmp_path: Path) -
     result = train(config)
     stem = KANLinear(64, 12, basis="bspline").weight.numel()
     assert result["params"] > result["twin_params"] + 2 * stem
-    folder, checkpoint = find_checkpoint(RunDir.of(config).path, "last")
+    checkpoint = find_checkpoint(RunDir.of(config).path, "last")
     last = torch.load(checkpoint, weights_only=True)["state_dict"]["net.stem.weight"]
     assert last.shape == (64, 20 + 3 + 1, 12)
-    folder, checkpoint = find_checkpoint(RunDir.of(config).path, "best")
-    scores = evaluate(folder, checkpoint, "test")
-    assert scores["accuracy"] == pytest.approx(result["test"]["accuracy"], abs=1e-6)
+    assert load_run(RunDir.of(config).path).evaluate("test") == result["test"]
 
 
 @pytest.mark.parametrize("state", ["reset", "remap"])
@@ -110,7 +108,7 @@ def test_moved_grids_cover_their_data(tmp_path: Path, state: str) -> None:
     ]
     config = compose("train", [*SHORT, *words])
     train(config)
-    _, checkpoint = find_checkpoint(RunDir.of(config).path, "last")
+    checkpoint = find_checkpoint(RunDir.of(config).path, "last")
     knots: Tensor = torch.load(checkpoint, weights_only=True)["state_dict"][
         "net.head.expansion.basis.knots"
     ]

@@ -12,6 +12,7 @@ from kanzoo import kernels, registry
 from kanzoo.bases.activation import ACTIVATIONS, Activation
 from kanzoo.bases.base import BasisFactory, second_moment
 from kanzoo.bases.rational import GroupRational
+from kanzoo.layers.inputs import evaluating
 from kanzoo.layers.squash import SQUASHES, identity
 
 # For every function phi_k the index j and the sign s of phi_k(-x) = s phi_j(x).
@@ -67,10 +68,8 @@ class Expansion(nn.Module):
 
     def squashed(self, x: Tensor) -> Tensor:
         """What the basis gets to see of x, as in evaluation: no statistics are updated."""
-        training = self.squasher.training
-        self.squasher.eval()
-        values: Tensor = self.squasher(self.wide(x))
-        self.squasher.train(training)
+        with evaluating(self.squasher):
+            values: Tensor = self.squasher(self.wide(x))
         return values
 
     def on_features(self, x: Tensor, block: slice) -> Tensor:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from kanzoo.layers.factory import LayerFactory
+from kanzoo.layers.inputs import evaluating
 from kanzoo.models.base import Architecture
 
 
@@ -112,13 +113,11 @@ class SequenceModel(Architecture):
             raise ValueError(f"temperature must not be negative, got {temperature}")
         if top_k is not None and top_k < 1:
             raise ValueError(f"top_k must be a positive whole number, got {top_k}")
-        training = self.training
-        self.eval()
-        for _ in range(steps):
-            logits = self(tokens[:, -self.length :])[:, -1].float()  # (B, V)
-            following = draw(logits, temperature, top_k, generator)
-            tokens = torch.cat([tokens, following], 1)
-        self.train(training)
+        with evaluating(self):
+            for _ in range(steps):
+                logits = self(tokens[:, -self.length :])[:, -1].float()  # (B, V)
+                following = draw(logits, temperature, top_k, generator)
+                tokens = torch.cat([tokens, following], 1)
         return tokens
 
 

@@ -1,15 +1,12 @@
-"""Networks on disk: weights as safetensors, how to build the network as JSON beside them.
+"""Networks on disk: weights, and beside them as JSON how to build the network.
 
 Neither file can run code. The JSON names classes of kanzoo and plain values, and everything in it
-is checked before a network is built: `NAME.safetensors` and `NAME.json` may come from anyone.
+is checked before a network is built; weights are safetensors, or the tensors of a checkpoint: both
+files may come from anyone.
 """
 
-import inspect
 import json
-import logging
-import math
 import os
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -19,26 +16,16 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
-from kanzoo import __version__, kernels, registry
-from kanzoo.bases.base import Basis, BasisFactory, make_factory
+from kanzoo import __version__, registry
 from kanzoo.layers.edges import STRUCTURE
-from kanzoo.layers.factory import LayerFactory
 from kanzoo.models.base import Architecture
-from kanzoo.models.build import construct
+from kanzoo.models.recipe import FORMAT, build_recipe, check_recipe
 from kanzoo.rundir import write_atomic
 
-log = logging.getLogger("kanzoo")
-
-FORMAT = 1
-KEYS = (
-    *("format", "kanzoo", "training"),
-    *("model", "layers", "basis", "basis_name", "in_shape", "num_outputs"),
-)
 SUFFIXES = (".safetensors", ".json")
+RECIPE = Path("checkpoints", "network.json")  # in the folder of a run
 MARKS = tuple(f".{name}" for name in STRUCTURE)  # that any layer can take from its state
 MAX_JSON = 2**20  # bytes
-MAX_NUMBER = 2**24  # of any size or count in a recipe
-MAX_BASIS = 2**12  # of any in a basis, whose grid is computed before weights can be compared
 MAX_GROWTH = 100  # numbers that are built for every one stored: grids may have been coarsened
 
 
@@ -58,10 +45,9 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> None:
             "unknown: save its state_dict() by safetensors, and to load it build and kanify the "
             "network as before, then load_state_dict"
         )
-    config = {"format": FORMAT, "kanzoo": __version__, "training": model.training, **recipe}
     try:
-        text = json.dumps(config, indent=2, allow_nan=False) + "\n"
-        like = _build(_check(json.loads(text)), "meta")
+        text = _text(recipe, model.training)
+        like = build_recipe(check_recipe(json.loads(text)), "meta")
     except (TypeError, ValueError) as error:
         raise ValueError(f"the network cannot be saved: {error}") from error
     if _structure(like) != _structure(model):
@@ -80,19 +66,49 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> None:
     write_atomic(config_path, text)
 
 
-def load(path: str | os.PathLike[str], *, device: torch.device | str = "cpu") -> Architecture:
-    """The network that `save` wrote, in the mode in which it was saved.
+def save_recipe(net: Architecture, folder: Path) -> None:
+    """Write into the folder of a run how to build its network, which `load` goes by."""
+    assert net.recipe is not None
+    path = folder / RECIPE
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, _text(net.recipe, training=False))
 
-    `path` is that of `save`, or of either file. Files that are damaged, do not belong together or
-    ask for anything but a network of kanzoo are a `ValueError` of one line.
+
+def load(
+    path: str | os.PathLike[str],
+    *,
+    checkpoint: str = "best",
+    device: torch.device | str = "cpu",
+) -> Architecture:
+    """The network that `save` wrote, or that a run has trained.
+
+    Parameters
+    ----------
+    path
+        What `save` was given, or either of its files: the network comes in the mode in which it was
+        saved. Or the folder of a run: the network comes in evaluation mode and in the dtype that it
+        was trained in.
+    checkpoint
+        Of a run: "best", by the metric of its validation data, or "last".
+    device
+        Where the network shall be.
+
+    Raises
+    ------
+    ValueError
+        In one line, for files that are damaged, do not belong together or ask for anything but a
+        network of kanzoo.
     """
-    config_path, weights_path = _paths(path)
+    if Path(path).is_dir():
+        config_path, weights_path = Path(path) / RECIPE, find_checkpoint(Path(path), checkpoint)
+    else:
+        config_path, weights_path = _paths(path)
     config = _read(config_path)
     state = _read_weights(weights_path)
     try:
-        config = _check(config)
+        config = check_recipe(config)
         _check_size(config, state)
-        net = _build(config, "cpu")
+        net = build_recipe(config, "cpu")
     except Exception as error:  # whatever a constructor says to values that it was not made for
         raise ValueError(f"{config_path}: {_one_line(error)}") from error
     try:
@@ -102,6 +118,20 @@ def load(path: str | os.PathLike[str], *, device: torch.device | str = "cpu") ->
         text = f"{weights_path} does not fit {config_path.name}: {_one_line(error)}"
         raise ValueError(text) from error
     return net.train(config["training"]).to(device)
+
+
+def find_checkpoint(folder: Path, name: str) -> Path:
+    """A checkpoint in the folder of a run; `ValueError` where there is none of this name."""
+    if not (folder / "config.yaml").is_file():
+        raise ValueError(f"{folder} is not the folder of a run: it holds no config.yaml")
+    names = sorted(path.stem for path in (folder / "checkpoints").glob("*.ckpt"))
+    registry.check_name("checkpoint", name, names)
+    return folder / "checkpoints" / f"{name}.ckpt"
+
+
+def _text(recipe: dict[str, Any], training: bool) -> str:
+    config = {"format": FORMAT, "kanzoo": __version__, "training": training, **recipe}
+    return json.dumps(config, indent=2, allow_nan=False) + "\n"
 
 
 def _paths(path: str | os.PathLike[str]) -> tuple[Path, Path]:
@@ -145,102 +175,24 @@ def _read(path: Path) -> Any:
 def _read_weights(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise ValueError(f"{path} does not exist: a network is saved as NAME.safetensors and .json")
+    if path.suffix == ".ckpt":
+        return _read_checkpoint(path)
     try:
         return load_file(path)
     except (SafetensorError, KeyError, OSError) as error:
         raise ValueError(f"{path} is not a whole safetensors file: {_one_line(error)}") from error
 
 
-def _check(config: Any) -> dict[str, Any]:
-    """The configuration, if it has the known keys, plain values and sane sizes."""
-    if not isinstance(config, dict):
-        raise ValueError("it holds no configuration")
-    if "format" in config and config["format"] != FORMAT:
-        raise ValueError(f"format {config['format']!r} is not {FORMAT}, which this version reads")
-    for key in config:
-        registry.check_name("key", key, KEYS)
-    missing = [key for key in KEYS if key not in config]
-    if missing:
-        raise ValueError(f"keys are missing: {', '.join(missing)}")
-    shape = config["in_shape"]
-    if not isinstance(shape, list) or not shape or not all(map(_is_size, shape)):
-        raise ValueError(f"in_shape must be a list of positive whole numbers, got {shape!r}")
-    if not _is_size(config["num_outputs"]) or math.prod(shape) > MAX_NUMBER:
-        raise ValueError("in_shape or num_outputs is not a size that a network can have")
-    if not isinstance(config["training"], bool):
-        raise ValueError(f"training must be true or false, got {config['training']!r}")
-    for key in ("model", "layers", "basis"):
-        node = config[key]
-        if not isinstance(node, dict) and not (key == "basis" and node is None):
-            raise ValueError(f"{key} must hold named values, got {node!r}")
-        for name, value in (node or {}).items():
-            if not _is_plain(value, MAX_BASIS if key == "basis" else MAX_NUMBER):
-                raise ValueError(f"{key}.{name} must be a plain value of sane size, got {value!r}")
-    name = config["basis_name"]
-    if name is not None and not isinstance(name, str):
-        raise ValueError(f"basis_name must be a name, got {name!r}")
-    return config
-
-
-def _is_size(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= MAX_NUMBER
-
-
-def _is_plain(value: object, limit: int) -> bool:
-    """Whether a value is a scalar or a list of them, and no count above a limit."""
-    if isinstance(value, list):
-        return len(value) <= 64 and all(_is_scalar(entry) for entry in value)
-    return _is_scalar(value) and (not isinstance(value, int) or abs(value) <= limit)
-
-
-def _is_scalar(value: object) -> bool:
-    if isinstance(value, (int, float)):
-        return math.isfinite(value)
-    return value is None or isinstance(value, str)
-
-
-def _class(node: dict[str, Any], kind: type) -> tuple[Any, dict[str, Any]]:
-    """The class that a node names, which must be of a kind, and its options, which it must have."""
-    options = {key: value for key, value in node.items() if key != "_target_"}
-    target = node.get("_target_")
-    if not isinstance(target, str) or not target.startswith(registry.packages()):
-        raise ValueError(f"_target_ {target!r} is not a class of kanzoo")
-    cls = registry.locate(target)
-    if not issubclass(cls, kind) or inspect.isabstract(cls) or cls is kind:
-        raise ValueError(f"_target_ {target!r} is not a {kind.__module__}.{kind.__name__}")
-    known = inspect.signature(cls).parameters.values()
-    names = [p.name for p in known if p.kind is p.KEYWORD_ONLY]
-    for key in options:
-        registry.check_name(f"option of {cls.__name__}", key, set(names) - {"device", "dtype"})
-    return cls, options
-
-
-def _layers(config: dict[str, Any]) -> LayerFactory:
-    """The layer factory of a checked configuration."""
-    options = dict(config["layers"])
-    known = [field.name for field in fields(LayerFactory) if field.init and field.name != "basis"]
-    for key in options:
-        registry.check_name("option of layers", key, known)
-    if config["basis"] is None:
-        return LayerFactory(**options)
-    cls, basis_options = _class(config["basis"], Basis)
-    basis: BasisFactory = make_factory(cls, config["basis_name"] or "", **basis_options)
-    if options.get("backend") == "compiled":
-        reason = kernels.unavailable_reason(order=basis_options.get("spline_order", 3))
-        if reason is not None:
-            log.warning("backend 'compiled' is not available here, 'auto' is used: %s", reason)
-            options["backend"] = "auto"
-    return LayerFactory(**options, basis=basis)
-
-
-def _build(config: dict[str, Any], device: str) -> Architecture:
-    """The network of a checked configuration; the global generators are left alone."""
-    cls, options = _class(config["model"], Architecture)
-    with torch.random.fork_rng(devices=[]):
-        layers, shape = _layers(config), tuple(config["in_shape"])
-        layers.check_roles(cls.__name__, cls.roles)
-        with torch.device(device):
-            return construct(cls, options, layers, shape, config["num_outputs"])
+def _read_checkpoint(path: Path) -> dict[str, Tensor]:
+    """The network's tensors in a checkpoint of a run; unpickled are tensors and plain values."""
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
+        named = {str(k).removeprefix("net."): v for k, v in state.items() if k.startswith("net.")}
+    except Exception as error:  # whatever unpickling says to a file that is none
+        raise ValueError(f"{path} is not a checkpoint of a run: {_one_line(error)}") from error
+    if not named or not all(isinstance(value, Tensor) for value in named.values()):
+        raise ValueError(f"{path} is not a checkpoint of a run: it holds no network")
+    return named
 
 
 def _check_size(config: dict[str, Any], state: dict[str, Tensor]) -> None:
@@ -258,7 +210,7 @@ def _check_size(config: dict[str, Any], state: dict[str, Tensor]) -> None:
 
     handle = register_module_parameter_registration_hook(count)
     try:
-        expected = _build(config, "meta").state_dict()
+        expected = build_recipe(config, "meta").state_dict()
     finally:
         handle.remove()
     for kind, names in (

@@ -57,6 +57,7 @@ def fit(config: Config, folder: RunDir, prepared: Prepared) -> dict[str, Any] | 
     import torch
 
     from kanzoo.interpret.pictures.animation import make_pictures
+    from kanzoo.models.weights import save_recipe
     from kanzoo.training.data import DataModule
     from kanzoo.training.evaluation import PhaseScores, evaluate, forgetting
     from kanzoo.training.finite import StopWhenDiverged, check_scores
@@ -64,16 +65,18 @@ def fit(config: Config, folder: RunDir, prepared: Prepared) -> dict[str, Any] | 
     from kanzoo.training.measure import StepTimer, peak_step_memory
     from kanzoo.training.optim import build_optimizer
     from kanzoo.training.task import Task
-    from kanzoo.training.trainer import build_trainer, close_wandb
+    from kanzoo.training.trainer import build_trainer, close_wandb, dtype_of
 
     plan, dataset, objective = prepared.plan, prepared.dataset, prepared.objective
-    net = plan.build(config["seed"])
+    # In its dtype before anything is restored: Lightning converts only after that.
+    net = plan.build(config["seed"]).to(dtype_of(config["trainer"]["precision"]))
     make_optimizer = partial(build_optimizer, config["optim"])
     optimization = (make_optimizer, prepared.schedule, config["seed"])
     penalty = config["callbacks"]["regularise"]
     task = Task(net, objective, dataset.spec.num_outputs, *optimization, penalty)
     if is_first_process():
         folder.write_config()
+        save_recipe(net, folder.path)
     facts = {
         "params": plan.params,
         "flops": plan.flops,

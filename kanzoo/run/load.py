@@ -1,37 +1,72 @@
-"""A trained network from the folder of its run."""
+"""A trained network from the folder of its run, with what it was trained for."""
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from kanzoo import registry
 from kanzoo.rundir import read_config
 
+if TYPE_CHECKING:
+    from torch import Tensor
 
-def find_checkpoint(folder: Path, name: str) -> tuple[Path, Path]:
-    """The folder of a run and one of its checkpoints; `ValueError` where there is none."""
-    if not (folder / "config.yaml").is_file():
-        raise ValueError(f"{folder} is not the folder of a run: it holds no config.yaml")
-    names = sorted(path.stem for path in (folder / "checkpoints").glob("*.ckpt"))
-    registry.check_name("checkpoint", name, names)
-    return folder, folder / "checkpoints" / f"{name}.ckpt"
+    from kanzoo.data.base import Dataset
+    from kanzoo.models.base import Architecture
+    from kanzoo.run.config import Config
+    from kanzoo.training.objective import Objective
+
+SPLITS = ("val", "test")
+MAX_SAMPLES = 1024  # of the validation data, that a network is looked at on
+MAX_NUMBERS = 2**21  # in them: large images are few
 
 
-def load_net(folder: Path, checkpoint: Path, root: str | None = None) -> tuple[Any, Any]:
-    """The trained network of a run on the CPU, and how it was prepared (`train.Prepared`).
+@dataclass(frozen=True)
+class Trained:
+    """A network as a checkpoint of a run holds it, on the CPU in evaluation mode."""
 
-    `root` is where the data are now, None for where they were in training.
+    config: "Config"
+    net: "Architecture"
+    dataset: "Dataset"
+    objective: "Objective"
+
+    def evaluate(self, split: str) -> dict[str, float]:
+        """Loss and metrics on the split "val" or "test", every sample once, as in `result.json`."""
+        from kanzoo.training.evaluation import scores_of
+        from kanzoo.training.task import Task
+
+        registry.check_name("split", split, SPLITS)
+        task = Task(self.net, self.objective, self.dataset.spec.num_outputs)
+        return scores_of(task, self.dataset, split, self.config["trainer"])
+
+    def validation_sample(self) -> "Tensor":
+        """Validation inputs, enough to see where data are, in the dtype of the network."""
+        import torch
+
+        parts: list[Tensor] = []
+        for x, _ in self.dataset.loaders(seed=0, device=torch.device("cpu")).val:
+            parts.append(x)
+            count = sum(map(len, parts))
+            if count >= MAX_SAMPLES or count * x[0].numel() >= MAX_NUMBERS:
+                break
+        sample = torch.cat(parts)[:MAX_SAMPLES]
+        sample = sample[: max(1, MAX_NUMBERS // sample[0].numel())]
+        dtype = next(p.dtype for p in self.net.parameters() if p.is_floating_point())
+        return sample.to(dtype) if sample.is_floating_point() else sample
+
+
+def load_run(folder: Path, checkpoint: str = "best", root: str | None = None) -> Trained:
+    """What a run has trained, by the recipe beside its checkpoints: no budget is solved.
+
+    `root` is where the data are now, None for where they were in training. Raises `ValueError` of
+    one line for a folder without such a checkpoint.
     """
-    import torch
+    from kanzoo.models.weights import find_checkpoint, load
+    from kanzoo.run.prepare import describe_data
 
-    from kanzoo.run.prepare import prepare
-
+    find_checkpoint(folder, checkpoint)
     config = read_config(folder / "config.yaml")
     if root is not None:
         registry.check_name("data key", "root", config["data"])
         config["data"]["root"] = root
-    prepared = prepare(config)
-    net = prepared.plan.build()
-    state = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
-    own = {k.removeprefix("net."): v for k, v in state.items() if k.startswith("net.")}
-    net.load_state_dict(own)
-    return net.eval(), prepared
+    dataset, objective = describe_data(config)
+    return Trained(config, load(folder, checkpoint=checkpoint), dataset, objective)

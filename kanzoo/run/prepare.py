@@ -27,10 +27,9 @@ def prepare(config: Config) -> Prepared:
     from torch import nn
 
     from kanzoo.models.build import build_layers, build_plan, check_kind
-    from kanzoo.run.checks import check_evaluation, check_pictures, check_trainer, training_set
+    from kanzoo.run.checks import check_evaluation, check_pictures, check_trainer
     from kanzoo.training.optim import build_optimizer, check_lbfgs, is_lbfgs
 
-    choices = config["choices"]
     seed = config["seed"]
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
         raise ValueError(f"seed must be a whole number from 0, got {seed!r}")
@@ -48,20 +47,13 @@ def prepare(config: Config) -> Prepared:
         raise ValueError(f"callbacks.patience must be a whole number or null, got {patience!r}")
     if pictures := config["callbacks"].get("pictures"):
         check_pictures(pictures, config)
-    dataset = registry.instantiate(config["data"])
-    dataset.training_set = training_set(config)
-    objective = registry.instantiate(config["task"])
+    dataset, objective = describe_data(config)
+    spec, choices = dataset.spec, config["choices"]
     schedule = registry.instantiate(config["sched"])
     devices, num_nodes = config["trainer"]["devices"], config["trainer"]["num_nodes"]
     if isinstance(devices, list):
         devices = len(devices)
     dataset.check(world_size=devices * num_nodes if isinstance(devices, int) else 1)
-    spec = dataset.spec
-    if spec.task != objective.task:
-        raise ValueError(
-            f"data {choices['data']!r} are for the task {spec.task!r}, not {objective.task!r}; "
-            "leave out task=..., it follows from the data"
-        )
     check_kind(config["model"], choices["model"], spec.kind, choices["data"])
     check_evaluation(config, spec)
     layers = build_layers(config["layers"], config["basis"])
@@ -78,6 +70,21 @@ def prepare(config: Config) -> Prepared:
     if is_lbfgs(config["optim"]):
         check_lbfgs(config["trainer"], dataset.batch_size, dataset.counts().train)
     return Prepared(plan, dataset, objective, schedule)
+
+
+def describe_data(config: Config) -> tuple[Any, Any]:
+    """The data set and the objective of a configuration; nothing is loaded."""
+    from kanzoo.run.checks import training_set
+
+    dataset = registry.instantiate(config["data"])
+    dataset.training_set = training_set(config)
+    objective = registry.instantiate(config["task"])
+    if dataset.spec.task != objective.task:
+        raise ValueError(
+            f"data {config['choices']['data']!r} are for the task {dataset.spec.task!r}, not "
+            f"{objective.task!r}; leave out task=..., it follows from the data"
+        )
+    return dataset, objective
 
 
 def check_machine(node: Config) -> None:

@@ -11,6 +11,7 @@ from kanzoo.data.corruption import CORRUPTIONS, make_corruption
 from kanzoo.training.data import DataModule
 from kanzoo.training.objective import Objective
 from kanzoo.training.task import Task
+from kanzoo.training.trainer import quieten
 
 
 def evaluate(
@@ -32,6 +33,26 @@ def evaluate(
     finally:
         task.corrupt, task.test_title = None, "test"
     return {**scores, "corrupted": corrupted} if corrupted else scores
+
+
+def scores_of(
+    task: Task, dataset: Dataset, split: str, options: dict[str, Any]
+) -> dict[str, float]:
+    """Loss and metrics of a trained network on a split, in one process with a run's precision."""
+    quieten()
+    trainer = Trainer(
+        # As it was trained, so that numbers are the same, where this machine can.
+        accelerator="cpu" if options["accelerator"] == "cpu" else "auto",
+        devices=1,
+        precision=options["precision"],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+    )
+    run = {"val": trainer.validate, "test": trainer.test}[split]
+    return _scores(run, task, DataModule(dataset, seed=0), None)
 
 
 def _scores(run: Any, task: Task, data: DataModule, weights: Any) -> dict[str, float]:
@@ -57,8 +78,9 @@ class PhaseScores(Callback):
         if trainer.state.fn != "fit" or (trainer.current_epoch + 1) % length:
             return
         loaders = self.dataset.loaders(seed=0, device=pl_module.device)
-        with torch.no_grad():
-            batches = [(pl_module(x), y) for x, y in loaders.test]
+        precision = trainer.precision_plugin
+        with torch.no_grad(), precision.forward_context():
+            batches = [(pl_module(precision.convert_input(x)), y) for x, y in loaders.test]
         output, target = (torch.cat(parts) for parts in zip(*batches, strict=True))
         row = []
         for group in self.dataset.groups("test", self.dataset.training_set.phases):

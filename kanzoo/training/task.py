@@ -17,7 +17,7 @@ Batch = tuple[Tensor, Tensor]
 
 
 class Task(LightningModule):
-    """A network, an objective and how to optimise it.
+    """A network, an objective and how to optimise it, which evaluation alone does not need.
 
     Losses and metrics are accumulated over a whole split and all processes, every sample weighing
     the same, however it is cut into batches. `corrupt` changes test inputs, given the number of the
@@ -29,9 +29,9 @@ class Task(LightningModule):
         net: nn.Module,
         objective: Objective,
         num_outputs: int,
-        make_optimizer: Callable[[nn.Module], torch.optim.Optimizer],
-        make_schedule: Callable[[torch.optim.Optimizer, int], LRScheduler],
-        seed: int,
+        make_optimizer: Callable[[nn.Module], torch.optim.Optimizer] | None = None,
+        make_schedule: Callable[[torch.optim.Optimizer, int], LRScheduler] | None = None,
+        seed: int = 0,
         regularise: dict[str, float] | None = None,
     ) -> None:
         super().__init__()
@@ -103,6 +103,8 @@ class Task(LightningModule):
         metrics.reset()
 
     def configure_optimizers(self) -> Any:
+        assert self.make_optimizer is not None
+        assert self.make_schedule is not None
         optimizer = self.make_optimizer(self.net)
         total_steps = int(self.trainer.estimated_stepping_batches)
         schedule = self.make_schedule(optimizer, total_steps)

@@ -39,7 +39,7 @@ def build_trainer(
 
     `own` are callbacks that the caller needs to keep hold of.
     """
-    _quieten()
+    quieten()
     epoch = torch.load(resume, weights_only=True)["epoch"] + 1 if resume else 0
     loggers: list[Logger] = [MetricsCSV(folder.path, resume_epoch=epoch)]
     wandb = config["logger"]["wandb"]
@@ -90,6 +90,12 @@ def build_trainer(
     return trainer
 
 
+def dtype_of(precision: str) -> torch.dtype:
+    """The dtype of weights that a precision of Lightning's means, as "64-true" or "16-mixed"."""
+    kinds = {"64-true": torch.float64, "16-true": torch.float16, "bf16-true": torch.bfloat16}
+    return kinds.get(precision, torch.float32)
+
+
 def close_wandb() -> None:
     """End the W&B run of this process, if any, so that the next run gets one of its own."""
     wandb = sys.modules.get("wandb")
@@ -133,7 +139,7 @@ def _logged_in() -> bool:
         return False
 
 
-def _quieten() -> None:
+def quieten() -> None:
     """Leave out what Lightning tells at every start and a user cannot act on."""
     for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero"):
         logging.getLogger(name).setLevel(logging.WARNING)

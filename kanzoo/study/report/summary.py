@@ -168,7 +168,7 @@ def _environment() -> dict[str, Any]:
 def _edges(cells: list[Cell], baseline: str) -> "list[EdgePlot]":
     """Edge functions of the first finished run of every KAN arm, in its first KAN layer."""
     from kanzoo.interpret.edges import sample_edges
-    from kanzoo.run.load import load_net
+    from kanzoo.run.load import load_run
     from kanzoo.study.report.plots import EdgePlot
 
     drawn: dict[tuple[str, ...], EdgePlot] = {}
@@ -178,10 +178,9 @@ def _edges(cells: list[Cell], baseline: str) -> "list[EdgePlot]":
             continue
         if cell.folder.result() is None or not checkpoint.is_file():
             continue
-        net, prepared = load_net(cell.folder.path, checkpoint)
-        loaders = prepared.dataset.loaders(seed=0, device="cpu")
+        run = load_run(cell.folder.path)
         try:
-            sample = sample_edges(net, next(iter(loaders.val))[0])
+            sample = sample_edges(run.net, run.validation_sample())
         except ValueError:  # a KAN without a basis has no edge functions
             continue
         several = len({c.match for c in cells}) > 1
