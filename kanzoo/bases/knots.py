@@ -9,6 +9,61 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+EXTRAPOLATIONS = ("zero", "clamp", "linear")
+
+
+def spline_values(
+    x: Tensor, knots: Tensor, order: int, extrapolation: str, slopes: Tensor | None = None
+) -> Tensor:
+    """All B-splines of degree `order` at x (Cox and de Boor): `(..., C) -> (K, ..., C)`.
+
+    knots: `(M,)` of equal cells, or ascending ones that may coincide, `(C, M)` or `(1, M)`.
+    Outside the grid, between knots `order` and `M - 1 - order`, the functions decay over the outer
+    cells ("zero"), keep the value at the end ("clamp") or go on with its slope ("linear"), which
+    `slopes` holds if at hand: `end_slopes(knots, order)`. Differentiable any number of times.
+    """
+    if extrapolation == "zero":
+        return _all_values(x, knots, order, 0)
+    low, high = knots[..., order], knots[..., knots.shape[-1] - 1 - order]
+    inside = _between(x, low, high)
+    values = _all_values(inside, knots, order, order)
+    if extrapolation == "clamp":
+        return values
+    if slopes is None:
+        slopes = end_slopes(knots if knots.dim() == 2 else knots.unsqueeze(0), order)
+    features = slopes.shape[2:] or (1,)
+    left, right = slopes.to(x.dtype).view(2, -1, *[1] * (x.dim() - 1), *features)
+    return values + (x - inside) * torch.where(x < low, left, right)
+
+
+def _between(x: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """The nearest in [low, high], with the gradient of x at both ends, which minima would halve."""
+    outside = (x < low) | (x > high)
+    return torch.where(outside, torch.minimum(torch.maximum(x.detach(), low), high), x)
+
+
+def _all_values(x: Tensor, knots: Tensor, order: int, outer: int) -> Tensor:
+    """The functions as they are; x keeps out of the first and last `outer` cells."""
+    first, last = knots[..., 0], knots[..., -1]
+    if knots.dim() == 1:
+        cells = len(knots) - 1
+        position = ((x - first) * (cells / (last - first))).clamp(0, cells)
+        cell = position.detach().nan_to_num().floor().clamp(max=cells - 1).long()
+        values = local_values(position - cell, order)  # (order + 1, ..., C)
+    else:
+        inside = _between(x, first, last)
+        cell = cells_of(inside.detach(), knots, outer)
+        values = local_values_on(inside, knots_around(cell, knots, order), order)
+    if order == 0 or knots.dim() == 2:  # functions that may not be zero at the outermost knots
+        values = torch.where((x < first) | (x > last), 0, values)
+        values = torch.where(x.isnan(), x, values)
+    # Function f is one of the order + 1 that live on cell f + order; the first and the last
+    # cells also touch functions that do not exist, which the slice leaves out.
+    count = knots.shape[-1] - order - 1
+    steps = torch.arange(order + 1, device=x.device).view(-1, *[1] * x.dim())
+    dense = values.new_zeros((count + 2 * order, *x.shape)).scatter(0, cell + steps, values)
+    return dense[order : order + count]
+
 
 def local_values(t: Tensor, order: int) -> Tensor:
     """The order + 1 uniform B-splines that are not zero on a cell, at t in [0, 1] along the cell.
@@ -48,10 +103,15 @@ def local_values_on(x: Tensor, around: Tensor, order: int) -> Tensor:
     return torch.stack(values)
 
 
-def cells_of(x: Tensor, knots: Tensor) -> Tensor:
-    """Index of the cell of every x: `(..., C), (C, M) -> (..., C)`; the last cell is closed."""
+def cells_of(x: Tensor, knots: Tensor, outer: int = 0) -> Tensor:
+    """Index of the cell of every x: `(..., C), (C or 1, M) -> (..., C)`.
+
+    The first and last ``outer`` cells are left out. The last cell that is not empty is closed.
+    """
     columns = knots.t().reshape(knots.shape[1], *[1] * (x.dim() - 1), knots.shape[0])
-    return ((x >= columns).sum(0) - 1).clamp(0, knots.shape[1] - 2)
+    last = knots.shape[1] - 2 - outer
+    filled = (knots[:, : last + 1] < knots[:, last + 1 :][:, :1]).sum(1) - 1
+    return torch.minimum((x >= columns).sum(0) - 1, filled).clamp(outer, last)
 
 
 def knots_around(cell: Tensor, knots: Tensor, order: int) -> Tensor:
@@ -82,19 +142,18 @@ def extend(breaks: Tensor, order: int) -> Tensor:
 def end_slopes(knots: Tensor, order: int) -> Tensor:
     """Derivatives of all functions at both ends of the grids: `(C, M) -> (2, K, C)`."""
     features, count = knots.shape
-    functions = count - order - 1
-    slopes = knots.new_zeros(2, functions, features)
+    slopes = knots.new_zeros(2, count - order - 1, features)
     if order == 0:
         return slopes
-    for end, cell in enumerate((order, count - 2 - order)):
-        x = knots[:, order if end == 0 else count - 1 - order]
-        place = torch.full((features,), cell, device=knots.device)
-        lower = local_values_on(x, knots_around(place, knots, order - 1), order - 1)
+    columns = knots.t()
+    for end, x in enumerate((knots[:, order], knots[:, count - 1 - order])):
+        cell = cells_of(x.unsqueeze(0), knots, order).squeeze(0)
+        lower = local_values_on(x, knots_around(cell, knots, order - 1), order - 1)
         for index, value in enumerate(lower):  # the functions of one degree less, on this cell
-            function = cell - order + 1 + index
-            rate = order * value / (knots[:, function + order] - knots[:, function])
-            slopes[end, function] += rate
-            slopes[end, function - 1] -= rate
+            function = (cell - order + 1 + index).unsqueeze(0)
+            width = columns.gather(0, function + order) - columns.gather(0, function)
+            rate = order * value / width
+            slopes[end].scatter_add_(0, function, rate).scatter_add_(0, function - 1, -rate)
     return slopes
 
 

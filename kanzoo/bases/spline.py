@@ -11,19 +11,16 @@ from torch import Tensor
 from kanzoo import registry
 from kanzoo.bases.base import GridBasis, check_whole
 from kanzoo.bases.knots import (
+    EXTRAPOLATIONS,
     blended_breaks,
-    cells_of,
     common_range,
     end_slopes,
     extend,
-    knots_around,
-    local_values,
-    local_values_on,
+    spline_values,
     split_cells,
     uniform_grid,
 )
 
-EXTRAPOLATIONS = ("zero", "clamp", "linear")
 GRIDS = ("uniform", "adaptive")
 
 
@@ -76,47 +73,8 @@ class BSpline(GridBasis):
         self.register_buffer("end_slopes", slopes.to(device, dtype, copy=True))
 
     def forward(self, x: Tensor) -> Tensor:
-        functions = self._uniform if self.grid == "uniform" else self._adaptive
-        if self.extrapolation == "zero":
-            return functions(x)
-        order = self.spline_order
-        low, high = self.knots[..., order].to(x.dtype), self.knots[..., -1 - order].to(x.dtype)
-        inside = torch.minimum(torch.maximum(x, low), high)
-        values = functions(inside)
-        if self.extrapolation == "clamp":
-            return values
-        features = self.end_slopes.shape[2:] or (1,)
-        shape = (2, -1, *[1] * (x.dim() - 1), *features)
-        left, right = self.end_slopes.to(x.dtype).view(shape)
-        return values + (x - inside) * torch.where(x < low, left, right)
-
-    def _uniform(self, x: Tensor) -> Tensor:
-        order, num_cells = self.spline_order, self.knots.numel() - 1
-        first, last = self.knots[0].to(x.dtype), self.knots[-1].to(x.dtype)
-        position = ((x - first) * (num_cells / (last - first))).clamp(0, num_cells)
-        cell = position.detach().nan_to_num().floor().clamp(max=num_cells - 1)
-        values = local_values(position - cell, order)  # (order + 1, ..., C)
-        return self._scatter(x, values, cell.long(), first, last)
-
-    def _adaptive(self, x: Tensor) -> Tensor:
-        order, knots = self.spline_order, self.knots.to(x.dtype)
-        first, last = knots[:, 0], knots[:, -1]
-        inside = torch.minimum(torch.maximum(x, first), last)
-        cell = cells_of(inside.detach(), knots)
-        values = local_values_on(inside, knots_around(cell, knots, order), order)
-        return self._scatter(x, values, cell, first, last)
-
-    def _scatter(self, x: Tensor, values: Tensor, cell: Tensor, *ends: Tensor) -> Tensor:
-        order = self.spline_order
-        if order == 0:  # the only degree whose functions are not zero at the outermost knots
-            values = torch.where((x < ends[0]) | (x > ends[1]), 0, values)
-            values = torch.where(x.isnan(), x, values)
-        # Function f is one of the order + 1 that live on cell f + order; the first and the last
-        # cells also touch functions that do not exist, which the slice leaves out.
-        steps = torch.arange(order + 1, device=x.device).view(-1, *[1] * x.dim())
-        dense = values.new_zeros((self.num_functions + 2 * order, *x.shape))
-        dense = dense.scatter(0, cell + steps, values)
-        return dense[order : order + self.num_functions]
+        knots = self.knots.to(x.dtype)
+        return spline_values(x, knots, self.spline_order, self.extrapolation, self.end_slopes)
 
     @property
     def flops(self) -> int:

@@ -8,7 +8,7 @@ from kanzoo.kernels.generic.linear import blocked_linear
 from kanzoo.kernels.native.build import CompileError, is_available, unavailable_reason
 from kanzoo.kernels.spline.blocked import blocked_spline_linear
 from kanzoo.kernels.spline.conv import spline_conv2d
-from kanzoo.kernels.spline.definition import dense_conv2d, dense_linear, spline_features
+from kanzoo.kernels.spline.definition import dense_conv2d, dense_linear
 from kanzoo.kernels.spline.linear import is_transformed, spline_linear
 from kanzoo.kernels.spline.linear_direct import direct_linear, is_direct
 from kanzoo.kernels.spline.plan import SplinePlan
@@ -32,7 +32,6 @@ __all__ = [
     "pad",
     "recomputed_conv",
     "spline_conv2d",
-    "spline_features",
     "spline_linear",
     "unavailable_reason",
 ]

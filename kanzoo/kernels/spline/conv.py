@@ -11,8 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
+from kanzoo.bases.knots import EXTRAPOLATIONS
 from kanzoo.kernels.native.call import call, thread_count
-from kanzoo.kernels.spline.definition import EXTRAPOLATIONS, dense_conv2d, differentiate_gradient
+from kanzoo.kernels.spline.definition import dense_conv2d, differentiate_gradient
 from kanzoo.kernels.spline.linear import check_spline, in_float32, is_transformed
 
 SIGNATURE = (

@@ -10,66 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-EXTRAPOLATIONS = ("zero", "clamp", "linear")
-
-
-def _ratio(numerator: Tensor, width: Tensor) -> Tensor:
-    """Divide by a knot distance; 0 where knots coincide, as Cox and de Boor define it."""
-    safe = torch.where(width > 0, width, torch.ones_like(width))
-    return torch.where(width > 0, numerator / safe, torch.zeros_like(safe))
-
-
-def _raise_degree(lower: Tensor, x: Tensor, knots: Tensor, degree: int) -> Tensor:
-    """Functions of ``degree`` (..., m) from those of ``degree - 1`` (..., m + 1)."""
-    left = _ratio(x - knots[..., : -degree - 1], knots[..., degree:-1] - knots[..., : -degree - 1])
-    right = _ratio(knots[..., degree + 1 :] - x, knots[..., degree + 1 :] - knots[..., 1:-degree])
-    return left * lower[..., :-1] + right * lower[..., 1:]
-
-
-def _slope(lower: Tensor, knots: Tensor, order: int) -> Tensor:
-    """First derivatives from the functions of one degree less."""
-    scaled = _ratio(lower * order, knots[..., order:] - knots[..., :-order])
-    return scaled[..., :-1] - scaled[..., 1:]
-
-
-def _cell_indicator(x: Tensor, knots: Tensor, outer: int) -> Tensor:
-    """Degree-0 functions: one at the cell of x, the right end in the last non-empty cell.
-
-    x lies between the knots that are left without the ``outer`` first and last ones.
-    """
-    grid = knots[..., outer : knots.shape[-1] - outer].contiguous()
-    cells = grid.shape[-1] - 1
-    last = (grid[..., :-1] < grid[..., -1:]).sum(-1, keepdim=True) - 1
-    inner = (x >= grid[..., 1:-1]).sum(-1, keepdim=True)
-    cell = torch.minimum(inner, last.clamp(min=0)) + outer
-    positions = torch.arange(cells + 2 * outer, device=x.device)
-    return (positions == cell).to(x.dtype)
-
-
-def spline_features(x: Tensor, knots: Tensor, order: int, extrapolation: str) -> Tensor:
-    """All B-splines (de Boor, "A Practical Guide to Splines") at x.
-
-    x: (..., features); knots: (1 or features, G + 2 * order + 1), ascending. Returns
-    (..., features, G + order). Outside [knots[order], knots[-order - 1]] the functions decay over
-    the outer knots, as they are defined ("zero"), keep their value at the end ("clamp") or go on
-    with value and slope ("linear").
-    """
-    if extrapolation not in EXTRAPOLATIONS:
-        raise ValueError(f"extrapolation must be one of {EXTRAPOLATIONS}, got {extrapolation!r}")
-    points = x.unsqueeze(-1)
-    outer = 0 if extrapolation == "zero" else order
-    low, high = knots[:, outer, None], knots[:, knots.shape[-1] - outer - 1, None]
-    outside = (points < low) | (points > high)
-    # not clamp alone: with tensor bounds it halves the gradient at the very ends
-    inside = torch.where(outside, points.detach().clamp(low, high), points)
-    value = lower = _cell_indicator(inside.detach(), knots, outer)
-    for degree in range(1, order + 1):
-        lower, value = value, _raise_degree(value, inside, knots, degree)
-    if extrapolation == "linear" and order > 0:
-        value = value + _slope(lower, knots, order) * (points - inside)
-    if extrapolation == "zero":
-        value = torch.where(outside, torch.zeros_like(value), value)
-    return torch.where(points.isnan(), points, value)
+from kanzoo.bases.knots import spline_values
 
 
 def dense_linear(
@@ -81,10 +22,12 @@ def dense_linear(
     extrapolation: str,
 ) -> Tensor:
     """The layer (N, in) -> (N, out) as one matrix product over the features."""
-    features = spline_features(x, knots, order, extrapolation)  # (N, in, K)
-    if residual is not None:
-        features = torch.cat([features, residual.unsqueeze(-1)], -1)
-    return features.flatten(-2) @ weight.flatten(0, 1)
+    values = _with_residual(spline_values(x, knots, order, extrapolation), residual)  # (T, N, in)
+    return values.movedim(0, -1).flatten(-2) @ weight.flatten(0, 1)
+
+
+def _with_residual(values: Tensor, residual: Tensor | None) -> Tensor:
+    return values if residual is None else torch.cat([values, residual.unsqueeze(0)])
 
 
 def dense_conv2d(
@@ -102,10 +45,10 @@ def dense_conv2d(
 
     weight: (C, kh, kw, K + R, out / groups); returns (B, out, H', W').
     """
-    features = spline_features(x.movedim(1, -1), knots, order, extrapolation)  # (B, H, W, C, K)
-    if residual is not None:
-        features = torch.cat([features, residual.movedim(1, -1).unsqueeze(-1)], -1)
-    planes = features.flatten(-2).movedim(-1, 1)  # (B, C (K + R), H, W)
+    values = spline_values(x.movedim(1, -1), knots, order, extrapolation)  # (K, B, H, W, C)
+    residual = None if residual is None else residual.movedim(1, -1)
+    values = _with_residual(values, residual).movedim(0, -1)
+    planes = values.flatten(-2).movedim(-1, 1)  # (B, C (K + R), H, W)
     return F.conv2d(planes, conv_weight(weight, groups), None, stride, 0, dilation, groups)
 
 

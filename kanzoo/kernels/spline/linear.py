@@ -12,8 +12,9 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.utils.flop_counter import register_flop_formula
 
+from kanzoo.bases.knots import EXTRAPOLATIONS
 from kanzoo.kernels.native.call import REALS, call, thread_count
-from kanzoo.kernels.spline.definition import EXTRAPOLATIONS, dense_linear, differentiate_gradient
+from kanzoo.kernels.spline.definition import dense_linear, differentiate_gradient
 
 
 def _sizes(x: Tensor, weight: Tensor, knots: Tensor, order: int, extrapolation: str) -> list[int]:

@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from kanzoo.bases.knots import EXTRAPOLATIONS
 from kanzoo.kernels.native.build import load
 from kanzoo.kernels.native.call import REALS, thread_count
-from kanzoo.kernels.spline.definition import EXTRAPOLATIONS
 from kanzoo.kernels.spline.linear import is_transformed, spline_linear
 
 RESIDUALS = (None, "identity", "silu")  # as the kernels number them

@@ -6,8 +6,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from kanzoo.bases.knots import EXTRAPOLATIONS
 from kanzoo.kernels.native.scratch import scratch
-from kanzoo.kernels.spline.definition import EXTRAPOLATIONS
 
 # V: one knot vector for all features, or one for each; P = order + 1; G cells, of which the first
 # and the last `outer` lie outside the grid: order many for "zero", else none.
