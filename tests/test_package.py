@@ -11,19 +11,6 @@ import pytest
 from conftest import ROOT, SMALL, environment
 
 
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    target = tmp_path_factory.mktemp("wheel")
-    done = subprocess.run(
-        [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", target, ROOT],
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    (path,) = target.glob("kanzoo-*.whl")
-    return path
-
-
 @pytest.mark.slow
 def test_the_wheel_holds_the_package_and_conf(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
@@ -37,13 +24,9 @@ def test_the_wheel_holds_the_package_and_conf(wheel: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_installed_wheel_trains_elsewhere(wheel: Path, tmp_path: Path) -> None:
-    site, work = tmp_path / "site", tmp_path / "work"
+def test_the_installed_wheel_trains_elsewhere(site: Path, tmp_path: Path) -> None:
+    work = tmp_path / "work"
     work.mkdir()
-    subprocess.run(
-        [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", site, wheel],
-        check=True,
-    )
     variables = {**environment(), "PYTHONPATH": os.fspath(site)}
 
     def run(entry: str, *words: str) -> "subprocess.CompletedProcess[str]":

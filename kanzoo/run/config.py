@@ -45,12 +45,14 @@ FURTHER_KINDS: dict[str, tuple[type, ...]] = {
 class Extensions(SearchPathPlugin):
     """Hydra finds the configuration files of extensions beside those of kanzoo."""
 
+    @classmethod
+    def register(cls) -> None:
+        """Make Hydra know this plugin; restoring Hydra's state forgets it."""
+        Plugins.instance().register(cls)
+
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
         for folder in registry.conf_dirs()[1:]:
             search_path.append("extension", f"file://{folder}")
-
-
-Plugins.instance().register(Extensions)
 
 
 def run_command(config_name: str, job: Callable[[Config], None]) -> None:
@@ -72,6 +74,7 @@ def run_command(config_name: str, job: Callable[[Config], None]) -> None:
             plain = to_plain(config, dict(HydraConfig.get().runtime.choices))
         job(plain)
 
+    Extensions.register()
     main()
 
 
@@ -241,6 +244,7 @@ def _one_line() -> Iterator[None]:
 def _compose(config_name: str, overrides: list[str]) -> DictConfig:
     state = Singleton.get_state()  # a study composes its cells inside a running Hydra job
     GlobalHydra.instance().clear()
+    Extensions.register()
     try:
         with (
             _one_line(),

@@ -1,0 +1,83 @@
+"""The recipes of docs/extending.md, followed to the letter beside an installed wheel."""
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, environment
+
+BLOCK = re.compile(r"^```(python|yaml|bash)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.slow
+def test_every_recipe_works_beside_an_installed_wheel(site: Path, tmp_path: Path) -> None:
+    commands = []
+    variables = {**environment(), "PYTHONPATH": os.pathsep.join([str(site), str(tmp_path)])}
+    for kind, text in BLOCK.findall((ROOT / "docs" / "extending.md").read_text(encoding="utf-8")):
+        first, _, rest = text.partition("\n")
+        if kind == "bash":
+            commands += [line.partition(" #")[0] for line in text.splitlines() if line]
+            continue
+        path = tmp_path / first.removeprefix("# ")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(rest, encoding="utf-8")
+    finished = 0
+    for command in commands:
+        program, *words = shlex.split(command)
+        if program == "export":
+            variables |= dict([words[0].split("=")])
+            continue
+        entry = program.removeprefix("kanzoo-")
+        code = (
+            f"import sys, kanzoo; assert kanzoo.__file__.startswith({str(site)!r})\n"
+            f"from kanzoo.{entry} import main; sys.argv = ['{program}', *{words!r}]; main()"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", code, "logger=csv", "callbacks.progress=false"],
+            cwd=tmp_path, env=variables, capture_output=True, text=True,
+        )  # fmt: skip
+        assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
+        finished += 1
+        results = [json.loads(p.read_text()) for p in tmp_path.rglob("result.json")]
+        assert len(results) == finished
+    assert finished >= 4
+    assert {result["status"] for result in results} == {"finished"}
+    assert {"cosine"} <= {result["basis"] for result in results}
+    names = subprocess.run(
+        [sys.executable, "-c", "import kanzoo; print(kanzoo.list_bases(), kanzoo.list_models())"],
+        cwd=tmp_path, env=variables, capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    assert "cosine" in names
+    assert "gated" in names
+
+
+@pytest.mark.slow
+def test_names_that_are_taken_and_packages_that_are_missing_are_refused(
+    site: Path, tmp_path: Path
+) -> None:
+    taken = tmp_path / "thief" / "conf" / "basis" / "bspline.yaml"
+    taken.parent.mkdir(parents=True)
+    (tmp_path / "thief" / "__init__.py").touch()
+    taken.write_text("_target_: kanzoo.bases.spline.BSpline\n")
+    for package, reason in (("thief", "has the name of"), ("no_such", "cannot be imported")):
+        variables = {
+            **environment(),
+            "PYTHONPATH": os.pathsep.join([str(site), str(tmp_path)]),
+            "KANZOO_EXTENSIONS": package,
+        }
+        code = "import sys; from kanzoo.train import main; sys.argv = ['t', 'model=mlp']; main()"
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            cwd=tmp_path,
+            env=variables,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 2, done.stderr
+        assert reason in done.stderr
+        assert done.stderr.count("\n") == 1
