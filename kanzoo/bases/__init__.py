@@ -1,1 +1,1 @@
-"""bases"""
+"""Bases: expansions of one number in functions of it."""

@@ -1,1 +1,18 @@
-"""models"""
+"""Architectures, how they are built at a budget, and networks on disk."""
+
+from kanzoo.models.base import Architecture
+from kanzoo.models.budget import count_flops, count_params
+from kanzoo.models.build import ModelPlan, create_model, list_bases, list_models
+from kanzoo.models.weights import load, save
+
+__all__ = [
+    "Architecture",
+    "ModelPlan",
+    "count_flops",
+    "count_params",
+    "create_model",
+    "list_bases",
+    "list_models",
+    "load",
+    "save",
+]
