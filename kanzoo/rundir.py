@@ -23,7 +23,7 @@ VOLATILE = (
     "name", "runs", "seed", "overwrite", "choices", "logger", "data.root", "data.download",
     "callbacks.progress", "callbacks.pictures",
 )  # fmt: skip
-FORMAT = 3  # of what a run and a study write; since 3 the recipe of a network is beside its weights
+FORMAT = 2  # of what a run and a study write; class paths were part of the identity in 1
 
 
 @dataclass(frozen=True)

@@ -55,6 +55,7 @@ def test_folders_of_other_formats_are_refused_in_one_line(tmp_path: Path) -> Non
     study = {"seeds": 3, "name": "x"}
     write_record(study, tmp_path)
     check_record(study, tmp_path)
+    message = f"is of format 1, .* reads and writes {FORMAT}: choose another"
     for path, check in (
         (folder.path / "config.yaml", folder.check_config),
         (tmp_path / "study.yaml", lambda: check_record(study, tmp_path)),
@@ -62,7 +63,7 @@ def test_folders_of_other_formats_are_refused_in_one_line(tmp_path: Path) -> Non
         content = yaml.safe_load(path.read_text())
         assert content.pop("format") == FORMAT
         path.write_text(yaml.safe_dump(content))
-        with pytest.raises(ValueError, match=f"is of format 1, .* reads and writes {FORMAT}: choose another"):
+        with pytest.raises(ValueError, match=message):
             check()
 
 
