@@ -186,11 +186,12 @@ def _title(config: Config) -> str:
 def _counts(
     net: Any, layers: Sequence["LayerEdges"], metric: str, scores: dict[str, Any]
 ) -> list[tuple[str, str]]:
+    from kanzoo.layers.parameters import count_params
+
     split = "test" if scores["test"] else "val"
-    params = sum(p.numel() for p in net.parameters() if p.requires_grad)
     said = {"test": "test", "val": "validation"}[split]
     return [
-        (f"{params:,}", "parameters"),
+        (f"{count_params(net):,}", "parameters"),
         (str(len(layers)), "KAN layers"),
         (f"{sum(layer.scores.size for layer in layers):,}", "edge functions"),
         (f"{scores[split][metric]:.4g}", f"{said} {metric}"),

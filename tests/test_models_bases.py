@@ -16,7 +16,7 @@ from zoo import (
     roles_of,
 )
 
-from kanzoo.models.budget import count_params
+from kanzoo.layers.parameters import count_params
 
 
 @pytest.mark.parametrize(("name", "basis"), ROTATED)

@@ -217,8 +217,10 @@ def test_greedy_generation_takes_the_likeliest(name: str) -> None:
     """As a loop over whole contexts does, cropped to the 6 tokens of the network."""
     net = make(name, "all", "tokens", dropout=0.5).train()
     start = inputs("tokens", 3)[:, :4]
+    frozen = next(net.children()).eval()
     made = net.generate(start, 9, temperature=0.0)
     assert net.training
+    assert not frozen.training
     net.eval()
     expected = start
     for _ in range(9):

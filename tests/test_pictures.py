@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 import kanzoo
 from kanzoo.interpret import edges as module
-from kanzoo.interpret.edges import Edge, edge_functions, edge_scores, layer_values
+from kanzoo.interpret.edges import Edge, edge_deviations, edge_functions, layer_values
 from kanzoo.interpret.pictures import graph, grids
 from kanzoo.layers.grid import spread
 from kanzoo.layers.kan import KANConv2d, KANConvTranspose2d, KANLayer, KANLinear
@@ -200,7 +200,7 @@ def test_chosen_edges_are_those_of_the_scores() -> None:
 
 def test_a_network_without_kan_layers_is_refused() -> None:
     net = kanzoo.create_model("mlp", layers="mlp", width=4)
-    for look in (edge_functions, graph.draw, module.sample_edges):
+    for look in (edge_functions, graph.draw, module.last_layer_curves):
         with pytest.raises(ValueError, match="has no KAN layers"):
             look(net, sample(2, 1, 28, 28))
 
@@ -318,5 +318,5 @@ def test_scores_do_not_depend_on_precision_much() -> None:
     layer, x = KANLinear(3, 2), sample(100, 3)
     double = KANLinear(3, 2, dtype=torch.float64)
     double.load_state_dict(layer.state_dict())
-    expected = edge_scores(double, x.double())
-    torch.testing.assert_close(edge_scores(layer, x), expected, rtol=1e-4, atol=1e-6)
+    expected = edge_deviations(double, x.double())
+    torch.testing.assert_close(edge_deviations(layer, x), expected, rtol=1e-4, atol=1e-6)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import kanzoo
-from kanzoo.fit.least_squares import fit_squares, rmse
+from kanzoo.fit.least_squares import fit_squares, network_rmse
 from kanzoo.interpret.formula.run import symbolic
 from kanzoo.interpret.prior import constrain_edge, exchangeable, impose, separable
 from kanzoo.interpret.prune import prune, shrink
@@ -122,7 +122,7 @@ def test_a_network_is_monotone_in_the_inputs_that_were_named() -> None:
         assert (slope(net, x, 1) > 0).any()
         assert (slope(net, x, 1) < 0).any()
         train(net, x, y)
-    assert rmse(net, x, y) > 0.5
+    assert network_rmse(net, x, y) > 0.5
 
 
 def test_monotone_networks_fit_monotone_data_through_growing_grids() -> None:

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 import kanzoo
-from kanzoo.fit.chain import links_of
-from kanzoo.fit.least_squares import fit_squares, rmse
+from kanzoo.fit.chain import chain
+from kanzoo.fit.least_squares import fit_squares, network_rmse
 from kanzoo.interpret.formula.run import symbolic
 from kanzoo.interpret.pictures import graph
 from kanzoo.interpret.prior import impose, separable
@@ -112,15 +112,15 @@ def test_a_node_is_pruned_with_both_its_factors() -> None:
     y = x[:, :1] * x[:, 1:]
     pair = mlp(1)
     fit_squares(pair, x, y, 60, ridge=1e-6)
-    assert rmse(smallest(pair, x, y).net, x, y) < 1e-2
+    assert network_rmse(smallest(pair, x, y).net, x, y) < 1e-2
 
 
 def test_products_in_the_picture() -> None:
     figure = graph.draw(mlp(3, 2, mult=2), square())
     signs = [text for text in figure.axes[0].texts if text.get_text() == "×"]  # noqa: RUF001
     assert len(signs) == 4
-    stages = graph.chain(mlp(3, 2, mult=2), square())
-    assert [stage.nodes for stage in stages] == [3, 2, 1]
+    stages = chain(mlp(3, 2, mult=2), square(), allow_norms=True)
+    assert [stage.num_nodes for stage in stages] == [3, 2, 1]
 
 
 def test_products_stay_within_their_group_and_off_monotone_paths() -> None:
@@ -134,4 +134,4 @@ def test_products_stay_within_their_group_and_off_monotone_paths() -> None:
     with pytest.raises(ValueError, match="multiplies"):
         impose(net, {0: "increasing"})
     with pytest.raises(ValueError, match=r"norm=none"):
-        links_of(mlp(3, norm="layer"), square())
+        chain(mlp(3, norm="layer"), square())

@@ -13,9 +13,10 @@ import pytest
 from pages import Page
 from rich.console import Console
 
+from kanzoo.interpret.edges import EdgeCurves
 from kanzoo.study.inference import holm
 from kanzoo.study.report import panels, plots, tables
-from kanzoo.study.report.write import EdgePlot, verdict_table, write_report
+from kanzoo.study.report.write import verdict_table, write_report
 from kanzoo.study.results import judged
 from kanzoo.study.stats import verdicts
 
@@ -74,12 +75,12 @@ def history(folder: Path, final: float, epochs: int, rng: np.random.Generator) -
     (folder / "metrics.csv").write_text("\n".join(lines))
 
 
-def edge_plots() -> list[EdgePlot]:
+def edge_plots() -> list[EdgeCurves]:
     x = np.linspace(-2, 2, 81)
     waves = np.stack([np.sin((k + 1) * x / 2) * np.exp(-(x**2) / 4) for k in range(6)])
     return [
-        EdgePlot("mlp · kan_bspline · layer 1", x, waves, "seed 0, six strongest edges"),
-        EdgePlot("vit · kan_bspline · block 0 ffn", x, np.tanh(waves * 2), "seed 0"),
+        EdgeCurves("mlp · kan_bspline · layer 1", x, waves, "seed 0, six strongest edges"),
+        EdgeCurves("vit · kan_bspline · block 0 ffn", x, np.tanh(waves * 2), "seed 0"),
     ]
 
 
@@ -200,7 +201,7 @@ def test_everything_is_escaped(tmp_path):
         command=attack,
         settings={attack: attack},
         environment={attack: {attack: attack}},
-        edges=[EdgePlot(attack, [0, 1], [[0, 1]], attack)],
+        edges=[EdgeCurves(attack, np.array([0, 1]), np.array([[0, 1]]), attack)],
     )
     text = files["index.html"].read_text()
     assert "<script" not in text
@@ -304,7 +305,7 @@ def test_the_pareto_front_and_caps(tmp_path, monkeypatch):
 
 def test_edge_plots_must_agree_in_length():
     with pytest.raises(ValueError, match=r"'first'.*do not agree"):
-        plots.edges(EdgePlot("first", [0.0, 1.0], [[0.0, 1.0, 2.0]]))
+        plots.edges(EdgeCurves("first", np.array([0.0, 1.0]), np.array([[0.0, 1.0, 2.0]])))
 
 
 def test_the_terminal_table_fits_100_columns(study):

@@ -311,3 +311,13 @@ def test_training_takes_the_penalty_from_its_options(train_run: Run) -> None:
     assert plain["val"]["loss"] != sparse["val"]["loss"]
     with pytest.raises(ValueError, match=r"regularise\.lamb"):
         train_run("layers=kan", "callbacks.regularise.lamb=-1")
+
+
+def test_a_frozen_part_of_a_training_network_stays_frozen() -> None:
+    net = nn.Sequential(kanzoo.KANLinear(2, 3), nn.Dropout(), kanzoo.KANLinear(3, 1))
+    net[1].eval()
+    x = torch.rand(20, 2)
+    pruned = prune(net, x, threshold=0.0).net
+    for network in (net, pruned):
+        assert network.training
+        assert [part.training for part in network] == [True, False, True]

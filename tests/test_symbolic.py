@@ -11,7 +11,7 @@ from torch import nn
 
 import kanzoo
 from kanzoo.data.functions import Functions
-from kanzoo.fit.least_squares import fit_squares, rmse
+from kanzoo.fit.least_squares import fit_squares, network_rmse
 from kanzoo.interpret.formula import search
 from kanzoo.interpret.formula.expression import make_symbols, tidy
 from kanzoo.interpret.formula.library import LIBRARY, fit_edge, get_function
@@ -90,7 +90,7 @@ def test_levenberg_marquardt_finds_least_squares() -> None:
     solution = torch.linalg.lstsq(design, y, driver="gelsd").solution
     best = (design @ solution - y).square().mean().sqrt().item()
     assert fit_squares(net, x, y, 30) == pytest.approx(best, rel=1e-3)
-    assert rmse(net, x, y) == pytest.approx(best, rel=1e-3)
+    assert network_rmse(net, x, y) == pytest.approx(best, rel=1e-3)
 
 
 def test_a_layer_with_known_edges_becomes_its_formula() -> None:

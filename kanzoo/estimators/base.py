@@ -19,10 +19,11 @@ from torch.nn import functional as F
 
 from kanzoo import registry
 from kanzoo.bases.base import get_basis
-from kanzoo.fit.least_squares import count, fit_lbfgs, fit_squares
+from kanzoo.fit.least_squares import fit_lbfgs, fit_squares
 from kanzoo.interpret.prior import impose
 from kanzoo.interpret.prune import Pruning, prune, smallest
 from kanzoo.layers.kan import KANLinear
+from kanzoo.layers.parameters import count_params
 from kanzoo.training.regularise import edge_penalty
 
 log = logging.getLogger("kanzoo")
@@ -120,7 +121,7 @@ class StackEstimator(BaseEstimator):
             net = self._build(outputs, int(random.randint(2**31 - 1)))
             self._fit_stack(net, z[used], y[used], self.steps)
             starts.append((measure(net), net))
-            if SCARCE * count(net) > y.numel():
+            if SCARCE * count_params(net) > y.numel():
                 break  # the ridge decides, not the start
         error, net = min(starts, key=lambda start: start[0])
         self.network_, self.grid_size_ = net, int(self.grid_sizes[0])
@@ -135,12 +136,12 @@ class StackEstimator(BaseEstimator):
                 error, self.network_, self.grid_size_ = reached, net, int(grid_size)
             elif held:
                 break
-        if count(self.network_) > len(x):
+        if count_params(self.network_) > len(x):
             log.warning(
                 "%d points for %d coefficients: the fit rests on the ridge; fewer hidden units or "
                 "a smaller grid size would be surer",
                 len(x),
-                count(self.network_),
+                count_params(self.network_),
             )
         self._data = (z, y)
 
@@ -175,7 +176,7 @@ class StackEstimator(BaseEstimator):
             return self.lamb * total + self._ridge * ridge / len(z)
 
         if self._squares and not self.lamb:
-            ridge = SMALL_RIDGE if count(net) * SCARCE <= y.numel() else LARGE_RIDGE
+            ridge = SMALL_RIDGE if count_params(net) * SCARCE <= y.numel() else LARGE_RIDGE
             fit_squares(net, z, y, steps, ridge=ridge, least_gain=1e-3)
         else:
             fit_lbfgs(net, z, y, self._loss, 3 * steps, penalty, tolerance=1e-7)

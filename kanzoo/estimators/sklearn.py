@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from kanzoo.data.formula import formula_values, parse_formula
 from kanzoo.estimators.base import StackEstimator
+from kanzoo.fit.least_squares import rmse
 from kanzoo.interpret.formula.expression import Formula, make_symbols, tidy, with_prior
 from kanzoo.interpret.formula.problem import Problem, one_function
 from kanzoo.interpret.formula.run import judge, symbolic
@@ -239,7 +240,7 @@ class _Smooth:
         self.model, self.logarithm = model, logarithm
         values = self._outputs(x)[0]
         truth = np.log(y) if logarithm else y
-        self.error = float(np.sqrt(np.square(values - truth).mean()) / (truth.std() or 1.0))
+        self.error = rmse(values, truth) / (float(truth.std()) or 1.0)
 
     def gradient(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Values `(N,)` and derivatives `(N, C)`."""

@@ -1,10 +1,10 @@
-"""Networks that are nothing but KAN layers one after another: what can be read as a formula.
+"""Networks that are KAN layers one after another: what can be read as a formula or a graph.
 
 Axes: N samples, C inputs and O outputs of a layer.
 """
 
-from dataclasses import dataclass
-from itertools import pairwise
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from kanzoo.layers.inputs import evaluating
 from kanzoo.layers.kan import KANLayer, KANLinear
 from kanzoo.layers.products import Products, multiply
+
+NORMS = (nn.LayerNorm, nn.BatchNorm1d, nn.RMSNorm)
 
 
 def is_kan(layer: nn.Module) -> bool:
@@ -43,15 +45,16 @@ def check_finite(x: Tensor, what: str = "the inputs") -> None:
 
 
 @dataclass(frozen=True)
-class Link:
-    """A layer of a stack, and how many of the nodes behind it are products of two outputs."""
+class Stage:
+    """A layer of a chain, what normalises its inputs, and how many of its nodes are products."""
 
     name: str
     layer: KANLinear
+    norm: str | None = None
     products: int = 0
 
     @property
-    def nodes(self) -> int:
+    def num_nodes(self) -> int:
         """The nodes behind the layer."""
         return self.layer.out_features - self.products
 
@@ -60,48 +63,69 @@ class Link:
 
 
 @torch.no_grad()
-def links_of(net: nn.Module, x: Tensor | None = None) -> list[Link]:
-    """The layers of a network that is a stack of `KANLinear`, with or without product nodes.
+def chain(
+    net: nn.Module,
+    x: Tensor | None = None,
+    *,
+    allow_norms: bool = False,
+    allow_products: bool = True,
+) -> list[Stage]:
+    """The layers of a network that is `KANLinear` layers one after another, in their order.
 
-    Checked on inputs x `(N, C)`, a few unless given: the layers one after another must give the
-    network's outputs. Raises `ValueError` otherwise; a normalisation between layers is the most
-    frequent reason.
+    Product nodes behind a layer, and normalisations before one, are allowed as far as asked for.
+    Checked on inputs x `(N, C)`, a few unless given: each layer must get what the one before
+    returns, and the last return what the network does. Raises `ValueError` otherwise.
     """
-    named = {module: name for name, module in net.named_modules()}
-    links: list[Link] = []
-    plain = len(kan_layers(net)) > 0
-    for module, name in named.items():
-        if isinstance(module, KANLinear) and is_kan(module):
-            links.append(Link(name, module))
-        elif isinstance(module, Products) and links and not links[-1].products:
-            links[-1] = Link(links[-1].name, links[-1].layer, module.products)
-        elif isinstance(module, (KANLayer, Products)):
-            plain = False
-    plain = plain and all(a.nodes == b.layer.in_features for a, b in pairwise(links))
-    if plain and x is None:
-        like = links[0].layer.weight
-        x = torch.linspace(-1, 1, 5 * links[0].layer.in_features, device=like.device).to(like)
-        x = x.view(5, -1)
-    if plain and x is not None:
-        check_finite(x)
-        y = x.flatten(1)
-        plain = y.shape[1] == links[0].layer.in_features
-    if plain and x is not None:
-        with evaluating(net):
-            expected = net(x)
-        for link in links:
-            y = link(y)
-        if y.shape == expected.shape and torch.allclose(y, expected, rtol=1e-4, atol=1e-5):
-            return links
-    raise ValueError(
-        "only a plain stack of KANLinear layers has a formula; this network has other parts too "
-        "(for model=mlp: layers=kan model.norm=none)"
-    )
-
-
-def stack_of(net: nn.Module, x: Tensor) -> list[KANLinear]:
-    """The KAN layers of a stack without product nodes, in their order: see `links_of`."""
-    links = links_of(net, x)
-    if any(link.products for link in links):
+    layers = kan_layers(net)
+    first = next(iter(layers.values()))
+    if x is None:
+        x = torch.linspace(-1, 1, 5 * first.in_features).view(5, -1).to(first.weight)
+    check_finite(x)
+    calls, result = _calls(net, x)
+    value, norm, stages = x.flatten(1), None, list[Stage]()
+    for name, module, before, after in calls:
+        if before.shape != value.shape or not torch.equal(before, value):
+            break
+        value = after
+        if isinstance(module, KANLinear):
+            stages.append(Stage(name, module, norm))
+            norm = None
+        elif isinstance(module, Products):
+            if norm is not None or not stages or stages[-1].products:
+                break
+            stages[-1] = replace(stages[-1], products=module.products)
+        else:
+            norm = type(module).__name__
+    readable = norm is None and value.shape == result.shape and torch.equal(value, result)
+    readable &= 0 < len(stages) == len({stage.name for stage in stages})
+    if not allow_norms:
+        readable &= all(stage.norm is None and is_kan(stage.layer) for stage in stages)
+    if not readable:
+        without = "" if allow_norms else " without normalisation between them"
+        option = "" if allow_norms else " model.norm=none"
+        raise ValueError(
+            f"only a chain of fully connected KAN layers{without} can be read like this; the "
+            f"network has other parts too (for model=mlp: layers=kan{option})"
+        )
+    if not allow_products and any(stage.products for stage in stages):
         raise ValueError("this works on stacks without product nodes only (model.mult=0)")
-    return [link.layer for link in links]
+    return stages
+
+
+def _calls(net: nn.Module, x: Tensor) -> tuple[list[tuple[str, nn.Module, Tensor, Tensor]], Tensor]:
+    """Name, module, input and output of every call of what a chain may hold, and the result."""
+    calls: list[tuple[str, nn.Module, Tensor, Tensor]] = []
+    handles = []
+    for name, module in net.named_modules():
+        if isinstance(module, (KANLinear, Products, *NORMS)):
+
+            def keep(module: nn.Module, args: Any, output: Tensor, name: str = name) -> None:
+                calls.append((name, module, args[0], output))
+
+            handles.append(module.register_forward_hook(keep))
+    try:
+        with evaluating(net):
+            return calls, net(x)
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -4,13 +4,16 @@ Axes: N samples, O outputs, P parameters.
 """
 
 import logging
+import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, jacrev, vmap
 
 from kanzoo.fit.squares import squares_of
+from kanzoo.layers.parameters import count_params
 from kanzoo.training.lbfgs import LBFGS
 
 log = logging.getLogger("kanzoo")
@@ -34,19 +37,15 @@ def fit_squares(
     such networks gets many digits further than LBFGS in the same time; LBFGS otherwise. `ridge`
     times the sum of squares of all parameters is added to the sum of squared errors.
     """
-    if y.numel() * count(net) <= MAX_JACOBIAN and y.numel() * count(net) ** 2 <= 2e10:
+    size = count_params(net)
+    if y.numel() * size <= MAX_JACOBIAN and y.numel() * size**2 <= 2e10:
         return levenberg_marquardt(net, x, y, steps, ridge=ridge, least_gain=least_gain)
 
     def penalty() -> Tensor:
         return ridge / y.numel() * torch.stack([p.square().sum() for p in net.parameters()]).sum()
 
     fit_lbfgs(net, x, y, nn.functional.mse_loss, 10 * steps, penalty if ridge else None)
-    return rmse(net, x, y)
-
-
-def count(net: nn.Module) -> int:
-    """How many trainable parameters a network has."""
-    return sum(p.numel() for p in net.parameters() if p.requires_grad)
+    return network_rmse(net, x, y)
 
 
 def levenberg_marquardt(
@@ -67,7 +66,7 @@ def levenberg_marquardt(
     fixed: dict[str, Tensor] = {n: p for n, p in net.named_parameters() if not p.requires_grad}
     fixed |= dict(net.named_buffers())
     if not parameters:
-        return rmse(net, x, y)
+        return network_rmse(net, x, y)
 
     def predict(values: dict[str, Tensor], row: Tensor) -> Tensor:
         return functional_call(net, {**fixed, **values}, (row.unsqueeze(0),)).squeeze(0)
@@ -84,7 +83,7 @@ def levenberg_marquardt(
     flat = torch.cat([p.detach().flatten() for p in parameters.values()])
 
     def objective(flat: Tensor) -> float:
-        value = rmse(net, x, y)
+        value = network_rmse(net, x, y)
         penalty = ridge * float(flat.square().sum()) / y.numel()
         return value if ridge == 0 else (value * value + penalty) ** 0.5
 
@@ -118,7 +117,7 @@ def levenberg_marquardt(
         if idle == 3:
             break
     write(flat)
-    return rmse(net, x, y)
+    return network_rmse(net, x, y)
 
 
 def fit_lbfgs(
@@ -171,8 +170,13 @@ def fit_lbfgs(
         return float(loss(net(x), y))
 
 
+def rmse(values: Any, y: Any) -> float:
+    """Root mean square of the difference of two tensors or two arrays; infinite for NaN."""
+    error = math.sqrt(((values - y) ** 2).mean())
+    return error if error == error else math.inf
+
+
 @torch.no_grad()
-def rmse(net: nn.Module, x: Tensor, y: Tensor) -> float:
-    """Root of the mean squared error; infinite where the network is not finite."""
-    value = float((net(x) - y).square().mean().sqrt())
-    return value if value == value else float("inf")
+def network_rmse(net: nn.Module, x: Tensor, y: Tensor) -> float:
+    """The `rmse` of a network's outputs at x."""
+    return rmse(net(x), y)

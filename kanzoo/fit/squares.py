@@ -13,10 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from kanzoo.bases.spline import BSpline
-from kanzoo.fit.chain import stack_of
+from kanzoo.fit.chain import chain
 from kanzoo.kernels.spline import linear_direct
 from kanzoo.layers.dispatch import choose
 from kanzoo.layers.kan import KANLinear
+from kanzoo.layers.parameters import count_params
 
 
 def squares_of(net: nn.Module, x: Tensor, y: Tensor) -> "StackSquares | None":
@@ -26,10 +27,10 @@ def squares_of(net: nn.Module, x: Tensor, y: Tensor) -> "StackSquares | None":
     compiler. Grids and dtypes must not change afterwards. Shapes: x `(N, C)`, y `(N, O)`.
     """
     try:
-        layers = stack_of(net, x)
+        layers = [stage.layer for stage in chain(net, x, allow_products=False)]
     except ValueError:
         return None
-    trained = sum(p.numel() for p in net.parameters() if p.requires_grad)
+    trained = count_params(net)
     own = sum(p.numel() for layer in layers for p in (layer.weight, layer.bias) if p is not None)
     plain = trained == own and all(
         layer.edge_mask is None

@@ -92,7 +92,7 @@ def edge_functions(
     found = []
     for name, values in layer_values(net, x, layers).items():
         layer = layers[name]
-        scores = edge_scores(layer, values)
+        scores = edge_deviations(layer, values)
         if chosen is None:
             indices = scores.flatten().argsort(descending=True, stable=True)[:num_edges].tolist()
         else:
@@ -103,15 +103,16 @@ def edge_functions(
 
 
 @torch.no_grad()
-def edge_scores(layer: KANLayer, values: Tensor) -> Tensor:
+def edge_deviations(layer: KANLayer, values: Tensor, functions: slice = slice(None)) -> Tensor:
     """Standard deviation of every edge function on the values `(N, C)`: `(C, E, T)`.
 
     From the covariance of the basis functions, so that no edge is ever evaluated by itself.
+    `functions` takes a part of their sum.
     """
-    basis = layer.expansion.univariate(values).double()  # (K, N, C)
+    basis = layer.expansion.univariate(values)[functions].double()  # (K, N, C)
     centred = basis - basis.mean(1, keepdim=True)
     covariance = torch.einsum("knc,lnc->ckl", centred, centred) / len(values)
-    weight = layer.edge_weight().double()
+    weight = layer.edge_weight()[:, functions].double()
     variance = torch.einsum("cket,ckl,clet->cet", weight, covariance, weight)
     return variance.clamp_min(0).sqrt()
 
@@ -157,31 +158,29 @@ def _ranges(data: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 @dataclass(frozen=True)
-class EdgeSample:
-    """Edge functions of one layer: x `(points,)`, ys `(edges, points)`, named by `layer`."""
+class EdgeCurves:
+    """Edge functions of one layer over the same inputs: x `(P,)`, ys `(edges, P)`."""
 
-    layer: str
+    title: str
     x: np.ndarray
     ys: np.ndarray
+    note: str = ""
 
 
 @torch.no_grad()
-def sample_edges(
+def last_layer_curves(
     net: nn.Module, batch: Tensor, *, num_edges: int = 12, num_points: int = 101
-) -> EdgeSample:
+) -> EdgeCurves:
     """The strongest edges of the last KAN layer, over the central 98 % of all of its inputs.
 
-    Raises `ValueError` for a network without KAN layers.
+    The title is the layer's name. Raises `ValueError` for a network without KAN layers.
     """
-    layers = kan_layers(net)
-    name = list(layers)[-1]
-    layer = layers[name]
+    name, layer = list(kan_layers(net).items())[-1]
     values = layer_values(net, batch, {name: layer})[name]
     low, high = np.quantile(values.double().cpu().numpy(), [0.01, 0.99])
     x = torch.linspace(float(low), float(high), num_points).to(values)
     basis = layer.expansion.univariate(x.unsqueeze(-1).expand(-1, layer.in_features))
-    curves = torch.einsum("kpc,cket->cetp", basis, layer.edge_weight().to(basis.dtype)).flatten(
-        0, 2
-    )
-    strongest = edge_scores(layer, values).flatten().argsort(descending=True, stable=True)
-    return EdgeSample(name, x.cpu().numpy(), curves[strongest[:num_edges]].cpu().numpy())
+    curves = torch.einsum("kpc,cket->cetp", basis, layer.edge_weight().to(basis.dtype))
+    strongest = edge_deviations(layer, values).flatten().argsort(descending=True, stable=True)
+    ys = curves.flatten(0, 2)[strongest[:num_edges]]
+    return EdgeCurves(name, x.cpu().numpy(), ys.cpu().numpy())

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from kanzoo.fit.chain import Link, links_of
+from kanzoo.fit.chain import Stage, chain
 from kanzoo.interpret.prune import alive
 from kanzoo.layers.constraint import KINDS, kind_number
 from kanzoo.layers.edges import check_equal_rows
@@ -52,35 +52,35 @@ def impose(net: nn.Module, inputs: Mapping[int, str]) -> None:
     away. Raises `ValueError` before anything is changed where a layer cannot keep it, or where a
     product node lies on a path that shall be monotone.
     """
-    links = links_of(net)
-    count = links[0].layer.in_features
+    stages = chain(net)
+    count = stages[0].layer.in_features
     numbers = {_checked(i, count): kind_number(kind) for i, kind in inputs.items()}
     odd = [i for i, kind in numbers.items() if kind == KINDS["odd"]]
     if odd and len(odd) < count:
         raise ValueError(f"odd is a network in all of its {count} inputs together, or in none")
-    if odd and any(link.products for link in links):
+    if odd and any(stage.products for stage in stages):
         raise ValueError("product nodes multiply odd functions to even ones: take model.mult=0")
-    plan = [kinds_of(link.layer) for link in links]
+    plan = [kinds_of(stage.layer) for stage in stages]
     for i, kind in numbers.items():
         plan[0][i] = kind
     if odd:
         plan = [torch.full_like(kinds, KINDS["odd"]) for kinds in plan]
     reached = torch.zeros(count, dtype=torch.bool)
     reached[[i for i, kind in numbers.items() if abs(kind) == 1]] = True
-    for place, (link, kinds) in enumerate(zip(links, plan, strict=True)):
+    for place, (stage, kinds) in enumerate(zip(stages, plan, strict=True)):
         if place:
             kinds[reached] = KINDS["increasing"]
-        hit = (alive(link.layer).cpu() & reached[:, None]).any(0)
-        if link.products and bool(hit[link.layer.out_features - 2 * link.products :].any()):
+        hit = (alive(stage.layer).cpu() & reached[:, None]).any(0)
+        if stage.products and bool(hit[stage.layer.out_features - 2 * stage.products :].any()):
             raise ValueError(
-                f"layer {link.name!r} multiplies nodes that depend on an input which shall be "
+                f"layer {stage.name!r} multiplies nodes that depend on an input which shall be "
                 "monotone: a product of increasing functions need not increase (model.mult=0)"
             )
-        reached = hit[: link.nodes]
-    _constrain([link.layer for link in links], plan)
+        reached = hit[: stage.num_nodes]
+    _constrain([stage.layer for stage in stages], plan)
     if odd:
-        for link in links:
-            link.layer.bias = None
+        for stage in stages:
+            stage.layer.bias = None
 
 
 def _constrain(layers: Sequence[KANLinear], plan: Sequence[Tensor]) -> None:
@@ -103,7 +103,7 @@ def exchangeable(net: nn.Module, groups: Sequence[Sequence[int]]) -> None:
     They share their edges in the first layer, which become the mean of what they were. Raises
     `ValueError` where the layer's basis differs from input to input.
     """
-    layer = links_of(net)[0].layer
+    layer = chain(net)[0].layer
     numbers = torch.arange(layer.in_features)
     seen: set[int] = set()
     for group in groups:
@@ -128,39 +128,40 @@ def separable(net: nn.Module, groups: Sequence[Sequence[int]]) -> None:
     derivatives across them are zero. Every input must be in exactly one group. Raises `ValueError`
     for fewer hidden nodes than groups, and for products among the outputs.
     """
-    links = links_of(net)
-    count = links[0].layer.in_features
+    stages = chain(net)
+    count = stages[0].layer.in_features
     flat = sorted(_checked(i, count) for group in groups for i in group)
     if flat != list(range(count)) or not all(groups):
         raise ValueError(f"groups must hold each of the {count} inputs once, got {list(groups)}")
-    if links[-1].products:
+    if stages[-1].products:
         raise ValueError("outputs that are products are no sums: they cannot be separated")
     owner = torch.zeros(count, dtype=torch.long)
     for number, group in enumerate(groups):
         owner[list(group)] = number
-    shared = links[0].layer.input_group
+    shared = stages[0].layer.input_group
     if shared is not None:
         check_equal_rows(owner[:, None], shared.cpu())
     masks = []
-    for link in links[:-1]:
-        nodes = _dealt(link, [len(group) for group in groups])
-        masks.append(owner[:, None] == nodes[node_of(link.nodes, link.products)])
+    for stage in stages[:-1]:
+        nodes = _dealt(stage, [len(group) for group in groups])
+        masks.append(owner[:, None] == nodes[node_of(stage.num_nodes, stage.products)])
         owner = nodes
-    for link, mask in zip(links, masks, strict=False):
-        link.layer.mask_edges(mask.to(link.layer.weight.device))
+    for stage, mask in zip(stages, masks, strict=False):
+        stage.layer.mask_edges(mask.to(stage.layer.weight.device))
 
 
-def _dealt(link: Link, sizes: Sequence[int]) -> Tensor:
+def _dealt(stage: Stage, sizes: Sequence[int]) -> Tensor:
     """The group of every node behind a layer: sums first, then products, each in proportion."""
-    if link.nodes < len(sizes):
+    if stage.num_nodes < len(sizes):
         raise ValueError(
-            f"layer {link.name!r} leads to {link.nodes} nodes, too few for {len(sizes)} groups"
+            f"layer {stage.name!r} leads to {stage.num_nodes} nodes, "
+            f"too few for {len(sizes)} groups"
         )
     shares = torch.tensor(sizes, dtype=torch.float64) / sum(sizes)
     counts = torch.ones(len(sizes), dtype=torch.long)
     order: list[int] = list(range(len(sizes)))
-    for _ in range(link.nodes - len(sizes)):
-        most = int((shares * link.nodes - counts).argmax())
+    for _ in range(stage.num_nodes - len(sizes)):
+        most = int((shares * stage.num_nodes - counts).argmax())
         counts[most] += 1
         order.append(most)
     return torch.tensor(order)

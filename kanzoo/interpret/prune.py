@@ -13,11 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kanzoo.fit.chain import Link, check_finite, kan_layers, links_of, stack_of
-from kanzoo.fit.least_squares import fit_squares, rmse
+from kanzoo.fit.chain import Stage, chain, check_finite, kan_layers
+from kanzoo.fit.least_squares import fit_squares, network_rmse, rmse
 from kanzoo.interpret.scores import attribution, edge_scores
 from kanzoo.layers.constraint import tie
 from kanzoo.layers.conv import KANConv
+from kanzoo.layers.inputs import evaluating
 from kanzoo.layers.kan import KANLayer, KANLinear
 from kanzoo.layers.products import node_of
 
@@ -90,10 +91,10 @@ def prune(
     layers = kan_layers(pruned)
     masks = {name: alive(layer) for name, layer in layers.items()}
     before = {name: mask.clone() for name, mask in masks.items()}
-    stack = _links(net, x)
+    stack = _stages(net, x)
     worth = {name: score.std for name, score in scores.items()}
     if stack is not None:
-        names = [link.name for link in stack]
+        names = [stage.name for stage in stack]
         worth = dict(zip(names, attribution(net, x).edges, strict=True))
     for name, value in worth.items():
         top = value.max()
@@ -114,11 +115,11 @@ def prune(
             dead_nodes += int((gone & _per_node(first, before[first.name]).any(0)).sum())
         first_name = stack[0].name
         dead_inputs = int((~masks[first_name].any(1) & before[first_name].any(1)).sum())
-    judge = metric or _rmse
-    with torch.no_grad():
-        own_output = _outputs(net, x)
-        truth = own_output if y is None else y
-        measured = (judge(own_output, truth), judge(_outputs(pruned, x), truth))
+    measure = metric or rmse
+    with torch.no_grad(), evaluating(net), evaluating(pruned):
+        outputs = net(x)
+        truth = outputs if y is None else y
+        measured = (measure(outputs, truth), measure(pruned(x), truth))
     left = sum(int(mask.sum()) for mask in masks.values())
     result = Pruning(
         pruned,
@@ -133,50 +134,39 @@ def prune(
     return result
 
 
-def _rmse(outputs: Tensor, y: Tensor) -> float:
-    return float((outputs - y).square().mean().sqrt())
-
-
-def _outputs(net: nn.Module, x: Tensor) -> Tensor:
-    training = net.training
-    y: Tensor = net.eval()(x)
-    net.train(training)
-    return y
-
-
-def _links(net: nn.Module, x: Tensor) -> list[Link] | None:
+def _stages(net: nn.Module, x: Tensor) -> list[Stage] | None:
     """The layers of a stack, in order; None for other networks."""
     try:
-        return links_of(net, x)
+        return chain(net, x)
     except ValueError:
         return None
 
 
-def _per_node(link: Link, edges: Tensor) -> Tensor:
+def _per_node(stage: Stage, edges: Tensor) -> Tensor:
     """The largest of the edges `(C, O)` to each node behind the layer, from every input."""
-    if not link.products:
+    if not stage.products:
         return edges
-    nodes = torch.tensor(node_of(link.nodes, link.products), device=edges.device)
-    best = edges.double().new_zeros(len(edges), link.nodes)
+    nodes = torch.tensor(node_of(stage.num_nodes, stage.products), device=edges.device)
+    best = edges.double().new_zeros(len(edges), stage.num_nodes)
     best = best.scatter_reduce(1, nodes.expand(len(edges), -1), edges.double(), "amax")
     return best.to(edges.dtype)
 
 
 def _drop_nodes(
-    stack: list[Link], masks: dict[str, Tensor], scores: dict[str, Tensor], threshold: float
+    stack: list[Stage], masks: dict[str, Tensor], scores: dict[str, Tensor], threshold: float
 ) -> None:
     """Take all edges from nodes with weak edges on one side, or none, until nothing changes."""
     changed = True
     while changed:
         changed = False
-        for link, following in pairwise(stack):
-            first, second = link.name, following.name
-            incoming = _per_node(link, scores[first] * masks[first]).amax(0)
+        for stage, following in pairwise(stack):
+            first, second = stage.name, following.name
+            incoming = _per_node(stage, scores[first] * masks[first]).amax(0)
             outgoing = (scores[second] * masks[second]).amax(1)
             weak = (incoming <= threshold * incoming.max()) | (
                 outgoing <= threshold * outgoing.max()
             )
-            to_weak = weak[node_of(link.nodes, link.products)]
+            to_weak = weak[node_of(stage.num_nodes, stage.products)]
             if (masks[first][:, to_weak].any() or masks[second][weak].any()) and not weak.all():
                 masks[first][:, to_weak] = False
                 masks[second][weak] = False
@@ -201,7 +191,7 @@ def shrink(net: nn.Module, x: Tensor) -> tuple[nn.Sequential, list[int]]:
     The function is the same: a node that no edge leads to is constant, and what it adds goes into
     the biases behind it. Raises `ValueError` for networks that are not a plain stack.
     """
-    layers = stack_of(net, x)
+    layers = [stage.layer for stage in chain(net, x, allow_products=False)]
     first = alive(layers[0]).any(1)
     inputs = first.nonzero().flatten().tolist() or [0]
     kept = torch.tensor(inputs)
@@ -292,8 +282,8 @@ def smallest(
     tolerance. Regularise first (`kanzoo.training.regularise`) if edges share
     the work. Raises `ValueError` for networks that are not a stack of `KANLinear`.
     """
-    links_of(net, x)
-    start = rmse(net, x, y)
+    chain(net, x)
+    start = network_rmse(net, x, y)
     limit = start * (1 + tolerance) + 1e-12 * float(y.std())
     spread = float(y.std())
     limit = max(limit, 1e-3 * spread) if start < 1e-3 * spread else limit
@@ -309,7 +299,7 @@ def smallest(
         if not found.edges:
             continue
         _ = fit_squares(found.net, x, y, 30) if refit is None else refit(found.net)
-        reached = rmse(found.net, x, y)
+        reached = network_rmse(found.net, x, y)
         if reached > limit:
             break
         current = found.net

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from kanzoo.fit.chain import kan_layers, links_of
-from kanzoo.interpret.edges import ROWS, layer_values
+from kanzoo.fit.chain import chain, kan_layers
+from kanzoo.interpret.edges import ROWS, edge_deviations, layer_values
 from kanzoo.layers.grid import spread
-from kanzoo.layers.kan import KANLayer, KANLinear
+from kanzoo.layers.kan import KANLayer
 from kanzoo.layers.products import node_of
 
 
@@ -97,19 +97,14 @@ def contrast(net: nn.Module, x: Tensor) -> dict[str, Contrast]:
     layers = kan_layers(net)
     found = {}
     for name, rows in layer_values(net, x, layers).items():
-        expansion = layers[name].expansion
-        count = expansion.basis.num_functions - expansion.basis.num_global
-        basis = expansion.univariate(rows).double()
-        basis = basis - basis.mean(1, keepdim=True)
-        weight = layers[name].edge_weight().double()
-        parts = []
-        for part in (slice(0, count), slice(count, None)):
-            covariance = torch.einsum("knc,lnc->ckl", basis[part], basis[part]) / len(rows)
-            variance = torch.einsum(
-                "cket,ckl,clet->cet", weight[:, part], covariance, weight[:, part]
+        basis = layers[name].expansion.basis
+        count = basis.num_functions - basis.num_global
+        found[name] = Contrast(
+            *(
+                edge_deviations(layers[name], rows, functions).sum(-1)
+                for functions in (slice(0, count), slice(count, None))
             )
-            parts.append(variance.clamp_min(0).sqrt().sum(-1))
-        found[name] = Contrast(*parts)
+        )
     return found
 
 
@@ -133,23 +128,18 @@ def attribution(net: nn.Module, x: Tensor, outputs: Tensor | None = None) -> Att
     Both factors of a product have its score. `outputs` are the scores to start from, 1 for every
     output unless given. Raises `ValueError` for networks that are not a stack of `KANLinear`.
     """
-    links = links_of(net, x)
+    stages = chain(net, x)
     inputs = [x.flatten(1)]
-    for link in links:
-        inputs.append(link(inputs[-1]))
+    for stage in stages:
+        inputs.append(stage(inputs[-1]))
     score = torch.ones_like(inputs[-1][0]) if outputs is None else outputs.to(inputs[-1])
     nodes: list[Tensor] = [score]
     edges: list[Tensor] = []
-    for link, seen in zip(reversed(links), inputs[-2::-1], strict=True):
-        edge = std_of(link.layer, seen)
-        node = link.layer(seen).std(0, correction=0)
-        score = nodes[0][node_of(link.nodes, link.products)]
+    for stage, seen in zip(reversed(stages), inputs[-2::-1], strict=True):
+        edge = layer_scores(stage.layer, seen).std
+        node = stage.layer(seen).std(0, correction=0)
+        score = nodes[0][node_of(stage.num_nodes, stage.products)]
         share = torch.where(node > 0, score / node, 0.0)
         edges.insert(0, edge * share)
         nodes.insert(0, edges[0].sum(1))
     return Attribution(nodes, edges)
-
-
-def std_of(layer: KANLinear, x: Tensor) -> Tensor:
-    """Standard deviation of every edge function on inputs x, `(C, O)`."""
-    return layer_scores(layer, x).std

@@ -8,6 +8,7 @@ from torch import nn
 
 from kanzoo.layers.conv import ConvLayer, KANConv
 from kanzoo.layers.layer import KANLayer
+from kanzoo.layers.parameters import count_params
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ def kanify_report(module: nn.Module) -> KanifyReport:
         if isinstance(part, KANLayer):
             names.setdefault(part, []).append(name)
     layers = tuple(_cost(" = ".join(known), layer) for layer, known in names.items())
-    after = sum(p.numel() for p in module.parameters())
+    after = count_params(module, frozen=True)
     added = sum(cost.params_after - cost.params_before for cost in layers)
     return KanifyReport(layers, after - added, after)
 
@@ -99,7 +100,7 @@ def _cost(name: str, layer: Any) -> LayerCost:
         shape,
         expansion.factory.name,
         params_before=plain + bias,
-        params_after=weight + bias + sum(p.numel() for p in expansion.parameters()),
+        params_after=weight + bias + count_params(expansion, frozen=True),
         flops_before=round(2 * plain / stride),
         flops_after=round(2 * weight / stride) + layer.in_features * expansion.flops,
     )

@@ -19,11 +19,6 @@ MAX_WIDTH = 2**16
 CLOSE = 0.01  # relative mismatch with which the search ends
 
 
-def count_params(net: nn.Module) -> int:
-    """Trainable parameters."""
-    return sum(p.numel() for p in net.parameters() if p.requires_grad)
-
-
 def count_flops(net: nn.Module, in_shape: tuple[int, ...]) -> int:
     """Forward FLOPs of one sample, counted on a meta copy: nothing is computed.
 

@@ -11,8 +11,9 @@ from torch import nn
 from kanzoo import registry
 from kanzoo.bases.base import Basis, BasisFactory, make_factory
 from kanzoo.layers.factory import LayerFactory
+from kanzoo.layers.parameters import count_params
 from kanzoo.models.base import Architecture
-from kanzoo.models.budget import MATCHES, count_and_spoil, count_params, match_budget
+from kanzoo.models.budget import MATCHES, count_and_spoil, match_budget
 
 
 @dataclass(frozen=True)

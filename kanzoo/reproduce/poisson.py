@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from kanzoo.bases.base import get_basis
 from kanzoo.layers.factory import LayerFactory
-from kanzoo.models.budget import count_params
+from kanzoo.layers.parameters import count_params
 from kanzoo.models.mlp import MLP
 from kanzoo.training.lbfgs import LBFGS
 

@@ -149,7 +149,8 @@ def fit(config: Config, folder: RunDir, prepared: Prepared) -> dict[str, Any] | 
 
 def _final_size(net: Any, facts: dict[str, Any], in_shape: tuple[int, ...]) -> dict[str, int]:
     """Parameters and FLOPs of the trained network: refined grids have more than was planned."""
-    from kanzoo.models.budget import count_flops, count_params
+    from kanzoo.layers.parameters import count_params
+    from kanzoo.models.budget import count_flops
 
     if count_params(net) == facts["params"]:
         return {}

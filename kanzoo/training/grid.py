@@ -9,6 +9,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import nn
 
 from kanzoo.layers.inputs import layer_inputs
+from kanzoo.layers.parameters import count_params
 
 log = logging.getLogger("kanzoo")
 
@@ -101,7 +102,7 @@ class GridSchedule(Callback):
 
 def refined_params(net: nn.Module, grid_size: int) -> int:
     """Trainable parameters that a network would have with grids of another size."""
-    total = sum(p.numel() for p in net.parameters() if p.requires_grad)
+    total = count_params(net)
     for layer in net.modules():
         if getattr(layer, "has_grid", False):
             before: nn.Parameter = layer.weight  # type: ignore[assignment]

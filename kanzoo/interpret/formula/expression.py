@@ -13,6 +13,7 @@ import numpy as np
 import sympy
 from scipy.optimize import least_squares
 
+from kanzoo.fit.least_squares import rmse
 from kanzoo.interpret.formula.library import EdgeFit
 
 GROWTH = 1.02  # factor by which all rounding together may raise the error
@@ -222,7 +223,7 @@ class _Constants:
     def error(self) -> float:
         if self._error is None:
             residual = self._residual(self.values).clip(-1e100, 1e100)
-            self._error = float(np.sqrt(np.square(residual).mean()))
+            self._error = rmse(residual, 0.0)
         return self._error
 
     def refit(self) -> None:
@@ -270,7 +271,7 @@ class _Constants:
         for digits in range(3, 17):
             values = [float(f"{value:.{digits}g}") for value in self.values]
             residual = self._residual(values).clip(-1e100, 1e100)
-            if float(np.sqrt(np.square(residual).mean())) <= limit:
+            if rmse(residual, 0.0) <= limit:
                 return self.expression(digits)
         return self.expression()
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import sympy
 
+from kanzoo.fit.least_squares import rmse
 from kanzoo.interpret.formula.expression import edge_record
 from kanzoo.interpret.formula.library import fit_edge
 
@@ -106,7 +107,7 @@ def one_function(problem: Problem) -> tuple[sympy.Expr, list[dict[str, Any]]] | 
         last = extra
         spread = float(seen.y.std()) or 1.0
         for fit in fit_edge(seen.x[:, 0], seen.y):
-            error = float(np.sqrt(np.square(fit(seen.x[:, 0]) - seen.y).mean()))
+            error = rmse(fit(seen.x[:, 0]), seen.y)
             cost = fit.function.complexity + extra
             if error < EXACT * spread and (best is None or cost < best[0]):
                 best = cost, seen, fit

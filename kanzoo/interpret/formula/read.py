@@ -1,14 +1,15 @@
 """The formula of a trained run: fitted to its training data, judged on its test data."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
 from kanzoo.data import Dataset
 from kanzoo.data.formula import parse_formula
+from kanzoo.fit.least_squares import rmse
 from kanzoo.interpret.formula.expression import with_prior
 from kanzoo.interpret.formula.run import symbolic
 from kanzoo.interpret.formula.search import FormulaError
@@ -46,28 +47,27 @@ def read_formula(
     x, y = splits["test"]
     truth = y.double().numpy().reshape(len(x), -1)
     with torch.no_grad():
-        own = net.double()(x.double()).numpy()
-    told = formula(x.double().numpy()).reshape(len(x), -1)
+        outputs = net.double()(x.double()).numpy()
+    values = formula(x.double().numpy()).reshape(len(x), -1)
     prior = getattr(dataset, "prior", None)
     if prior is not None and getattr(dataset, "standardise", "none") == "none":
         known = parse_formula(prior, [symbol.name for symbol in formula.symbols])
         formula = with_prior(formula, [known], formula.spread)
-    error = _rmse(told, truth)
+    error = rmse(values, truth)
     texts = [str(expression) for expression in formula.expressions]
     return {
         "expression": texts[0] if len(texts) == 1 else texts,
         "latex": formula.latex,
-        "rmse_network": _rmse(own, truth),
-        "rmse_formula": error,
-        "rmse_between": _rmse(told, own),
-        "relative_error": None if error is None else error / (float(truth.std()) or 1.0),
+        "rmse_network": _finite(rmse(outputs, truth)),
+        "rmse_formula": _finite(error),
+        "rmse_between": _finite(rmse(values, outputs)),
+        "relative_error": _finite(error / (float(truth.std()) or 1.0)),
         "prior": prior,
         "edges": formula.edges,
         "failed": failed,
     }
 
 
-def _rmse(found: np.ndarray, wanted: np.ndarray) -> float | None:
-    """Root of the mean squared difference; None where the formula is not defined everywhere."""
-    value = float(np.sqrt(np.mean((found - wanted) ** 2)))
-    return value if np.isfinite(value) else None
+def _finite(error: float) -> float | None:
+    """None for the error of a formula that is not defined everywhere."""
+    return error if math.isfinite(error) else None

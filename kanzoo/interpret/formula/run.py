@@ -13,8 +13,8 @@ import sympy
 import torch
 from torch import Tensor, nn
 
-from kanzoo.fit.chain import check_finite, links_of
-from kanzoo.fit.least_squares import rmse
+from kanzoo.fit.chain import chain, check_finite
+from kanzoo.fit.least_squares import network_rmse, rmse
 from kanzoo.interpret.formula.expression import Formula, edge_record, evaluate, make_symbols, tidy
 from kanzoo.interpret.formula.hybrid import HybridLinear
 from kanzoo.interpret.formula.library import CONSTANT
@@ -58,8 +58,8 @@ def symbolic(
     x = x.double().flatten(1)
     net = copy.deepcopy(net).double().eval()
     layers: list[HybridLinear] = []
-    for link in links_of(net, x):
-        hybrid = HybridLinear(link.layer, products=link.products)
+    for stage in chain(net, x):
+        hybrid = HybridLinear(stage.layer, products=stage.products)
         hybrid.base.backend = "dense"
         layers.append(hybrid)
     with torch.no_grad():
@@ -70,10 +70,10 @@ def symbolic(
         raise ValueError(f"the network has {own.shape[1]} outputs, the targets {target.shape[1]}")
     rows = torch.arange(min(len(x), ROWS)) * len(x) // min(len(x), ROWS)
     spread = float(target.std(correction=0)) or 1.0
-    limit = rmse(nn.Sequential(*layers), x[rows], target[rows]) + tolerance * spread
+    limit = network_rmse(nn.Sequential(*layers), x[rows], target[rows]) + tolerance * spread
     if max_error is not None:
         limit = min(limit, max_error * spread)
-        error = _error(own.numpy(), target.numpy())
+        error = rmse(own.numpy(), target.numpy())
         if error > max_error * spread:
             raise FormulaError(
                 f"the network itself misses the data by {error / spread:.3g} of their deviations, "
@@ -115,15 +115,15 @@ def judge(
 ) -> Formula:
     """The first choice that is within the tolerance on all data; `FormulaError` if none is."""
     spread = float(y.std()) or 1.0
-    error = _error(network, y)
+    error = rmse(network, y)
     for expressions in choices:
         values = evaluate(expressions, symbols, x)
         formula = Formula(
             expressions,
             symbols,
             error,
-            _error(values, y),
-            _error(values, network),
+            rmse(values, y),
+            rmse(values, network),
             float(y.std()),
             edges,
         )
@@ -136,11 +136,6 @@ def judge(
         worst = min(edges, key=lambda e: e["r2"])
         text += f"; the least sure edge is {say_edge(worst['layer'], worst['i'], worst['o'])}"
     raise FormulaError(text, formula)
-
-
-def _error(values: np.ndarray, y: np.ndarray) -> float:
-    error = float(np.sqrt(np.square(values - y).mean()))
-    return error if error == error else float("inf")
 
 
 def _expressions(stack: nn.Sequential, symbols: Sequence[sympy.Expr]) -> list[sympy.Expr]:

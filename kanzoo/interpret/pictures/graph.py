@@ -4,22 +4,18 @@ From left to right: inputs, for each layer its edge functions in boxes, the node
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch, PathPatch
 from matplotlib.path import Path as Curve
 from torch import Tensor, nn
 
-from kanzoo.fit.chain import kan_layers
+from kanzoo.fit.chain import Stage, chain
 from kanzoo.interpret.edges import Edge, KANLayer, edge_functions
-from kanzoo.layers.inputs import evaluating
-from kanzoo.layers.kan import KANLinear
-from kanzoo.layers.products import Products, node_of
+from kanzoo.layers.products import node_of
 from kanzoo.page import style
 
 MOST_EDGES = 72  # of a layer
@@ -28,22 +24,6 @@ BOX = (0.62, 0.4)  # inches
 FAN = 1.05  # between nodes and boxes
 SPREAD = 0.54  # from box to box upwards
 ONE_COLUMN = 12  # boxes; more are staggered in two columns, their edges between the others' boxes
-NORMS = (nn.LayerNorm, nn.BatchNorm1d, nn.RMSNorm)
-
-
-@dataclass(frozen=True)
-class Stage:
-    """A layer of a chain, what normalises its inputs, if anything, and products of its outputs."""
-
-    name: str
-    layer: KANLinear
-    norm: str | None
-    products: int = 0  # behind it
-
-    @property
-    def nodes(self) -> int:
-        """The nodes behind the layer."""
-        return self.layer.out_features - self.products
 
 
 def draw(
@@ -64,8 +44,8 @@ def draw(
     Raises `ValueError` for networks that are no chain of `KANLinear` (normalisations between them
     are allowed), and for those too large to be read.
     """
-    stages = chain(net, sample)
-    counts = [stages[0].layer.in_features] + [stage.nodes for stage in stages]
+    stages = chain(net, sample, allow_norms=True)
+    counts = [stages[0].layer.in_features] + [stage.num_nodes for stage in stages]
     names = _names("names", names, counts[0], "x")
     outputs = _names("outputs", outputs, counts[-1], "y")
     if len(stages) > MOST_LAYERS:
@@ -85,54 +65,6 @@ def draw(
     if path is not None:
         style.save(figure, path)
     return figure
-
-
-@torch.no_grad()
-def chain(net: nn.Module, sample: Tensor) -> list[Stage]:
-    """The fully connected layers of a network that does nothing else, but normalise in between.
-
-    Checked on the sample: each must get what the one before returns, and the last must return what
-    the network does. Raises `ValueError` for any other network, or one without KAN layers.
-    """
-    kan_layers(net)
-    calls: list[tuple[str, nn.Module, Tensor, Tensor]] = []
-    handles = []
-    for name, module in net.named_modules():
-        if isinstance(module, (KANLinear, Products, *NORMS)):
-
-            def keep(
-                module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor, name: str = name
-            ) -> None:
-                calls.append((name, module, inputs[0], output))
-
-            handles.append(module.register_forward_hook(keep))
-    try:
-        with evaluating(net):
-            result = net(sample)
-    finally:
-        for handle in handles:
-            handle.remove()
-    value, norm, stages = sample.flatten(1), None, list[Stage]()
-    for name, module, before, after in calls:
-        if before.shape != value.shape or not torch.equal(before, value):
-            break
-        value = after
-        if isinstance(module, KANLinear):
-            stages.append(Stage(name, module, norm))
-            norm = None
-        elif isinstance(module, Products):
-            if norm is not None or not stages or stages[-1].products:
-                break
-            stages[-1] = replace(stages[-1], products=module.products)
-        else:
-            norm = type(module).__name__
-    whole = norm is None and value.shape == result.shape and torch.equal(value, result)
-    if not stages or not whole or len({stage.name for stage in stages}) < len(stages):
-        raise ValueError(
-            "only a chain of fully connected KAN layers has a graph (model=mlp); "
-            "grids of edge functions show any network"
-        )
-    return stages
 
 
 def _names(what: str, names: Sequence[str] | None, count: int, letter: str) -> list[str]:

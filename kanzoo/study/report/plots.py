@@ -13,7 +13,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
 import numpy as np
@@ -27,10 +27,12 @@ from matplotlib.ticker import (
     NullFormatter,
     StrMethodFormatter,
 )
-from numpy.typing import ArrayLike
 
 from kanzoo.study.pairs import axis_order
 from kanzoo.study.stats import Verdict
+
+if TYPE_CHECKING:
+    from kanzoo.interpret.edges import EdgeCurves
 
 SERIES = 8  # colours in the style sheet, --c0 (the baseline) to --c7
 MARKERS = {"o": "●", "s": "■", "^": "▲", "D": "◆", "v": "▼", "P": "✚", "X": "✖", "*": "★"}
@@ -53,16 +55,6 @@ _STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
     "axes.formatter.useoffset": False, "xtick.minor.size": 0, "axes.unicode_minus": True,
 }  # fmt: skip
-
-
-@dataclass(frozen=True)
-class EdgePlot:
-    """Edge functions of one layer: x (n_points,), ys (n_edges, n_points)."""
-
-    title: str
-    x: ArrayLike
-    ys: ArrayLike
-    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -286,7 +278,7 @@ def along(
     return Panel(title, found[0])
 
 
-def edges(plot: EdgePlot) -> Panel:
+def edges(plot: EdgeCurves) -> Panel:
     """Edge functions over their input; at most `MAX_EDGES`, the rest is counted in the note."""
     x, ys = np.asarray(plot.x, float), np.atleast_2d(np.asarray(plot.ys, float))
     if x.ndim != 1 or ys.shape[1:] != x.shape:

@@ -14,7 +14,7 @@ from kanzoo.rundir import git_sha
 from kanzoo.study.plan import Cell, active_axes, arms_of, margins_of
 
 if TYPE_CHECKING:
-    from kanzoo.study.report.plots import EdgePlot
+    from kanzoo.interpret.edges import EdgeCurves
     from kanzoo.study.tune import Tuning
 
 log = logging.getLogger("kanzoo")
@@ -165,13 +165,14 @@ def _environment() -> dict[str, Any]:
     }
 
 
-def _edges(cells: list[Cell], baseline: str) -> "list[EdgePlot]":
+def _edges(cells: list[Cell], baseline: str) -> "list[EdgeCurves]":
     """Edge functions of the first finished run of every KAN arm, in its first KAN layer."""
-    from kanzoo.interpret.edges import sample_edges
-    from kanzoo.run.load import load_run
-    from kanzoo.study.report.plots import EdgePlot
+    from dataclasses import replace
 
-    drawn: dict[tuple[str, ...], EdgePlot] = {}
+    from kanzoo.interpret.edges import last_layer_curves
+    from kanzoo.run.load import load_run
+
+    drawn: dict[tuple[str, ...], EdgeCurves] = {}
     for cell in cells:
         checkpoint = cell.folder.path / "checkpoints" / "best.ckpt"
         if cell.arm == baseline or cell.kind in drawn or len(drawn) >= MAX_EDGES:
@@ -180,12 +181,12 @@ def _edges(cells: list[Cell], baseline: str) -> "list[EdgePlot]":
             continue
         run = load_run(cell.folder.path)
         try:
-            sample = sample_edges(run.net, run.validation_sample())
+            curves = last_layer_curves(run.net, run.validation_sample())
         except ValueError:  # a KAN without a basis has no edge functions
             continue
         several = len({c.match for c in cells}) > 1
         place = [cell.data, cell.model, cell.arm, *([cell.match] if several else [])]
         title = " ".join([*place, *(f"{name} {value}" for name, value in cell.axes if value)])
-        note = f"layer {sample.layer}, seed {cell.seed}"
-        drawn[cell.kind] = EdgePlot(title, sample.x, sample.ys, note)
+        note = f"layer {curves.title}, seed {cell.seed}"
+        drawn[cell.kind] = replace(curves, title=title, note=note)
     return list(drawn.values())

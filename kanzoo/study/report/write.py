@@ -7,18 +7,20 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from kanzoo.rundir import write_atomic
 from kanzoo.study.report import panels, plots, tables
-from kanzoo.study.report.plots import EdgePlot
 from kanzoo.study.report.tables import verdict_table
 from kanzoo.study.stats import Verdict
 
-__all__ = ["EdgePlot", "verdict_table", "write_report"]
+__all__ = ["verdict_table", "write_report"]
+
+if TYPE_CHECKING:
+    from kanzoo.interpret.edges import EdgeCurves
 
 MAX_RUNS = 2000  # runs and failures listed on the page; results.csv has all
 MAX_ROWS = 100  # verdicts in report.md: a pull request takes 65,536 characters
@@ -36,7 +38,7 @@ def write_report(
     environment: Mapping[str, Any],
     command: str,
     axes: Sequence[str] = (),
-    edges: Sequence[EdgePlot] = (),
+    edges: Sequence[EdgeCurves] = (),
     tuning: Mapping[str, Any] | None = None,
     runs: Path | None = None,
 ) -> dict[str, Path]:
