@@ -1,7 +1,8 @@
 """Architectures, how they are built at a budget, and networks on disk."""
 
+from kanzoo.layers.parameters import count_params
 from kanzoo.models.base import Architecture
-from kanzoo.models.budget import count_flops, count_params
+from kanzoo.models.budget import count_flops
 from kanzoo.models.build import ModelPlan, create_model, list_bases, list_models
 from kanzoo.models.weights import load, save
 
