@@ -69,6 +69,7 @@ def explain(
     from kanzoo.interpret.pictures import graph, grids
     from kanzoo.interpret.scores import contrast
     from kanzoo.page import style
+    from kanzoo.page.html import render
 
     if edges < 1:
         raise ValueError(f"edges must be at least 1, got {edges}")
@@ -128,7 +129,8 @@ def explain(
         "facts": _facts(config, result),
         "command": f"python scripts/explain.py run={folder}",
     }
-    write_atomic(target / "index.html", _render(context))
+    template = Path(__file__).parent / "interpret" / "templates" / "explain.html.j2"
+    write_atomic(target / "index.html", render(template, context))
     return target / "index.html"
 
 
@@ -268,11 +270,10 @@ def _facts(config: Config, result: dict[str, Any] | None) -> list[tuple[str, str
 
 def _picture(path: Path, figure: "Figure", label: str) -> dict[str, Any]:
     """A picture for the page, with how wide it may become in pixels."""
-    from kanzoo.page.style import VARIABLES
-    from kanzoo.study.report.plots import inline
+    from kanzoo.page.html import inline
 
     pixels = 96 * figure.get_figwidth()
-    svg = inline(path.read_text(encoding="utf-8"), label, VARIABLES)
+    svg = inline(path.read_text(encoding="utf-8"), label)
     return {"svg": svg, "least": round(0.75 * pixels), "most": round(1.25 * pixels)}
 
 
@@ -280,18 +281,3 @@ def _data_url(path: Path) -> str | None:
     if not path.is_file():
         return None
     return f"data:image/gif;base64,{base64.b64encode(path.read_bytes()).decode()}"
-
-
-def _render(context: dict[str, Any]) -> str:
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    here = Path(__file__).parent
-    env = Environment(
-        loader=FileSystemLoader(
-            [here / part / "templates" for part in ("interpret", "study/report")]
-        ),
-        autoescape=True,
-        undefined=StrictUndefined,
-        keep_trailing_newline=True,
-    )
-    return env.get_template("explain.html.j2").render(context)

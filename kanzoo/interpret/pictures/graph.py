@@ -141,7 +141,7 @@ def _products(axes: Axes, x: float, factors: np.ndarray, nodes: np.ndarray, prod
 
 
 def _nodes(axes: Axes, x: float, nodes: np.ndarray) -> None:
-    axes.plot(np.full(len(nodes), x), nodes, "o", ms=7, color=style.INK, zorder=4)
+    axes.plot(np.full(len(nodes), x), nodes, "o", ms=7, color=style.TEXT, zorder=4)
 
 
 def _norm(axes: Axes, x: float, nodes: np.ndarray, height: float, name: str) -> float:
@@ -175,7 +175,7 @@ def _edges(
             points = [(start, end), (middle, end), (middle, y), (near, y), (far, y)]
             codes = [Curve.MOVETO, *[Curve.CURVE4] * 3, Curve.LINETO]
             axes.add_patch(PathPatch(
-                Curve(points, codes), fill=False, ec=style.INK, lw=0.5 + 2.0 * strength,
+                Curve(points, codes), fill=False, ec=style.TEXT, lw=0.5 + 2.0 * strength,
                 alpha=0.12 + 0.78 * strength, capstyle="butt", zorder=1,
             ))  # fmt: skip
         _function(axes, edge, left, y - BOX[1] / 2, strength)
@@ -185,7 +185,7 @@ def _edges(
 def _function(axes: Axes, edge: Edge, left: float, top: float, strength: float) -> None:
     """A box with the curve over the density of its inputs."""
     width, height = BOX
-    frame = style.INK if strength > 0.5 else style.MUTED
+    frame = style.TEXT if strength > 0.5 else style.MUTED
     axes.add_patch(_box(left, top, width, height, style.CARD, frame, 0.5 + 0.7 * strength))
     bottom = top + height - 0.01
     bars = bottom - 0.33 * height * edge.density / edge.density.max()

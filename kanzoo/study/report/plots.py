@@ -1,21 +1,15 @@
 """Plots of a report: small SVG panels whose colours the page's style sheet decides.
 
-Matplotlib draws with placeholder colours, which are then replaced by CSS variables, so that one
-drawing is legible on light and on dark pages. Text stays text: it is set in the page's font.
+Arms have the colours --c0 (the baseline) to --c7 of the style sheet.
 """
 
 from __future__ import annotations
 
-import io
-import re
-import warnings
-import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -28,32 +22,23 @@ from matplotlib.ticker import (
     StrMethodFormatter,
 )
 
+from kanzoo.page import style
+from kanzoo.page.html import inline
 from kanzoo.study.pairs import axis_order
 from kanzoo.study.stats import Verdict
 
 if TYPE_CHECKING:
     from kanzoo.interpret.edges import EdgeCurves
 
-SERIES = 8  # colours in the style sheet, --c0 (the baseline) to --c7
+SERIES = 8
 MARKERS = {"o": "●", "s": "■", "^": "▲", "D": "◆", "v": "▼", "P": "✚", "X": "✖", "*": "★"}
 DASHES = {"solid": "-", "dashed": (0, (5, 2)), "dotted": (0, (1.5, 1.5))}
 MAX_EDGES = 16
 MAX_POINTS = 200
-_INK, _MUTED, _LINE, _BAND = "#010101", "#010102", "#010103", "#010104"
-_VARIABLES = {_INK: "--ink", _MUTED: "--muted", _LINE: "--line", _BAND: "--band"}
-_VARIABLES |= {f"#0200{i:02d}": f"--c{i}" for i in range(SERIES)}
-_WORDS = ("better", "worse", "equivalent", "undecided")
-_VARIABLES |= {f"#0300{i:02d}": f"--{word}" for i, word in enumerate(_WORDS)}
-_STYLE: dict[Any, Any] = {
-    "svg.fonttype": "none", "svg.hashsalt": "kanzoo", "text.parse_math": False,
-    "font.size": 9.5,
-    "text.color": _INK, "axes.labelcolor": _MUTED, "axes.edgecolor": _LINE, "grid.color": _LINE,
-    "xtick.color": _LINE, "ytick.color": _LINE, "xtick.labelcolor": _MUTED,
-    "ytick.labelcolor": _MUTED, "axes.spines.top": False, "axes.spines.right": False,
-    "axes.grid": True, "grid.linewidth": 0.6, "axes.axisbelow": True, "lines.linewidth": 1.6,
-    "axes.labelsize": 9.5, "xtick.labelsize": 9, "ytick.labelsize": 9,
-    "font.family": "DejaVu Sans",
-    "axes.formatter.useoffset": False, "xtick.minor.size": 0, "axes.unicode_minus": True,
+_PANEL = {
+    "font.size": 9.5, "axes.labelsize": 9.5, "xtick.labelsize": 9, "ytick.labelsize": 9,
+    "axes.grid": True, "lines.linewidth": 1.6, "xtick.minor.size": 0,
+    "figure.facecolor": "none", "axes.facecolor": "none",
 }  # fmt: skip
 
 
@@ -72,8 +57,8 @@ def tone(index: int) -> str:
 
 
 def colour(index: int) -> str:
-    """The placeholder that becomes `tone`."""
-    return f"#02000{tone(index)[1:]}"
+    """The light colour that becomes `tone`."""
+    return style.LIGHT[tone(index)]
 
 
 def dash_name(index: int) -> str:
@@ -89,38 +74,10 @@ def sign(index: int) -> str:
 @contextmanager
 def _axes(finish: Callable[[str], None], label: str, height: float = 2.5) -> Iterator[Axes]:
     """Axes of one panel; on leaving, `finish` gets the SVG."""
-    with mpl.rc_context(_STYLE), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph")  # the browser has fonts of its own
+    with style.style(_PANEL):
         figure = Figure(figsize=(4.0, height), layout="constrained")
-        figure.patch.set_alpha(0)
-        axes = figure.add_subplot()
-        axes.patch.set_alpha(0)
-        yield axes
-        buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-    finish(inline(buffer.getvalue(), label))
-
-
-def inline(svg: str, label: str, variables: Mapping[str, str] = _VARIABLES) -> str:
-    """An SVG file as an element for HTML: no prologue, own ids, CSS colours, the page's font.
-
-    `variables` has the variable of the style sheet for every colour of the drawing.
-    """
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->|<title>.*?</title>", "", svg, flags=re.S)
-    svg = re.sub(r"<style.*?</style>|font-family: [^;\"]*; ", "", re.sub(r"\s*\n\s*", " ", svg))
-    head, rest = svg.split(">", 1)
-    box = re.search(r'viewBox="[\d. ]+"', head)
-    prefix = f"p{zlib.crc32((label + svg).encode()):x}-"
-    rest = re.sub(r'<g id="[^"]*">', "<g>", rest)
-    rest = re.sub(r'\b(id="|href="#|url\(#)', rf"\g<1>{prefix}", rest)
-    rest = re.sub(
-        r"(?<=[lke]: )#[0-9a-f]{6}\b",  # fill, stroke
-        lambda m: f"var({variables[m[0]]})" if m[0] in variables else m[0],
-        rest,
-    )
-    label = re.sub(r'[&<>"]', lambda m: f"&#{ord(m[0])};", label)
-    return f'<svg {box[0] if box else ""} role="img" aria-label="{label}">{rest}'
+        yield figure.add_subplot()
+        finish(inline(style.svg_of(figure), label))
 
 
 def forest(
@@ -130,11 +87,11 @@ def forest(
     found: list[str] = []
     with _axes(found.append, f"Differences with intervals: {title}", 0.75 + 0.46 * len(rows)) as ax:
         margin = max(row.margin for row in rows)
-        ax.axvspan(-margin, margin, color=_BAND, lw=0)
-        ax.axvline(0, color=_MUTED, lw=1)
+        ax.axvspan(-margin, margin, color=style.BAND, lw=0)
+        ax.axvline(0, color=style.MUTED, lw=1)
         ends = [-1.3 * margin, 1.3 * margin]
         for y, (row, name, index) in enumerate(zip(rows, names, colours, strict=True)):
-            word = f"#0300{_WORDS.index(row.verdict):02d}"
+            word = style.LIGHT[row.verdict]
             text: dict[str, Any] = {
                 "xycoords": ("axes fraction", "data"),
                 "va": "bottom",
@@ -177,7 +134,7 @@ def cost(
         ordered = points.sort_values(["cost", "mean"], ascending=[True, mode == "min"])
         best = ordered["mean"].cummax() if mode == "max" else ordered["mean"].cummin()
         front = ordered[best != best.shift()]
-        ax.step(front["cost"], front["mean"], where="post", color=_MUTED, lw=1, ls=(0, (3, 2)))
+        ax.step(front["cost"], front["mean"], where="post", color=style.MUTED, lw=1, ls=(0, (3, 2)))
         for row in points.fillna({"std": 0.0}).to_dict("records"):
             ax.errorbar(
                 row["cost"], row["mean"], yerr=row["std"], ms=6.5, elinewidth=1,

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from kanzoo.page.html import render
 from kanzoo.rundir import write_atomic
 from kanzoo.study.report import panels, plots, tables
 from kanzoo.study.report.tables import verdict_table
@@ -22,6 +21,7 @@ __all__ = ["verdict_table", "write_report"]
 if TYPE_CHECKING:
     from kanzoo.interpret.edges import EdgeCurves
 
+TEMPLATES = Path(__file__).parent / "templates"
 MAX_RUNS = 2000  # runs and failures listed on the page; results.csv has all
 MAX_ROWS = 100  # verdicts in report.md: a pull request takes 65,536 characters
 
@@ -61,8 +61,8 @@ def write_report(
     files = {
         "results.csv": results.to_csv(index=False),
         "verdicts.json": json.dumps([v.to_dict() for v in verdicts], indent=1, allow_nan=False),
-        "report.md": _jinja(False).get_template("report.md.j2").render(context),
-        "index.html": _jinja(True).get_template("report.html.j2").render(context),
+        "report.md": render(TEMPLATES / "report.md.j2", context),
+        "index.html": render(TEMPLATES / "report.html.j2", context),
     }
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in files.items():
@@ -140,19 +140,3 @@ def _line(value: Any) -> str:
 
 def _part(drawn: int, total: int) -> str:
     return f" Shown: {drawn} of {total}; all numbers are in the files." if drawn < total else ""
-
-
-def _jinja(html: bool) -> Environment:
-    folder = Path(__file__).parent / "templates"
-    env = Environment(
-        loader=FileSystemLoader(folder), autoescape=html, undefined=StrictUndefined,
-        keep_trailing_newline=True,
-    )  # fmt: skip
-    env.filters["md"] = _markdown
-    return env
-
-
-def _markdown(text: str) -> str:
-    """Text that Markdown shows as it is, on one line."""
-    text = " ".join(str(text).split()).replace("&", "&amp;").replace("<", "&lt;")
-    return re.sub(r"([\\`*_|\[\]#~>])", r"\\\1", text)
