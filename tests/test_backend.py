@@ -11,8 +11,9 @@ from kanzoo import kernels
 from kanzoo.benchmark.timing import saved_bytes
 from kanzoo.kernels.generic import linear as blocked
 from kanzoo.kernels.spline import blocked as blocked_spline
-from kanzoo.layers.dispatch import BACKENDS, SMALL, choose
+from kanzoo.layers.dispatch import BACKENDS, choose
 from kanzoo.layers.kan import KANConv2d, KANLinear
+from kanzoo.layers.paths.base import SMALL
 
 NAMES = kanzoo.list_bases()
 EXPANDING = [name for name in NAMES if kanzoo.get_basis(name)(1).num_functions > 1]
@@ -65,8 +66,7 @@ def test_a_function_beside_splines_sees_what_these_see(squash: str) -> None:
         nn.init.uniform_(layer.expansion.basis.prelu.slope)
         x = 1.5 * torch.randn(shape)
         if kernels.is_available():
-            kind = type(layer).__name__
-            assert choose(layer.expansion, layer.weight, x, "auto", kind) == "compiled"
+            assert choose(layer.request(x)).name == "native"
         dense = outputs_and_gradients(layer, x, "dense")
         for expected, actual in zip(dense, outputs_and_gradients(layer, x, "auto"), strict=True):
             torch.testing.assert_close(
@@ -161,32 +161,31 @@ def test_saved_bytes_do_not_grow_with_the_grid(basis: str) -> None:
 
 
 def test_backends_are_named_and_checked() -> None:
-    assert BACKENDS == ("auto", "dense", "blocked", "compiled")
+    assert BACKENDS == ["auto", "dense", "blocked", "compiled"]
     with pytest.raises(ValueError, match="did you mean 'compiled'"):
         KANLinear(2, 2, backend="compile")
-    with pytest.raises(ValueError, match="not KANLinear of basis 'rbf'"):
-        KANLinear(2, 2, basis="rbf", backend="compiled")
-    with pytest.raises(ValueError, match="not KANConv1d"):
+    with pytest.raises(ValueError, match="no compiled code for the squash or the residual"):
+        KANLinear(2, 2, basis="rbf", residual="gelu", backend="compiled")
+    with pytest.raises(ValueError, match="not native: not a convolution of images"):
         kanzoo.KANConv1d(2, 2, 3, backend="compiled")
 
 
 def test_compiled_without_a_compiler_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernels, "unavailable_reason", lambda *_: "no C++")
-    with pytest.raises(ValueError, match="not available: no C\\+\\+"):
+    with pytest.raises(ValueError, match="not native: no C\\+\\+"):
         KANLinear(2, 2, backend="compiled")
 
 
 def test_auto_chooses_by_basis_and_size() -> None:
     large = torch.randn(SMALL, 8, requires_grad=True)
     small = torch.randn(2, 8, requires_grad=True)
-    rbf = KANLinear(8, 8, basis="rbf")
-    assert choose(rbf.expansion, rbf.weight, large, "auto") == "blocked"
-    assert choose(rbf.expansion, rbf.weight, small, "auto") == "dense"
+    mixed = KANLinear(8, 8, basis="rbf", residual="gelu")  # without compiled code
+    assert choose(mixed.request(large)).name == "generic"
+    assert choose(mixed.request(small)).name == "dense"
     with torch.no_grad():
-        assert choose(rbf.expansion, rbf.weight, large, "auto") == "dense"
-    gelu = KANLinear(8, 8, basis="gelu")
-    assert choose(gelu.expansion, gelu.weight, large, "auto") == "dense"
+        assert choose(mixed.request(large)).name == "dense"
+    assert choose(KANLinear(8, 8, basis="gelu").request(large)).name == "plain"
     spline = KANLinear(8, 8)
     if kernels.is_available():
-        assert choose(spline.expansion, spline.weight, small, "auto") == "compiled"
-    assert choose(spline.expansion, spline.weight, large.to("meta"), "auto") == "dense"
+        assert choose(spline.request(small)).name == "direct"
+    assert choose(spline.request(large.to("meta"))).name == "plain"

@@ -11,7 +11,7 @@ from kanzoo.kernels.generic import linear as blocked
 from kanzoo.kernels.native import scratch
 from kanzoo.kernels.spline import blocked as blocked_spline
 from kanzoo.kernels.spline import plan as spline_plan
-from kanzoo.layers import dispatch
+from kanzoo.layers.paths import base as paths
 
 
 def test_blocked_any_basis(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,7 +109,7 @@ def test_convolutions_of_splines_equal_dense(
     monkeypatch: pytest.MonkeyPatch, cells: int, adaptive: bool, groups: int, extrapolation: str
 ) -> None:
     monkeypatch.setattr(spline_plan, "INPUTS", 300)  # several parts
-    monkeypatch.setattr(dispatch, "SMALL", 0)
+    monkeypatch.setattr(paths, "SMALL", 0)
     torch.manual_seed(0)
     basis = kanzoo.get_basis(
         "bspline_adaptive" if adaptive else "bspline", grid_size=cells, extrapolation=extrapolation

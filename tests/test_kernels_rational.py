@@ -8,10 +8,13 @@ from kernel_cases import needs_compiler
 from torch import Tensor, nn
 from torch.autograd import gradcheck, gradgradcheck
 
+from kanzoo import kernels
 from kanzoo.bases.rational import GroupRational
 from kanzoo.kernels.families import rational as module
-from kanzoo.kernels.families.rational import dense_rational, group_rational
+from kanzoo.kernels.families.rational import dense_rational
 from kanzoo.layers.kan import KANConv2d, KANLinear
+from kanzoo.layers.paths import generic
+from kanzoo.layers.paths.native import Rational
 
 Case = tuple[Tensor, Tensor, Tensor, Tensor]
 
@@ -23,7 +26,7 @@ def compiled(x: Tensor, above: Tensor, below: Tensor, group_of: Tensor) -> Tenso
 
 FAST = [
     pytest.param(compiled, marks=needs_compiler, id="compiled"),
-    pytest.param(module._Blocked.apply, id="blocked"),
+    pytest.param(module.blocked_rational, id="blocked"),
 ]
 
 
@@ -186,8 +189,9 @@ def test_layers_equal_the_formula(
     layer: str, kernel: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Layers with more numbers than are left to autograd, with the kernel and without."""
-    monkeypatch.setattr(module, "has_kernel", lambda real: kernel)
-    monkeypatch.setattr(module, "SMALL", 0)
+    monkeypatch.setattr(generic, "SMALL_VALUES", 0)
+    if not kernel:
+        monkeypatch.setattr(kernels, "unavailable_reason", lambda *_: "no compiler")
     if layer == "conv":
         net: nn.Module = KANConv2d(6, 4, 3, padding=1, basis="rational", dtype=torch.float64)
         x = torch.randn(5, 6, 7, 8, dtype=torch.float64)
@@ -197,7 +201,8 @@ def test_layers_equal_the_formula(
         x = torch.randn(9, 4, 20, dtype=torch.float64)
     slow = copy.deepcopy(net)
     found = gradients_of(net, x)
-    monkeypatch.setattr("kanzoo.kernels.group_rational", dense_rational)
+    monkeypatch.setattr(Rational, "can", lambda *_: "the definition is wanted")
+    monkeypatch.setattr(generic.BlockedRational, "can", lambda *_: "the definition is wanted")
     for one, other in zip(found, gradients_of(slow, x), strict=True):
         torch.testing.assert_close(one, other)
 
@@ -220,5 +225,4 @@ def test_transforms_and_lower_precision() -> None:
     assert y.dtype == torch.bfloat16
     y.float().sum().backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in net.parameters())
-    args = basis.numerator, basis.denominator, basis.group_of
-    torch.testing.assert_close(group_rational(x, *args).unsqueeze(0), basis(x))
+    torch.testing.assert_close(net.expansion(x), basis(x))

@@ -167,20 +167,6 @@ def test_autocast_lowers_the_convolution_only() -> None:
         torch.testing.assert_close(one, other, rtol=2e-2, atol=5e-1)
 
 
-def test_torch_func() -> None:
-    case = CASES[0]
-    x, weight, rate = (t.detach() for t in make_case(*case[:3]))
-
-    def loss(x: Tensor, weight: Tensor, pick: int) -> Tensor:
-        return both(case, x.unsqueeze(0), weight, rate)[pick].square().sum()
-
-    each = [
-        torch.func.vmap(torch.func.grad(lambda x, w, p=p: loss(x, w, p), (0, 1)), (0, None))
-        for p in (0, 1)
-    ]
-    torch.testing.assert_close(each[0](x, weight), each[1](x, weight))
-
-
 @pytest.mark.parametrize(
     ("change", "message"), [({"stride": (1,)}, "stride"), ({"padding": (1, 1, 1)}, "padding")]
 )

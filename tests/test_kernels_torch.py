@@ -40,31 +40,6 @@ def test_only_inputs_are_saved() -> None:
 
 
 @needs_compiler
-def test_torch_func_and_forward_mode() -> None:
-    x, weight, residual, knots = (
-        t.double() for t in make_case(5, 3, 4, 5, 3, "uniform") if t is not None
-    )
-
-    def loss(w: Tensor, x: Tensor, r: Tensor) -> Tensor:
-        return kernels.spline_linear(x[None], w, r[None], knots, 3, "linear").square().sum()
-
-    each = torch.func.vmap(torch.func.grad(loss), (None, 0, 0))(weight, x, residual)
-    weight.requires_grad_()
-    for n in range(5):
-        (one,) = torch.autograd.grad(loss(weight, x[n], residual[n]), weight)
-        torch.testing.assert_close(each[n], one, rtol=1e-4, atol=1e-4)
-    _, tangent = torch.func.jvp(
-        lambda x: kernels.spline_linear(x, weight, residual, knots, 3, "linear"),
-        (x,),
-        (torch.ones_like(x),),
-    )
-    x.requires_grad_()
-    y = kernels.spline_linear(x, weight, residual, knots, 3, "linear")
-    (grad,) = torch.autograd.grad(y.sum(), x)
-    torch.testing.assert_close(tangent.sum(), grad.sum(), rtol=1e-4, atol=1e-4)
-
-
-@needs_compiler
 def test_torch_compile_and_export() -> None:
     x, weight, _, knots = make_case(9, 4, 6, 5, 3, "uniform")
     weight.requires_grad_()

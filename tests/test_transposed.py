@@ -7,8 +7,9 @@ import torch
 from samples import DOUBLE, points
 from torch import nn
 
-from kanzoo.layers.conv import TRANSPOSED
 from kanzoo.layers.kan import KANConvTranspose1d, KANConvTranspose2d
+from kanzoo.layers.paths.base import channel_features
+from kanzoo.layers.paths.dense import TRANSPOSED
 
 CLASSES: dict[int, Any] = {1: KANConvTranspose1d, 2: KANConvTranspose2d}
 
@@ -23,7 +24,8 @@ def test_tiles_are_the_plain_operator(kernel: Any, basis: str) -> None:
     nn.init.normal_(layer.bias)
     x = points(3, 4, *(5, 4)[:dims]).requires_grad_()
     weight = layer.weight.flatten(0, 1)
-    expected = TRANSPOSED[dims](layer.features(x), weight, layer.bias, stride=layer.stride)
+    features = channel_features(layer.expansion, weight.dtype, x)
+    expected = TRANSPOSED[dims](features, weight, layer.bias, stride=layer.stride)
     out = layer(x)
     torch.testing.assert_close(out, expected)
     torch.testing.assert_close(layer(x[0]), expected[0])

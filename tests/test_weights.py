@@ -318,7 +318,7 @@ def test_a_backend_that_cannot_be_had_is_replaced(
     saved: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     change(saved, layers__backend="compiled")
-    monkeypatch.setattr("kanzoo.kernels.unavailable_reason", lambda **_: "no compiler")
+    monkeypatch.setattr("kanzoo.kernels.unavailable_reason", lambda *_: "no compiler")
     loaded = kanzoo.load(saved)
     assert {layer.backend for layer in grids(loaded)} == {"auto"}
-    assert "'compiled' is not available here" in caplog.text
+    assert "no compiler" in caplog.text

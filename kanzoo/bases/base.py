@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -17,16 +17,26 @@ from kanzoo import registry
 
 
 @dataclass(frozen=True)
-class Formula:
+class Family:
     """A basis as compiled code knows it: a family of functions and the numbers that set it apart.
 
-    `table` is `(J, K, C)`, or `(J, K, 1)` where all features have the same functions; what its rows
-    mean is up to the family. If any number is trained, the table has all features and a gradient.
+    The first table is `(J, K, C)`, or `(J, K, 1)` where all features have the same functions; what
+    its rows mean is up to the family. If any number is trained, it has all features and a gradient.
+    A single function (K = 1) may have tables of any shape.
     """
 
-    family: str
-    table: Tensor
+    name: str
+    tables: tuple[Tensor, ...]
     constants: tuple[float, ...] = ()
+
+
+class Splines(NamedTuple):
+    """B-splines as compiled code knows them, and the one other function that a basis may have."""
+
+    knots: Tensor  # (M,) for all features, or (C, M)
+    order: int
+    extrapolation: str
+    beside: "Basis | None" = None  # the last function, of the same inputs
 
 
 class Basis(nn.Module, ABC):
@@ -67,8 +77,12 @@ class Basis(nn.Module, ABC):
         """The inputs for which `rising` holds."""
         return -float("inf"), float("inf")
 
-    def formula(self) -> Formula | None:
+    def family(self) -> Family | None:
         """The same functions for compiled code, None where there is no such code for them."""
+        return None
+
+    def splines(self) -> Splines | None:
+        """The B-splines that the basis consists of, but for one function; None for others."""
         return None
 
     @property

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from kanzoo.bases.activation import PReLU
-from kanzoo.bases.base import GridBasis
+from kanzoo.bases.base import GridBasis, Splines
 from kanzoo.bases.spline import BSpline
 
 
@@ -55,6 +55,9 @@ class SplinePReLU(GridBasis):
     def on_features(self, x: Tensor, block: slice) -> Tensor:
         parts = [self.spline.on_features(x, block), self.prelu.on_features(x, block)]
         return torch.cat(parts)
+
+    def splines(self) -> Splines:
+        return self.spline.splines()._replace(beside=self.prelu)
 
     @property
     def flops(self) -> int:

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from kanzoo.bases.base import Basis, Formula, check_whole
+from kanzoo.bases.base import Basis, Family, check_whole
 from kanzoo.bases.spline import BSpline, check_range
 
 
@@ -87,9 +87,9 @@ class ReLUKAN(Basis):
         falling = torch.relu(ends - x) * self.inverse_half
         return (rising * falling) ** self.power
 
-    def formula(self) -> Formula:
+    def family(self) -> Family:
         table = torch.stack([self.starts, self.ends])
-        return Formula("ramps", table, (self.inverse_half, float(self.power)))
+        return Family("ramps", (table,), (self.inverse_half, float(self.power)))
 
     @property
     def flops(self) -> int:

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from kanzoo.bases.base import Basis, Formula, check_whole
+from kanzoo.bases.base import Basis, Family, check_whole
 from kanzoo.bases.local import per_feature
 
 
@@ -48,9 +48,9 @@ class Fourier(Basis):
             return waves
         return waves * torch.cat([orders, orders]) ** -self.smoothness
 
-    def formula(self) -> Formula:
+    def family(self) -> Family:
         heights = torch.cat([self.orders, self.orders]) ** -self.smoothness
-        return Formula("harmonics", heights.view(1, -1, 1), (self.frequency,))
+        return Family("harmonics", (heights.view(1, -1, 1),), (self.frequency,))
 
     @property
     def flops(self) -> int:
@@ -91,9 +91,9 @@ class Sine(Basis):
     def forward(self, x: Tensor) -> Tensor:
         return torch.sin(per_feature(self.frequencies, x) * x + per_feature(self.phases, x))
 
-    def formula(self) -> Formula:
+    def family(self) -> Family:
         frequencies = self.frequencies.expand_as(self.phases)
-        return Formula("waves", torch.stack([frequencies, self.phases]), (1.0,))
+        return Family("waves", (torch.stack([frequencies, self.phases]),), (1.0,))
 
     @property
     def flops(self) -> int:
@@ -134,9 +134,9 @@ class RandomWaves(Basis):
         angles = per_feature(self.frequencies, x) * x + per_feature(self.phases, x)
         return math.sqrt(2) * torch.cos(angles)
 
-    def formula(self) -> Formula:
+    def family(self) -> Family:
         table = torch.stack([self.frequencies, self.phases + math.pi / 2])
-        return Formula("waves", table, (math.sqrt(2),))
+        return Family("waves", (table,), (math.sqrt(2),))
 
     @property
     def flops(self) -> int:

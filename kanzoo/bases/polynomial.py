@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from kanzoo.bases.base import Basis, Formula, check_whole
+from kanzoo.bases.base import Basis, Family, check_whole
 
 
 class Chebyshev(Basis):
@@ -34,7 +34,7 @@ class Chebyshev(Basis):
             values.append(twice * values[-1] - values[-2])
         return torch.stack(values)
 
-    def formula(self) -> Formula:
+    def family(self) -> Family:
         return recurrence([(1.0, 0.0, 0.0), *[(2.0, 0.0, 1.0)] * (self.num_functions - 2)])
 
     @property
@@ -42,11 +42,10 @@ class Chebyshev(Basis):
         return 1 + 2 * (self.num_functions - 2)
 
 
-def recurrence(steps: list[tuple[float, float, float]]) -> Formula:
+def recurrence(steps: list[tuple[float, float, float]]) -> Family:
     """p_0 = 1, p_(n+1) = (a_n x + b_n) p_n - c_n p_(n-1) from (a_n, b_n, c_n); c_0 is not used."""
-    return Formula(
-        "recurrence", torch.tensor([*steps, (0.0,) * 3], dtype=torch.float64).t().unsqueeze(-1)
-    )
+    table = torch.tensor([*steps, (0.0,) * 3], dtype=torch.float64).t().unsqueeze(-1)
+    return Family("recurrence", (table,))
 
 
 class ThreeTerm(Basis):
@@ -71,7 +70,7 @@ class ThreeTerm(Basis):
                 values.append(factor * values[-1] - c * values[-2])
         return torch.stack(values)
 
-    def formula(self) -> Formula:
+    def family(self) -> Family:
         return recurrence(self.steps)
 
     @property
@@ -185,12 +184,13 @@ class Bernstein(Basis):
     def rising_range(self) -> tuple[float, float]:
         return 0.0, 1.0
 
-    def formula(self) -> Formula | None:
+    def family(self) -> Family | None:
         degree = self.num_functions - 1
         if degree > 64:  # powers get too small
             return None
         binomials = [float(math.comb(degree, k)) for k in range(degree + 1)]
-        return Formula("bernstein", torch.tensor(binomials, dtype=torch.float64).view(1, -1, 1))
+        table = torch.tensor(binomials, dtype=torch.float64).view(1, -1, 1)
+        return Family("bernstein", (table,))
 
     @property
     def flops(self) -> int:

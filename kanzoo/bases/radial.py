@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kanzoo.bases.base import Basis, Formula, GridBasis, check_whole
+from kanzoo.bases.base import Basis, Family, GridBasis, check_whole
 from kanzoo.bases.knots import common_range
 from kanzoo.bases.spline import BSpline, check_range
 
@@ -89,8 +89,8 @@ class GaussianRBF(RadialBasis):
         distance = self.distances(x)
         return torch.exp(distance * -distance)
 
-    def formula(self) -> Formula:
-        return Formula("gaussian", self.bells())
+    def family(self) -> Family:
+        return Family("gaussian", (self.bells(),))
 
     @property
     def flops(self) -> int:
@@ -104,8 +104,8 @@ class RSWAF(RadialBasis):
         slope = torch.tanh(self.distances(x))
         return 1 - slope * slope
 
-    def formula(self) -> Formula:
-        return Formula("switch", self.bells())
+    def family(self) -> Family:
+        return Family("switch", (self.bells(),))
 
     @property
     def flops(self) -> int:
@@ -151,7 +151,7 @@ class BSplineRBF(Basis):
         bells: Tensor = self.radial(x)
         return splines + bells
 
-    def formula(self) -> Formula | None:
+    def family(self) -> Family | None:
         order, knots = self.spline.spline_order, self.spline.knots
         if order < 2:  # their slopes jump
             return None
@@ -163,7 +163,7 @@ class BSplineRBF(Basis):
             for j in range(order // 2 + 1)
         ]
         table = torch.cat([splines, self.radial.bells()])
-        return Formula("spline_gaussian", table, (float(order), *powers))
+        return Family("spline_gaussian", (table,), (float(order), *powers))
 
     @property
     def flops(self) -> int:

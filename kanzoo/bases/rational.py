@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from kanzoo import registry
-from kanzoo.bases.base import Basis, check_whole
+from kanzoo.bases.base import Basis, Family, check_whole
 
 # Coefficients a_0 .. a_5 and b_1 .. b_4. All denominators start at 1 + Q with Q >= 0 and not with
 # Q = 0, where |Q| has a kink and no gradient would ever move them. The identity is exact; the two
@@ -60,6 +60,9 @@ class GroupRational(Basis):
         above = self.numerator.to(x.dtype).unbind()
         below = self.denominator.to(x.dtype).index_select(1, self.group_of).unbind()  # 4 of (C)
         return (horner(above, x) / (1 + (x * horner(below, x)).abs())).unsqueeze(0)
+
+    def family(self) -> Family:
+        return Family("rational", (self.numerator, self.denominator, self.group_of))
 
     @property
     def flops(self) -> int:

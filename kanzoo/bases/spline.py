@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from kanzoo import registry
-from kanzoo.bases.base import GridBasis, check_whole
+from kanzoo.bases.base import GridBasis, Splines, check_whole
 from kanzoo.bases.knots import (
     EXTRAPOLATIONS,
     blended_breaks,
@@ -75,6 +75,9 @@ class BSpline(GridBasis):
     def forward(self, x: Tensor) -> Tensor:
         knots = self.knots.to(x.dtype)
         return spline_values(x, knots, self.spline_order, self.extrapolation, self.end_slopes)
+
+    def splines(self) -> Splines:
+        return Splines(self.knots, self.spline_order, self.extrapolation)
 
     @property
     def flops(self) -> int:

@@ -11,7 +11,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from kanzoo.bases.base import Basis, Formula, check_whole
+from kanzoo.bases.base import Basis, Family, check_whole
 from kanzoo.bases.local import per_feature
 from kanzoo.bases.spline import check_range
 
@@ -50,8 +50,8 @@ class Wavelet(Basis):
         """(x - shift) / scale: `(..., C) -> (K, ..., C)`."""
         return (x - per_feature(self.shift, x)) * per_feature(self.inverse_scale, x)
 
-    def _formula(self, family: str, *constants: float) -> Formula:
-        return Formula(family, torch.stack([self.shift, self.inverse_scale]), constants)
+    def _family(self, name: str, *constants: float) -> Family:
+        return Family(name, (torch.stack([self.shift, self.inverse_scale]),), constants)
 
 
 class MexicanHat(Wavelet):
@@ -63,8 +63,8 @@ class MexicanHat(Wavelet):
         square = self.stretched(x).square()
         return (self.height - self.height * square) * torch.exp(-0.5 * square)
 
-    def formula(self) -> Formula:
-        return self._formula("mexican_hat", self.height)
+    def family(self) -> Family:
+        return self._family("mexican_hat", self.height)
 
     @property
     def flops(self) -> int:
@@ -101,8 +101,8 @@ class Morlet(Wavelet):
         t = self.stretched(x)
         return torch.cos(self.frequency * t) * torch.exp(-0.5 * t.square())
 
-    def formula(self) -> Formula:
-        return self._formula("morlet", self.frequency)
+    def family(self) -> Family:
+        return self._family("morlet", self.frequency)
 
     @property
     def flops(self) -> int:
@@ -116,8 +116,8 @@ class GaussianDerivative(Wavelet):
         t = self.stretched(x)
         return -t * torch.exp(-0.5 * t.square())
 
-    def formula(self) -> Formula:
-        return self._formula("gaussian_derivative")
+    def family(self) -> Family:
+        return self._family("gaussian_derivative")
 
     @property
     def flops(self) -> int:

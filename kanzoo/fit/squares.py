@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kanzoo.bases.spline import BSpline
 from kanzoo.fit.chain import chain
 from kanzoo.kernels.spline import linear_direct
 from kanzoo.layers.dispatch import choose
@@ -34,10 +33,7 @@ def squares_of(net: nn.Module, x: Tensor, y: Tensor) -> "StackSquares | None":
     own = sum(p.numel() for layer in layers for p in (layer.weight, layer.bias) if p is not None)
     plain = trained == own and all(
         layer.edge_mask is None
-        and layer.expansion.squash == "none"
-        and isinstance(layer.expansion.basis, BSpline)
-        and choose(layer.expansion, layer.weight, x, layer.backend) == "compiled"
-        and linear_direct.is_direct(x, layer.weight, layer.bias, layer.expansion.residual)
+        and choose(layer.request(x.new_zeros(1, layer.in_features))).name == "direct"
         for layer in layers
     )
     return StackSquares(layers, x, y) if plain else None
@@ -74,13 +70,13 @@ class _Pass:
     """One layer, from its inputs in one tensor to its outputs in another, and back."""
 
     def __init__(self, layer: KANLinear, x: Tensor) -> None:
-        own = layer.expansion
-        assert isinstance(own.basis, BSpline)
-        self.x, self.residual = x.contiguous(), own.residual
+        splines = layer.expansion.basis.splines()
+        assert splines is not None
+        self.x, self.residual = x.contiguous(), layer.expansion.residual
         self.layer = layer
         self.weight = layer.weight.detach()
-        self.knots = own.basis.knots.to(x.dtype).contiguous()
-        self.order, self.mode = own.basis.spline_order, own.basis.extrapolation
+        self.knots = splines.knots.to(x.dtype).contiguous()
+        self.order, self.mode = splines.order, splines.extrapolation
         self.y = x.new_empty(len(x), layer.out_features)
         self.grad_y = torch.empty_like(self.y)
         bias = None if layer.bias is None else layer.bias.detach()

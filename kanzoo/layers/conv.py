@@ -4,30 +4,20 @@ Axes: B batch, C input channels, O output channels, K functions a channel, S the
 """
 
 import math
-from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kanzoo import kernels, registry
+from kanzoo import registry
 from kanzoo.bases.base import Basis, BasisFactory, as_factory
-from kanzoo.layers.dispatch import (
-    aten_options,
-    check_backend,
-    choose,
-    conv2d,
-    function_plan,
-    spline_plan,
-)
+from kanzoo.layers.dispatch import compute
 from kanzoo.layers.expansion import Expansion
 from kanzoo.layers.layer import KANLayer, check_channels, check_sizes, weighted_sum
+from kanzoo.layers.paths.base import ConvOptions, Request
 
 Sizes = int | tuple[int, ...]
-
-CONVOLUTIONS: dict[int, Callable[..., Tensor]] = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
-TRANSPOSED: dict[int, Callable[..., Tensor]] = {1: F.conv_transpose1d, 2: F.conv_transpose2d}
 
 
 class ConvLayer(KANLayer):
@@ -37,6 +27,7 @@ class ConvLayer(KANLayer):
     """
 
     dims: ClassVar[int]
+    transposed: ClassVar[bool] = False
     named_paddings: ClassVar[tuple[str, ...]] = ()
     padding_modes: ClassVar[tuple[str, ...]] = ("zeros",)
 
@@ -91,8 +82,9 @@ class ConvLayer(KANLayer):
         if padding == "same" and max(strides) > 1:
             raise ValueError(f"padding 'same' needs stride 1, got {stride}")
         self.groups = groups
-        check_backend(backend, expansion, type(self).__name__)
-        self.backend = backend
+        self.output_padding = (0,) * self.dims
+        sizes = zip(kernel, self.dilation, self.margins, strict=True)
+        self.set_backend(backend, (1, in_channels, *(k * d + sum(m) for k, d, m in sizes)))
 
     @staticmethod
     def weight_shape(
@@ -135,58 +127,39 @@ class ConvLayer(KANLayer):
     def rows(self, x: Tensor) -> Tensor:
         return super().rows(x.movedim(-1 - self.dims, -1))
 
-    def features(self, pixels: Tensor) -> Tensor:
-        """Functions of all pixels as channels, functions fastest: `(B, C, S) -> (B, C K, S)`."""
-        channel = -1 - self.dims
-        single = self.expansion.num_functions == 1  # keeps the order in memory: no copies
-        last = pixels.movedim(channel, -1)
-        values: Tensor = self.expansion(last if single else last.contiguous())
-        return values.movedim(0, -1).flatten(-2).movedim(-1, channel).to(self.weight.dtype)
+    @property
+    def margins(self) -> tuple[tuple[int, int], ...]:
+        """Pixels of padding before and after, for every dimension."""
+        if not isinstance(self.padding, str):
+            return tuple((size, size) for size in self.padding)
+        if self.padding == "valid":
+            return ((0, 0),) * self.dims
+        totals = [d * (k - 1) for d, k in zip(self.dilation, self.kernel_size, strict=True)]
+        return tuple((total // 2, total - total // 2) for total in totals)
 
-    def operate(
-        self,
-        pixels: Tensor,
-        weight: Tensor,
-        operator: Callable[..., Tensor],
-        margins: Sequence[int] | None = None,
-        **options: Any,
-    ) -> Tensor:
-        """The plain operator on the features of all pixels, `options` as it takes them.
+    def padded(self, x: Tensor) -> Tensor:
+        """The input with its padding as pixels."""
+        sides = [size for pair in reversed(self.margins) for size in pair]
+        if self.padding_mode == "zeros":
+            return F.pad(x, sides)
+        images = x if x.dim() == self.dims + 2 else x.unsqueeze(0)
+        images = F.pad(images, sides, self.padding_mode)
+        return images if x.dim() == self.dims + 2 else images.squeeze(0)
 
-        `margins` are zeros around the pixels that go through the functions as these do.
-        """
-        batched = pixels.dim() == self.dims + 2
-        images = pixels if batched else pixels.unsqueeze(0)
-        none, transposed = (0,) * self.dims, operator is TRANSPOSED.get(self.dims)
-        full = {"padding": none, "output_padding": none, "transposed": transposed, **options}
-        groups, weighs = options["groups"], not torch.is_autocast_enabled("cpu")
-        plan: kernels.Plan | kernels.SplinePlan | None = None
-        if weighs:
-            plan = function_plan(self.expansion, weight, images, self.backend)
-        chosen = choose(self.expansion, self.weight, images, self.backend, type(self).__name__)
-        if weighs and chosen == "blocked" and plan is None:
-            plan = spline_plan(self.expansion, weight, images, groups)
-        parameters = [p for p in self.expansion.parameters() if p.requires_grad]
-        if plan is not None:
-            y = kernels.function_conv(
-                plan,
-                self.features,
-                self.expansion.wide(images),
-                weight,
-                self.bias,
-                parameters,
-                margins or none,
-                aten_options(full),
-            )
-            return y if batched else y.squeeze(0)
-        if margins is not None:
-            pixels, images = kernels.pad(pixels, margins), kernels.pad(images, margins)
-        # Statistics over the batch would be updated again when the features are.
-        if chosen == "dense" or self.expansion.squash == "batch":
-            return operator(self.features(pixels), weight, self.bias, **options)
-        y = kernels.recomputed_conv(self.features, images, weight, parameters, **full)
-        y = y if self.bias is None else y + self.bias.view(-1, *[1] * self.dims)
-        return y if batched else y.squeeze(0)
+    def request(self, x: Tensor) -> Request:
+        check_channels(x, -1 - self.dims, self.in_features)
+        images = x if x.dim() == self.dims + 2 else x.unsqueeze(0)
+        padding = tuple(before for before, _ in self.margins)
+        if self.padding_mode != "zeros" or any(before != after for before, after in self.margins):
+            images, padding = self.padded(images), (0,) * self.dims
+        sizes = (self.stride, padding, self.dilation)
+        options = ConvOptions(*sizes, self.transposed, self.output_padding, self.groups)
+        weight = self.masked_weight()
+        return Request("conv", self.expansion, images, weight, self.bias, self.backend, options)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = compute(self.request(x))
+        return y if x.dim() == self.dims + 2 else y.squeeze(0)
 
     def extra_repr(self) -> str:
         mode = "" if self.padding_mode == "zeros" else f", padding_mode={self.padding_mode}"
@@ -216,54 +189,6 @@ class KANConv(ConvLayer):
 
     def rows(self, x: Tensor) -> Tensor:
         return super().rows(self.padded(x))
-
-    @property
-    def margins(self) -> tuple[tuple[int, int], ...]:
-        """Pixels of padding before and after, for every dimension."""
-        if not isinstance(self.padding, str):
-            return tuple((size, size) for size in self.padding)
-        if self.padding == "valid":
-            return ((0, 0),) * self.dims
-        totals = [d * (k - 1) for d, k in zip(self.dilation, self.kernel_size, strict=True)]
-        return tuple((total // 2, total - total // 2) for total in totals)
-
-    def padded(self, x: Tensor) -> Tensor:
-        """The input with its padding as pixels."""
-        sides = [size for pair in reversed(self.margins) for size in pair]
-        if self.padding_mode == "zeros":
-            return F.pad(x, sides)
-        images = x if x.dim() == self.dims + 2 else x.unsqueeze(0)
-        images = F.pad(images, sides, self.padding_mode)
-        return images if x.dim() == self.dims + 2 else images.squeeze(0)
-
-    def forward(self, x: Tensor) -> Tensor:
-        check_channels(x, -1 - self.dims, self.in_features)
-        padding = tuple(before for before, _ in self.margins)
-        if self.padding_mode != "zeros" or any(b != a for b, a in self.margins):
-            x, padding = self.padded(x), (0,) * self.dims
-        options = {"stride": self.stride, "dilation": self.dilation, "groups": self.groups}
-        operator, weight = type(self).__name__, self.masked_weight()
-        if choose(self.expansion, self.weight, x, self.backend, operator) == "compiled":
-            if self.expansion.keeps_zero:  # the kernel knows padding
-                padded = {"padding": padding, **options}
-                return conv2d(self.expansion, weight, self.bias, x, padded)
-            return conv2d(self.expansion, weight, self.bias, kernels.pad(x, padding), options)
-        margins = padding if any(padding) else None
-        if self.expansion.zero_at_zero:  # the operator's own padding is phi(0), as it should
-            margins, options["padding"] = None, padding
-        elif margins and self.expansion.num_functions == 1 and self.expansion.keeps_zero:
-            return self._around_zero(x, weight, {"padding": padding, **options})
-        return self.operate(x, weight.flatten(1, 2), CONVOLUTIONS[self.dims], margins, **options)
-
-    def _around_zero(self, x: Tensor, weight: Tensor, options: dict[str, Any]) -> Tensor:
-        """One function f: f(x) - f(0) is zero where the operator pads, and f(0) makes a bias."""
-        zero = self.features(x.new_zeros(self.in_features, *[1] * self.dims))
-        each = zero.view(self.groups, 1, -1)
-        sums = weight.flatten(2).sum(-1).unflatten(0, (self.groups, -1))  # (groups, O / groups, C)
-        bias = (sums * each).sum(-1).flatten()
-        bias = bias if self.bias is None else self.bias + bias
-        operator = CONVOLUTIONS[self.dims]
-        return operator(self.features(x) - zero, weight.flatten(1, 2), bias, **options)
 
     def map_functions(self, tensor: Tensor, matrix: Tensor) -> Tensor:
         matrix = matrix.to(tensor.device).unflatten(0, (self.groups, -1))

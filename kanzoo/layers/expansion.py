@@ -8,11 +8,12 @@ import dataclasses
 import torch
 from torch import Tensor, nn
 
-from kanzoo import kernels, registry
+from kanzoo import registry
 from kanzoo.bases.activation import ACTIVATIONS, Activation
 from kanzoo.bases.base import BasisFactory, second_moment
-from kanzoo.bases.rational import GroupRational
+from kanzoo.layers.dispatch import compute
 from kanzoo.layers.inputs import evaluating
+from kanzoo.layers.paths.base import Request
 from kanzoo.layers.squash import SQUASHES, identity
 
 # For every function phi_k the index j and the sign s of phi_k(-x) = s phi_j(x).
@@ -106,11 +107,10 @@ class Expansion(nn.Module):
 
     def _functions(self, x: Tensor) -> Tensor:
         """The basis, by a kernel where there is one for its values."""
-        basis = self.basis
-        if isinstance(basis, GroupRational):
-            above, below = basis.numerator.to(x.dtype), basis.denominator.to(x.dtype)
-            return kernels.group_rational(x, above, below, basis.group_of).unsqueeze(0)
-        values: Tensor = basis(x)
+        family = self.basis.family() if self.basis.num_functions == 1 else None
+        if family is not None:
+            return compute(Request("values", self, x, family.tables[0], None))
+        values: Tensor = self.basis(x)
         return values
 
     def _with_residual(self, values: Tensor, x: Tensor) -> Tensor:

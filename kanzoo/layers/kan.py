@@ -11,10 +11,11 @@ from torch import Tensor
 from kanzoo.bases.base import Basis, BasisFactory, as_factory
 from kanzoo.layers.constraint import check_tied, tie
 from kanzoo.layers.conv import KANConv1d, KANConv2d, KANConv3d
-from kanzoo.layers.dispatch import check_backend, linear
+from kanzoo.layers.dispatch import compute
 from kanzoo.layers.edges import check_equal_rows
 from kanzoo.layers.expansion import Expansion
 from kanzoo.layers.layer import KANLayer, check_channels, check_sizes, weighted_sum
+from kanzoo.layers.paths.base import Request
 from kanzoo.layers.transposed import KANConvTranspose1d, KANConvTranspose2d
 
 __all__ = [
@@ -66,12 +67,15 @@ class KANLinear(KANLayer):
             init=init,
             **place,
         )
-        check_backend(backend, expansion, "KANLinear")
-        self.backend = backend
+        self.set_backend(backend, (1, in_features))
+
+    def request(self, x: Tensor) -> Request:
+        check_channels(x, -1, self.in_features)
+        weight = self.masked_weight()
+        return Request("linear", self.expansion, x, weight, self.bias, self.backend)
 
     def forward(self, x: Tensor) -> Tensor:
-        check_channels(x, -1, self.in_features)
-        return linear(self.expansion, self.masked_weight(), self.bias, x, self.backend)
+        return compute(self.request(x))
 
     @torch.no_grad()
     def share_inputs(self, group: Tensor) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from kanzoo.bases.base import GridBasis
 from kanzoo.layers.constraint import monotone_on_data
+from kanzoo.layers.dispatch import choose, explain
 from kanzoo.layers.edges import STRUCTURE, EdgeLayer, check_loaded
 from kanzoo.layers.expansion import Expansion
 from kanzoo.layers.grid import (
@@ -22,6 +23,7 @@ from kanzoo.layers.grid import (
     spread,
     transfer,
 )
+from kanzoo.layers.paths.base import Request
 
 
 class KANLayer(EdgeLayer):
@@ -32,6 +34,7 @@ class KANLayer(EdgeLayer):
     """
 
     decays: ClassVar[tuple[str, ...]] = ("weight",)  # what weight decay applies to
+    backend: str
 
     def __init__(
         self,
@@ -58,6 +61,20 @@ class KANLayer(EdgeLayer):
             self.register_buffer(name, None)
         self.register_load_state_dict_post_hook(check_loaded)
         self.reset_parameters()
+
+    def request(self, x: Tensor) -> Request:
+        """What is to be computed of an input."""
+        raise NotImplementedError
+
+    def explain_backend(self, x: Tensor) -> str:
+        """One line: the path which computes the layer on inputs like x, and why others do not."""
+        return explain(self.request(x))
+
+    def set_backend(self, backend: str, shape: tuple[int, ...]) -> None:
+        """Choose how the layer is computed; `ValueError` if it cannot be on inputs of a shape."""
+        self.backend = backend
+        if backend != "auto":
+            choose(self.request(torch.empty(shape, device="cpu")))
 
     @property
     def has_edges(self) -> bool:

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from kanzoo.bases.base import Basis, BasisFactory
-from kanzoo.layers.conv import TRANSPOSED, ConvLayer, Sizes
-from kanzoo.layers.dispatch import linear
+from kanzoo.layers.conv import ConvLayer, Sizes
+from kanzoo.layers.dispatch import compute
 from kanzoo.layers.layer import check_channels, weighted_sum
+from kanzoo.layers.paths.base import Request
 
 
 class KANConvTranspose(ConvLayer):
@@ -23,6 +24,7 @@ class KANConvTranspose(ConvLayer):
     """
 
     function_dim = 1
+    transposed = True
 
     def __init__(
         self,
@@ -88,30 +90,25 @@ class KANConvTranspose(ConvLayer):
         plain = not any((*self.padding, *self.output_padding)) and self.groups == 1
         return plain and self.stride == self.kernel_size and max(self.dilation) == 1
 
-    def forward(self, x: Tensor) -> Tensor:
+    def request(self, x: Tensor) -> Request:
+        if not self.tiles:
+            return super().request(x)
         check_channels(x, -1 - self.dims, self.in_features)
-        if self.tiles:
-            return self._tiled(x)
-        return self.operate(
-            x,
-            self.masked_weight().flatten(0, 1),
-            TRANSPOSED[self.dims],
-            stride=self.stride,
-            padding=self.padding,
-            output_padding=self.output_padding,
-            groups=self.groups,
-            dilation=self.dilation,
-        )
+        last = x.movedim(x.dim() - self.dims - 1, -1)
+        # A linear map of every pixel to its tile: the same at the speed of linear layers.
+        weight = self.masked_weight().flatten(2)
+        return Request("linear", self.expansion, last, weight, None, self.backend)
 
-    def _tiled(self, x: Tensor) -> Tensor:
-        """A linear map of every pixel to its tile: the same at the speed of linear layers."""
+    def forward(self, x: Tensor) -> Tensor:
+        return self._joined(compute(self.request(x)), x) if self.tiles else super().forward(x)
+
+    def _joined(self, y: Tensor, x: Tensor) -> Tensor:
+        """The output from the tiles of all pixels: `(.., *S, O taps) -> (.., O, *S')`."""
         dims, lead = self.dims, x.dim() - self.dims - 1
-        last = x.movedim(lead, -1)
-        y = linear(self.expansion, self.masked_weight().flatten(2), None, last, self.backend)
         y = y.unflatten(-1, (self.out_features, *self.kernel_size))  # (.., S, O, taps)
         pairs = [axis for i in range(lead, lead + dims) for axis in (i, i + dims + 1)]
         y = y.permute(*range(lead), lead + dims, *pairs)  # (.., O, pixels and taps in turn)
-        sides = [n * k for n, k in zip(last.shape[lead:-1], self.kernel_size, strict=True)]
+        sides = [n * k for n, k in zip(x.shape[lead + 1 :], self.kernel_size, strict=True)]
         y = y.reshape(*x.shape[:lead], self.out_features, *sides)
         return y if self.bias is None else y + self.bias.view(-1, *[1] * dims)
 

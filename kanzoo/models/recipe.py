@@ -8,9 +8,10 @@ from typing import Any
 
 import torch
 
-from kanzoo import kernels, registry
+from kanzoo import registry
 from kanzoo.bases.base import Basis, BasisFactory, make_factory
 from kanzoo.layers.factory import LayerFactory
+from kanzoo.layers.kan import KANLinear
 from kanzoo.models.base import Architecture
 from kanzoo.models.build import construct
 
@@ -99,12 +100,13 @@ def _layers(config: dict[str, Any]) -> LayerFactory:
         return LayerFactory(**options)
     cls, basis_options = _class(config["basis"], Basis)
     basis: BasisFactory = make_factory(cls, config["basis_name"] or "", **basis_options)
-    if options.get("backend") == "compiled":
-        reason = kernels.unavailable_reason(order=basis_options.get("spline_order", 3))
-        if reason is not None:
-            log.warning("backend 'compiled' is not available here, 'auto' is used: %s", reason)
-            options["backend"] = "auto"
-    return LayerFactory(**options, basis=basis)
+    factory = LayerFactory(**options, basis=basis)
+    try:
+        KANLinear(2, 1, basis=basis, backend=factory.backend)
+    except ValueError as error:
+        log.warning("backend 'auto' is used: %s", error)
+        factory = LayerFactory(**options | {"backend": "auto"}, basis=basis)
+    return factory
 
 
 def build_recipe(config: dict[str, Any], device: str) -> Architecture:

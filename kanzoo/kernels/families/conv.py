@@ -23,7 +23,7 @@ BLOCK_BYTES = 8 << 20
 FEW_IMAGES = 8  # up to here margins cost less as pixels than as an image of their own
 FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
 
-Options = tuple[list[int], list[int], list[int], bool, list[int], int]
+Options = tuple[Sequence[int], Sequence[int], Sequence[int], bool, Sequence[int], int]
 
 
 def functions_first(weight: Tensor, options: Options, functions: int) -> Tensor:

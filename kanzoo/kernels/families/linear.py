@@ -14,13 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kanzoo.bases.base import Formula
+from kanzoo.bases.base import Family
 from kanzoo.kernels.generic.conv import differentiable_gradients, spread
 from kanzoo.kernels.generic.linear import blocks, whole
-from kanzoo.kernels.native.build import is_available
-from kanzoo.kernels.native.call import REALS, call, thread_count
+from kanzoo.kernels.native.call import call, thread_count
 from kanzoo.kernels.native.scratch import scratch
-from kanzoo.kernels.spline.linear import is_transformed
 
 FAMILIES = (  # in the order of functions.cpp
     "recurrence",
@@ -44,30 +42,15 @@ BLOCK_BYTES = 8 << 20  # larger products are faster, beyond the L2 cache too
 
 @dataclass(frozen=True)
 class Plan:
-    """What a layer's functions are made of; `formula` is called when its numbers are needed."""
+    """What a layer's functions are made of; `family` is called when its numbers are needed."""
 
-    formula: Callable[[], Formula | None]
+    family: Callable[[], Family | None]
     squash: str
     residual: str | None
-
-    def usable(self) -> bool:
-        """Whether the kernel knows all of it."""
-        known = self.squash in SQUASHES and self.residual in RESIDUALS
-        return known and self.formula() is not None
 
     def prepare(self, x: Tensor, trained: bool) -> "Functions":
         """The functions of one call, on inputs like x."""
         return Functions(self, x, trained)
-
-
-def has_functions(x: Tensor, weight: Tensor) -> bool:
-    """Whether the kernel can be used for tensors like these on the CPU, now."""
-    return (
-        x.dtype in REALS
-        and x.dtype == weight.dtype
-        and not is_transformed()
-        and is_available("functions", None, REALS[x.dtype])
-    )
 
 
 class Functions:
@@ -75,14 +58,14 @@ class Functions:
 
     def __init__(self, plan: Plan, x: Tensor, trained: bool = False) -> None:
         with torch.set_grad_enabled(trained):
-            formula = plan.formula()
-            assert formula is not None
-            self.table = formula.table.to(x.dtype)  # (J, K, C or 1)
+            family = plan.family()
+            assert family is not None
+            self.table = family.tables[0].to(x.dtype)  # (J, K, C or 1)
         self.values = self.table.detach().contiguous()
         self.count = self.table.shape[1]
         self.total = self.count + (plan.residual is not None)
-        self.constants = x.new_tensor(formula.constants or (0.0,))
-        self.kind = [FAMILIES.index(formula.family), SQUASHES.index(plan.squash)]
+        self.constants = x.new_tensor(family.constants or (0.0,))
+        self.kind = [FAMILIES.index(family.name), SQUASHES.index(plan.squash)]
         self.kind.append(RESIDUALS.index(plan.residual))
         self.trained = self.table.requires_grad
         self.each = self.trained or self.values.shape[2] > 1

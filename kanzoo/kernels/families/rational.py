@@ -12,13 +12,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from kanzoo.kernels.native.build import is_available
-from kanzoo.kernels.native.call import REALS, call, thread_count
+from kanzoo.kernels.native.call import call, thread_count
 from kanzoo.kernels.spline.definition import differentiate_gradient
-from kanzoo.kernels.spline.linear import is_transformed
 
 BLOCK = 2**15  # numbers of a block without a compiler: its buffers stay in the cache
-SMALL = 2**14  # numbers below which PyTorch's own graph is faster than a block
 
 
 def dense_rational(x: Tensor, above: Tensor, below: Tensor, group_of: Tensor) -> Tensor:
@@ -204,26 +201,11 @@ def _block_gradients(
         sums[1][j] += down.mul_(x).flatten(0, -2).sum(0)
 
 
-def group_rational(x: Tensor, above: Tensor, below: Tensor, group_of: Tensor) -> Tensor:
-    """P(x) / (1 + |Q(x)|) by the fastest code that can be had.
+def blocked_rational(x: Tensor, above: Tensor, below: Tensor, group_of: Tensor) -> Tensor:
+    """P(x) / (1 + |Q(x)|) in PyTorch's operations, a block at a time.
 
     x: (..., C), float32 or float64; above: (6); below: (4, G); group_of: (C), the group of every
     channel. Returns (..., C).
     """
-    if x.device.type != "cpu" or x.dtype not in REALS or is_transformed():
-        return dense_rational(x, above, below, group_of)
-    if torch.compiler.is_exporting():
-        return dense_rational(x, above, below, group_of)
-    if has_kernel(REALS[x.dtype]):
-        y: Tensor = torch.ops.kanzoo.rational(x, above, below, group_of)
-        return y
-    if x.numel() < SMALL or x.dim() < 2 or torch.compiler.is_compiling():
-        return dense_rational(x, above, below, group_of)
-    y = _Blocked.apply(x, above, below, group_of)
+    y: Tensor = _Blocked.apply(x, above, below, group_of)
     return y
-
-
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def has_kernel(real: str) -> bool:
-    """Whether the compiled kernel can be used; builds it at the first call."""
-    return is_available("functions", None, real)

@@ -9,8 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kanzoo.kernels.spline.linear import is_transformed
-
 Expand = Callable[[Tensor], Tensor]
 
 
@@ -168,7 +166,5 @@ def recomputed_conv(
     kind = x.device.type
     lower = torch.is_autocast_enabled(kind) and weight.dtype != torch.float64
     dtype = torch.get_autocast_dtype(kind) if lower else weight.dtype
-    if is_transformed():
-        return operate(features, x, weight, options, dtype)
     y: Tensor = _RecomputedConv.apply(features, options, dtype, x, weight, *parameters)
     return y

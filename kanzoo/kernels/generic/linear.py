@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from kanzoo.kernels.generic.conv import differentiable_gradients, spread
-from kanzoo.kernels.spline.linear import is_transformed
 
 BLOCK_BYTES = 4 << 20
 MOST_COLUMNS = 512
@@ -134,8 +133,5 @@ def blocked_linear(
         raise ValueError(f"weight must be ({inputs}, T, out), got {tuple(weight.shape)}")
     flat = x.reshape(-1, inputs)
     with torch.autocast(x.device.type, enabled=False):
-        if is_transformed():
-            y = whole(features, flat, weight)
-        else:
-            y = _Blocked.apply(features, flat, weight, *parameters)
+        y: Tensor = _Blocked.apply(features, flat, weight, *parameters)
     return y.reshape(*x.shape[:-1], weight.shape[2])

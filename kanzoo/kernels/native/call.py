@@ -41,3 +41,17 @@ def call(name: str, order: int | None, tensors: list[Tensor | None], sizes: list
     numbers = (ctypes.c_int64 * len(sizes))(*sizes)
     if function(*map(_pointer, tensors), numbers):
         raise MemoryError(f"{name}: no memory for tables of sizes {sizes}")
+
+
+def in_float32(
+    x: Tensor, weight: Tensor, residual: Tensor | None, knots: Tensor
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
+    """Half precisions (and, under autocast, what meets them) as float32."""
+    halves = (torch.bfloat16, torch.float16)
+    if x.dtype not in halves and not torch.is_autocast_enabled("cpu"):
+        return x, weight, residual, knots
+    wide = [
+        t if t is None or t.dtype == torch.float64 else t.float()
+        for t in (x, weight, residual, knots)
+    ]
+    return wide[0], wide[1], wide[2], wide[3]  # type: ignore[return-value]

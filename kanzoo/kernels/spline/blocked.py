@@ -16,7 +16,6 @@ from torch import Tensor
 from kanzoo.kernels.generic.linear import even_size
 from kanzoo.kernels.native.scratch import scratch
 from kanzoo.kernels.spline.definition import dense_linear
-from kanzoo.kernels.spline.linear import is_transformed
 from kanzoo.kernels.spline.local import Cells, prepare_cells, spline_values
 
 BLOCK_BYTES = 16 << 20  # of features; few large operations are faster than many in the cache
@@ -135,8 +134,7 @@ def blocked_spline_linear(
     flat = x.reshape(-1, inputs)
     rest = None if residual is None else residual.reshape(-1, inputs)
     with torch.autocast(x.device.type, enabled=False):
-        if is_transformed():
-            y = dense_linear(flat, weight, rest, knots, order, extrapolation)
-        else:
-            y = _BlockedSpline.apply(flat, weight.contiguous(), rest, knots, order, extrapolation)
+        y: Tensor = _BlockedSpline.apply(
+            flat, weight.contiguous(), rest, knots, order, extrapolation
+        )
     return y.reshape(*x.shape[:-1], weight.shape[2])

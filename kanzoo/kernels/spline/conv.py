@@ -12,9 +12,9 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from kanzoo.bases.knots import EXTRAPOLATIONS
-from kanzoo.kernels.native.call import call, thread_count
+from kanzoo.kernels.native.call import call, in_float32, thread_count
 from kanzoo.kernels.spline.definition import dense_conv2d, differentiate_gradient
-from kanzoo.kernels.spline.linear import check_spline, in_float32, is_transformed
+from kanzoo.kernels.spline.linear import check_spline
 
 SIGNATURE = (
     "Tensor x, Tensor weight, Tensor? residual, Tensor knots, int order, str extrapolation,"
@@ -261,9 +261,5 @@ def spline_conv2d(
         )
     options = (strides, margins, dilations, groups)
     arguments = (x, weight, residual, knots, order, extrapolation, *options)
-    if is_transformed():
-        with torch.autocast("cpu", enabled=False):
-            y = _dense(*arguments)
-    else:
-        y = torch.ops.kanzoo.spline_conv2d(*arguments)
+    y: Tensor = torch.ops.kanzoo.spline_conv2d(*arguments)
     return y if torch.is_autocast_enabled("cpu") else y.to(given)

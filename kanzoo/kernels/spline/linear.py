@@ -9,11 +9,10 @@ import math
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 from torch.utils.flop_counter import register_flop_formula
 
 from kanzoo.bases.knots import EXTRAPOLATIONS
-from kanzoo.kernels.native.call import REALS, call, thread_count
+from kanzoo.kernels.native.call import REALS, call, in_float32, thread_count
 from kanzoo.kernels.spline.definition import dense_linear, differentiate_gradient
 
 
@@ -215,27 +214,6 @@ def _backward_flops(grad, x, weight, residual, knots, order, *rest, out_shape=No
     return int(_products(x, weight, residual, order) * (need_x + need_weight))
 
 
-def is_transformed() -> bool:
-    """Whether torch.func transforms or forward-mode gradients are at work."""
-    if torch.compiler.is_compiling():
-        return False
-    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
-
-
-def in_float32(
-    x: Tensor, weight: Tensor, residual: Tensor | None, knots: Tensor
-) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
-    """Half precisions (and, under autocast, what meets them) as float32."""
-    halves = (torch.bfloat16, torch.float16)
-    if x.dtype not in halves and not torch.is_autocast_enabled("cpu"):
-        return x, weight, residual, knots
-    wide = [
-        t if t is None or t.dtype == torch.float64 else t.float()
-        for t in (x, weight, residual, knots)
-    ]
-    return wide[0], wide[1], wide[2], wide[3]  # type: ignore[return-value]
-
-
 def spline_linear(
     x: Tensor,
     weight: Tensor,
@@ -257,12 +235,8 @@ def spline_linear(
     rows = check_spline(inputs, x, weight, residual, knots, order, extrapolation)
     if weight.ndim != 3 or tuple(weight.shape[:2]) != (inputs, rows):
         raise ValueError(f"weight must be ({inputs}, {rows}, out), got {tuple(weight.shape)}")
-    if is_transformed():
-        with torch.autocast("cpu", enabled=False):
-            y = dense_linear(x, weight, residual, knots, order, extrapolation)
-    else:
-        flat = None if residual is None else residual.reshape(-1, inputs)
-        y = torch.ops.kanzoo.spline_linear(
-            x.reshape(-1, inputs), weight, flat, knots, order, extrapolation
-        ).reshape(*x.shape[:-1], weight.shape[2])
+    flat = None if residual is None else residual.reshape(-1, inputs)
+    y: Tensor = torch.ops.kanzoo.spline_linear(
+        x.reshape(-1, inputs), weight, flat, knots, order, extrapolation
+    ).reshape(*x.shape[:-1], weight.shape[2])
     return y if torch.is_autocast_enabled("cpu") else y.to(given)

@@ -16,29 +16,11 @@ from torch import Tensor
 from kanzoo.bases.knots import EXTRAPOLATIONS
 from kanzoo.kernels.native.build import load
 from kanzoo.kernels.native.call import REALS, thread_count
-from kanzoo.kernels.spline.linear import is_transformed, spline_linear
+from kanzoo.kernels.spline.linear import spline_linear
 
 RESIDUALS = (None, "identity", "silu")  # as the kernels number them
 FEW_OUTPUTS = 256  # up to here sorting takes so long that the backward is told the order
 MANY_INPUTS = 2**14  # numbers of a batch, from here on
-_PLAIN = (Tensor, torch.nn.Parameter)
-
-
-def is_direct(x: Tensor, weight: Tensor, bias: Tensor | None, residual: str | None) -> bool:
-    """Whether `direct_linear` can compute a layer: nothing but autograd must see what it does."""
-    return (
-        x.numel() > 0
-        and type(x) in _PLAIN
-        and type(weight) in _PLAIN
-        and (bias is None or type(bias) in _PLAIN)
-        and x.dtype is weight.dtype
-        and x.dtype in REALS
-        and residual in RESIDUALS
-        and not torch.compiler.is_compiling()
-        and not torch.is_autocast_enabled("cpu")
-        and torch._C._len_torch_dispatch_stack() == 0
-        and not is_transformed()
-    )
 
 
 def direct_linear(
@@ -53,7 +35,7 @@ def direct_linear(
     """bias + sum_i sum_k weight[i, k] phi_k(x[..., i]), as `spline_linear`.
 
     The last phi is the residual branch, by its name: one of `RESIDUALS`. The caller has made sure
-    that shapes and dtypes are right.
+    that shapes and dtypes are right, and that nothing but autograd must see what is done.
     """
     y: Tensor = _Direct.apply(x, weight, bias, residual, knots, order, extrapolation)
     return y

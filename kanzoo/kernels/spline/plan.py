@@ -46,10 +46,6 @@ class SplinePlan:
         spline = prepare_cardinal(*grid) if count <= FEW else None
         return cls(prepare_cells(*grid), spline, count, squash, residual)
 
-    def usable(self, groups: int) -> bool:
-        """Whether it can be computed in groups: with the same knots for all channels."""
-        return groups == 1 or self.cells.grid.shape[0] == 1
-
     def prepare(self, x: Tensor, trained: bool) -> "SplineFunctions":
         """The functions of one call."""
         return SplineFunctions(self, x)
