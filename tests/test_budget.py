@@ -14,7 +14,8 @@ import kanzoo
 from kanzoo import registry
 from kanzoo.bases.base import get_basis
 from kanzoo.layers.kan import KANConv2d, KANLinear
-from kanzoo.models.budget import count_flops, count_params, match_budget
+from kanzoo.layers.parameters import count_params
+from kanzoo.models.budget import count_flops, match_budget
 from kanzoo.models.build import ModelPlan, build_layers, build_plan
 
 

@@ -16,7 +16,8 @@ import kanzoo
 from kanzoo import registry
 from kanzoo.layers.kan import KANConv2d, KANLayer, KANLinear
 from kanzoo.layers.kanify import REPLACEMENTS
-from kanzoo.models.budget import count_flops, count_params
+from kanzoo.layers.parameters import count_params
+from kanzoo.models.budget import count_flops
 
 NAMES = registry.names("basis")
 
