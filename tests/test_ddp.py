@@ -54,6 +54,23 @@ def test_two_processes_equal_one(tmp_path: Path, layers: str) -> None:
 
 
 @pytest.mark.slow
+def test_grids_that_move_and_are_refined(tmp_path: Path) -> None:
+    """Both at the same step too; convolutions have more inputs than a sample of them holds."""
+    words = [
+        *("layers=kan", "basis=bspline_adaptive", "callbacks=grid", "model=convnet"),
+        *("model.width=4", "callbacks.grid.update_every=2", "callbacks.grid.refine=[[1,7]]"),
+        "callbacks.grid.optimizer_state=remap",
+    ]
+    result, weights, _ = run(tmp_path, "two", *DDP, *words)
+    alone, reference, _ = run(tmp_path, "one", *ONE, *words)
+    assert weights.keys() == reference.keys()
+    for key, value in reference.items():
+        torch.testing.assert_close(weights[key], value, rtol=1e-3, atol=1e-4, msg=key)
+    assert result["params"] == alone["params"]
+    assert result["test"]["loss"] == pytest.approx(alone["test"]["loss"], rel=1e-3)
+
+
+@pytest.mark.slow
 def test_two_processes_resume(tmp_path: Path) -> None:
     whole, weights, folder = run(tmp_path, "whole", *DDP)
     (folder / "result.json").unlink()

@@ -1,10 +1,13 @@
 """Grids that move and are refined during training."""
 
+import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import prune
 
 from kanzoo.layers.inputs import layer_inputs
 from kanzoo.layers.kan import KANLinear
@@ -115,6 +118,46 @@ def test_moved_grids_cover_their_data(tmp_path: Path, state: str) -> None:
     assert knots.shape[0] == 12
     assert (knots.diff(dim=1) > 0).all()
     assert not torch.equal(knots[0], knots[1])  # every feature has followed its own data
+
+
+@pytest.mark.parametrize("optim", ["adamw", "sgd", "lbfgs"])
+def test_grids_move_and_are_refined_at_once(tmp_path: Path, optim: str) -> None:
+    words = [
+        *("callbacks.grid.refine=[[2,8],[2,9]]", "callbacks.grid.update_every=4"),
+        *("callbacks.grid.optimizer_state=remap", f"optim={optim}", "trainer.max_epochs=3"),
+        *("data.batch_size=128", "basis=bspline", f"runs={tmp_path}"),
+    ]
+    config = compose("train", [*SHORT, *words])
+    result = train(config)
+    _, checkpoint = find_checkpoint(RunDir.of(config).path, "last")
+    state = torch.load(checkpoint, weights_only=True)["state_dict"]
+    assert state["net.stem.weight"].shape == (64, 9 + 3 + 1, 12)
+    assert math.isfinite(result["test"]["loss"])
+
+
+def test_grids_do_not_move_while_gradients_add_up() -> None:
+    layer = KANLinear(2, 3)
+    x = torch.randn(5, 2)
+    trainer = SimpleNamespace(
+        accumulate_grad_batches=2,
+        current_epoch=0,
+        global_step=0,
+        optimizers=[torch.optim.SGD(layer.parameters(), 0.1)],
+        strategy=None,
+    )
+    schedule = GridSchedule(update_every=1, update_until=5)
+    layer(x).sum().backward()
+    schedule.on_train_batch_start(trainer, layer, (x, x), 1)  # type: ignore[arg-type]
+    assert layer.weight.grad is not None
+    schedule.on_train_batch_start(trainer, layer, (x, x), 2)  # type: ignore[arg-type]
+    assert layer.weight.grad is None
+
+
+def test_computed_weights_are_refused_before_training() -> None:
+    net = nn.Sequential(KANLinear(2, 3), KANLinear(3, 1))
+    prune.l1_unstructured(net[1], "weight", 0.5)
+    with pytest.raises(ValueError, match="is computed"):
+        GridSchedule(update_every=1).on_fit_start(SimpleNamespace(strategy=None), net)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

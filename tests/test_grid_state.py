@@ -1,6 +1,7 @@
 """Checkpoints, optimisers and several processes after the grid of a layer changed."""
 
 import copy
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -125,6 +126,57 @@ def test_remapped_moments_mean_the_same_gradient() -> None:
     assert state["exp_avg_sq"].min() >= 0
     assert state["step"] == 3
     assert torch.equal(optimizer.state[layer.bias]["exp_avg"], bias)
+
+
+@pytest.mark.parametrize(
+    ("optimizer_class", "options"),
+    [
+        (torch.optim.Adam, {"amsgrad": True}),
+        (torch.optim.SGD, {"momentum": 0.9}),
+        (torch.optim.RMSprop, {"centered": True, "momentum": 0.5}),
+        (torch.optim.Adadelta, {}),
+        (torch.optim.LBFGS, {}),
+    ],
+)
+def test_several_changes_before_one_adjustment_are_those_of_one_by_one(
+    optimizer_class: Any, options: Any
+) -> None:
+    """All at once, each by itself but late, and each at its time: the same state and steps."""
+    results = []
+    for when in ("at once", "late", "each"):
+        torch.manual_seed(0)
+        layer: Any = KANLinear(3, 4, basis=get_basis("bspline_adaptive", grid_size=4), **DOUBLE)
+        optimizer = optimizer_class(layer.parameters(), lr=1e-3, **options)
+        x = skewed(64, 3)
+
+        def loss(layer: Any = layer, optimizer: Any = optimizer, x: Tensor = x) -> Tensor:
+            optimizer.zero_grad()
+            value = layer(x).square().mean()
+            value.backward()
+            return value
+
+        for _ in range(3):
+            optimizer.step(loss)
+        changes: list[Any] = []
+        for size in (None, 6, 8):
+            changes.append(layer.refine(size) if size else layer.update_grid(x))
+            if when == "each":
+                changes[-1].adjust(optimizer, "remap")
+        if when == "at once":
+            adjust_optimizer(optimizer, changes, "remap")
+        elif when == "late":
+            for change in changes:
+                change.adjust(optimizer, "remap")
+        state = optimizer.state.get(layer.weight, {})
+        moments = [v.clone() for v in state.values() if isinstance(v, Tensor) and v.dim() > 1]
+        assert all(value.shape == layer.weight.shape for value in moments)
+        assert bool(moments) == (optimizer_class not in (torch.optim.Adadelta, torch.optim.LBFGS))
+        for _ in range(2):
+            optimizer.step(loss)
+        results.append((*moments, layer.weight.detach()))
+    for one, other in pairwise(results):
+        for first, second in zip(one, other, strict=True):
+            assert torch.equal(first, second)
 
 
 def test_reset_forgets_only_changed_weights() -> None:

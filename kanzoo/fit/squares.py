@@ -33,6 +33,7 @@ def squares_of(net: nn.Module, x: Tensor, y: Tensor) -> "StackSquares | None":
     own = sum(p.numel() for layer in layers for p in (layer.weight, layer.bias) if p is not None)
     plain = trained == own and all(
         layer.edge_mask is None
+        and layer.stores_weight
         and choose(layer.request(x.new_zeros(1, layer.in_features))).name == "direct"
         for layer in layers
     )

@@ -8,6 +8,9 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.prune import BasePruningMethod
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
 
 from kanzoo.layers.constraint import check_kinds, check_tied, effective, parameters_of, tie
 from kanzoo.layers.expansion import Expansion
@@ -31,6 +34,40 @@ class EdgeLayer(nn.Module):
     edge_kind: Tensor | None
     input_group: Tensor | None
 
+    @property
+    def stores_weight(self) -> bool:
+        """Whether the weight and the bias are parameters, not computed from others."""
+        return not any(self._is_computed(name) for name in ("weight", "bias"))
+
+    def _is_computed(self, name: str) -> bool:
+        return name not in self._parameters and getattr(self, name) is not None
+
+    def check_stored(self, *names: str) -> None:
+        """Raise `ValueError` for a tensor that is computed: what is written to it would be lost."""
+        for name in names or ("weight",):
+            if self._is_computed(name):
+                raise ValueError(
+                    f"the {name} of this {type(self).__name__} is computed (pruning, a norm or "
+                    "another parametrization) and cannot be changed: call torch.nn.utils.prune."
+                    "remove, remove_weight_norm or remove_parametrizations first"
+                )
+
+    def current_weight(self) -> Tensor:
+        """The weight as the parameters are now that it may be computed from."""
+        if "weight" not in self._parameters:
+            # Pruning and the older norms compute it before a forward only.
+            for hook in self._forward_pre_hooks.values():
+                value: Any = None
+                if isinstance(hook, SpectralNorm) and hook.name == "weight":
+                    value = hook.compute_weight(self, do_power_iteration=False)
+                elif isinstance(hook, WeightNorm) and hook.name == "weight":
+                    value = hook.compute_weight(self)
+                elif isinstance(hook, BasePruningMethod) and hook._tensor_name == "weight":
+                    value = hook.apply_mask(self)
+                if value is not None:
+                    self.weight = value
+        return self.weight
+
     def masked_weight(self) -> Tensor:
         """The weight of edges of their kinds, without pruned ones, whatever an optimiser does."""
         weight = self.unmasked_weight()
@@ -44,7 +81,7 @@ class EdgeLayer(nn.Module):
     def unmasked_weight(self) -> Tensor:
         """The weight of edges of their kinds, pruned ones too."""
         if not self.is_constrained:
-            return self.weight
+            return self.current_weight()
         weight = tie(self.by_function(), self.input_group)
         weight = effective(weight, self.edge_kind, self.expansion)
         return weight.movedim(0, self.function_dim).contiguous()
@@ -57,6 +94,7 @@ class EdgeLayer(nn.Module):
         and belongs to the state. Functions that were of another kind become some of theirs. Raises
         `ValueError` where the basis cannot keep the kinds.
         """
+        self.check_stored()
         shape = self.by_function()[0].shape[:2]
         if kind.shape != shape:
             raise ValueError(f"kind must be {tuple(shape)}, got {tuple(kind.shape)}")
@@ -85,7 +123,8 @@ class EdgeLayer(nn.Module):
         mask = self.kept_together(keep).to(self.weight).view(*keep.shape, *[1] * (weight.dim() - 2))
         mask = mask.unsqueeze(self.function_dim)
         self.edge_mask = mask if self.edge_mask is None else self.edge_mask * mask
-        self.weight.mul_(self.edge_mask)
+        if self.stores_weight:
+            self.weight.mul_(self.edge_mask)
 
     def kept_together(self, keep: Tensor) -> Tensor:
         """A mask that keeps an edge where an edge is kept that is shared with it."""
@@ -126,7 +165,7 @@ class EdgeLayer(nn.Module):
 
     def by_function(self) -> Tensor:
         """The weight as a view with functions first."""
-        return self.weight.movedim(self.function_dim, 0)
+        return self.current_weight().movedim(self.function_dim, 0)
 
     def check_constraints(self) -> None:
         """Raise `ValueError` unless the basis, as it is now, can keep what edges must be."""

@@ -10,7 +10,7 @@ open (few or equal values), so the problem is never rank deficient.
 import copy
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 import torch.distributed as dist
@@ -25,11 +25,17 @@ SAMPLE_ROWS = 4096
 INSIDE_WEIGHT = 1e-5
 OUTSIDE_WEIGHT = 1e-10
 OPTIMIZERS_STATE = ("remap", "reset")
+# State of PyTorch's optimisers that is a mean of gradients (1) or of their squares (2).
+MOMENTS = {
+    **dict.fromkeys(("exp_avg", "momentum_buffer", "grad_avg"), 1),
+    **dict.fromkeys(("exp_avg_sq", "max_exp_avg_sq", "square_avg", "sum"), 2),
+}
 
 
 class Mapped(Protocol):
     """A layer whose weight, or a tensor shaped like it, can be mapped function by function."""
 
+    function_dim: ClassVar[int]
     weight: nn.Parameter
 
     @property
@@ -65,34 +71,53 @@ def spread(rows: Tensor, count: int) -> Tensor:
 
     A fixed step would take every time the same column of an image, the padded one perhaps.
     """
-    if len(rows) <= count:
-        return rows
+    return rows if len(rows) <= count else rows[_spread_index(len(rows), count).to(rows.device)]
+
+
+def _spread_index(size: int, count: int) -> Tensor:
+    if size <= count:
+        return torch.arange(size)
     golden = torch.arange(1, count + 1, dtype=torch.float64) * ((5**0.5 - 1) / 2)
-    index = ((golden - golden.floor()) * len(rows)).long().sort().values
-    return rows[index.to(rows.device)]
+    return ((golden - golden.floor()) * size).long().sort().values
 
 
-def sample_rows(x: Tensor, rows: int = SAMPLE_ROWS) -> Tensor:
+def sample_rows(x: Tensor, rows: int = SAMPLE_ROWS, samples: int | None = None) -> Tensor:
     """At most `rows` rows spread over x, float64 on the CPU, NaN for values that are not finite.
 
-    Shapes: `(N, C) -> (rows, C)`. With several processes, the rows of all of them, the same on all;
-    every one contributes equally many, whatever the size of its batch.
+    Shapes: `(N, C) -> (rows, C)`. With several processes, the rows that one process with all of
+    their samples would take, the same on all; `samples` of them, N unless given, make the N rows.
     """
-    distributed = dist.is_available() and dist.is_initialized()
-    rows = max(1, rows // dist.get_world_size()) if distributed else min(rows, len(x))
-    if len(x) > rows:
-        chosen = spread(x.detach(), rows).contiguous()
-    elif len(x):
-        index = torch.arange(rows, device=x.device) * len(x) // max(rows, 1)
-        chosen = x.detach()[index].contiguous()
+    chosen = x.detach()
+    if dist.is_available() and dist.is_initialized():
+        chosen = _rows_of_all(chosen, rows, samples or len(x))
     else:
-        chosen = x.new_full((rows, x.shape[1]), float("nan"))
-    if distributed:
-        gathered = [torch.empty_like(chosen) for _ in range(dist.get_world_size())]
-        dist.all_gather(gathered, chosen)
-        chosen = torch.cat(gathered)
+        chosen = spread(chosen, rows)
     chosen = chosen.cpu().double()
     return chosen.where(chosen.isfinite(), torch.nan)
+
+
+def _rows_of_all(x: Tensor, rows: int, samples: int) -> Tensor:
+    """The rows of all processes, of whose samples each has every so manyth if all have as many."""
+    rank, processes = dist.get_rank(), dist.get_world_size()
+    sizes = [torch.empty(2, dtype=torch.long, device=x.device) for _ in range(processes)]
+    dist.all_gather(sizes, torch.tensor([len(x), samples], device=x.device))
+    counts = [int(size[0]) for size in sizes]
+    index = _spread_index(sum(counts), rows)
+    if all(torch.equal(size, sizes[0]) for size in sizes) and len(x) % samples == 0:
+        each = len(x) // samples
+        sample = index // each
+        owner, local = sample % processes, sample // processes * each + index % each
+    else:
+        ends = torch.tensor(counts).cumsum(0)
+        owner = torch.searchsorted(ends, index, right=True)
+        local = index - (ends - torch.tensor(counts))[owner]
+    largest = int(owner.bincount(minlength=1).max()) if len(index) else 0
+    mine = x.new_zeros(largest, x.shape[1])
+    chosen = x[local[owner == rank].to(x.device)]
+    mine[: len(chosen)] = chosen
+    gathered = [torch.empty_like(mine) for _ in range(processes)]
+    dist.all_gather(gathered, mine)
+    return torch.cat([part[: int((owner == r).sum())] for r, part in enumerate(gathered)])
 
 
 def transfer(old: GridBasis, new: GridBasis, sample: Tensor | None) -> Tensor:
@@ -135,8 +160,16 @@ def _exact(basis: Basis) -> Basis:
 
 
 def replace_data(parameter: nn.Parameter, data: Tensor) -> None:
-    """Give a parameter other data of any shape; optimisers and tied modules still hold it."""
+    """Give a parameter other data of any shape; optimisers and tied modules still hold it.
+
+    Data of the same shape are copied, so that hooks on the gradient stay, as those of DDP; for
+    another shape DDP must be wrapped around the network anew.
+    """
     parameter.grad = None
+    if data.shape == parameter.shape and data.dtype == parameter.dtype:
+        with torch.no_grad():
+            parameter.copy_(data)
+        return
     # Autograd remembers the old shape while any graph with the parameter lives, unless the dtype
     # changes on the way.
     other = torch.float16 if data.dtype != torch.float16 else torch.float32
@@ -159,8 +192,9 @@ def adjust_optimizer(
 
     "reset" forgets the state of those weights, so that they start as new ones; "remap" transforms
     it as gradients transform: first moments by A = (T^+)^T, second moments by the squares of A,
-    which takes the gradients of a feature's functions as uncorrelated. The history of LBFGS holds
-    all parameters in one vector; it starts anew either way.
+    which takes the gradients of a feature's functions as uncorrelated. Several changes of a layer
+    are given in their order. State that is no moment of gradients, and the history of LBFGS, which
+    holds all parameters in one vector, start anew either way.
     """
     registry.check_name("how", how, OPTIMIZERS_STATE)
     if isinstance(optimizer, torch.optim.LBFGS):
@@ -172,17 +206,15 @@ def adjust_optimizer(
         state = optimizer.state.get(weight)
         if not state:
             continue
+        tensors = {k: v for k, v in state.items() if isinstance(v, Tensor) and v.dim() > 1}
         # Parameters of constrained edges are no linear image of their coefficients.
-        if how == "reset" or change.layer.is_constrained:
+        if how == "reset" or change.layer.is_constrained or not tensors.keys() <= MOMENTS.keys():
             del optimizer.state[weight]
             continue
         matrix = change.gradient_matrix()
-        before = change.matrix.shape[2]
-        for key, value in state.items():
-            if not isinstance(value, Tensor) or value.dim() < 2:
-                continue  # a step counter
-            squares = key.endswith("_sq") or key in ("sum", "square_avg")
-            mapped = change.layer.map_functions(value, matrix.square() if squares else matrix)
-            if mapped.shape != weight.shape:
-                raise ValueError(f"optimiser state {key!r} does not fit {before} functions")
-            state[key] = mapped
+        before, dim = matrix.shape[2], change.layer.function_dim
+        if misfits := [key for key, value in tensors.items() if value.shape[dim] != before]:
+            raise ValueError(f"optimiser state {misfits[0]!r} does not fit {before} functions")
+        for key, value in tensors.items():
+            power = matrix.square() if MOMENTS[key] == 2 else matrix
+            state[key] = change.layer.map_functions(value, power)

@@ -84,6 +84,7 @@ class KANLinear(KANLayer):
         The layer is then invariant under exchange of them. Raises `ValueError` where their edges
         are not expanded in the same functions, or are of different kinds.
         """
+        self.check_stored()
         if group.shape != (self.in_features,):
             raise ValueError(f"group must be ({self.in_features},), got {tuple(group.shape)}")
         _, group = group.to(self.weight.device).unique(return_inverse=True)

@@ -25,6 +25,9 @@ from kanzoo.layers.grid import (
 )
 from kanzoo.layers.paths.base import Request
 
+# What a computed weight is stored as, by pruning, norms and other parametrizations.
+SOURCES = ("weight_orig", "weight_v", *(f"parametrizations.weight.original{n}" for n in ("", 1)))
+
 
 class KANLayer(EdgeLayer):
     """What all KAN layers share: expansion, weight, bias, edges and initialisation.
@@ -106,6 +109,7 @@ class KANLayer(EdgeLayer):
 
     def reset_parameters(self) -> None:
         """Draw the weights by the chosen scheme from PyTorch's generator; biases are zero."""
+        self.check_stored("weight", "bias")
         fan_out = self.out_features * self.taps
         self.expansion.init_weight(self.by_function(), self.fan_in, self.init, fan_out)
         if self.bias is not None:
@@ -146,6 +150,7 @@ class KANLayer(EdgeLayer):
             raise ValueError(f"uniform_share must be above 0 and at most 1, got {uniform_share}")
         if not 0 <= margin < float("inf"):
             raise ValueError(f"margin must be at least 0, got {margin}")
+        self.check_stored()
         basis = self._grid_basis()
         sample = self._sample(x)
         old, before = copy.deepcopy(basis), self.unmasked_weight()
@@ -160,6 +165,7 @@ class KANLayer(EdgeLayer):
         ones when they grow by a whole factor. The weight stays the same `Parameter`, with another
         shape: wrap the layer in DDP or FSDP afterwards, and adjust the optimiser as above.
         """
+        self.check_stored()
         basis = self._grid_basis()
         sample = None if x is None else self._sample(x)
         old, before = copy.deepcopy(basis), self.unmasked_weight()
@@ -174,7 +180,7 @@ class KANLayer(EdgeLayer):
 
     def _sample(self, x: Tensor) -> Tensor:
         with torch.no_grad():
-            sample = sample_rows(self.expansion.squashed(self.rows(x)))
+            sample = sample_rows(self.expansion.squashed(self.rows(x)), samples=len(x))
         # Even and odd functions keep a grid that is as symmetric as they are.
         return sample if self.expansion.mirror is None else torch.cat([sample, -sample])
 
@@ -203,9 +209,10 @@ class KANLayer(EdgeLayer):
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
     ) -> None:
-        stored = state_dict.get(f"{prefix}weight")
-        if isinstance(self.expansion.basis, GridBasis) and stored is not None:
-            self._resize_to(stored.shape)
+        names = SOURCES if self._is_computed("weight") else ("weight",)
+        stored = [state_dict[prefix + name] for name in names if prefix + name in state_dict]
+        if isinstance(self.expansion.basis, GridBasis) and stored:
+            self._resize_to(stored[0].shape)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def _resize_to(self, shape: torch.Size) -> None:
@@ -217,6 +224,7 @@ class KANLayer(EdgeLayer):
         grid_size = basis.size_with(basis.num_functions + shape[dim] - own[dim])
         own[dim] = shape[dim]
         if own == list(shape) and grid_size >= 1:
+            self.check_stored()
             basis.resize_grid(grid_size)
             self.expansion.grid_changed()
             replace_data(self.weight, self.weight.data.new_empty(shape))

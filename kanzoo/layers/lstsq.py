@@ -17,6 +17,7 @@ def fit_least_squares(layer: KANLinear, x: Tensor, y: Tensor) -> None:
     an oracle for training. Solved by singular values in float64, so that constant inputs and fewer
     samples than coefficients do no harm.
     """
+    layer.check_stored("weight", "bias")
     features = layer.expansion(x.to(layer.weight.dtype)).double()  # (K, N, C)
     matrix = features.permute(1, 2, 0).flatten(1)  # (N, C K)
     if layer.bias is not None:

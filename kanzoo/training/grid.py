@@ -1,13 +1,16 @@
 """When the grids of KAN layers move to their data, and when they are refined, during training."""
 
 import copy
+import gc
 import logging
 from collections.abc import Sequence
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy
 from torch import nn
 
+from kanzoo.layers.grid import adjust_optimizer
 from kanzoo.layers.inputs import layer_inputs
 from kanzoo.layers.parameters import count_params
 
@@ -48,36 +51,40 @@ class GridSchedule(Callback):
             raise ValueError(f"grid.optimizer_state must be reset or remap, got {optimizer_state}")
         self.update_every = update_every
         self.update_until = update_until
-        self.refine = {pair[0]: pair[1] for pair in refine}
+        self.refine: dict[int, list[int]] = {}
+        for epoch, grid_size in refine:
+            self.refine.setdefault(epoch, []).append(grid_size)
         self.optimizer_state = optimizer_state
         self.stop_at_interpolation = stop_at_interpolation
         self.uniform_share = uniform_share
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.refine and trainer.world_size > 1:
-            raise ValueError("grid.refine changes the shape of weights: train in one process")
+        if isinstance(trainer.strategy, FSDPStrategy):
+            raise ValueError("callbacks.grid needs whole weights: not with trainer.strategy=fsdp")
+        for layer in grid_layers(pl_module):
+            layer.check_stored()  # type: ignore[operator]
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
+        if batch_idx % trainer.accumulate_grad_batches:
+            return  # there are gradients already
         step = self._steps_since_refinement(trainer)
-        grid_size = self.refine.get(trainer.current_epoch) if batch_idx == 0 else None
+        grid_sizes = self.refine.get(trainer.current_epoch, []) if batch_idx == 0 else []
         moves = (
             self.update_every > 0 and step <= self.update_until and step % self.update_every == 0
         )
-        if grid_size is None and not moves:
+        if not grid_sizes and not moves:
             return
-        layers = [layer for layer in pl_module.modules() if getattr(layer, "has_grid", False)]
-        inputs = layer_inputs(pl_module, batch[0], layers)
-        for layer, x in inputs.items():
-            changes = []
+        changes = []
+        for layer, x in layer_inputs(pl_module, batch[0], grid_layers(pl_module)).items():
             if moves:
                 changes.append(layer.update_grid(x, uniform_share=self.uniform_share))  # type: ignore[operator]
-            if grid_size is not None:
-                changes.append(layer.refine(grid_size, x))  # type: ignore[operator]
-            for change in changes:
-                for optimizer in trainer.optimizers:
-                    change.adjust(optimizer, self.optimizer_state)
+            changes += [layer.refine(grid_size, x) for grid_size in grid_sizes]  # type: ignore[operator]
+        for optimizer in trainer.optimizers:
+            adjust_optimizer(optimizer, changes, self.optimizer_state)
+        if grid_sizes and isinstance(trainer.strategy, DDPStrategy):
+            _wrap_again(trainer.strategy, pl_module)
 
     def _steps_since_refinement(self, trainer: Trainer) -> int:
         epochs = [epoch for epoch in self.refine if epoch <= trainer.current_epoch]
@@ -87,9 +94,10 @@ class GridSchedule(Callback):
         return trainer.global_step - max(epochs) * batches
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        grid_size = self.refine.get(trainer.current_epoch + 1)
-        if not self.stop_at_interpolation or grid_size is None:
+        grid_sizes = self.refine.get(trainer.current_epoch + 1)
+        if not self.stop_at_interpolation or not grid_sizes:
             return
+        grid_size = grid_sizes[-1]
         targets = getattr(trainer.train_dataloader, "num_samples", None)
         params = refined_params(pl_module, grid_size)
         if targets is not None and params >= targets:
@@ -100,13 +108,24 @@ class GridSchedule(Callback):
             trainer.should_stop = True
 
 
+def grid_layers(net: nn.Module) -> list[nn.Module]:
+    """The layers of a network whose grids can move."""
+    return [layer for layer in net.modules() if getattr(layer, "has_grid", False)]
+
+
+def _wrap_again(strategy: DDPStrategy, pl_module: LightningModule) -> None:
+    """Let DDP gather gradients of the new shapes; its hooks on the old ones go with it."""
+    strategy.model = pl_module
+    gc.collect()
+    strategy.configure_ddp()
+
+
 def refined_params(net: nn.Module, grid_size: int) -> int:
     """Trainable parameters that a network would have with grids of another size."""
     total = count_params(net)
-    for layer in net.modules():
-        if getattr(layer, "has_grid", False):
-            before: nn.Parameter = layer.weight  # type: ignore[assignment]
-            after = copy.deepcopy(layer)
-            after.refine(grid_size)  # type: ignore[operator]
-            total += after.weight.numel() - before.numel()  # type: ignore[operator]
+    for layer in grid_layers(net):
+        before: nn.Parameter = layer.weight  # type: ignore[assignment]
+        after = copy.deepcopy(layer)
+        after.refine(grid_size)  # type: ignore[operator]
+        total += after.weight.numel() - before.numel()  # type: ignore[operator]
     return total
