@@ -6,7 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
+import torch.multiprocessing as multiprocessing
 from conftest import run_script
+from torch import Tensor, nn
+
+from kanzoo.training.sync_norm import SyncNorms
 
 WORDS = [
     *("model=mlp", "model.width=16", "match=none", "logger=csv", "callbacks.progress=false"),
@@ -53,13 +58,92 @@ def test_two_processes_equal_one(tmp_path: Path, layers: str) -> None:
     assert (folder / "result.json").stat().st_mtime_ns == before
 
 
+def _batches(count: int = 12) -> list[Tensor]:
+    """Batches of shape (5, 3, 4), far from zero."""
+    generator = torch.Generator().manual_seed(0)
+    return [10 + torch.randn(5, 3, 4, generator=generator) for _ in range(count)]
+
+
+def _normalising() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.BatchNorm1d(3), nn.Conv1d(3, 4, 2), nn.BatchNorm1d(4, momentum=None), nn.Tanh()
+    )
+
+
+def _train(net: nn.Sequential, xs: list[Tensor]) -> None:
+    optimizer = torch.optim.SGD(net.parameters(), 0.1)
+    for x in xs:
+        optimizer.zero_grad()
+        net(x).pow(3).sum().backward()
+        if dist.is_initialized():
+            for parameter in net.parameters():
+                dist.all_reduce(parameter.grad)
+        optimizer.step()
+
+
+def _one_process(rank: int, store: str, results: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
+    net = _normalising()
+    sync = SyncNorms("auto", on_gpus=False)
+    sync.apply(net)
+    _train(net, [x[:2] if rank else x[2:] for x in _batches()])  # 3 samples and 2
+    sync.revert(net)
+    assert [type(part) for part in net] == [type(part) for part in _normalising()]
+    torch.save(net.state_dict(), f"{results}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+def test_batch_norm_sees_the_batches_of_all_processes(tmp_path: Path) -> None:
+    multiprocessing.spawn(  # type: ignore[no-untyped-call]
+        _one_process, args=(str(tmp_path / "store"), str(tmp_path)), nprocs=2
+    )
+    net = _normalising()
+    _train(net, _batches())
+    for rank in (0, 1):
+        state = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+        for key, value in net.state_dict().items():
+            torch.testing.assert_close(state[key], value, rtol=1e-4, atol=1e-5)
+
+
+def test_what_cannot_be_synchronised_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    class Other(nn.BatchNorm1d):
+        pass
+
+    for wanted, net in (("auto", nn.Sequential(Other(3))), (False, _normalising())):
+        caplog.clear()
+        assert SyncNorms(wanted, on_gpus=False).apply(net) is net
+        (record,) = caplog.records
+        assert "depend on their number" in record.getMessage()
+        assert "\n" not in record.getMessage()
+    with pytest.raises(ValueError, match="sync_batchnorm=true cannot be had for Other"):
+        SyncNorms(True, on_gpus=False).apply(nn.Sequential(Other(3)))
+    caplog.clear()
+    SyncNorms("auto", on_gpus=False).apply(nn.Sequential(nn.LayerNorm(3)))
+    assert not caplog.records
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sync", ["auto", "true"])
+def test_batch_norm_in_two_processes_equals_one(tmp_path: Path, sync: str) -> None:
+    words = ["model=resnet", "layers=mlp", "model.width=4", "trainer.max_epochs=3", "optim=sgd"]
+    two, weights, _ = run(tmp_path, "two", *DDP, *words, f"trainer.sync_batchnorm={sync}")
+    one, reference, _ = run(tmp_path, "one", *ONE, *words)
+    assert any("running_var" in key for key in weights)
+    for key, value in reference.items():
+        torch.testing.assert_close(weights[key], value, rtol=1e-3, atol=1e-4)
+    for split in ("val", "test"):
+        assert two[split]["loss"] == pytest.approx(one[split]["loss"], rel=1e-3)
+
+
 @pytest.mark.slow
 def test_grids_that_move_and_are_refined(tmp_path: Path) -> None:
     """Both at the same step too; convolutions have more inputs than a sample of them holds."""
     words = [
         *("layers=kan", "basis=bspline_adaptive", "callbacks=grid", "model=convnet"),
         *("model.width=4", "callbacks.grid.update_every=2", "callbacks.grid.refine=[[1,7]]"),
-        "callbacks.grid.optimizer_state=remap",
+        *("callbacks.grid.optimizer_state=remap", "optim=sgd"),
     ]
     result, weights, _ = run(tmp_path, "two", *DDP, *words)
     alone, reference, _ = run(tmp_path, "one", *ONE, *words)

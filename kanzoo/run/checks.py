@@ -63,6 +63,10 @@ def check_trainer(node: dict[str, Any]) -> None:
             "trainer.strategy=fsdp and lists of trainer.devices need GPUs; with "
             "trainer.accelerator=cpu use ddp and a count"
         )
+    if node["sync_batchnorm"] not in ("auto", True, False):
+        raise ValueError(
+            f"trainer.sync_batchnorm must be auto, true or false, got {node['sync_batchnorm']!r}"
+        )
     clip = node["gradient_clip_val"]
     if clip is not None and clip <= 0:
         raise ValueError(f"trainer.gradient_clip_val must be positive or null, got {clip}")

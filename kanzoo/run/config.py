@@ -39,6 +39,7 @@ FURTHER_KINDS: dict[str, tuple[type, ...]] = {
     "study.margin": (dict,),
     "trainer.devices": (int, str, list),
     "trainer.gradient_clip_val": (NoneType,),
+    "trainer.sync_batchnorm": (bool,),
 }
 
 

@@ -23,6 +23,7 @@ from kanzoo.training.grid import GridSchedule
 from kanzoo.training.metrics_csv import MetricsCSV
 from kanzoo.training.objective import Objective
 from kanzoo.training.optim import is_lbfgs
+from kanzoo.training.sync_norm import SyncNorms
 
 log = logging.getLogger("kanzoo")
 
@@ -75,8 +76,11 @@ def build_trainer(
     if is_lbfgs(config["optim"]) and node["gradient_clip_val"] is not None:
         log.info("LBFGS: gradients are not clipped, which would mislead its line search")
         node = {**node, "gradient_clip_val": None}
+    on_gpus = torch.cuda.is_available() and node["accelerator"] in ("auto", "gpu")
+    sync = SyncNorms(node["sync_batchnorm"], on_gpus=on_gpus)
     trainer = registry.instantiate(
-        node,
+        {**node, "sync_batchnorm": False},
+        plugins=[sync],
         logger=loggers,
         callbacks=callbacks,
         default_root_dir=folder.path,
