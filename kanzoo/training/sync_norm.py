@@ -1,7 +1,7 @@
 """Batch normalisation over the batch of all processes, on any device."""
 
 import logging
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 import torch.distributed as dist
@@ -45,15 +45,17 @@ class SyncNorms(TorchSyncBatchNorm):
         return model
 
     def revert(self, model: nn.Module) -> nn.Module:
+        norm: Any
         for norm in model.modules():
-            for plain, synced in SYNCED.items():
-                if type(norm) is synced:
-                    norm.__class__ = plain
+            if isinstance(norm, _Synced):
+                norm.__class__ = norm.plain
         return super().revert(model)
 
 
 class _Synced(_BatchNorm):
     """Batch normalisation whose statistics in training are those of all processes together."""
+
+    plain: ClassVar[type[_BatchNorm]]
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or not dist.is_initialized() or dist.get_world_size() == 1:
@@ -88,21 +90,19 @@ class _Synced(_BatchNorm):
 
 
 class _Synced1d(_Synced, nn.BatchNorm1d):
-    pass
+    plain = nn.BatchNorm1d
 
 
 class _Synced2d(_Synced, nn.BatchNorm2d):
-    pass
+    plain = nn.BatchNorm2d
 
 
 class _Synced3d(_Synced, nn.BatchNorm3d):
-    pass
+    plain = nn.BatchNorm3d
 
 
-SYNCED: dict[type[nn.Module], type[_BatchNorm]] = {
-    nn.BatchNorm1d: _Synced1d,
-    nn.BatchNorm2d: _Synced2d,
-    nn.BatchNorm3d: _Synced3d,
+SYNCED: dict[type[nn.Module], type[_Synced]] = {
+    synced.plain: synced for synced in (_Synced1d, _Synced2d, _Synced3d)
 }
 
 
