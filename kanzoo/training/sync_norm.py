@@ -45,10 +45,9 @@ class SyncNorms(TorchSyncBatchNorm):
         return model
 
     def revert(self, model: nn.Module) -> nn.Module:
-        norm: Any
         for norm in model.modules():
             if isinstance(norm, _Synced):
-                norm.__class__ = norm.plain
+                norm.__class__ = norm.plain  # type: ignore[assignment]
         return super().revert(model)
 
 
