@@ -143,13 +143,13 @@ def test_grids_that_move_and_are_refined(tmp_path: Path) -> None:
     words = [
         *("layers=kan", "basis=bspline_adaptive", "callbacks=grid", "model=convnet"),
         *("model.width=4", "callbacks.grid.update_every=2", "callbacks.grid.refine=[[1,7]]"),
-        *("callbacks.grid.optimizer_state=remap", "optim=sgd"),
+        *("optim=sgd", "optim.lr=0.01"),
     ]
     result, weights, _ = run(tmp_path, "two", *DDP, *words)
     alone, reference, _ = run(tmp_path, "one", *ONE, *words)
     assert weights.keys() == reference.keys()
     for key, value in reference.items():
-        torch.testing.assert_close(weights[key], value, rtol=1e-3, atol=1e-4, msg=key)
+        torch.testing.assert_close(weights[key], value, rtol=1e-3, atol=5e-3, msg=key)
     assert result["params"] == alone["params"]
     assert result["test"]["loss"] == pytest.approx(alone["test"]["loss"], rel=1e-3)
 
