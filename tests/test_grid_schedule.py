@@ -129,7 +129,7 @@ def test_grids_move_and_are_refined_at_once(tmp_path: Path, optim: str) -> None:
     ]
     config = compose("train", [*SHORT, *words])
     result = train(config)
-    _, checkpoint = find_checkpoint(RunDir.of(config).path, "last")
+    checkpoint = find_checkpoint(RunDir.of(config).path, "last")
     state = torch.load(checkpoint, weights_only=True)["state_dict"]
     assert state["net.stem.weight"].shape == (64, 9 + 3 + 1, 12)
     assert math.isfinite(result["test"]["loss"])
