@@ -67,6 +67,28 @@ class Basis(nn.Module, ABC):
     def forward(self, x: Tensor) -> Tensor:
         """Values of all functions: `(..., C) -> (K, ..., C)`, in the dtype of x."""
 
+    def exact_buffers(self, stored: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The float64 values that stored buffers are roundings of, where these are known."""
+        return {}
+
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> "Basis":
+        before = {name: b for name, b in self._buffers.items() if b is not None}
+        super()._apply(fn, recurse)
+        after = {name: self._buffers[name] for name in before}
+        if any(b.dtype != before[name].dtype for name, b in after.items() if b is not None):
+            self._set_exact(before)
+        return self
+
+    def _set_exact(self, stored: dict[str, Tensor]) -> None:
+        """Round buffers from their exact values, where they are known to be those of the stored."""
+        if any(buffer.is_meta for buffer in stored.values()):
+            return
+        for name, exact in self.exact_buffers(stored).items():
+            old = stored[name].detach().cpu()
+            near = 2 * torch.finfo(old.dtype).eps * float(exact.abs().max())
+            if exact.shape == old.shape and float((exact - old.double()).abs().max()) <= near:
+                setattr(self, name, exact.to(getattr(self, name), copy=True).contiguous())
+
     def on_features(self, x: Tensor, block: slice) -> Tensor:
         """The functions of a block of features: `(..., b) -> (K, ..., b)`."""
         own = {name: getattr(self, name)[..., block] for name in self.feature_tensors}

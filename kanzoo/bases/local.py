@@ -1,5 +1,7 @@
 """Functions that are zero outside a short interval, other than B-splines of any order."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -69,7 +71,8 @@ class ReLUKAN(Basis):
         step = (high - low) / grid_size
         width = (spline_order + 1) * step
         self.inverse_half = 2 / width
-        first = torch.arange(-spline_order, grid_size, device=device, dtype=dtype) * step + low
+        self.ramps = (spline_order, grid_size, step, low, width)
+        first = self._starts(device=device, dtype=dtype)
         self.feature_tensors = ("starts", "ends") if trainable else ()
         if trainable:
             wide = first.unsqueeze(-1).expand(-1, in_features)
@@ -78,6 +81,16 @@ class ReLUKAN(Basis):
         else:
             self.register_buffer("starts", first.unsqueeze(-1))
             self.register_buffer("ends", first.unsqueeze(-1) + width)
+
+    def _starts(self, **options: Any) -> Tensor:
+        order, size, step, low, _ = self.ramps
+        return torch.arange(-order, size, **options) * step + low
+
+    def exact_buffers(self, stored: dict[str, Tensor]) -> dict[str, Tensor]:
+        if self.feature_tensors:  # trained
+            return {}
+        starts = self._starts(dtype=torch.float64, device="cpu").unsqueeze(-1)
+        return {"starts": starts, "ends": starts + self.ramps[-1]}
 
     def forward(self, x: Tensor) -> Tensor:
         starts = per_feature(self.starts, x)

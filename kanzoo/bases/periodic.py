@@ -1,6 +1,7 @@
 """Sines and cosines: Fourier series, sines with trained frequencies, frozen random waves."""
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -84,9 +85,16 @@ class Sine(Basis):
         super().__init__(in_features, grid_size)
         dtype = dtype or torch.get_default_dtype()
         steps = torch.arange(1, grid_size + 1, device=device, dtype=dtype).unsqueeze(-1)
-        shifts = torch.arange(in_features, device=device, dtype=dtype) * (math.pi / in_features)
         self.frequencies = nn.Parameter(steps * frequency)
-        self.register_buffer("phases", steps / (grid_size + 1) + shifts)
+        self.register_buffer("phases", self._phases(device=device, dtype=dtype))
+
+    def _phases(self, **options: Any) -> Tensor:
+        steps = torch.arange(1, self.num_functions + 1, **options).unsqueeze(-1)
+        shifts = torch.arange(self.in_features, **options) * (math.pi / self.in_features)
+        return steps / (self.num_functions + 1) + shifts
+
+    def exact_buffers(self, stored: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {"phases": self._phases(dtype=torch.float64, device="cpu")}
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.sin(per_feature(self.frequencies, x) * x + per_feature(self.phases, x))

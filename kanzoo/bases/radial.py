@@ -32,6 +32,7 @@ class RadialBasis(GridBasis):
         low, high = check_range(grid_range)
         super().__init__(in_features, grid_size)
         self.grid_size = grid_size
+        self.range = (low, high)
         centres = torch.linspace(low, high, grid_size, device=device, dtype=dtype)
         self.register_buffer("centres", centres)
 
@@ -49,8 +50,14 @@ class RadialBasis(GridBasis):
     def set_range(self, low: float, high: float, grid_size: int) -> None:
         """Take `grid_size` even centres between two ends."""
         self.grid_size = self.num_functions = check_whole("grid_size", grid_size, 2)
-        centres = torch.linspace(low, high, grid_size, dtype=torch.float64)
-        self.centres = centres.to(self.centres)
+        self.range = (low, high)
+        self.centres = self._even().to(self.centres)
+
+    def _even(self) -> Tensor:
+        return torch.linspace(*self.range, self.grid_size, dtype=torch.float64, device="cpu")
+
+    def exact_buffers(self, stored: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {"centres": self._even()}
 
     def fit_grid(self, sample: Tensor, uniform_share: float, margin: float) -> None:
         centres = self.centres.detach().cpu().double().unsqueeze(0)

@@ -65,12 +65,13 @@ class BSpline(GridBasis):
         self.grid = grid
         knots, slopes = uniform_grid(grid_size, spline_order, low, high)
         if grid == "adaptive":
-            knots = knots.expand(in_features, -1).contiguous()
-            slopes = slopes.unsqueeze(-1).expand(-1, -1, in_features).contiguous()
+            knots = knots.expand(in_features, -1)
+            slopes = slopes.unsqueeze(-1).expand(-1, -1, in_features)
         dtype = dtype or torch.get_default_dtype()
         device = device or torch.get_default_device()
         self.register_buffer("knots", knots.to(device, dtype, copy=True))  # not the cached one
         self.register_buffer("end_slopes", slopes.to(device, dtype, copy=True))
+        self._remember(knots)
 
     def forward(self, x: Tensor) -> Tensor:
         knots = self.knots.to(x.dtype)
@@ -107,6 +108,22 @@ class BSpline(GridBasis):
         self.num_functions = self.grid_size + self.spline_order
         self.knots = knots.to(self.knots)
         self.end_slopes = slopes.to(self.end_slopes)
+        self._remember(knots)
+
+    def _remember(self, knots: Tensor) -> None:
+        """Keep what the knots are a rounding of: even ones as they should be, others as stored."""
+        self._exact = knots if self.grid == "uniform" else knots.to(self.knots.dtype).double()
+
+    def exact_buffers(self, stored: dict[str, Tensor]) -> dict[str, Tensor]:
+        rounded, knots = stored["knots"].detach().cpu(), self._exact
+        if knots.shape != rounded.shape or not torch.equal(knots.to(rounded.dtype), rounded):
+            knots, order = rounded.double(), self.spline_order  # loaded, or set by hand
+            if self.grid == "uniform":
+                ends = (float(end) for end in knots[[order, -1 - order]])
+                knots = uniform_grid(self.grid_size, order, *ends)[0]
+        flat = self.grid == "uniform"
+        slopes = end_slopes(knots.unsqueeze(0) if flat else knots, self.spline_order)
+        return {"knots": knots, "end_slopes": slopes.squeeze(-1) if flat else slopes}
 
     def fit_grid(self, sample: Tensor, uniform_share: float, margin: float) -> None:
         breaks = self.breaks()
@@ -153,6 +170,11 @@ class BSpline(GridBasis):
             if grid_size >= 1 and grid_size != self.grid_size:
                 self.resize_grid(grid_size)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+        slopes = state_dict.get(f"{prefix}end_slopes")
+        if knots is None or slopes is None or self.knots.is_meta:
+            return
+        if knots.shape == self.knots.shape and knots.dtype != self.knots.dtype:
+            self._set_exact({"knots": knots, "end_slopes": slopes})
 
 
 def check_range(grid_range: object) -> tuple[float, float]:
