@@ -14,7 +14,7 @@ ROOMS: dict[str, set[str]] = {
     "kernels": {"bases"},
     "layers": {"bases", "kernels"},
     "models": {"bases", "kernels", "layers"},
-    "training": {"bases", "data", "layers", "models"},
+    "training": {"bases", "data", "kernels", "layers", "models"},
     "fit": {"bases", "kernels", "layers", "training"},
     "interpret": {"bases", "data", "layers", "fit", "page"},
     "run": {"bases", "data", "layers", "models", "training", "interpret"},

@@ -78,11 +78,13 @@ _set_paths(
 
 def choose(request: Request) -> Path:
     """The path that computes a request; `ValueError` if its backend has none."""
-    for path in _choices.get((request.operator, request.backend), ()):
+    allowed = _choices.get((request.operator, request.backend), ())
+    for path in allowed:
         if path.can(request) is None:
             return path
     registry.check_name("backend", request.backend, BACKENDS)
-    raise ValueError(f"backend {request.backend!r} cannot compute this layer: {reasons(request)}")
+    reasons = "; ".join(f"{path.name}: {path.can(request)}" for path in allowed)
+    raise ValueError(f"backend {request.backend!r} cannot compute this layer: {reasons}")
 
 
 def compute(request: Request) -> Tensor:
@@ -92,22 +94,15 @@ def compute(request: Request) -> Tensor:
 
 def explain(request: Request) -> str:
     """One line: the path that computes a request, and why the others do not."""
-    return f"{choose(request).name}; {reasons(request)}"
-
-
-def reasons(request: Request) -> str:
-    """Why paths do not compute a request, in one line."""
-    allowed = _choices.get((request.operator, request.backend), ())
-    found, chosen = [], False
+    chosen = choose(request)
+    allowed = _choices[request.operator, request.backend]
+    parts = [chosen.name]
     for path in PATHS:
-        if request.operator not in path.operators:
-            continue
-        if path not in allowed:
-            reason: str | None = f"backend is {request.backend!r}"
-        else:
-            reason = "ranked below" if chosen else path.can(request)
-        if reason is None:
-            chosen = True
-        else:
-            found.append(f"not {path.name}: {reason}")
-    return "; ".join(found)
+        if request.operator in path.operators and path is not chosen:
+            reason = path.can(request) or "ranked below"
+            reason = reason if path in allowed else f"backend is {request.backend!r}"
+            parts.append(f"not {path.name}: {reason}")
+    values = request.expansion.values_request(request.x) if chosen.uses_values else None
+    if values is not None:
+        parts.append(f"values of the functions: {choose(values).name}")
+    return "; ".join(parts)

@@ -107,11 +107,14 @@ class Expansion(nn.Module):
 
     def _functions(self, x: Tensor) -> Tensor:
         """The basis, by a kernel where there is one for its values."""
-        family = self.basis.family() if self.basis.num_functions == 1 else None
-        if family is not None:
-            return compute(Request("values", self, x, family.tables[0], None))
-        values: Tensor = self.basis(x)
+        request = self.values_request(x)
+        values: Tensor = self.basis(x) if request is None else compute(request)
         return values
+
+    def values_request(self, x: Tensor) -> Request | None:
+        """What is asked for where a single function has compiled code, None elsewhere."""
+        family = self.basis.family() if self.basis.num_functions == 1 else None
+        return None if family is None else Request("values", self, x, family.tables[0], None)
 
     def _with_residual(self, values: Tensor, x: Tensor) -> Tensor:
         if self.residual is None:

@@ -116,8 +116,10 @@ def fit(config: Config, folder: RunDir, prepared: Prepared) -> dict[str, Any] | 
     if trainer.strategy.root_device.type == "cuda":
         peak = torch.cuda.max_memory_allocated()
     else:
-        batch = trainer.precision_plugin.convert_input(next(iter(data.train_dataloader())))
-        peak = peak_step_memory(net, objective.loss, make_optimizer, batch)
+        precision = trainer.precision_plugin
+        batch = precision.convert_input(next(iter(data.train_dataloader())))
+        with precision.forward_context():
+            peak = peak_step_memory(net, objective.loss, make_optimizer, batch)
     result = {
         "status": "finished",
         "name": config["name"],

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
+from kanzoo.kernels.native.scratch import fresh_scratch
+
 WARMUP_STEPS = 3
 
 
@@ -73,6 +75,8 @@ class PeakMemory(TorchDispatchMode):
     the same number on every machine. Scratch space inside an operation is not seen.
     """
 
+    sees_tensors_only = True  # layers are computed as they are without it
+
     def __init__(self) -> None:
         super().__init__()
         self.live = 0
@@ -86,13 +90,15 @@ class PeakMemory(TorchDispatchMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
+        given: set[int] = set()
+        tree_map_only(Tensor, lambda t: given.add(t.untyped_storage()._cdata), (args, kwargs))
         result = func(*args, **(kwargs or {}))
-        tree_map_only(Tensor, self._track, result)
+        tree_map_only(Tensor, lambda t: self._track(t, given), result)
         return result
 
-    def _track(self, tensor: Tensor) -> None:
+    def _track(self, tensor: Tensor, given: set[int]) -> None:
         storage = tensor.untyped_storage()
-        if storage not in self._known:
+        if storage._cdata not in given and storage not in self._known:
             self._known.add(storage)
             size = storage.nbytes()
             self.live += size
@@ -114,7 +120,7 @@ def peak_step_memory(
     Runs two steps on a copy; neither the network nor the random generators notice.
     """
     x, y = batch
-    with torch.random.fork_rng(), PeakMemory() as memory:
+    with torch.random.fork_rng(), fresh_scratch(), PeakMemory() as memory:
         copied = copy.deepcopy(net).train()
         optimizer = make_optimizer(copied)
 

@@ -2,6 +2,8 @@
 
 import math
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -27,3 +29,16 @@ def scratch(name: str, like: Tensor, *shape: int, dtype: torch.dtype | None = No
             buffers[key] = torch.empty(size, dtype=dtype)
     found: Tensor = buffers[key][:size].view(shape)
     return found
+
+
+@contextmanager
+def fresh_scratch() -> Iterator[None]:
+    """Buffers of its own for a while, so that what they take can be measured."""
+    buffers = _own.__dict__
+    kept = dict(buffers)
+    buffers.clear()
+    try:
+        yield
+    finally:
+        buffers.clear()
+        buffers.update(kept)

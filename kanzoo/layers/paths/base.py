@@ -92,6 +92,7 @@ class Path(ABC):
     rank: ClassVar[int]
     operators: ClassVar[tuple[str, ...]]
     backends: ClassVar[tuple[str, ...]] = ()
+    uses_values: ClassVar[bool] = False  # whether functions are evaluated by `Expansion.forward`
 
     @abstractmethod
     def can(self, request: Request) -> str | None:

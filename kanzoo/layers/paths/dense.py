@@ -20,6 +20,7 @@ class Dense(Path):
     rank = 90
     operators: ClassVar[tuple[str, ...]] = ("linear", "conv", "values")
     backends: ClassVar[tuple[str, ...]] = ("dense", "blocked")
+    uses_values = True
 
     def can(self, request: Request) -> str | None:
         return None

@@ -47,6 +47,7 @@ class GenericConv(Generic):
     """All images at once."""
 
     operators = ("conv",)
+    uses_values = True
 
     def can(self, request: Request) -> str | None:
         if request.expansion.squash == "batch":
