@@ -1,0 +1,211 @@
+"""A stack of KAN layers fitted to a table: scaled columns, grids that grow, the best of starts.
+
+Axes: N samples, C columns, O outputs.
+"""
+
+import copy
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.utils import check_random_state
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from kanzoo.bases.base import get_basis
+from kanzoo.fit.least_squares import fit_lbfgs, fit_squares
+from kanzoo.layers.kan import KANLinear
+from kanzoo.layers.parameters import count_params
+from kanzoo.training.regularise import edge_penalty
+
+log = logging.getLogger("kanzoo")
+
+HIDDEN = (5,)  # widths of hidden layers unless given
+# The ridge on the sum of squared errors of standardised targets: hardly any where there are SCARCE
+# times as many numbers as parameters, and one that smooths where there are fewer.
+SCARCE, SMALL_RIDGE, LARGE_RIDGE = 3, 1e-8, 0.1
+MIN_HELD_OUT = 40  # samples from which some are held out
+
+
+@dataclass(frozen=True)
+class StackOptions:
+    """How a stack is fitted; `KANRegressor` explains its parameters, which are the first ten here.
+
+    `ridge` times the mean of squares of all parameters is added to losses that are not squared
+    errors; `constrain` changes a new network in place, before it is fitted.
+    """
+
+    hidden: Sequence[int] | None = None
+    grid_sizes: Sequence[int] = (3, 5, 10)
+    spline_order: int = 3
+    steps: int = 20
+    restarts: int = 3
+    lamb: float = 0.0
+    lamb_l1: float = 1.0
+    lamb_entropy: float = 2.0
+    validation_fraction: float = 0.15
+    random_state: Any = None
+    loss: Callable[[Tensor, Tensor], Tensor] = F.mse_loss
+    ridge: float = 0.0
+    constrain: Callable[[nn.Module], object] | None = None
+
+    @property
+    def is_regression(self) -> bool:
+        """Whether the loss is the mean squared error."""
+        return self.loss is F.mse_loss
+
+
+@dataclass
+class FittedStack:
+    """A network that takes scaled columns and gives scaled targets, and what both mean.
+
+    A column is `scale` times the network's input plus `shift`, `(C,)` each, and a target
+    `deviation` times its output plus `mean`, `(O,)` each; `z` `(N, C)` and `y` `(N, O)` are the
+    scaled data that it was fitted to (`y` `(N,)` for labels).
+    """
+
+    net: nn.Module
+    grid_size: int
+    z: Tensor
+    y: Tensor
+    shift: np.ndarray
+    scale: np.ndarray
+    mean: np.ndarray
+    deviation: np.ndarray
+    options: StackOptions
+
+    def scaled(self, x: np.ndarray) -> Tensor:
+        """The network's inputs for x `(N, C)`."""
+        return torch.as_tensor((x - self.shift) / self.scale)
+
+    def predict(self, x: np.ndarray) -> np.ndarray:
+        """Targets, or scores of classes, `(N, O)` for x `(N, C)`."""
+        with torch.no_grad():
+            outputs: np.ndarray = self.net(self.scaled(x)).numpy()
+        return outputs * self.deviation + self.mean
+
+    def refit(self, net: nn.Module) -> None:
+        """Fit a network that took the place of the stack's to the same data."""
+        _fit(net, self.z, self.y, self.options)
+
+
+def standardise(y: np.ndarray, floor: Any = 0.0) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation of the columns of y; 1 for deviations at most at the floor."""
+    deviation = y.std(0)
+    return y.mean(0), np.where(deviation > floor, deviation, 1.0)
+
+
+def fit_regression(
+    x: np.ndarray,
+    y: np.ndarray,
+    options: StackOptions,
+    units: tuple[np.ndarray, np.ndarray] | None = None,
+) -> FittedStack:
+    """`fit_stack` to y `(N, O)`, standardised by `units`, its mean and deviation unless given."""
+    mean, deviation = standardise(y) if units is None else units
+    stack = fit_stack(x, torch.as_tensor((y - mean) / deviation), y.shape[1], options)
+    return replace(stack, mean=mean, deviation=deviation)
+
+
+def fit_stack(x: np.ndarray, y: Tensor, num_outputs: int, options: StackOptions) -> FittedStack:
+    """Scale x `(N, C)` to [-1, 1] and fit a stack; the grid grows while held-out data gain by it.
+
+    `y` is what the loss takes: standardised targets `(N, O)` or the numbers of classes `(N,)`.
+    """
+    low, high = x.min(0), x.max(0)
+    shift, half = (low + high) / 2, (high - low) / 2
+    scale = np.where(half > 0, half, 1.0)  # a constant column becomes zero
+    z = torch.as_tensor((x - shift) / scale)
+    random = check_random_state(options.random_state)
+    order = torch.as_tensor(random.permutation(len(x)))
+    num_held = int(options.validation_fraction * len(x)) if len(x) >= MIN_HELD_OUT else 0
+    held_out, used = order[:num_held], order[num_held:]
+    rows = held_out if num_held else used
+
+    def measure(net: nn.Module) -> float:
+        with torch.no_grad():
+            return float(options.loss(net(z[rows]), y[rows]))
+
+    starts = []
+    for _ in range(options.restarts):
+        net = _build(x.shape[1], num_outputs, options, int(random.randint(2**31 - 1)))
+        _fit(net, z[used], y[used], options)
+        starts.append((measure(net), net))
+        if SCARCE * count_params(net) > y.numel():
+            break  # the ridge decides, not the start
+    error, best = min(starts, key=lambda start: start[0])
+    net, best_size = best, int(options.grid_sizes[0])
+    for grid_size in options.grid_sizes[1:]:
+        if (grid_size + options.spline_order + 1) * x.shape[1] > len(used):
+            break  # fewer points than coefficients of one node
+        net = copy.deepcopy(net)
+        _refine(net, z[used], int(grid_size))
+        _fit(net, z[used], y[used], options)
+        reached = measure(net)
+        if reached < error:
+            error, best, best_size = reached, net, int(grid_size)
+        elif num_held:
+            break
+    if count_params(best) > len(x):
+        log.warning(
+            "%d points for %d coefficients: the fit rests on the ridge; fewer hidden units or "
+            "a smaller grid size would be surer",
+            len(x),
+            count_params(best),
+        )
+    mean, deviation = np.zeros(num_outputs), np.ones(num_outputs)
+    return FittedStack(best, best_size, z, y, shift, scale, mean, deviation, options)
+
+
+def _build(num_columns: int, num_outputs: int, options: StackOptions, seed: int) -> nn.Sequential:
+    hidden = HIDDEN if options.hidden is None else options.hidden
+    basis = get_basis(
+        "bspline",
+        grid_size=int(options.grid_sizes[0]),
+        spline_order=int(options.spline_order),
+        grid_range=(-1.0, 1.0),
+        extrapolation="linear",
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        layers = [
+            KANLinear(int(a), int(b), basis=basis, backend="dense", dtype=torch.float64)
+            for a, b in pairwise([num_columns, *hidden, num_outputs])
+        ]
+    net = nn.Sequential(*layers)
+    if options.constrain:
+        options.constrain(net)
+    return net
+
+
+def _fit(net: Any, z: Tensor, y: Tensor, options: StackOptions) -> None:
+    def penalty() -> Tensor:
+        values, total = z, z.new_zeros(())
+        for layer in net:
+            norms = layer.edge_norms(values)
+            total = total + edge_penalty(norms, options.lamb_l1, options.lamb_entropy)
+            values = layer(values)
+        ridge = sum(p.square().sum() for p in net.parameters())
+        return options.lamb * total + options.ridge * ridge / len(z)
+
+    if options.is_regression and not options.lamb:
+        ridge = SMALL_RIDGE if count_params(net) * SCARCE <= y.numel() else LARGE_RIDGE
+        fit_squares(net, z, y, options.steps, ridge=ridge, least_gain=1e-3)
+    else:
+        fit_lbfgs(net, z, y, options.loss, 3 * options.steps, penalty, tolerance=1e-7)
+
+
+@torch.no_grad()
+def _refine(net: nn.Sequential, z: Tensor, grid_size: int) -> None:
+    """Move every grid to its inputs and refine it; functions stay."""
+    values = z
+    for layer in net:
+        assert isinstance(layer, KANLinear)
+        following = layer(values)
+        layer.update_grid(values)
+        layer.refine(grid_size, values)
+        values = following
