@@ -2,6 +2,7 @@
 
 import logging
 import platform
+from collections.abc import Sequence
 from functools import partial
 from importlib.metadata import version
 from typing import Any
@@ -52,8 +53,13 @@ def fit_alone(config: Config, folder: RunDir, prepared: Prepared) -> dict[str, A
         return folder.result() or fit(config, folder, prepared)
 
 
-def fit(config: Config, folder: RunDir, prepared: Prepared) -> dict[str, Any] | None:
-    """Train and test; returns the result, or None in all processes but the first."""
+def fit(
+    config: Config, folder: RunDir, prepared: Prepared, callbacks: Sequence[Any] = ()
+) -> dict[str, Any] | None:
+    """Train and test; returns the result, or None in all processes but the first.
+
+    `callbacks` are further callbacks of the trainer.
+    """
     import torch
 
     from kanzoo.interpret.pictures.animation import make_pictures
@@ -92,7 +98,7 @@ def fit(config: Config, folder: RunDir, prepared: Prepared) -> dict[str, Any] | 
         phases = PhaseScores(dataset, objective)
         in_phases = dataset.training_set.phases > 1
         with stopping_between_batches() as interrupt:
-            own: list[Any] = [timer, interrupt, StopWhenDiverged()]
+            own: list[Any] = [*callbacks, timer, interrupt, StopWhenDiverged()]
             own += [phases] if in_phases else []
             own += make_pictures(config["callbacks"]["pictures"], folder.path / "pictures", net)
             trainer = build_trainer(config, folder, objective, facts, resume, own)

@@ -59,8 +59,14 @@ class Task(LightningModule):
         x, y = batch
         with self.regulariser.watching(self.net):
             loss = self.objective.loss(self(x), y)
-        self.log("train/loss", loss, prog_bar=True)
+        if self._logs_this_step():
+            self.log("train/loss", loss, prog_bar=True)
         return loss + self.regulariser.penalty()
+
+    def _logs_this_step(self) -> bool:
+        """Whether loggers write at this step; `log` takes as long as a small layer."""
+        trainer = self.trainer
+        return trainer.should_stop or (self.global_step + 1) % trainer.log_every_n_steps == 0
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
         self._evaluate(batch, "val")

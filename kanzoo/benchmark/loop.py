@@ -1,0 +1,147 @@
+"""Training by `scripts/train.py` against a bare loop around the same network.
+
+Both train a KAN [784, 64, 10] (digits: [64, 64, 10]) with the same weights, batches, optimiser,
+schedule, clipping and validation, an epoch here and an epoch there, and must end with the same
+weights bit for bit. The bare loop logs nothing, writes nothing and cannot be interrupted.
+"""
+
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from kanzoo.run.config import compose
+from kanzoo.run.fit import fit
+from kanzoo.run.prepare import Prepared, prepare
+from kanzoo.rundir import RunDir
+from kanzoo.training.optim import build_optimizer
+
+LOGGERS = ("csv", "wandb")
+
+
+@dataclass(frozen=True)
+class Row:
+    """Median times of one way of logging and of the bare loop, and medians of their ratios."""
+
+    data: str
+    logger: str
+    step_ms: float
+    bare_step_ms: float
+    step_ratio: float
+    epoch_s: float
+    bare_epoch_s: float
+    epoch_ratio: float
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """Seconds of one epoch: of its training steps, and with validation and all else."""
+
+    training: float
+    total: float
+
+
+class BareLoop:
+    """The loop that one would write by hand for a configuration."""
+
+    def __init__(self, config: dict[str, Any], prepared: Prepared) -> None:
+        self.net = prepared.plan.build(config["seed"])
+        self.loaders = prepared.dataset.loaders(seed=config["seed"], device=torch.device("cpu"))
+        self.objective = prepared.objective
+        self.optimizer = build_optimizer(config["optim"], self.net)
+        steps = config["trainer"]["max_epochs"] * len(self.loaders.train)
+        self.schedule = prepared.schedule(self.optimizer, steps)
+        self.max_norm = config["trainer"]["gradient_clip_val"]
+        self.num_outputs = prepared.dataset.spec.num_outputs
+        self.scores: dict[str, float] = {}
+
+    def run_epoch(self, epoch: int) -> Epoch:
+        began = time.perf_counter()
+        self.loaders.train.sampler.set_epoch(epoch)
+        self.net.train()
+        for x, y in self.loaders.train:
+            self.optimizer.zero_grad()
+            self.objective.loss(self.net(x), y).backward()
+            torch.nn.utils.clip_grad_norm_(self.net.parameters(), self.max_norm)
+            self.optimizer.step()
+            self.schedule.step()
+        trained = time.perf_counter()
+        self.scores = self._validate()
+        return Epoch(trained - began, time.perf_counter() - began)
+
+    @torch.no_grad()
+    def _validate(self) -> dict[str, float]:
+        self.net.eval()
+        outputs, targets = zip(*((self.net(x), y) for x, y in self.loaders.val), strict=True)
+        output, target = torch.cat(outputs), torch.cat(targets)
+        metrics = self.objective.metrics(self.num_outputs)
+        metrics.update(output, target)
+        scores = {"loss": self.objective.loss(output, target), **metrics.compute()}
+        return {name: float(value) for name, value in scores.items()}
+
+
+class Alternation(Callback):
+    """Runs an epoch of the bare loop before every epoch of the trainer, and times both."""
+
+    def __init__(self, bare: BareLoop) -> None:
+        self.bare = bare
+        self.bare_epochs: list[Epoch] = []
+        self.epochs: list[Epoch] = []
+        self._began: float | None = None
+        self._trained = 0.0
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._end_epoch()
+        self.bare_epochs.append(self.bare.run_epoch(trainer.current_epoch))
+        self._began = time.perf_counter()
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._trained = time.perf_counter()
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._end_epoch()
+        self._began = None
+
+    def _end_epoch(self) -> None:
+        if self._began is not None:
+            self.epochs.append(Epoch(self._trained - self._began, time.perf_counter() - self._began))
+
+
+def measure(rounds: int, overrides: tuple[str, ...] = ()) -> Iterator[Row]:
+    """Train so many epochs, and one to warm up, with each logger."""
+    data = "mnist" if "KANZOO_DATA" in os.environ else "digits"
+    for logger in LOGGERS:
+        with tempfile.TemporaryDirectory() as folder:
+            words = ["experiment=mnist_kan", f"data={data}", "data.batch_size=64"]
+            words += [f"logger={logger}", f"runs={folder}", f"trainer.max_epochs={rounds + 1}"]
+            yield _measure(compose("train", [*words, *overrides]))
+
+
+def _measure(config: dict[str, Any]) -> Row:
+    prepared = prepare(config)
+    prepared.dataset.load()
+    bare = BareLoop(config, prepared)
+    alternation = Alternation(bare)
+    result = fit(config, RunDir.of(config), prepared, [alternation])
+    ours, theirs = alternation.epochs[1:], alternation.bare_epochs[1:]
+    steps = len(bare.loaders.train)
+    pairs = list(zip(ours, theirs, strict=True))
+    return Row(
+        config["choices"]["data"],
+        config["choices"]["logger"],
+        1e3 * statistics.median(epoch.training for epoch in ours) / steps,
+        1e3 * statistics.median(epoch.training for epoch in theirs) / steps,
+        statistics.median(a.training / b.training for a, b in pairs),
+        statistics.median(epoch.total for epoch in ours),
+        statistics.median(epoch.total for epoch in theirs),
+        statistics.median(a.total / b.total for a, b in pairs),
+    )
