@@ -6,11 +6,11 @@ weights bit for bit. The bare loop logs nothing, writes nothing and cannot be in
 """
 
 import os
-import statistics
 import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from statistics import median
 from typing import Any
 
 import torch
@@ -58,6 +58,8 @@ class BareLoop:
         self.loaders = prepared.dataset.loaders(seed=config["seed"], device=torch.device("cpu"))
         self.objective = prepared.objective
         self.optimizer = build_optimizer(config["optim"], self.net)
+        # In the order in which the trainer clips them: the norm is a sum, which is rounded.
+        self.params = [p for group in self.optimizer.param_groups for p in group["params"]]
         steps = config["trainer"]["max_epochs"] * len(self.loaders.train)
         self.schedule = prepared.schedule(self.optimizer, steps)
         self.max_norm = config["trainer"]["gradient_clip_val"]
@@ -71,7 +73,7 @@ class BareLoop:
         for x, y in self.loaders.train:
             self.optimizer.zero_grad()
             self.objective.loss(self.net(x), y).backward()
-            torch.nn.utils.clip_grad_norm_(self.net.parameters(), self.max_norm)
+            torch.nn.utils.clip_grad_norm_(self.params, self.max_norm)
             self.optimizer.step()
             self.schedule.step()
         trained = time.perf_counter()
@@ -113,35 +115,51 @@ class Alternation(Callback):
 
     def _end_epoch(self) -> None:
         if self._began is not None:
-            self.epochs.append(Epoch(self._trained - self._began, time.perf_counter() - self._began))
+            self.epochs.append(
+                Epoch(self._trained - self._began, time.perf_counter() - self._began)
+            )
 
 
 def measure(rounds: int, overrides: tuple[str, ...] = ()) -> Iterator[Row]:
-    """Train so many epochs, and one to warm up, with each logger."""
+    """Train so many epochs, and one to warm up, with each logger.
+
+    On MNIST where `KANZOO_DATA` names the folder that holds it, else on digits.
+    """
     data = "mnist" if "KANZOO_DATA" in os.environ else "digits"
     for logger in LOGGERS:
         with tempfile.TemporaryDirectory() as folder:
             words = ["experiment=mnist_kan", f"data={data}", "data.batch_size=64"]
             words += [f"logger={logger}", f"runs={folder}", f"trainer.max_epochs={rounds + 1}"]
-            yield _measure(compose("train", [*words, *overrides]))
+            config = compose("train", [*words, "evaluation.test=false", *overrides])
+            yield compare(config)
 
 
-def _measure(config: dict[str, Any]) -> Row:
+def compare(config: dict[str, Any]) -> Row:
+    """Train a configuration, and the bare loop epoch by epoch beside it.
+
+    Raises `RuntimeError` where the two do not end with the same weights: their times would say
+    nothing about each other.
+    """
     prepared = prepare(config)
     prepared.dataset.load()
     bare = BareLoop(config, prepared)
     alternation = Alternation(bare)
-    result = fit(config, RunDir.of(config), prepared, [alternation])
+    folder = RunDir.of(config)
+    fit(config, folder, prepared, [alternation])
+    state = torch.load(folder.last_checkpoint, weights_only=True)["state_dict"]
+    weights = bare.net.state_dict()
+    if not all(torch.equal(value, state[f"net.{name}"]) for name, value in weights.items()):
+        raise RuntimeError("the trainer and the bare loop ended with other weights")
     ours, theirs = alternation.epochs[1:], alternation.bare_epochs[1:]
-    steps = len(bare.loaders.train)
     pairs = list(zip(ours, theirs, strict=True))
+    steps = len(bare.loaders.train)
     return Row(
-        config["choices"]["data"],
-        config["choices"]["logger"],
-        1e3 * statistics.median(epoch.training for epoch in ours) / steps,
-        1e3 * statistics.median(epoch.training for epoch in theirs) / steps,
-        statistics.median(a.training / b.training for a, b in pairs),
-        statistics.median(epoch.total for epoch in ours),
-        statistics.median(epoch.total for epoch in theirs),
-        statistics.median(a.total / b.total for a, b in pairs),
+        data=config["choices"]["data"],
+        logger=config["choices"]["logger"],
+        step_ms=1e3 * median(epoch.training for epoch in ours) / steps,
+        bare_step_ms=1e3 * median(epoch.training for epoch in theirs) / steps,
+        step_ratio=median(a.training / b.training for a, b in pairs),
+        epoch_s=median(epoch.total for epoch in ours),
+        bare_epoch_s=median(epoch.total for epoch in theirs),
+        epoch_ratio=median(a.total / b.total for a, b in pairs),
     )

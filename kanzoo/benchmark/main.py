@@ -38,7 +38,9 @@ def main() -> None:
 def _parser() -> argparse.ArgumentParser:
     shared = argparse.ArgumentParser(add_help=False)
     shared.add_argument("--json", type=Path, metavar="FILE", help="also write the rows there")
-    shared.add_argument("--rounds", type=_positive, default=ROUNDS, help="alternated steps of each")
+    shared.add_argument(
+        "--rounds", type=_positive, default=ROUNDS, help="alternated steps, or epochs, of each"
+    )
     parser = argparse.ArgumentParser(description="Measured speed and memory, as ratios.")
     parts = parser.add_subparsers(dest="what", required=True)
     part = parts.add_parser("layers", parents=[shared], help="layers against the dense limit")
@@ -62,6 +64,8 @@ def _parser() -> argparse.ArgumentParser:
     part.add_argument("--batch", type=_positive, help="samples of a step instead of the usual")
     part = parts.add_parser("study", parents=[shared], help="what a study costs beside training")
     part.set_defaults(measure=_study, table=_study_table)
+    part = parts.add_parser("loop", parents=[shared], help="scripts/train.py against a bare loop")
+    part.set_defaults(measure=_loop, table=_loop_table)
     part = parts.add_parser("fit", parents=[shared], help="a whole fit against pykan")
     part.set_defaults(measure=_fit, table=_fit_table)
     part.add_argument("--steps", type=_positive, default=200, help="LBFGS steps")
@@ -97,6 +101,12 @@ def _study(options: argparse.Namespace) -> Iterator[Any]:
     from kanzoo.benchmark import study  # needs all that trains and compares
 
     yield from study.measure()
+
+
+def _loop(options: argparse.Namespace) -> Iterator[Any]:
+    from kanzoo.benchmark import loop  # needs all that trains
+
+    yield from loop.measure(options.rounds)
 
 
 def hardware() -> dict[str, Any]:
@@ -163,6 +173,22 @@ def _study_table(rows: list[Any]) -> Table:
     for row in rows:
         sign = ">=" if row.at_least else "<="
         table.add_row(row.what, f"{row.value:.3g} {row.unit}", f"{sign} {row.limit:g} {row.unit}")
+    return table
+
+
+def _loop_table(rows: list[Any]) -> Table:
+    title = f"scripts/train.py on {rows[0].data} (in brackets: a bare loop), and the ratio"
+    table = Table(title=title, title_justify="left")
+    for name in ("logger", "step ms", "ratio", "epoch s", "ratio"):
+        table.add_column(name, justify="left" if name == "logger" else "right")
+    for row in rows:
+        table.add_row(
+            row.logger,
+            f"{row.step_ms:.2f} ({row.bare_step_ms:.2f})",
+            f"{row.step_ratio:.3f}",
+            f"{row.epoch_s:.2f} ({row.bare_epoch_s:.2f})",
+            f"{row.epoch_ratio:.3f}",
+        )
     return table
 
 

@@ -4,27 +4,37 @@ import math
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
 
 from kanzoo.errors import DivergedError
 
 
 class StopWhenDiverged(Callback):
-    """Raises `DivergedError` after the first batch whose loss is not finite.
+    """Raises `DivergedError` where a loss is not finite, by the end of its epoch at the latest.
 
-    Of several processes all stop at the same batch, so that none waits for another.
+    The sum of the losses is looked at wherever they are logged and after the last batch, before
+    validation and the checkpoint: a look waits for the device. Of several processes all stop at
+    the same batch, so that none waits for another.
     """
+
+    def __init__(self) -> None:
+        self._sum: Tensor | float = 0.0
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        loss = float(outputs["loss"].detach())
-        diverged = not math.isfinite(loss)
+        self._sum = self._sum + outputs["loss"]
+        every = trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if (batch_idx + 1) % every and not trainer.is_last_batch:
+            return
+        total, self._sum = float(self._sum), 0.0
+        diverged = not math.isfinite(total)
         if trainer.world_size > 1:
             diverged = trainer.strategy.reduce_boolean_decision(diverged, all=False)
         if diverged:
-            value = f"the loss became {loss}" if not math.isfinite(loss) else "a loss diverged"
-            place = f"epoch {trainer.current_epoch}, step {trainer.global_step}"
-            raise DivergedError(f"{value} at {place}")
+            value = "a loss diverged" if math.isfinite(total) else f"the loss became {total}"
+            place = f"epoch {trainer.current_epoch}, by step {trainer.global_step}"
+            raise DivergedError(f"{value} in {place}")
 
 
 def check_scores(scores: dict[str, Any]) -> None:

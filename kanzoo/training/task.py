@@ -1,5 +1,6 @@
 """The LightningModule that trains every network: any objective, any optimiser."""
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -48,6 +49,14 @@ class Task(LightningModule):
             {f"{split}_metrics": objective.metrics(num_outputs) for split in SPLITS}
         )
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        # Lightning notes about 40 times a step which hook runs; a module would go through all of
+        # its parameters, buffers and modules each time.
+        if name == "_current_fx_name":
+            self.__dict__[name] = value
+        else:
+            super().__setattr__(name, value)
+
     def forward(self, x: Tensor) -> Tensor:
         return self.net(x)
 
@@ -60,13 +69,15 @@ class Task(LightningModule):
         with self.regulariser.watching(self.net):
             loss = self.objective.loss(self(x), y)
         if self._logs_this_step():
-            self.log("train/loss", loss, prog_bar=True)
+            # On a bar that nobody sees, it would be converted again after every batch.
+            self.log("train/loss", loss, prog_bar=self.trainer.progress_bar_callback is not None)
         return loss + self.regulariser.penalty()
 
     def _logs_this_step(self) -> bool:
-        """Whether loggers write at this step; `log` takes as long as a small layer."""
+        """Whether loggers write after this batch; `log` takes as long as a small layer."""
         trainer = self.trainer
-        return trainer.should_stop or (self.global_step + 1) % trainer.log_every_n_steps == 0
+        every = trainer.log_every_n_steps  # type: ignore[attr-defined]
+        return trainer.should_stop or (self.global_step + 1) % every == 0
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
         self._evaluate(batch, "val")
@@ -119,5 +130,9 @@ class Task(LightningModule):
             "lr_scheduler": {"scheduler": schedule, "interval": "step"},
         }
 
+
+# Lightning reads the signatures of these hooks for every batch, and of a function anew each time.
+for _step in (Task.training_step, Task.validation_step, Task.test_step):
+    vars(_step)["__signature__"] = inspect.signature(_step)
 
 SPLITS = ("val", "test")

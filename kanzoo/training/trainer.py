@@ -4,7 +4,10 @@ import logging
 import netrc
 import os
 import sys
+import time
 import warnings
+from contextlib import AbstractContextManager, nullcontext
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,7 @@ from lightning.pytorch.callbacks import (
     RichProgressBar,
 )
 from lightning.pytorch.loggers import Logger, WandbLogger
+from lightning.pytorch.profilers import PassThroughProfiler
 
 from kanzoo import registry
 from kanzoo.rundir import RunDir, is_first_process
@@ -48,7 +52,7 @@ def build_trainer(
         loggers.append(_wandb_logger(wandb, config, folder, facts))
     callbacks: list[Callback] = [
         *own,
-        ModelCheckpoint(
+        EpochCheckpoint(
             folder.path / "checkpoints",
             filename="best",
             monitor=f"val/{objective.monitor}",
@@ -57,7 +61,7 @@ def build_trainer(
         ),
         # Of its own: `save_last` writes only when the best epoch changes. After "best", so that
         # it holds what is the best so far.
-        ModelCheckpoint(folder.path / "checkpoints", filename="last", enable_version_counter=False),
+        EpochCheckpoint(folder.path / "checkpoints", filename="last", enable_version_counter=False),
     ]
     if config["callbacks"]["patience"] is not None:
         callbacks.append(
@@ -71,7 +75,7 @@ def build_trainer(
         callbacks.append(GridSchedule(**config["callbacks"]["grid"]))
     progress = config["callbacks"]["progress"] and sys.stderr.isatty()
     if progress:
-        callbacks.append(RichProgressBar())
+        callbacks.append(ProgressBar())
     node = config["trainer"]
     if is_lbfgs(config["optim"]) and node["gradient_clip_val"] is not None:
         log.info("LBFGS: gradients are not clipped, which would mislead its line search")
@@ -84,6 +88,7 @@ def build_trainer(
         logger=loggers,
         callbacks=callbacks,
         default_root_dir=folder.path,
+        profiler=NoProfiler(),
         enable_progress_bar=progress,
         enable_model_summary=False,
         num_sanity_val_steps=0,
@@ -98,6 +103,51 @@ def dtype_of(precision: str) -> torch.dtype:
     """The dtype of weights that a precision of Lightning's means, as "64-true" or "16-mixed"."""
     kinds = {"64-true": torch.float64, "16-true": torch.float16, "bf16-true": torch.bfloat16}
     return kinds.get(precision, torch.float32)
+
+
+class NoProfiler(PassThroughProfiler):
+    """Profiles nothing, also in time: Lightning enters a profile about a hundred times a step."""
+
+    NOTHING = nullcontext()
+
+    def profile(self, action_name: str) -> AbstractContextManager[None]:  # type: ignore[override]
+        return self.NOTHING
+
+
+class EpochCheckpoint(ModelCheckpoint):
+    """Lightning's, with nothing to do or to look up around a batch."""
+
+    @cached_property
+    def state_key(self) -> str:  # type: ignore[override]
+        return super().state_key
+
+    def on_train_batch_end(self, *args: Any) -> None:
+        """Leave it to the end of the epoch."""
+
+
+class ProgressBar(RichProgressBar):
+    """Lightning's, at most `RATE` times a second and not a hundred; the last batch always shows."""
+
+    RATE = 10
+
+    def __init__(self) -> None:
+        super().__init__(refresh_rate=self.RATE)
+        self._shown = 0.0
+
+    def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
+        if self._is_due(trainer):
+            super().on_train_batch_end(trainer, *args)
+
+    def on_validation_batch_end(self, trainer: Trainer, *args: Any) -> None:
+        if self._is_due(trainer):
+            super().on_validation_batch_end(trainer, *args)
+
+    def _is_due(self, trainer: Trainer) -> bool:
+        now = time.perf_counter()
+        if now - self._shown < 1 / self.RATE and not trainer.is_last_batch:
+            return False
+        self._shown = now
+        return True
 
 
 def close_wandb() -> None:
