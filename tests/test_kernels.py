@@ -16,6 +16,7 @@ from kernel_cases import (
 from pairwise import pairwise
 
 from kanzoo import kernels
+from kanzoo.kernels.spline import calls
 from kanzoo.kernels.spline import linear as compiled
 
 
@@ -50,7 +51,9 @@ def test_odd_sizes_in_float32(
 def test_blocks_and_threads_equal_dense(
     monkeypatch: pytest.MonkeyPatch, rows: int, inputs: int, outputs: int, threads: int
 ) -> None:
-    monkeypatch.setattr(compiled, "thread_count", lambda work: threads)
+    monkeypatch.setattr(calls, "SERIAL_WORK", 0)
+    monkeypatch.setattr(compiled, "max_threads", lambda: threads)
+    calls.sizes_of.cache_clear()
     case = make_case(rows, inputs, outputs, 7, 3, "random")
     x, weight, residual, knots = (None if t is None else t.double() for t in case)
     variables = [t.requires_grad_() for t in (x, weight, residual)]

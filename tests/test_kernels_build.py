@@ -13,9 +13,15 @@ from kernel_cases import make_case, needs_compiler
 from kanzoo import kernels
 from kanzoo.kernels.native import build as compile
 from kanzoo.kernels.native import call as runtime
-from kanzoo.kernels.spline import linear as compiled
+from kanzoo.kernels.spline.calls import bind_forward, sizes_of
 
 pytestmark = needs_compiler
+
+
+def forget() -> None:
+    """Load libraries again."""
+    compile._outcome.cache_clear()
+    compile.load.cache_clear()
 
 
 @pytest.fixture
@@ -67,7 +73,7 @@ def test_processes_build_at_once(cache: Path) -> None:
 
 def test_no_compiler_says_what_is_missing(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXX", "no-such-compiler")
-    compile._outcome.cache_clear()
+    forget()
     try:
         assert not kernels.is_available()
         assert "no-such-compiler" in str(kernels.unavailable_reason())
@@ -75,7 +81,7 @@ def test_no_compiler_says_what_is_missing(cache: Path, monkeypatch: pytest.Monke
         with pytest.raises(kernels.CompileError, match="no C\\+\\+ compiler"):
             kernels.spline_linear(x, weight, residual, knots, 3, "zero")
     finally:
-        compile._outcome.cache_clear()
+        forget()
 
 
 def test_compiler_from_a_python_package(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,11 +91,11 @@ def test_compiler_from_a_python_package(cache: Path, monkeypatch: pytest.MonkeyP
     assert Path(compile.find_compiler()[0]).stem == "zig"
     x, weight, residual, knots = make_case(400, 20, 40, 5, 3, "random")
     want = kernels.dense_linear(x, weight, residual, knots, 3, "linear")
-    compile._outcome.cache_clear()
+    forget()
     try:
         found = kernels.spline_linear(x, weight, residual, knots, 3, "linear")
     finally:
-        compile._outcome.cache_clear()
+        forget()
     torch.testing.assert_close(found, want, rtol=1e-4, atol=1e-4)
     assert list(cache.glob("linear-*.so"))
 
@@ -131,8 +137,9 @@ def test_forked_child_does_not_hang() -> None:
 
     def work() -> None:
         y = torch.zeros(400, 40)
-        sizes = compiled._sizes(x, weight, knots, 3, "zero")
-        runtime.call("kanzoo_linear_forward", 3, [x, weight, None, knots, y, None], sizes)
+        shapes = (x.shape, weight.shape, knots.shape)
+        sizes = sizes_of(*shapes, 3, "zero", None, runtime.max_threads())
+        bind_forward(sizes, x, weight, None, knots, y, None)()
         send.send((runtime.thread_count(10**9), y.numpy().tobytes()))
 
     child = context.Process(target=work)

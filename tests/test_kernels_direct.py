@@ -8,6 +8,8 @@ from pairwise import pairwise
 from torch import Tensor
 
 from kanzoo import kernels
+from kanzoo.kernels.native.enumerations import SPLINE_RESIDUALS
+from kanzoo.kernels.spline import calls
 from kanzoo.kernels.spline import linear_direct as direct
 
 SIZES = [(5, 3, 20), (300, 33, 64), (700, 5, 250), (1500, 17, 8), (4, 400, 100), (300, 1, 513)]
@@ -32,14 +34,14 @@ def keep_all(monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep the order of rows whatever the size, and use threads for little work."""
     monkeypatch.setattr(direct, "FEW_OUTPUTS", 10**9)
     monkeypatch.setattr(direct, "MANY_INPUTS", 0)
-    monkeypatch.setattr(direct, "thread_count", lambda work: 3)
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
-    direct.sizes_of.cache_clear()
+    monkeypatch.setattr(calls, "SERIAL_WORK", 0)
+    monkeypatch.setattr(direct, "max_threads", lambda: 3)
+    calls.sizes_of.cache_clear()
 
 
 @needs_compiler
 @pytest.mark.usefixtures("keep_all")
-@pytest.mark.parametrize("residual", direct.RESIDUALS)
+@pytest.mark.parametrize("residual", SPLINE_RESIDUALS)
 @pytest.mark.parametrize("knots", ["uniform", "random"])
 @pytest.mark.parametrize(("rows", "inputs", "outputs"), SIZES)
 def test_blocks_branches_and_threads_equal_dense(

@@ -12,6 +12,7 @@ import kanzoo
 from kanzoo import kernels
 from kanzoo.kernels.families import conv as functions_conv
 from kanzoo.kernels.families import linear as functions
+from kanzoo.kernels.native import enumerations
 from kanzoo.layers.paths import base as paths
 
 pytestmark = needs_compiler
@@ -69,7 +70,7 @@ def check(layer: nn.Module, x: Tensor, rtol: float = 1e-10) -> None:
 
 
 def test_all_families_are_exercised() -> None:
-    assert {FAMILIES[name].name for name in NAMES} == set(functions.FAMILIES)
+    assert {FAMILIES[name].name for name in NAMES} == set(enumerations.FAMILIES)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -84,7 +85,7 @@ def test_linear_equals_the_definition(name: str, shape: tuple[int, ...], calls: 
     assert bool(calls) == (x.numel() > 0)
 
 
-@pairwise(name=NAMES, squash=functions.SQUASHES, residual=functions.RESIDUALS)
+@pairwise(name=NAMES, squash=enumerations.SQUASHES, residual=enumerations.RESIDUALS)
 def test_squash_and_residual_in_single_precision(
     name: str, squash: str, residual: str | None, calls: list[str]
 ) -> None:

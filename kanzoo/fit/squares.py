@@ -6,14 +6,14 @@ and autograd. Here all memory and all arguments of the kernels are made once.
 Axes: N samples, C inputs, O outputs of a layer.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from kanzoo.fit.chain import chain
-from kanzoo.kernels.spline import linear_direct
+from kanzoo.kernels.native.call import max_threads
+from kanzoo.kernels.spline.calls import bind_backward, bind_forward, sizes_of
 from kanzoo.layers.dispatch import choose
 from kanzoo.layers.kan import KANLinear
 from kanzoo.layers.parameters import count_params
@@ -34,6 +34,7 @@ def squares_of(net: nn.Module, x: Tensor, y: Tensor) -> "StackSquares | None":
     plain = trained == own and all(
         layer.edge_mask is None
         and layer.stores_weight
+        and layer.weight.is_contiguous()
         and choose(layer.request(x.new_zeros(1, layer.in_features))).name == "direct"
         for layer in layers
     )
@@ -73,28 +74,24 @@ class _Pass:
     def __init__(self, layer: KANLinear, x: Tensor) -> None:
         splines = layer.expansion.basis.splines()
         assert splines is not None
-        self.x, self.residual = x.contiguous(), layer.expansion.residual
+        self.x = x.contiguous()
         self.layer = layer
         self.weight = layer.weight.detach()
         self.knots = splines.knots.to(x.dtype).contiguous()
-        self.order, self.mode = splines.order, splines.extrapolation
         self.y = x.new_empty(len(x), layer.out_features)
         self.grad_y = torch.empty_like(self.y)
         bias = None if layer.bias is None else layer.bias.detach()
         layer.weight.grad = torch.zeros_like(layer.weight)
         self.grad_weight = layer.weight.grad
+        shapes = (self.x.shape, self.weight.shape, self.knots.shape)
+        options = (splines.order, splines.extrapolation, layer.expansion.residual)
+        self.sizes = sizes_of(*shapes, *options, max_threads())
         tensors = (self.x, self.weight, bias, self.knots, self.y, None)
-        self.forward = self._bound("forward", tensors)
+        self.forward = bind_forward(self.sizes, *tensors)
 
     def bind_backward(self, grad_x: Tensor | None) -> None:
         tensors = (self.grad_y, self.x, self.weight, self.knots, grad_x, self.grad_weight, None)
-        self.run_backward = self._bound("backward", tensors)
-
-    def _bound(self, name: str, tensors: tuple[Tensor | None, ...]) -> Callable[[], Any]:
-        shapes = (self.x.shape, self.weight.shape, self.knots.shape)
-        threads = torch.get_num_threads()
-        sizes = linear_direct.sizes_of(*shapes, self.order, self.mode, self.residual, threads)
-        return linear_direct.bound(f"kanzoo_linear_{name}", self.order, tensors, sizes)
+        self.run_backward = bind_backward(self.sizes, *tensors)
 
     def backward(self) -> None:
         self.run_backward()

@@ -135,6 +135,21 @@ class _Margins:
         self.every.run(self.zero, None, back.sum(dims, keepdim=True))
 
 
+def _check_weight(weight: Tensor, x: Tensor, functions: int, options: Options) -> None:
+    """Raise ``ValueError`` unless a weight fits x (B, C, *S) and the number of functions."""
+    *_, transposed, _, groups = options
+    inner = weight.shape[0] // groups if transposed else weight.shape[1]
+    if weight.dim() != x.dim() or inner * groups != x.shape[1] * functions or x.shape[1] % groups:
+        raise ValueError(
+            f"weight {tuple(weight.shape)} does not fit x {tuple(x.shape)}, {functions} functions a"
+            f" channel and {groups} groups"
+        )
+    if (weight.dtype, weight.device) != (x.dtype, x.device):
+        raise ValueError(
+            f"weight must be {x.dtype} on {x.device}, got {weight.dtype} on {weight.device}"
+        )
+
+
 class _Conv(torch.autograd.Function):
     @staticmethod
     def forward(  # type: ignore[no-untyped-def]
@@ -150,7 +165,9 @@ class _Conv(torch.autograd.Function):
     ) -> Tensor:
         ctx.plan, ctx.features, ctx.margins, ctx.options = plan, features, margins, options
         ctx.save_for_backward(x, weight, *parameters)
-        every = _Images(x, plan.prepare(x, False), options[-1])
+        functions = plan.prepare(x, False)
+        _check_weight(weight, x, functions.total, options)
+        every = _Images(x, functions, options[-1])
         turned = functions_first(weight, options, every.functions.total)
         border = None
         if any(margins):

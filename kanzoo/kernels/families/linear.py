@@ -17,24 +17,10 @@ from torch import Tensor
 from kanzoo.bases.base import Family
 from kanzoo.kernels.generic.conv import differentiable_gradients, spread
 from kanzoo.kernels.generic.linear import blocks, whole
-from kanzoo.kernels.native.call import call, thread_count
+from kanzoo.kernels.native.call import call, thread_count, whole_numbers
+from kanzoo.kernels.native.enumerations import FAMILIES, NUMBERS
 from kanzoo.kernels.native.scratch import scratch
 
-FAMILIES = (  # in the order of functions.cpp
-    "recurrence",
-    "bernstein",
-    "gaussian",
-    "switch",
-    "harmonics",
-    "waves",
-    "mexican_hat",
-    "gaussian_derivative",
-    "morlet",
-    "ramps",
-    "spline_gaussian",
-)
-SQUASHES = ("none", "tanh", "sigmoid")
-RESIDUALS = (None, "identity", "relu", "silu", "tanh")
 LANES = 16  # numbers of a vector; rows shorter than that waste most of it
 LONG = 16 * LANES  # rows of which the last vector does not matter
 BLOCK_BYTES = 8 << 20  # larger products are faster, beyond the L2 cache too
@@ -65,8 +51,9 @@ class Functions:
         self.count = self.table.shape[1]
         self.total = self.count + (plan.residual is not None)
         self.constants = x.new_tensor(family.constants or (0.0,))
-        self.kind = [FAMILIES.index(family.name), SQUASHES.index(plan.squash)]
-        self.kind.append(RESIDUALS.index(plan.residual))
+        names = (("FAMILY", family.name), ("SQUASH", plan.squash), ("RESIDUAL", plan.residual))
+        self.kind = [NUMBERS[kind][name] for kind, name in names]
+        _check_family(family, self.values, x.shape[1])
         self.trained = self.table.requires_grad
         self.each = self.trained or self.values.shape[2] > 1
         self.last = False  # channels need not be last in memory
@@ -97,9 +84,27 @@ class Functions:
         if self.gradient is not None and back is not None:
             added = torch.zeros_like(table[:2])
         owners = table.shape[2] if inner else 0
-        sizes = [rows, columns, x.stride(0), *strides, self.count, *self.kind, int(self.each)]
-        sizes += [thread_count(x.numel() * self.total), inner, owners]
-        call("kanzoo_functions", None, [x, table, self.constants, out, back, grad_x, added], sizes)
+        if (columns > 1 and x.stride(1) != 1) or (
+            grad_x is not None and (grad_x.shape, grad_x.stride()) != (x.shape, x.stride())
+        ):
+            raise ValueError("x and grad_x must have the same strides, the last of them 1")
+        width = owners if inner else columns if self.each else 1
+        height = (self.total - 1) * strides[0] + columns  # numbers of a row in all planes
+        first = (rows - 1) // inner * strides[1] if inner else (rows - 1) * strides[1]
+        span = first + (min(inner, rows) - 1) * columns * bool(inner) + height
+        matrix = (rows - 1) * x.stride(0) + columns
+        arguments = (
+            ("x", x, matrix),
+            ("table", table, (*self.values.shape[:2], width)),
+            ("constants", self.constants, self.constants.shape),
+            ("values", out, span),
+            ("grad of values", back, span),
+            ("grad_x", grad_x, matrix),
+            ("grad of table", added, (2, self.count, width)),
+        )
+        sizes = (rows, columns, x.stride(0), *strides, self.count, *self.kind, int(self.each))
+        threads = thread_count(x.numel() * self.total)
+        call("kanzoo_functions", None, arguments, whole_numbers(*sizes, threads, inner, owners))
         if added is not None and self.gradient is not None:
             self.gradient[:2, :, block] += added.unflatten(2, (tiles, -1)).sum(2)
 
@@ -110,6 +115,31 @@ class Functions:
         wanted = [p for p in parameters if p.requires_grad]
         found = torch.autograd.grad(self.table, wanted, self.gradient, materialize_grads=True)
         return spread(iter(found), parameters)
+
+
+def _check_family(family: Family, table: Tensor, channels: int) -> None:
+    """Raise ``ValueError`` unless C++ finds all the numbers that a family needs."""
+    rows, constants = FAMILIES[family.name]
+    if family.name == "spline_gaussian" and family.constants:
+        constants += int(family.constants[0]) // 2
+    shape = tuple(table.shape)
+    if table.dim() != 3 or shape[0] < rows or shape[1] < 1 or shape[2] not in (1, channels):
+        raise ValueError(
+            f"table of {family.name} must be ({rows}, K, 1 or {channels}), got {shape}"
+        )
+    if len(family.constants) < constants:
+        raise ValueError(f"{family.name} has {constants} constants, got {family.constants}")
+
+
+def check_weight(weight: Tensor, x: Tensor, functions: int) -> None:
+    """Raise ``ValueError`` unless a weight (C, T, O) fits x (N, C) and the number of functions."""
+    if weight.dim() != 3 or tuple(weight.shape[:2]) != (x.shape[1], functions):
+        wanted = f"({x.shape[1]}, {functions}, out)"
+        raise ValueError(f"weight must be {wanted}, got {tuple(weight.shape)}")
+    if (weight.dtype, weight.device) != (x.dtype, x.device):
+        raise ValueError(
+            f"weight must be {x.dtype} on {x.device}, got {weight.dtype} on {weight.device}"
+        )
 
 
 def _planes(name: str, like: Tensor, count: int, rows: int, columns: int) -> Tensor:
@@ -133,6 +163,7 @@ class _Linear(torch.autograd.Function):
         ctx.plan, ctx.features = plan, features
         ctx.save_for_backward(x, weight, *parameters)
         functions = plan.prepare(x, False)
+        check_weight(weight, x, functions.total)
         y = x.new_empty(x.shape[0], weight.shape[2])
         y.copy_(bias) if bias is not None else y.zero_()
         for rows, block in blocks(x, weight, BLOCK_BYTES):

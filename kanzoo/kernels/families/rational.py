@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from kanzoo.kernels.native.call import call, thread_count
+from kanzoo.kernels.native.call import Argument, call, thread_count, whole_numbers
 from kanzoo.kernels.spline.definition import differentiate_gradient
 
 BLOCK = 2**15  # numbers of a block without a compiler: its buffers stay in the cache
@@ -33,14 +33,36 @@ def horner(coefficients: Sequence[Tensor], x: Tensor) -> Tensor:
     return value
 
 
-def _layout(x: Tensor) -> tuple[Tensor, list[int]]:
+def _layout(x: Tensor) -> tuple[Tensor, tuple[int, int, int]]:
     """The input with an order in memory that the kernel knows, and its outer, C and inner sizes."""
+    if x.dim() == 0:
+        raise ValueError("x must be (..., C), got a single number")
     channels = x.shape[-1]
-    first = x.movedim(-1, 1) if x.dim() > 2 else x  # images, seen with channels last
+    first = _in_memory(x)
     if not x.is_contiguous() and first.is_contiguous():
-        return x, [x.shape[0], channels, first[0, 0].numel()]
+        return x, (x.shape[0], channels, first[0, 0].numel())
     x = x.contiguous()
-    return x, [x.numel() // channels, channels, 1]
+    return x, (x.numel() // max(channels, 1), channels, 1)
+
+
+def _in_memory(x: Tensor) -> Tensor:
+    """A contiguous view of what `_layout` gives: images are seen with channels last."""
+    return x.movedim(-1, 1) if x.dim() > 2 and not x.is_contiguous() else x
+
+
+def _functions(
+    x: Tensor, above: Tensor, below: Tensor, group_of: Tensor, sizes: tuple[int, int, int]
+) -> tuple[list[Argument], tuple[int, ...]]:
+    """What describes the functions to C, with sizes to go before the number of threads."""
+    if below.dim() != 2:
+        raise ValueError(f"below must be (4, groups), got {tuple(below.shape)}")
+    arguments: list[Argument] = [
+        ("x", _in_memory(x), _in_memory(x).shape),
+        ("above", above.contiguous(), (6,)),
+        ("below", below.contiguous(), (4, below.shape[1])),
+        ("group_of", group_of.contiguous(), (sizes[1],)),
+    ]
+    return arguments, (*sizes, below.shape[1])
 
 
 torch.library.define(
@@ -60,10 +82,11 @@ torch.library.define(
 def _forward(x: Tensor, above: Tensor, below: Tensor, group_of: Tensor) -> Tensor:
     x, sizes = _layout(x)
     y = torch.empty_like(x)
+    arguments, numbers = _functions(x, above, below, group_of, sizes)
     if x.numel():
-        above, below = above.contiguous(), below.contiguous()
-        sizes += [below.shape[1], thread_count(x.numel())]
-        call("kanzoo_rational_forward", None, [x, above, below, group_of.contiguous(), y], sizes)
+        arguments.append(("y", _in_memory(y), _in_memory(x).shape))
+        threads = thread_count(x.numel())
+        call("kanzoo_rational_forward", None, arguments, whole_numbers(*numbers, threads))
     return y
 
 
@@ -75,13 +98,22 @@ def _backward(
     grad_x = torch.empty_like(x) if need_x else x.new_empty(0)
     grad_above = torch.zeros_like(above, memory_format=torch.contiguous_format)
     grad_below = torch.zeros_like(below, memory_format=torch.contiguous_format)
+    arguments, numbers = _functions(x, above, below, group_of, sizes)
+    if grad.shape != x.shape:
+        raise ValueError(f"grad must be {tuple(x.shape)}, got {tuple(grad.shape)}")
     if x.numel():
         if grad.stride() != x.stride():
             grad = torch.empty_like(x).copy_(grad)
-        tensors = [grad, x, above.contiguous(), below.contiguous(), group_of.contiguous()]
-        sizes += [below.shape[1], thread_count(2 * x.numel())]
-        wanted = [grad_x if need_x else None, grad_above, grad_below]
-        call("kanzoo_rational_backward", None, [*tensors, *wanted], sizes)
+        shape = _in_memory(x).shape
+        arguments = [
+            ("grad", _in_memory(grad), shape),
+            *arguments,
+            ("grad_x", _in_memory(grad_x) if need_x else None, shape),
+            ("grad_above", grad_above, (6,)),
+            ("grad_below", grad_below, (4, below.shape[1])),
+        ]
+        threads = thread_count(2 * x.numel())
+        call("kanzoo_rational_backward", None, arguments, whole_numbers(*numbers, threads))
     return grad_x, grad_above, grad_below
 
 

@@ -19,6 +19,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from kanzoo.kernels.native.enumerations import macros
+
 SOURCES = Path(__file__).parent / "src"
 COMPILERS = ("g++", "clang++", "c++")
 BASE_FLAGS = (
@@ -186,7 +188,7 @@ def build(library: str, order: int | None, real: str) -> Path:
         GCC_FLAGS if "Free Software Foundation" in _compiler_version(compiler) else ()
     )
     own = ZIG_FLAGS if _is_zig(compiler) else own
-    flags = (*BASE_FLAGS, *own, _native_flag(), f"-DREAL={real}")
+    flags = (*BASE_FLAGS, *own, _native_flag(), *macros(), f"-DREAL={real}")
     kind = real
     if order is not None:
         flags, kind = (*flags, f"-DORDER={order}"), f"{real}-{order}"
@@ -228,6 +230,7 @@ LIBRARIES = {  # the C functions of each, with their numbers of tensors; built o
 }
 
 
+@functools.cache
 def load(name: str, order: int | None, real: str) -> Any:
     """A C function for a spline order (0 to 5, or None) and ``float`` or ``double``.
 

@@ -5,6 +5,7 @@ only, second derivatives go through the dense definition.
 """
 
 from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +13,7 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from kanzoo.bases.knots import EXTRAPOLATIONS
-from kanzoo.kernels.native.call import call, in_float32, thread_count
+from kanzoo.kernels.native.call import Argument, call, in_float32, thread_count, whole_numbers
 from kanzoo.kernels.spline.definition import dense_conv2d, differentiate_gradient
 from kanzoo.kernels.spline.linear import check_spline
 
@@ -31,123 +32,125 @@ torch.library.define(
 )
 
 
-def _output_size(
-    x: Tensor,
-    weight: Tensor,
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-) -> list[int]:
-    every = zip(x.shape[2:], weight.shape[1:3], stride, padding, dilation, strict=True)
-    return [(size + 2 * p - (k - 1) * d - 1) // s + 1 for size, k, s, p, d in every]
+class Convolution(NamedTuple):
+    """What is convolved, in the order of the operators' arguments."""
 
+    x: Tensor
+    weight: Tensor
+    residual: Tensor | None
+    knots: Tensor
+    order: int
+    extrapolation: str
+    stride: Sequence[int]
+    padding: Sequence[int]
+    dilation: Sequence[int]
+    groups: int
 
-def _sizes(
-    x: Tensor,
-    weight: Tensor,
-    knots: Tensor,
-    order: int,
-    extrapolation: str,
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-    groups: int,
-) -> list[int]:
-    _, kh, kw, functions, outputs = weight.shape
-    cells = knots.shape[-1] - 2 * order - 1
-    work = x.numel() * kh * kw * (outputs // 16 + 1)
-    mode = EXTRAPOLATIONS.index(extrapolation)
-    shape = [*x.shape, outputs, groups, kh, kw, *stride, *dilation]
-    return [*shape, cells, functions, knots.shape[0], mode, thread_count(work), *padding]
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        sizes = zip(self.x.shape[2:], self.weight.shape[1:3], strict=True)
+        options = zip(self.stride, self.padding, self.dilation, strict=True)
+        each = zip(sizes, options, strict=True)
+        sides = [(size + 2 * p - (k - 1) * d - 1) // s + 1 for (size, k), (s, p, d) in each]
+        return self.x.shape[0], self.groups * self.weight.shape[4], *sides
+
+    def check(self) -> None:
+        """Raise ``ValueError`` for what cannot be convolved."""
+        shape, weight = tuple(self.x.shape), tuple(self.weight.shape)
+        if len(shape) != 4 or self.groups < 1 or shape[1] % self.groups:
+            raise ValueError(f"x must be (B, multiple of {self.groups}, H, W), got {shape}")
+        rows = check_spline(shape[1], *self[:6])
+        if len(weight) != 5 or weight[0] != shape[1] or weight[3] != rows:
+            raise ValueError(f"weight must be ({shape[1]}, kh, kw, {rows}, out), got {weight}")
+        if min(*self.stride, *self.dilation) < 1 or min(self.padding) < 0:
+            raise ValueError(f"stride and dilation must be from 1, padding from 0, got {self[6:]}")
+        if min(weight[1:3]) < 1 or min(self.output_shape[2:]) < 1:
+            raise ValueError(
+                f"kernel {weight[1:3]} with dilation {self.dilation} exceeds the padded image"
+                f" {shape[2:]}"
+            )
+
+    def is_empty(self) -> bool:
+        return self.x.numel() == 0 or self.weight.numel() == 0
+
+    def contiguous(self) -> "Convolution":
+        return self._replace(
+            x=self.x.contiguous(),
+            weight=self.weight.contiguous(),
+            residual=None if self.residual is None else self.residual.contiguous(),
+            knots=self.knots.contiguous(),
+        )
+
+    def arguments(self) -> list[Argument]:
+        return [
+            ("x", self.x, self.x.shape),
+            ("weight", self.weight, self.weight.shape),
+            ("residual", self.residual, self.x.shape),
+            ("knots", self.knots, self.knots.shape),
+        ]
+
+    def numbers(self) -> Any:
+        """What C functions take as their last argument."""
+        _, kh, kw, functions, outputs = self.weight.shape
+        cells = self.knots.shape[1] - 2 * self.order - 1
+        threads = thread_count(self.x.numel() * kh * kw * (outputs // 16 + 1))
+        mode = EXTRAPOLATIONS.index(self.extrapolation)
+        shape = (*self.x.shape, outputs, self.groups, kh, kw, *self.stride, *self.dilation)
+        options = (cells, functions, self.knots.shape[0], mode, threads)
+        return whole_numbers(*shape, *options, *self.padding)
+
+    def dense(self) -> Tensor:
+        """The definition in differentiable operations."""
+        residual = None if self.residual is None else _pad(self.residual, self.padding)
+        options = (self.order, self.extrapolation, self.stride, self.dilation, self.groups)
+        return dense_conv2d(_pad(self.x, self.padding), self.weight, residual, self.knots, *options)
 
 
 def _pad(images: Tensor, margins: Sequence[int], value: float = 0.0) -> Tensor:
     return F.pad(images, [margins[1], margins[1], margins[0], margins[0]], value=value)
 
 
-def _dense(
-    x: Tensor,
-    weight: Tensor,
-    residual: Tensor | None,
-    knots: Tensor,
-    order: int,
-    extrapolation: str,
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-    groups: int,
-) -> Tensor:
-    """The definition in differentiable operations."""
-    padded = None if residual is None else _pad(residual, padding)
-    options = (order, extrapolation, stride, dilation, groups)
-    return dense_conv2d(_pad(x, padding), weight, padded, knots, *options)
-
-
 @torch.library.impl("kanzoo::spline_conv2d", "cpu")
-def _forward(
-    x: Tensor,
-    weight: Tensor,
-    residual: Tensor | None,
-    knots: Tensor,
-    order: int,
-    extrapolation: str,
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-    groups: int,
-) -> Tensor:
-    x, weight, knots = x.contiguous(), weight.contiguous(), knots.contiguous()
-    residual = None if residual is None else residual.contiguous()
-    height, width = _output_size(x, weight, stride, padding, dilation)
-    shape = (x.shape[0], groups * weight.shape[4], height, width)
-    if x.numel() == 0 or weight.numel() == 0:
-        return x.new_zeros(shape)
-    y = x.new_empty(shape)
-    sizes = _sizes(x, weight, knots, order, extrapolation, stride, padding, dilation, groups)
-    call("kanzoo_conv_forward", order, [x, weight, residual, knots, y], sizes)
+def _forward(*arguments: Any) -> Tensor:
+    conv = Convolution(*arguments).contiguous()
+    conv.check()
+    if conv.is_empty():
+        return conv.x.new_zeros(conv.output_shape)
+    y = conv.x.new_empty(conv.output_shape)
+    described = [*conv.arguments(), ("y", y, conv.output_shape)]
+    call("kanzoo_conv_forward", conv.order, described, conv.numbers())
     return y
 
 
 @torch.library.impl("kanzoo::spline_conv2d_backward", "cpu")
-def _backward(
-    grad: Tensor,
-    x: Tensor,
-    weight: Tensor,
-    residual: Tensor | None,
-    knots: Tensor,
-    order: int,
-    extrapolation: str,
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-    groups: int,
-    need_x: bool,
-    need_weight: bool,
-    need_residual: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    grad, x, weight, knots = (t.contiguous() for t in (grad, x, weight, knots))
-    residual = None if residual is None else residual.contiguous()
-    need_residual = need_residual and residual is not None
-    empty = grad.numel() == 0 or x.numel() == 0
-    make = torch.zeros_like if empty else torch.empty_like
+def _backward(grad: Tensor, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+    *given, need_x, need_weight, need_residual = arguments
+    conv = Convolution(*given).contiguous()
+    conv.check()
+    x, weight = conv.x, conv.weight
+    need_residual = need_residual and conv.residual is not None
+    make = torch.zeros_like if conv.is_empty() else torch.empty_like
     grad_weight = make(weight) if need_weight else None
     # The kernel computes the gradients of x and of the residual in the same pass.
     grad_x = make(x) if need_x or need_residual else None
     grad_residual = make(x) if need_residual else None
-    if not empty and (need_x or need_weight or need_residual):
-        sizes = _sizes(x, weight, knots, order, extrapolation, stride, padding, dilation, groups)
-        tensors = [grad, x, weight, residual, knots, grad_x, grad_weight, grad_residual]
-        call("kanzoo_conv_backward", order, tensors, sizes)
+    if not conv.is_empty() and (need_x or need_weight or need_residual):
+        described = [
+            ("grad", grad.contiguous(), conv.output_shape),
+            *conv.arguments(),
+            ("grad_x", grad_x, x.shape),
+            ("grad_weight", grad_weight, weight.shape),
+            ("grad_residual", grad_residual, x.shape),
+        ]
+        call("kanzoo_conv_backward", conv.order, described, conv.numbers())
     wanted = (grad_x if need_x else None, grad_weight, grad_residual)
     first, second, third = (x.new_empty(0) if t is None else t for t in wanted)
     return first, second, third
 
 
-@torch.library.register_fake("kanzoo::spline_conv2d")
-def _forward_fake(x, weight, residual, knots, order, extrapolation, *options):  # type: ignore[no-untyped-def]
-    stride, padding, dilation, groups = options
-    height, width = _output_size(x, weight, stride, padding, dilation)
-    return x.new_empty(x.shape[0], groups * weight.shape[4], height, width)
+@torch.library.register_fake("kanzoo::spline_conv2d")  # type: ignore[untyped-decorator]
+def _forward_fake(*arguments: Any) -> Tensor:
+    return arguments[0].new_empty(Convolution(*arguments).output_shape)  # type: ignore[no-any-return]
 
 
 @torch.library.register_fake("kanzoo::spline_conv2d_backward")
@@ -184,7 +187,10 @@ def _save_backward(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
 def _second_derivative(ctx, *grads):  # type: ignore[no-untyped-def]
     *variables, knots = ctx.saved_tensors
     second = differentiate_gradient(
-        lambda x, w, r: _dense(x, w, r, knots, *ctx.options), variables, grads, ctx.needs
+        lambda x, w, r: Convolution(x, w, r, knots, *ctx.options).dense(),
+        variables,
+        grads,
+        ctx.needs,
     )
     return *second, *[None] * (len(ctx.needs_input_grad) - len(second))
 
@@ -241,24 +247,13 @@ def spline_conv2d(
     """
     strides, margins = _pair("stride", stride, 1), _pair("padding", padding, 0)
     dilations = _pair("dilation", dilation, 1)
-    if x.ndim != 4 or groups < 1 or x.shape[1] % groups:
-        raise ValueError(f"x must be (B, multiple of {groups}, H, W), got {tuple(x.shape)}")
     given = x.dtype
     x, weight, residual, knots = in_float32(x, weight, residual, knots)
-    channels = x.shape[1]
-    rows = check_spline(channels, x, weight, residual, knots, order, extrapolation)
-    if weight.ndim != 5 or weight.shape[0] != channels or weight.shape[3] != rows:
-        raise ValueError(
-            f"weight must be ({channels}, kh, kw, {rows}, out), got {tuple(weight.shape)}"
-        )
+    options = (strides, margins, dilations, groups)
+    Convolution(x, weight, residual, knots, order, extrapolation, *options).check()
     if any(margins) and residual is not None and residual_padding != 0:
         x, residual = _pad(x, margins), _pad(residual, margins, residual_padding)
         margins = [0, 0]
-    if min(_output_size(x, weight, strides, margins, dilations)) < 1:
-        raise ValueError(
-            f"kernel {tuple(weight.shape[1:3])} with dilation {dilations} exceeds the padded"
-            f" image {tuple(x.shape[2:])}"
-        )
     options = (strides, margins, dilations, groups)
     arguments = (x, weight, residual, knots, order, extrapolation, *options)
     y: Tensor = torch.ops.kanzoo.spline_conv2d(*arguments)

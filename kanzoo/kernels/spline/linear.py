@@ -5,55 +5,21 @@ autocast and a FLOP rule. The forward saves its inputs only; second derivatives 
 dense definition.
 """
 
-import math
-
 import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from kanzoo.bases.knots import EXTRAPOLATIONS
-from kanzoo.kernels.native.call import REALS, call, in_float32, thread_count
+from kanzoo.kernels.native.call import in_float32, max_threads
+from kanzoo.kernels.spline.calls import Sizes, bind_backward, bind_forward, check_spline, sizes_of
 from kanzoo.kernels.spline.definition import dense_linear, differentiate_gradient
 
 
-def _sizes(x: Tensor, weight: Tensor, knots: Tensor, order: int, extrapolation: str) -> list[int]:
-    rows, inputs = x.shape
-    cells = knots.shape[-1] - 2 * order - 1
-    outputs = weight.shape[2]
-    threads = thread_count(rows * inputs * (math.ceil(outputs / 16) + 4))
-    mode = EXTRAPOLATIONS.index(extrapolation)
-    return [rows, inputs, outputs, cells, weight.shape[1], knots.shape[0], mode, threads, 0]
-
-
-def check_spline(
-    inputs: int,
-    x: Tensor,
-    weight: Tensor,
-    residual: Tensor | None,
-    knots: Tensor,
-    order: int,
-    extrapolation: str,
-) -> int:
-    """Validate what linear and convolution share; returns the weight rows per input, K + R."""
-    if extrapolation not in EXTRAPOLATIONS:
-        raise ValueError(f"extrapolation must be one of {EXTRAPOLATIONS}, got {extrapolation!r}")
-    if not 0 <= order <= 5:
-        raise ValueError(f"order must be 0 to 5, got {order}")
-    cells = knots.shape[-1] - 2 * order - 1
-    if knots.ndim != 2 or cells < 1 or knots.shape[0] not in (1, inputs):
-        raise ValueError(
-            f"knots must be (1 or {inputs}, at least {2 * order + 2}), got {tuple(knots.shape)}"
-        )
-    if residual is not None and residual.shape != x.shape:
-        raise ValueError(f"residual must be {tuple(x.shape)}, got {tuple(residual.shape)}")
-    if x.dtype not in REALS:
-        raise ValueError(f"x must be float32 or float64, got {x.dtype}")
-    for name, tensor in (("x", x), ("weight", weight), ("residual", residual), ("knots", knots)):
-        if tensor is not None and (tensor.dtype != x.dtype or tensor.device.type != "cpu"):
-            raise ValueError(
-                f"{name} must be a {x.dtype} tensor on cpu, got {tensor.dtype} on {tensor.device}"
-            )
-    return cells + order + (residual is not None)
+def _sizes(
+    x: Tensor, weight: Tensor, residual: Tensor | None, knots: Tensor, order: int, mode: str
+) -> Sizes:
+    """A residual is added by PyTorch, as any tensor."""
+    beside = int(residual is not None)
+    return sizes_of(x.shape, weight.shape, knots.shape, order, mode, None, max_threads(), beside)
 
 
 torch.library.define(
@@ -84,8 +50,8 @@ def _forward(
     y = x.new_empty(x.shape[0], weight.shape[2])
     if y.numel() == 0 or x.numel() == 0:
         return y.zero_()
-    sizes = _sizes(x, weight, knots, order, extrapolation)
-    call("kanzoo_linear_forward", order, [x, weight, None, knots, y, None], sizes)
+    sizes = _sizes(x, weight, residual, knots, order, extrapolation)
+    bind_forward(sizes, x, weight, None, knots, y, None)()
     return y if residual is None else y.addmm_(residual, weight[:, -1])
 
 
@@ -111,9 +77,9 @@ def _backward(
     if residual is not None and need_residual:
         grad_residual = torch.mm(grad, weight[:, -1].t())
     if not empty and (need_x or need_weight):
-        wanted = [grad_x if need_x else None, grad_weight if need_weight else None]
-        sizes = _sizes(x, weight, knots, order, extrapolation)
-        call("kanzoo_linear_backward", order, [grad, x, weight, knots, *wanted, None], sizes)
+        wanted = (grad_x if need_x else None, grad_weight if need_weight else None)
+        sizes = _sizes(x, weight, residual, knots, order, extrapolation)
+        bind_backward(sizes, grad, x, weight, knots, *wanted, None)()
     if residual is not None and need_weight and not empty:
         torch.mm(residual.t(), grad, out=grad_weight[:, -1])
     return grad_x, grad_weight, grad_residual

@@ -4,8 +4,9 @@ import torch
 from torch import Tensor
 
 from kanzoo import kernels
-from kanzoo.kernels.families.linear import FAMILIES, RESIDUALS, SQUASHES, Plan
+from kanzoo.kernels.families.linear import Plan
 from kanzoo.kernels.native.call import REALS
+from kanzoo.kernels.native.enumerations import FAMILIES, RESIDUALS, SQUASHES
 from kanzoo.layers.paths.base import Path, Request, is_small, is_traced, is_transformed, missing
 
 

@@ -5,11 +5,11 @@ from torch import Tensor
 
 from kanzoo import kernels
 from kanzoo.bases.activation import ACTIVATIONS
+from kanzoo.kernels.native.build import ORDERS
 from kanzoo.kernels.native.call import REALS
-from kanzoo.kernels.spline.linear_direct import RESIDUALS
+from kanzoo.kernels.native.enumerations import SPLINE_RESIDUALS
 from kanzoo.layers.paths.base import Path, Request, is_traced, is_transformed, missing
 
-MAX_ORDER = 5
 PLAIN = (Tensor, torch.nn.Parameter)
 
 
@@ -28,8 +28,8 @@ class Direct(Path):
             return "no B-splines"
         if splines.beside is not None or expansion.squash != "none":
             return "more than B-splines and a residual branch"
-        if expansion.residual not in RESIDUALS or splines.order > MAX_ORDER:
-            return f"no such residual branch, or an order above {MAX_ORDER}"
+        if expansion.residual not in SPLINE_RESIDUALS or splines.order not in ORDERS:
+            return f"no such residual branch, or an order above {ORDERS[-1]}"
         if is_traced() or torch.is_autocast_enabled("cpu"):
             return "traced by torch.compile or torch.export, or autocast"
         x = expansion.wide(request.x)
@@ -66,8 +66,8 @@ class Operator(Path):
             return "no B-splines"
         if splines.beside is not None and expansion.residual is not None:
             return "two functions beside the B-splines"
-        if splines.order > MAX_ORDER:
-            return f"an order above {MAX_ORDER}"
+        if splines.order not in ORDERS:
+            return f"an order above {ORDERS[-1]}"
         if not request.x.is_cpu:
             return "not on the CPU"
         if is_transformed():

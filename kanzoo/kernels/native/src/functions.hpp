@@ -9,14 +9,11 @@
 #pragma once
 #include "families.hpp"
 
-enum Squash { NONE = 0, TANH = 1, SIGMOID = 2 };
-enum Activation { ABSENT = 0, IDENTITY = 1, RELU = 2, SILU = 3, TANH_OF = 4 };
-
 static constexpr index_t COLUMNS = 1024, PIECE = 8192;  // most columns of a row, numbers of a task
 
 struct Functions {
     index_t rows, channels, ldx, plane, row, K;
-    int squash, activation;
+    int squash, residual;
     bool each;           // the table has a column for every channel, else one for all
     const real* table;   // (J, K, C or 1)
     const real* constant;
@@ -54,21 +51,21 @@ struct Row {
         for (index_t c = 0; c < count; c += L) {
             const vec v = load_part(x + c, count - c);
             vec q = v, d = vec{} + 1;
-            if (f.squash == TANH) q = tanh_of(v), d = (real)1 - q * q;
-            else if (f.squash == SIGMOID) q = logistic_of(v), d = q * ((real)1 - q);
+            if (f.squash == SQUASH_TANH) q = tanh_of(v), d = (real)1 - q * q;
+            else if (f.squash == SQUASH_SIGMOID) q = logistic_of(v), d = q * ((real)1 - q);
             store(seen + c, q), store(steep + c, d);
             const vec a = magnitude(q);
             most = a > most ? a : most;
-            if (f.activation == ABSENT) {
+            if (f.residual == RESIDUAL_NONE) {
                 store(rest + c, vec{});
                 continue;
             }
             vec y = v, dy = vec{} + 1;
-            if (f.activation == RELU) y = v < 0 ? vec{} : v, dy = v > 0 ? dy : vec{};
-            else if (f.activation == SILU) {
+            if (f.residual == RESIDUAL_RELU) y = v < 0 ? vec{} : v, dy = v > 0 ? dy : vec{};
+            else if (f.residual == RESIDUAL_SILU) {
                 const vec gate = logistic_of(v);
                 y = v * gate, dy = gate + y * ((real)1 - gate);
-            } else if (f.activation == TANH_OF) y = tanh_of(v), dy = (real)1 - y * y;
+            } else if (f.residual == RESIDUAL_TANH) y = tanh_of(v), dy = (real)1 - y * y;
             if (residual) store_part(residual + c, y, count - c);
             if (back) store(rest + c, dy * load_part(back + c, count - c));
         }

@@ -20,7 +20,7 @@ extern "C" index_t kanzoo_linear_forward(const real* x, const real* w, const rea
     const Shape s = shape_of(sizes);
     const Prepared p(knots, sizes[5], (int)sizes[3], (int)sizes[6], s.threads);
     if (!p.memory.p) return 1;
-    return (s.branch == NONE ? linear_forward<0> : linear_forward<1>)(p.spline, s, x, w, bias, y, order);
+    return (s.branch == RESIDUAL_NONE ? linear_forward<0> : linear_forward<1>)(p.spline, s, x, w, bias, y, order);
 }
 
 // Writes gx and gw, each unless null; of gw the rows of splines and of a branch.
@@ -29,5 +29,5 @@ extern "C" index_t kanzoo_linear_backward(const real* gy, const real* x, const r
     const Shape s = shape_of(sizes);
     const Prepared p(knots, sizes[5], (int)sizes[3], (int)sizes[6], s.threads);
     if (!p.memory.p) return 1;
-    return (s.branch == NONE ? linear_backward<0> : linear_backward<1>)(p.spline, s, gy, x, w, gx, gw, order);
+    return (s.branch == RESIDUAL_NONE ? linear_backward<0> : linear_backward<1>)(p.spline, s, gy, x, w, gx, gw, order);
 }

@@ -9,8 +9,6 @@
 
 static constexpr index_t MOST_INPUTS = 16;  // sorted together: what they write is whole cache lines
 
-enum Branch { NONE = 0, IDENTITY = 1, SILU = 2 };  // the function of the last weight row
-
 // The rows of one input. row_t, a type of whole numbers, is the including file's.
 struct Sorted {
     row_t* start;  // (G + 1): first sorted row of each cell
@@ -55,7 +53,7 @@ struct Sorter {
     static size_t bytes(index_t rows, index_t inputs, int G) {
         return round_up((rows * inputs + max_of(inputs, 4) * G) * sizeof(int32_t));
     }
-    Sorter(const Spline& spline, index_t rows, index_t inputs, void* p, int branch = NONE)
+    Sorter(const Spline& spline, index_t rows, index_t inputs, void* p, int branch = RESIDUAL_NONE)
         : spline(spline), rows(rows), branch(branch), cell((int32_t*)p), next(cell + rows * inputs) {}
 
     // Sort rows x[n * ldx + i] of inputs i0 + i; `out` are laid for `rows`, one after the other. Their
@@ -82,7 +80,7 @@ struct Sorter {
             else
                 for (int c = 0; c < spline.G; ++c) away |= fill<derivative, false>(v, c, o.start[c], o.start[c + 1], o);
             if (away) outside<derivative>(v, o);
-            if (branch != NONE) fill_branch<derivative>(o);
+            if (branch != RESIDUAL_NONE) fill_branch<derivative>(o);
         }
     }
 
@@ -129,7 +127,7 @@ private:
         points(inputs, [&](index_t k, index_t n, index_t i) {
             const index_t v = spline.which(i0 + i);
             const real q = x[n * ldx + i];
-            if (spline.extrapolation == ZERO && spline.is_outside(v, q))
+            if (spline.extrapolation == EXTRAPOLATION_ZERO && spline.is_outside(v, q))
                 cell[k] = q > spline.grid(v)[0] ? spline.G - 1 : 0;
             else cell[k] = spline.find(v, spline.clamp(v, q));
         });
@@ -208,7 +206,7 @@ private:
         for (index_t n = 0; n < rows; n += L) {
             const vec x = load(out.x + n);
             vec value = x, slope = vec{} + 1;
-            if (branch == SILU) {
+            if (branch == RESIDUAL_SILU) {
                 const vec s = logistic_of(x);
                 value = x * s;
                 slope = s + value * ((real)1 - s);
@@ -221,7 +219,7 @@ private:
     // What differs for rows outside the grid; they are in cells at the ends.
     template <bool derivative>
     void outside(index_t v, Sorted& out) const {
-        const bool linear = spline.extrapolation == LINEAR, zero = spline.extrapolation == ZERO;
+        const bool linear = spline.extrapolation == EXTRAPOLATION_LINEAR, zero = spline.extrapolation == EXTRAPOLATION_ZERO;
         const real* t0 = spline.grid(v);
         const int last = spline.first[v * (spline.G + 1) + spline.G];
         for (int c = 0; c < spline.G; ++c)

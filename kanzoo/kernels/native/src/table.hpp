@@ -9,8 +9,6 @@
 static constexpr int P = ORDER + 1;        // non-zero functions
 static constexpr int PL = P <= 4 ? 4 : 8;  // the same, padded to a vector
 
-enum Extrapolation { ZERO = 0, CLAMP = 1, LINEAR = 2 };
-
 // The polynomials of every cell, for one knot vector or for one per feature.
 struct Spline {
     const real* knots;  // (vectors, G + 2 * ORDER + 1)
@@ -38,8 +36,8 @@ struct Spline {
         equal = steps + vectors;
     }
     static inline int bucket_of(real x, real low, real scale, int G) {
-        const int b = (int)((x - low) * scale);
-        return b < G - 1 ? b : G - 1;
+        const real at = (x - low) * scale;
+        return at > 0 ? (at < (real)(G - 1) ? (int)at : G - 1) : 0;  // NaN goes to the left end
     }
 
     real clamp(index_t v, real x) const {
@@ -50,7 +48,7 @@ struct Spline {
     // Whether other rules hold for x; "zero" counts the right end to the outer cells, if there are any.
     bool is_outside(index_t v, real x) const {
         const real* t = grid(v);
-        return !(x >= t[0] && x <= t[G]) || (extrapolation == ZERO && x == t[G] && t[G] < t[G + ORDER]);
+        return !(x >= t[0] && x <= t[G]) || (extrapolation == EXTRAPOLATION_ZERO && x == t[G] && t[G] < t[G + ORDER]);
     }
     // Cell of a point inside the grid.
     inline int find(index_t v, real x) const {
