@@ -15,7 +15,7 @@ from conftest import Run, folder_of
 from torch import Tensor
 
 import kanzoo
-from kanzoo.interpret.prune import prune
+from kanzoo.interpret.pruning import prune
 from kanzoo.run.config import compose
 from kanzoo.run.fit import train
 from kanzoo.run.load import load_run

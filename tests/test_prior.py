@@ -13,7 +13,7 @@ import kanzoo
 from kanzoo.fit.least_squares import fit_squares, network_rmse
 from kanzoo.interpret.formula.run import symbolic
 from kanzoo.interpret.prior import constrain_edge, exchangeable, impose, separable
-from kanzoo.interpret.prune import prune, shrink
+from kanzoo.interpret.pruning import prune, shrink
 from kanzoo.layers.constraint import KINDS
 
 F64 = torch.float64

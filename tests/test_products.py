@@ -13,7 +13,7 @@ from kanzoo.fit.least_squares import fit_squares, network_rmse
 from kanzoo.interpret.formula.run import symbolic
 from kanzoo.interpret.pictures import graph
 from kanzoo.interpret.prior import impose, separable
-from kanzoo.interpret.prune import alive, prune, shrink, smallest
+from kanzoo.interpret.pruning import alive, prune, shrink, smallest
 from kanzoo.interpret.scores import attribution, edge_scores
 from kanzoo.layers.products import Products, multiply, node_of
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 import kanzoo
 from kanzoo.fit.least_squares import fit_lbfgs, fit_squares
 from kanzoo.interpret.formula.hybrid import HybridLinear, set_edge, share_edge
-from kanzoo.interpret.prune import alive, prune, shrink, smallest
+from kanzoo.interpret.pruning import alive, prune, shrink, smallest
 from kanzoo.interpret.scores import attribution, contrast, edge_scores, layer_scores
 from kanzoo.layers.kan import KANLayer
 from kanzoo.training.regularise import EdgeRegulariser, edge_penalty, entropy

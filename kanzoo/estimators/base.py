@@ -20,7 +20,7 @@ from kanzoo.interpret.formula.discover import prune_stack, read_stack
 from kanzoo.interpret.formula.expression import Formula
 from kanzoo.interpret.formula.search import FormulaError
 from kanzoo.interpret.prior import impose
-from kanzoo.interpret.prune import Pruning
+from kanzoo.interpret.pruning import Pruning
 
 FORMULA_CHOICES = (None, "auto")
 # Parameters of the estimators that are options of a fit.

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from kanzoo.fit.chain import Stage, chain
-from kanzoo.interpret.prune import alive
+from kanzoo.interpret.pruning import alive
 from kanzoo.layers.constraint import KINDS, kind_number
 from kanzoo.layers.edges import check_equal_rows
 from kanzoo.layers.kan import KANLinear

@@ -4,7 +4,7 @@ Axes: B batch, C input channels, O output channels, K functions a channel, S the
 """
 
 import math
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Never
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +14,7 @@ from kanzoo import registry
 from kanzoo.bases.base import Basis, BasisFactory, as_factory
 from kanzoo.layers.dispatch import compute
 from kanzoo.layers.expansion import Expansion
-from kanzoo.layers.layer import KANLayer, check_channels, check_sizes, weighted_sum
+from kanzoo.layers.layer import KANLayer, check_channels, check_sizes, refuse_unknown, weighted_sum
 from kanzoo.layers.paths.base import ConvOptions, Request
 
 Sizes = int | tuple[int, ...]
@@ -50,7 +50,9 @@ class ConvLayer(KANLayer):
         backend: str = "auto",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        **unknown: Never,
     ) -> None:
+        refuse_unknown(type(self), basis, unknown)
         check_sizes(in_channels=in_channels, out_channels=out_channels, groups=groups)
         if in_channels % groups or out_channels % groups:
             raise ValueError(
@@ -170,11 +172,49 @@ class ConvLayer(KANLayer):
 
 
 class KANConv(ConvLayer):
-    """Convolution of basis functions; options as `nn.Conv2d`.
+    """Convolution of basis functions; sizes and options as `nn.Conv2d`.
 
     Shapes: `(B, C, S) -> (B, O, S')`, also unbatched; weight `(O, C / groups, K, *kernel_size)`.
-    Padding is pixels that go through the basis as every other: of value zero, and so phi(0) and not
-    zero, unless `padding_mode` takes them from the input ("reflect", "replicate", "circular").
+
+    Parameters
+    ----------
+    in_channels, out_channels : int
+        Channels of inputs and outputs; multiples of `groups`.
+    kernel_size, stride, padding, dilation : int or tuple of int
+        As for `nn.Conv2d`; `padding` also "valid" or "same". Padding is pixels that go through the
+        basis as every other, and so phi(0), not zero.
+    groups : int, default 1
+        Blocks of channels that are convolved apart.
+    bias : bool, default True
+        Whether a trained number is added to every output channel.
+    padding_mode : str, default "zeros"
+        Where the pixels of the padding come from: "zeros", "reflect", "replicate" or "circular".
+    basis : str, BasisFactory or Basis class, default "bspline"
+        The functions that every input is expanded in: a name of `kanzoo.list_bases()`, or
+        `kanzoo.get_basis(name, **options)` for other options than those of `conf/basis/NAME.yaml`.
+    residual : str or None, default "auto"
+        Activation of the branch beside the basis, one more function of every edge: "identity",
+        "relu", "gelu", "silu" or "tanh"; None for no such branch; "auto" for what the literature
+        combines the basis with (SiLU for B-splines).
+    squash : str, default "auto"
+        What brings inputs into the range of the basis before it: "none", "tanh", "sigmoid",
+        "affine" (a trained scale and shift of every feature), "layer" or "batch" normalisation;
+        "auto" for what the literature combines the basis with.
+    init : str, default "variance"
+        Scheme of the initial weights: "variance" (output variance 1 for standard normal inputs at
+        any fan-in), "paper" (KAN, 2404.19756: small splines beside a Glorot residual) or
+        "power_law" (2509.03417).
+    backend : str, default "auto"
+        Code that computes the layer: "auto" (the fastest that can be had), "dense" (all features at
+        once), "blocked" (features are computed again in the backward; only x is kept) or "compiled"
+        (C++ kernels on the CPU). `explain_backend(x)` says which code runs, and why.
+    device, dtype : optional
+        As for `nn.Conv2d`.
+
+    Raises
+    ------
+    ValueError
+        For sizes, names or combinations that cannot be, with what is allowed.
     """
 
     function_dim = 2
@@ -210,18 +250,18 @@ class KANConv(ConvLayer):
 
 
 class KANConv1d(KANConv):
-    """`KANConv` over sequences: `(B, C, L) -> (B, O, L')`."""
+    __doc__ = f"Over sequences, `(B, C, L) -> (B, O, L')`. {KANConv.__doc__}"
 
     dims = 1
 
 
 class KANConv2d(KANConv):
-    """`KANConv` over images: `(B, C, H, W) -> (B, O, H', W')`."""
+    __doc__ = f"Over images, `(B, C, H, W) -> (B, O, H', W')`. {KANConv.__doc__}"
 
     dims = 2
 
 
 class KANConv3d(KANConv):
-    """`KANConv` over volumes: `(B, C, D, H, W) -> (B, O, D', H', W')`."""
+    __doc__ = f"Over volumes, `(B, C, D, H, W) -> (B, O, D', H', W')`. {KANConv.__doc__}"
 
     dims = 3

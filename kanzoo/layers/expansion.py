@@ -165,4 +165,8 @@ class Expansion(nn.Module):
                 weight[num_basis:].normal_(0.0, (2.0 / (fan_in + fan_out)) ** 0.5)
 
     def extra_repr(self) -> str:
-        return f"functions={self.num_functions}, residual={self.residual}, squash={self.squash}"
+        options = "".join(f", {name}={value!r}" for name, value in self.factory.options)
+        return (
+            f"basis={self.factory.name!r}{options}, num_functions={self.num_functions}, "
+            f"residual={self.residual!r}, squash={self.squash!r}"
+        )

@@ -3,7 +3,7 @@
 Axes: C input channels, O output channels, K functions a channel (basis and residual).
 """
 
-from typing import Any
+from typing import Any, Never
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from kanzoo.layers.conv import KANConv1d, KANConv2d, KANConv3d
 from kanzoo.layers.dispatch import compute
 from kanzoo.layers.edges import check_equal_rows
 from kanzoo.layers.expansion import Expansion
-from kanzoo.layers.layer import KANLayer, check_channels, check_sizes, weighted_sum
+from kanzoo.layers.layer import KANLayer, check_channels, check_sizes, refuse_unknown, weighted_sum
 from kanzoo.layers.paths.base import Request
 from kanzoo.layers.transposed import KANConvTranspose1d, KANConvTranspose2d
 
@@ -35,6 +35,45 @@ class KANLinear(KANLayer):
     Shapes: `(..., in_features) -> (..., out_features)`, as `nn.Linear`; weight `(C, K, O)`. Every
     edge i -> o has its own function sum_k W[i, k, o] phi_k, the residual branch being the last phi
     (KAN, 2404.19756, eq. 2.10, with the scale factors absorbed in the weights).
+
+    Parameters
+    ----------
+    in_features, out_features : int
+        Sizes of the last axis of inputs and outputs.
+    bias : bool, default True
+        Whether a trained number is added to every output.
+    basis : str, BasisFactory or Basis class, default "bspline"
+        The functions that every input is expanded in: a name of `kanzoo.list_bases()`, or
+        `kanzoo.get_basis(name, **options)` for other options than those of `conf/basis/NAME.yaml`.
+    residual : str or None, default "auto"
+        Activation of the branch beside the basis, one more function of every edge: "identity",
+        "relu", "gelu", "silu" or "tanh"; None for no such branch; "auto" for what the literature
+        combines the basis with (SiLU for B-splines).
+    squash : str, default "auto"
+        What brings inputs into the range of the basis before it: "none", "tanh", "sigmoid",
+        "affine" (a trained scale and shift of every feature), "layer" or "batch" normalisation;
+        "auto" for what the literature combines the basis with.
+    init : str, default "variance"
+        Scheme of the initial weights: "variance" (output variance 1 for standard normal inputs at
+        any fan-in), "paper" (KAN, 2404.19756: small splines beside a Glorot residual) or
+        "power_law" (2509.03417).
+    backend : str, default "auto"
+        Code that computes the layer: "auto" (the fastest that can be had), "dense" (all features at
+        once), "blocked" (features are computed again in the backward; only x is kept) or "compiled"
+        (C++ kernels on the CPU). `explain_backend(x)` says which code runs, and why.
+    device, dtype : optional
+        As for `nn.Linear`.
+
+    Raises
+    ------
+    ValueError
+        For sizes, names or combinations that cannot be, with what is allowed.
+
+    Examples
+    --------
+    >>> layer = KANLinear(64, 32, basis=get_basis("bspline", grid_size=10))
+    >>> layer(torch.randn(8, 64)).shape
+    torch.Size([8, 32])
     """
 
     function_dim = 1
@@ -52,7 +91,9 @@ class KANLinear(KANLayer):
         backend: str = "auto",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        **unknown: Never,
     ) -> None:
+        refuse_unknown(type(self), basis, unknown)
         check_sizes(in_features=in_features, out_features=out_features)
         place: dict[str, Any] = {"device": device, "dtype": dtype}
         expansion = Expansion(

@@ -4,13 +4,16 @@ Axes: C input channels, O output channels, K functions a channel (basis and resi
 """
 
 import copy
+import inspect
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kanzoo.bases.base import GridBasis
+from kanzoo import registry
+from kanzoo.bases.base import Basis, BasisFactory, GridBasis, as_factory
 from kanzoo.layers.constraint import monotone_on_data
 from kanzoo.layers.dispatch import choose, explain
 from kanzoo.layers.edges import STRUCTURE, EdgeLayer, check_loaded
@@ -252,3 +255,19 @@ def check_channels(x: Tensor, dim: int, expected: int) -> None:
             f"expected {expected} features in dimension {dim}, got an input of shape "
             f"{tuple(x.shape)}"
         )
+
+
+def refuse_unknown(
+    layer: type, basis: str | BasisFactory | type[Basis], unknown: Mapping[str, object]
+) -> None:
+    """Raise `ValueError` for options that a layer does not have; those of a basis are set there."""
+    for name in unknown:
+        factory = as_factory(basis)
+        options = dict(factory.options)
+        if name in options:
+            raise ValueError(
+                f"{layer.__name__} has no option {name!r}, its basis has: "
+                f"basis=kanzoo.get_basis({factory.name!r}, {name}={unknown[name]!r})"
+            )
+        known = [p for p in inspect.signature(layer).parameters if p != "unknown"]
+        registry.check_name(f"option of {layer.__name__}", name, [*known, *options])

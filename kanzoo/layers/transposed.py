@@ -4,6 +4,7 @@ Axes: B batch, C input channels, O output channels, K functions a channel, S the
 """
 
 import math
+from typing import Never
 
 import torch
 from torch import Tensor
@@ -19,8 +20,9 @@ class KANConvTranspose(ConvLayer):
     """Transposed convolution of basis functions; options as `nn.ConvTranspose2d`.
 
     Shapes: `(B, C, S) -> (B, O, S')`, also unbatched; weight `(C, K, O / groups, *kernel_size)`.
-    Every pixel spreads its edge functions over its surroundings. The gaps that a stride opens are
-    no pixels and spread nothing; `padding` cuts the rim of the output.
+    Every pixel adds its edge functions to its surroundings. The gaps that a stride opens are no
+    pixels and add nothing; `padding` cuts the rim of the output. The other parameters are those of
+    `KANConv2d`.
     """
 
     function_dim = 1
@@ -46,6 +48,7 @@ class KANConvTranspose(ConvLayer):
         backend: str = "auto",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        **unknown: Never,
     ) -> None:
         super().__init__(
             in_channels,
@@ -64,6 +67,7 @@ class KANConvTranspose(ConvLayer):
             backend=backend,
             device=device,
             dtype=dtype,
+            **unknown,
         )
         self.output_padding = self._sizes("output_padding", output_padding, 0)
         for extra, stride_, dilation_ in zip(

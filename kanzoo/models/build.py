@@ -234,10 +234,39 @@ def create_model(
 ) -> nn.Module:
     """A network of the zoo by name.
 
-    `layers` names a file of `conf/layers`, `kan_roles` overrides its roles ("all", one, several),
-    `options` are those of `conf/model/NAME.yaml`. With `match`, the size is solved so that
-    trainable parameters or forward FLOPs equal those of the MLP twin with the same options. With a
-    seed, the weights depend on it alone. Unknown names raise `ValueError` with the nearest.
+    Parameters
+    ----------
+    name : str
+        Architecture, one of `kanzoo.list_models()`.
+    layers : str, default "kan"
+        Where KAN layers go, a name of `conf/layers`: "kan" (everywhere), "kan_ffn" or "mlp"
+        (nowhere: the MLP twin).
+    basis : str or BasisFactory, default "bspline"
+        Basis of the KAN layers: one of `kanzoo.list_bases()`, or `kanzoo.get_basis(...)`.
+    kan_roles : str or iterable of str, optional
+        Roles that are KAN in place of those of `layers`: "all", one or several of those that the
+        architecture declares (docs/models.md).
+    in_shape : iterable of int, default (1, 28, 28)
+        Shape of one sample, without the batch.
+    num_outputs : int, default 10
+        Classes, symbols or values that the network gives.
+    match : {"params", "flops", "none"}, optional
+        What is solved to equal that of the MLP twin with the same options: trainable parameters,
+        forward FLOPs, or nothing (None).
+    seed : int, optional
+        Seed that alone decides the weights; None draws them from PyTorch's generator.
+    **options
+        Options of the architecture, those of `conf/model/NAME.yaml`.
+
+    Returns
+    -------
+    nn.Module
+        The network, in training mode; inputs `(B, *in_shape)`.
+
+    Raises
+    ------
+    ValueError
+        For unknown names, with the nearest, and for options that cannot be.
     """
     node = registry.options("model", name)
     for key in options:

@@ -18,7 +18,7 @@ from kanzoo.interpret.formula.problem import Problem, one_function
 from kanzoo.interpret.formula.run import judge, symbolic
 from kanzoo.interpret.formula.search import EXACT, FormulaError
 from kanzoo.interpret.formula.symmetry import simplify
-from kanzoo.interpret.prune import Pruning, prune, smallest
+from kanzoo.interpret.pruning import Pruning, prune, smallest
 
 MAX_WIDTH = 9  # of the network whose symmetries are looked for
 ROUGH = 1e-4  # error of a network, in deviations, from which the logarithm is tried too
