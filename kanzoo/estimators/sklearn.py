@@ -171,8 +171,9 @@ class KANClassifier(ClassifierMixin, StackEstimator):
 
     Parameters
     ----------
-    hidden, grid_sizes, spline_order, restarts, lamb, lamb_l1, lamb_entropy, \\
-    validation_fraction, time_limit, random_state
+    hidden, grid_sizes, spline_order, restarts : optional
+        As those of `KANRegressor`.
+    lamb, lamb_l1, lamb_entropy, validation_fraction, time_limit, random_state : optional
         As those of `KANRegressor`.
     steps : int, default 20
         A third of the steps of LBFGS on every grid, at least 1.
