@@ -114,9 +114,9 @@ class KANRegressor(RegressorMixin, StackEstimator):
             return self
         limits: Any = {"tolerance": self.tolerance, "time_limit": self.time_limit}
         with self._prior_added():
-            found = discover(X, residue, self._names(), self._options(), floor=floor, **limits)
-        self._keep(found.stack)
-        self.formula_ = self._add_prior(found.formula)
+            discovery = discover(X, residue, self._names(), self._options(), floor=floor, **limits)
+        self._keep(discovery.stack)
+        self.formula_ = self._add_prior(discovery.formula)
         if self.formula_.relative_error > POOR:
             warnings.warn(
                 f"the best formula misses the data by {self.formula_.relative_error:.2g} of their "

@@ -77,8 +77,8 @@ def levenberg_marquardt(
 
     def write(flat: Tensor) -> None:
         with torch.no_grad():
-            for p, part, shape in zip(parameters.values(), flat.split(sizes), shapes, strict=True):
-                p.copy_(part.view(shape))
+            for p, piece, shape in zip(parameters.values(), flat.split(sizes), shapes, strict=True):
+                p.copy_(piece.view(shape))
 
     flat = torch.cat([p.detach().flatten() for p in parameters.values()])
 

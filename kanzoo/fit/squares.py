@@ -30,8 +30,8 @@ def squares_of(net: nn.Module, x: Tensor, y: Tensor) -> "StackSquares | None":
     except ValueError:
         return None
     trained = count_params(net)
-    own = sum(p.numel() for layer in layers for p in (layer.weight, layer.bias) if p is not None)
-    plain = trained == own and all(
+    known = sum(p.numel() for layer in layers for p in (layer.weight, layer.bias) if p is not None)
+    plain = trained == known and all(
         layer.edge_mask is None
         and layer.stores_weight
         and layer.weight.is_contiguous()
@@ -57,14 +57,14 @@ class StackSquares:
 
     @torch.no_grad()
     def __call__(self) -> Tensor:
-        for part in self.passes:
-            part.forward()
+        for step in self.passes:
+            step.forward()
         torch.sub(self.passes[-1].y, self.y, out=self.error)
         flat = self.error.view(-1)
         loss = flat.dot(flat) / len(flat)
         self.error.mul_(self.scale)
-        for part in reversed(self.passes):
-            part.backward()
+        for step in reversed(self.passes):
+            step.backward()
         return loss
 
 

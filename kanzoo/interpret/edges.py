@@ -89,7 +89,7 @@ def edge_functions(
     name, in the order of `scores`. `layers` are others than `kan_layers`.
     """
     layers = kan_layers(net) if layers is None else layers
-    found = []
+    layer_edges = []
     for name, values in layer_values(net, x, layers).items():
         layer = layers[name]
         scores = edge_deviations(layer, values)
@@ -98,8 +98,8 @@ def edge_functions(
         else:
             indices = list(chosen[name])
         edges = _sample(layer, values, scores, indices, num_points)
-        found.append(LayerEdges(name, layer, scores.cpu().numpy(), tuple(edges)))
-    return found
+        layer_edges.append(LayerEdges(name, layer, scores.cpu().numpy(), tuple(edges)))
+    return layer_edges
 
 
 @torch.no_grad()
@@ -129,16 +129,16 @@ def _sample(
     grid = np.linspace(low, high, num_points)  # (P, C)
     basis = layer.expansion.univariate(torch.from_numpy(grid).to(values))  # (K, P, C)
     for index in indices:
-        channel, place, tap = (int(i) for i in np.unravel_index(index, scores.shape))
-        terms = weight[channel, :, place, tap].to(basis.dtype).unsqueeze(-1) * basis[..., channel]
+        channel, output, tap = (int(i) for i in np.unravel_index(index, scores.shape))
+        terms = weight[channel, :, output, tap].to(basis.dtype).unsqueeze(-1) * basis[..., channel]
         density, _ = np.histogram(
             data[:, channel], BINS, (low[channel], high[channel]), density=True
         )
         yield Edge(
             channel,
-            channel * groups // layer.in_features * reached + place,
+            channel * groups // layer.in_features * reached + output,
             tuple(int(i) for i in np.unravel_index(tap, kernel)) if kernel else None,
-            float(scores[channel, place, tap]),
+            float(scores[channel, output, tap]),
             grid[:, channel],
             terms.sum(0).double().cpu().numpy(),
             density,

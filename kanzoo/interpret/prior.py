@@ -54,7 +54,7 @@ def impose(net: nn.Module, inputs: Mapping[int, str]) -> None:
     """
     stages = chain(net)
     count = stages[0].layer.in_features
-    numbers = {_checked(i, count): kind_number(kind) for i, kind in inputs.items()}
+    numbers = {_check_input(i, count): kind_number(kind) for i, kind in inputs.items()}
     odd = [i for i, kind in numbers.items() if kind == KINDS["odd"]]
     if odd and len(odd) < count:
         raise ValueError(f"odd is a network in all of its {count} inputs together, or in none")
@@ -67,8 +67,8 @@ def impose(net: nn.Module, inputs: Mapping[int, str]) -> None:
         plan = [torch.full_like(kinds, KINDS["odd"]) for kinds in plan]
     reached = torch.zeros(count, dtype=torch.bool)
     reached[[i for i, kind in numbers.items() if abs(kind) == 1]] = True
-    for place, (stage, kinds) in enumerate(zip(stages, plan, strict=True)):
-        if place:
+    for depth, (stage, kinds) in enumerate(zip(stages, plan, strict=True)):
+        if depth:
             kinds[reached] = KINDS["increasing"]
         hit = (alive(stage.layer).cpu() & reached[:, None]).any(0)
         if stage.products and bool(hit[stage.layer.out_features - 2 * stage.products :].any()):
@@ -107,7 +107,7 @@ def exchangeable(net: nn.Module, groups: Sequence[Sequence[int]]) -> None:
     numbers = torch.arange(layer.in_features)
     seen: set[int] = set()
     for group in groups:
-        members = [_checked(i, layer.in_features) for i in group]
+        members = [_check_input(i, layer.in_features) for i in group]
         if len(set(members)) < 2 or seen & set(members):
             raise ValueError(f"groups must hold two inputs or more, each once, got {list(group)}")
         seen |= set(members)
@@ -130,7 +130,7 @@ def separable(net: nn.Module, groups: Sequence[Sequence[int]]) -> None:
     """
     stages = chain(net)
     count = stages[0].layer.in_features
-    flat = sorted(_checked(i, count) for group in groups for i in group)
+    flat = sorted(_check_input(i, count) for group in groups for i in group)
     if flat != list(range(count)) or not all(groups):
         raise ValueError(f"groups must hold each of the {count} inputs once, got {list(groups)}")
     if stages[-1].products:
@@ -143,14 +143,14 @@ def separable(net: nn.Module, groups: Sequence[Sequence[int]]) -> None:
         check_equal_rows(owner[:, None], shared.cpu())
     masks = []
     for stage in stages[:-1]:
-        nodes = _dealt(stage, [len(group) for group in groups])
+        nodes = _node_groups(stage, [len(group) for group in groups])
         masks.append(owner[:, None] == nodes[node_of(stage.num_nodes, stage.products)])
         owner = nodes
     for stage, mask in zip(stages, masks, strict=False):
         stage.layer.mask_edges(mask.to(stage.layer.weight.device))
 
 
-def _dealt(stage: Stage, sizes: Sequence[int]) -> Tensor:
+def _node_groups(stage: Stage, sizes: Sequence[int]) -> Tensor:
     """The group of every node behind a layer: sums first, then products, each in proportion."""
     if stage.num_nodes < len(sizes):
         raise ValueError(
@@ -167,7 +167,7 @@ def _dealt(stage: Stage, sizes: Sequence[int]) -> Tensor:
     return torch.tensor(order)
 
 
-def _checked(i: int, count: int) -> int:
+def _check_input(i: int, count: int) -> int:
     if not isinstance(i, int) or not 0 <= i < count:
         raise ValueError(f"inputs are numbered from 0 to {count - 1}, got {i!r}")
     return i

@@ -199,18 +199,18 @@ def shrink(net: nn.Module, x: Tensor) -> tuple[nn.Sequential, list[int]]:
     base: Tensor | None = (
         None  # values of nodes before this layer that are constant, NaN for others
     )
-    for place, layer in enumerate(layers):
+    for index, layer in enumerate(layers):
         mask = alive(layer)
-        last = place == len(layers) - 1
+        last = index == len(layers) - 1
         reached = mask[kept].any(0)
-        used = reached & alive(layers[place + 1]).any(1) if not last else torch.ones_like(reached)
+        used = reached & alive(layers[index + 1]).any(1) if not last else torch.ones_like(reached)
         if not used.any():
             raise ValueError(
                 "no path from the inputs to the outputs is left: the network is constant"
             )
         bias = _bias_with(layer, base, mask)
         out = used.nonzero().flatten()
-        small.append(_part(layer, kept, out, bias[out]))
+        small.append(_restricted(layer, kept, out, bias[out]))
         base = torch.where(reached, torch.nan, bias)
         kept = out
     return nn.Sequential(*small), inputs
@@ -227,22 +227,22 @@ def _bias_with(layer: KANLinear, constants: Tensor | None, mask: Tensor) -> Tens
     return bias + (added * known.unsqueeze(1) * mask).sum(0).to(bias)
 
 
-def _part(layer: KANLinear, rows: Tensor, columns: Tensor, bias: Tensor) -> KANLinear:
+def _restricted(layer: KANLinear, rows: Tensor, columns: Tensor, bias: Tensor) -> KANLinear:
     """The layer on some of its inputs and outputs, with a bias given."""
-    own = layer.expansion
+    source = layer.expansion
     new = KANLinear(
         len(rows),
         len(columns),
-        basis=own.factory,
-        residual=own.residual,
-        squash=own.squash,
+        basis=source.factory,
+        residual=source.residual,
+        squash=source.squash,
         init=layer.init,
         backend=layer.backend,
         device=layer.weight.device,
         dtype=layer.weight.dtype,
     )
     state = new.expansion.state_dict()
-    for name, value in own.state_dict().items():
+    for name, value in source.state_dict().items():
         like = state[name]
         if value.shape != like.shape:
             axis = [k for k, n in enumerate(value.shape) if n == layer.in_features][-1]
@@ -285,26 +285,28 @@ def smallest(
     chain(net, x)
     start = network_rmse(net, x, y)
     limit = start * (1 + tolerance) + 1e-12 * float(y.std())
-    spread = float(y.std())
-    limit = max(limit, 1e-3 * spread) if start < 1e-3 * spread else limit
+    deviation = float(y.std())
+    limit = max(limit, 1e-3 * deviation) if start < 1e-3 * deviation else limit
     best: Pruning | None = None
     current, first = copy.deepcopy(net), prune(net, x, y, threshold=0.0, node_threshold=0.0)
     for threshold in [0.005 * 2**k for k in range(rounds)]:
         if threshold >= 1:
             break
         try:
-            found = prune(current, x, y, threshold=threshold, node_threshold=threshold / 2)
+            candidate = prune(current, x, y, threshold=threshold, node_threshold=threshold / 2)
         except ValueError:
             break
-        if not found.edges:
+        if not candidate.edges:
             continue
-        _ = fit_squares(found.net, x, y, 30) if refit is None else refit(found.net)
-        reached = network_rmse(found.net, x, y)
+        _ = fit_squares(candidate.net, x, y, 30) if refit is None else refit(candidate.net)
+        reached = network_rmse(candidate.net, x, y)
         if reached > limit:
             break
-        current = found.net
-        edges = (best.edges if best else 0) + found.edges
-        nodes = (best.nodes if best else 0) + found.nodes
-        inputs = (best.inputs if best else 0) + found.inputs
-        best = Pruning(current, edges, nodes, inputs, found.left, found.total, start, reached)
+        current = candidate.net
+        edges = (best.edges if best else 0) + candidate.edges
+        nodes = (best.nodes if best else 0) + candidate.nodes
+        inputs = (best.inputs if best else 0) + candidate.inputs
+        best = Pruning(
+            current, edges, nodes, inputs, candidate.left, candidate.total, start, reached
+        )
     return best or first

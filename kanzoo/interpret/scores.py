@@ -57,8 +57,8 @@ def _blocks(layer: KANLayer, rows: Tensor, limit: int = 8_000_000) -> Iterator[T
     weight = layer.edge_weight().to(basis.dtype)
     channels = max(1, limit // max(1, basis.shape[1] * weight[0, 0].numel()))
     for start in range(0, layer.in_features, channels):
-        part = slice(start, start + channels)
-        yield torch.einsum("knc,cket->ncet", basis[..., part], weight[part])
+        block_channels = slice(start, start + channels)
+        yield torch.einsum("knc,cket->ncet", basis[..., block_channels], weight[block_channels])
 
 
 @torch.no_grad()
@@ -95,17 +95,17 @@ class Contrast:
 def contrast(net: nn.Module, x: Tensor) -> dict[str, Contrast]:
     """How much of the edges of every KAN layer is local and how much global, when it sees x."""
     layers = kan_layers(net)
-    found = {}
+    contrasts = {}
     for name, rows in layer_values(net, x, layers).items():
         basis = layers[name].expansion.basis
         count = basis.num_functions - basis.num_global
-        found[name] = Contrast(
+        contrasts[name] = Contrast(
             *(
                 edge_deviations(layers[name], rows, functions).sum(-1)
                 for functions in (slice(0, count), slice(count, None))
             )
         )
-    return found
+    return contrasts
 
 
 @dataclass(frozen=True)

@@ -117,7 +117,7 @@ def main() -> None:
         table.add_column(name, justify="left" if name == "network" else "right")
     runs = list(product(WIDTHS, range(options.seeds)))
     for arm, seed in track(runs, "networks", console=Console(stderr=True)):
-        found = solve(arm, steps=options.steps, seed=seed)
-        errors = (f"{found.l2:.2e}", f"{found.h1:.2e}")
-        table.add_row(arm, str(seed), str(found.params), *errors)
+        result = solve(arm, steps=options.steps, seed=seed)
+        errors = (f"{result.l2:.2e}", f"{result.h1:.2e}")
+        table.add_row(arm, str(seed), str(result.params), *errors)
     Console().print(table)

@@ -27,7 +27,7 @@ class Formula:
 
     `expressions` are SymPy expressions in `symbols`; `rmse_network` and `rmse_formula` are errors
     against the data (against the network where there are none), `rmse_between` that of the formula
-    against the network, `spread` the standard deviation of the data. `edges` say what every edge
+    against the network, `deviation` the standard deviation of the data. `edges` say what every edge
     became: layer, i, o, function, a, b, c, d, r2.
     """
 
@@ -36,7 +36,7 @@ class Formula:
     rmse_network: float = math.nan
     rmse_formula: float = math.nan
     rmse_between: float = math.nan
-    spread: float = math.nan
+    deviation: float = math.nan
     edges: list[dict[str, Any]] = field(default_factory=list)
 
     @property
@@ -49,7 +49,7 @@ class Formula:
     @property
     def relative_error(self) -> float:
         """`rmse_formula` in standard deviations of the data: below 1 is better than their mean."""
-        return self.rmse_formula / self.spread if self.spread > 0 else self.rmse_formula
+        return self.rmse_formula / self.deviation if self.deviation > 0 else self.rmse_formula
 
     @property
     def latex(self) -> str:
@@ -82,18 +82,18 @@ class Formula:
         )
 
 
-def with_prior(formula: Formula, priors: Sequence[sympy.Expr], spread: float) -> Formula:
+def with_prior(formula: Formula, priors: Sequence[sympy.Expr], deviation: float) -> Formula:
     """The formula of a residue together with what had been taken off, one for every output.
 
-    Errors stay as they are; `spread` is that of the whole data.
+    Errors stay as they are; `deviation` is that of all data.
     """
     names = {symbol.name: symbol for symbol in formula.symbols}
-    whole = []
+    sums = []
     for expression, prior in zip(formula.expressions, priors, strict=True):
-        if expression.is_number and abs(float(expression)) <= NOISE**2 * spread:
+        if expression.is_number and abs(float(expression)) <= NOISE**2 * deviation:
             expression = sympy.Integer(0)  # rounding is no residue
-        whole.append(expression + prior.xreplace({s: names[s.name] for s in prior.free_symbols}))
-    return replace(formula, expressions=whole, spread=spread)
+        sums.append(expression + prior.xreplace({s: names[s.name] for s in prior.free_symbols}))
+    return replace(formula, expressions=sums, deviation=deviation)
 
 
 def edge_record(layer: int, i: int, o: int, fit: EdgeFit) -> dict[str, Any]:
@@ -144,8 +144,8 @@ def tidy(
     limit = max(min(limit, free.error() * GROWTH), NOISE * scale)
     while True:
         tries = sorted(free.candidates(), key=lambda c: c[0])
-        for _, place, value in tries:
-            other = free.fixed(place, value)
+        for _, index, value in tries:
+            other = free.fixed(index, value)
             if other.error() > limit:
                 other.refit()
             if other.error() <= limit:
@@ -175,8 +175,10 @@ def _reduce_phase(e: Any) -> Any:
     phase, rest = e.args[0].as_independent(*e.free_symbols, as_Add=True)
     if not e.free_symbols or not phase.has(sympy.Float):
         return e
-    turns = round(float(phase) / math.pi)
-    return (-1) ** (turns % 2) * e.func(rest + sympy.Float(float(phase) - turns * math.pi, 17))
+    half_turns = round(float(phase) / math.pi)
+    return (-1) ** (half_turns % 2) * e.func(
+        rest + sympy.Float(float(phase) - half_turns * math.pi, 17)
+    )
 
 
 def _simplest(expression: sympy.Expr) -> sympy.Expr:
@@ -248,17 +250,17 @@ class _Constants:
     def candidates(self) -> list[tuple[float, int, Any]]:
         """(distance, which constant, exact value) of everything worth trying."""
         return [
-            (distance, place, exact)
-            for place, value in enumerate(self.values)
+            (distance, index, exact)
+            for index, value in enumerate(self.values)
             for distance, exact in _exact_values(value, self.error() < EXACT * float(self.y.std()))
         ]
 
-    def fixed(self, place: int, value: Any) -> "_Constants":
+    def fixed(self, index: int, value: Any) -> "_Constants":
         other = object.__new__(_Constants)
         other.symbols, other.x, other.y = self.symbols, self.x, self.y
-        other.template = self.template.subs(self.names[place], value)
-        other.names = [n for k, n in enumerate(self.names) if k != place]
-        other.values = [v for k, v in enumerate(self.values) if k != place]
+        other.template = self.template.subs(self.names[index], value)
+        other.names = [n for k, n in enumerate(self.names) if k != index]
+        other.values = [v for k, v in enumerate(self.values) if k != index]
         other._compile()
         return other
 
@@ -283,16 +285,16 @@ def _replace_floats(expression: Any, names: dict[sympy.Float, sympy.Symbol]) -> 
         return names[expression]
     if not expression.args:
         return expression
-    return expression.func(*[_replace_floats(part, names) for part in expression.args])
+    return expression.func(*[_replace_floats(argument, names) for argument in expression.args])
 
 
 def _exact_values(value: float, roots: bool = True) -> list[tuple[float, Any]]:
     """Simple numbers near a value with their distance, penalised by how complicated they are."""
-    found: list[tuple[float, Any]] = []
+    choices: list[tuple[float, Any]] = []
     if abs(value) < 0.05:
-        found.append((abs(value), sympy.Integer(0)))
+        choices.append((abs(value), sympy.Integer(0)))
     if abs(value) < 1e-9:
-        return found
+        return choices
     for unit, bound in ((sympy.Integer(1), 12), (sympy.pi, 8), (1 / sympy.pi, 4), (sympy.pi**2, 2)):
         ratio = value / float(unit)
         for denominator in range(1, bound + 1):
@@ -301,7 +303,7 @@ def _exact_values(value: float, roots: bool = True) -> list[tuple[float, Any]]:
                 exact = sympy.Rational(nearest, denominator) * unit
                 distance = abs(float(exact) / value - 1)
                 if distance < 0.02 / denominator:
-                    found.append((distance + 1e-9 * denominator, exact))
+                    choices.append((distance + 1e-9 * denominator, exact))
     # Where the fit is not exact, roots are as good as any number: they would tell nothing.
     for unit in (sympy.Integer(1), sympy.pi, 1 / sympy.pi) if roots else ():
         square = Fraction(value * value / float(unit)).limit_denominator(6)
@@ -310,5 +312,5 @@ def _exact_values(value: float, roots: bool = True) -> list[tuple[float, Any]]:
             root = root if value > 0 else -root
             distance = abs(float(root) / value - 1)
             if distance < 1e-3:
-                found.append((distance + 2e-8, root))
-    return found
+                choices.append((distance + 2e-8, root))
+    return choices

@@ -9,19 +9,19 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from kanzoo.interpret.formula.library import CONSTANT, EdgeFit, Function, get_function
+from kanzoo.interpret.formula.library import CONSTANT, EdgeFit, Elementary, get_function
 from kanzoo.layers.kan import KANLinear
 from kanzoo.layers.products import multiply
 
 
 @dataclass(frozen=True)
 class Given:
-    """An edge with a given function; its a, b, c, d are the column `place` of the parameters."""
+    """An edge with a given function; its a, b, c, d are the column `index` of the parameters."""
 
     i: int
     o: int
-    function: Function
-    place: int
+    function: Elementary
+    index: int
 
 
 class HybridLinear(nn.Module):
@@ -64,10 +64,10 @@ class HybridLinear(nn.Module):
         terms: list[list[Tensor]] = [[] for _ in range(self.out_features)]
         for edge in self.given:
             if edge.function is not CONSTANT:
-                a, b, c, d = self.affine[:, edge.place].unbind()
+                a, b, c, d = self.affine[:, edge.index].unbind()
                 terms[edge.o].append(c * edge.function.call(a * x[..., edge.i] + b) + d)
         zero = x.new_zeros(x.shape[:-1])
-        return y + torch.stack([torch.stack([zero, *part]).sum(0) for part in terms], dim=-1)
+        return y + torch.stack([torch.stack([zero, *addends]).sum(0) for addends in terms], dim=-1)
 
     def _bias(self, x: Tensor) -> Tensor:
         zeros = x.new_zeros((*x.shape[:-1], self.out_features))
@@ -90,7 +90,7 @@ class HybridLinear(nn.Module):
         value = self.base.edge(i, o, x)
         for edge in self.given:
             if (edge.i, edge.o) == (i, o):
-                a, b, c, d = self.affine[:, edge.place].unbind()
+                a, b, c, d = self.affine[:, edge.index].unbind()
                 value = value + c * edge.function.call(a * x + b) + d
         return value
 
@@ -109,9 +109,9 @@ class HybridLinear(nn.Module):
                 column[3] = 0.0
             new = HybridLinear(base, given, self.affine.detach(), self.products)
         else:
-            place = self.affine.shape[1]
+            index = self.affine.shape[1]
             affine = torch.cat([self.affine.detach(), column], dim=1)
-            given = (*given, Given(i, o, fit.function, place))
+            given = (*given, Given(i, o, fit.function, index))
             new = HybridLinear(base, given, affine, self.products)
         base.weight.requires_grad_(bool(new.open_edges()))
         if self.frozen:
@@ -145,9 +145,9 @@ def share_edge(
     layer: HybridLinear, source: tuple[int, int], target: tuple[int, int]
 ) -> HybridLinear:
     """The layer with the edge `target` sharing function and parameters of the given `source`."""
-    found = [edge for edge in layer.given if (edge.i, edge.o) == source]
-    if not found:
+    sources = [edge for edge in layer.given if (edge.i, edge.o) == source]
+    if not sources:
         raise ValueError(f"the edge {source} has no given function to share: set_edge it first")
     new = layer.with_edge(*target, EdgeFit(CONSTANT, 1.0, 0.0, 0.0, 0.0, 1.0))
-    new.given = (*new.given, Given(*target, found[0].function, found[0].place))
+    new.given = (*new.given, Given(*target, sources[0].function, sources[0].index))
     return new

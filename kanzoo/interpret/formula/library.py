@@ -23,8 +23,8 @@ GRID_SAMPLES = 96
 
 
 @dataclass(frozen=True)
-class Function:
-    """A named function of one variable.
+class Elementary:
+    """A named elementary function of one variable.
 
     `call` takes torch tensors and is finite with finite gradients everywhere (singularities are
     capped); `symbol` builds the SymPy expression; `complexity` is what choosing it costs. `domain`
@@ -63,49 +63,49 @@ def _half(expression: Any) -> Any:
 _POSITIVE = (TINY, math.inf)
 _UNIT = (-1.0, 1.0)
 _ENTRIES = (
-    Function("x", lambda t: t, lambda t: t, 1, "line"),
-    Function("x^2", lambda t: t * t, lambda t: t**2, 2, "shift"),
-    Function("x^3", lambda t: t**3, lambda t: t**3, 3, "shift"),
-    Function("x^4", lambda t: t**4, lambda t: t**4, 4, "shift"),
-    Function("x^5", lambda t: t**5, lambda t: t**5, 5, "shift"),
-    Function("1/x", _inverse(1), lambda t: 1 / t, 2, "shift", _POSITIVE),
-    Function("1/x^2", _inverse(2), lambda t: 1 / t**2, 3, "shift", _POSITIVE),
-    Function("1/x^3", _inverse(3), lambda t: 1 / t**3, 4, "shift", _POSITIVE),
-    Function("1/x^4", _inverse(4), lambda t: 1 / t**4, 5, "shift", _POSITIVE),
-    Function("sqrt", _power(0.5), _half, 3, "shift", _POSITIVE),
-    Function("x^1.5", _power(1.5), lambda t: t ** sympy.Rational(3, 2), 4, "shift", _POSITIVE),
-    Function("1/sqrt", _power(-0.5), lambda t: 1 / sympy.sqrt(t), 4, "shift", _POSITIVE),
-    Function("x^-1.5", _power(-1.5), lambda t: t ** sympy.Rational(-3, 2), 5, "shift", _POSITIVE),
-    Function("exp", lambda t: t.clamp(max=80).exp(), sympy.exp, 2, "scale"),
-    Function("log", lambda t: t.clamp(min=TINY).log(), sympy.log, 2, "shift", _POSITIVE),
-    Function("abs", lambda t: t.abs(), sympy.Abs, 3, "shift"),
-    Function("sgn", lambda t: t.sign(), sympy.sign, 4, "jump"),
-    Function("sin", lambda t: t.sin(), sympy.sin, 3),
-    Function("cos", lambda t: t.cos(), sympy.cos, 3),
-    Function("tan", lambda t: t.tan(), sympy.tan, 4, "both", (-1.55, 1.55)),
-    Function("tanh", lambda t: t.tanh(), sympy.tanh, 4),
-    Function("sigmoid", lambda t: t.sigmoid(), lambda t: 1 / (1 + sympy.exp(-t)), 5),
-    Function("arcsin", lambda t: _inside(t).asin(), sympy.asin, 4, "both", _UNIT),
-    Function("arccos", lambda t: _inside(t).acos(), sympy.acos, 4, "both", _UNIT),
-    Function("arctan", lambda t: t.atan(), sympy.atan, 4),
-    Function("arctanh", lambda t: _inside(t).atanh(), sympy.atanh, 4, "both", (-0.9999, 0.9999)),
-    Function("sinh", lambda t: t.clamp(-80, 80).sinh(), sympy.sinh, 4),
-    Function("cosh", lambda t: t.clamp(-80, 80).cosh(), sympy.cosh, 4),
-    Function("gaussian", lambda t: (-t * t).exp(), lambda t: sympy.exp(-(t**2)), 4),
-    Function("1/(1+x^2)", lambda t: 1 / (1 + t * t), lambda t: 1 / (1 + t**2), 4),
-    Function("sqrt(1+x^2)", lambda t: (1 + t * t).sqrt(), lambda t: sympy.sqrt(1 + t**2), 5),
-    Function("x/(1+x^2)", lambda t: t / (1 + t * t), lambda t: t / (1 + t**2), 5),
+    Elementary("x", lambda t: t, lambda t: t, 1, "line"),
+    Elementary("x^2", lambda t: t * t, lambda t: t**2, 2, "shift"),
+    Elementary("x^3", lambda t: t**3, lambda t: t**3, 3, "shift"),
+    Elementary("x^4", lambda t: t**4, lambda t: t**4, 4, "shift"),
+    Elementary("x^5", lambda t: t**5, lambda t: t**5, 5, "shift"),
+    Elementary("1/x", _inverse(1), lambda t: 1 / t, 2, "shift", _POSITIVE),
+    Elementary("1/x^2", _inverse(2), lambda t: 1 / t**2, 3, "shift", _POSITIVE),
+    Elementary("1/x^3", _inverse(3), lambda t: 1 / t**3, 4, "shift", _POSITIVE),
+    Elementary("1/x^4", _inverse(4), lambda t: 1 / t**4, 5, "shift", _POSITIVE),
+    Elementary("sqrt", _power(0.5), _half, 3, "shift", _POSITIVE),
+    Elementary("x^1.5", _power(1.5), lambda t: t ** sympy.Rational(3, 2), 4, "shift", _POSITIVE),
+    Elementary("1/sqrt", _power(-0.5), lambda t: 1 / sympy.sqrt(t), 4, "shift", _POSITIVE),
+    Elementary("x^-1.5", _power(-1.5), lambda t: t ** sympy.Rational(-3, 2), 5, "shift", _POSITIVE),
+    Elementary("exp", lambda t: t.clamp(max=80).exp(), sympy.exp, 2, "scale"),
+    Elementary("log", lambda t: t.clamp(min=TINY).log(), sympy.log, 2, "shift", _POSITIVE),
+    Elementary("abs", lambda t: t.abs(), sympy.Abs, 3, "shift"),
+    Elementary("sgn", lambda t: t.sign(), sympy.sign, 4, "jump"),
+    Elementary("sin", lambda t: t.sin(), sympy.sin, 3),
+    Elementary("cos", lambda t: t.cos(), sympy.cos, 3),
+    Elementary("tan", lambda t: t.tan(), sympy.tan, 4, "both", (-1.55, 1.55)),
+    Elementary("tanh", lambda t: t.tanh(), sympy.tanh, 4),
+    Elementary("sigmoid", lambda t: t.sigmoid(), lambda t: 1 / (1 + sympy.exp(-t)), 5),
+    Elementary("arcsin", lambda t: _inside(t).asin(), sympy.asin, 4, "both", _UNIT),
+    Elementary("arccos", lambda t: _inside(t).acos(), sympy.acos, 4, "both", _UNIT),
+    Elementary("arctan", lambda t: t.atan(), sympy.atan, 4),
+    Elementary("arctanh", lambda t: _inside(t).atanh(), sympy.atanh, 4, "both", (-0.9999, 0.9999)),
+    Elementary("sinh", lambda t: t.clamp(-80, 80).sinh(), sympy.sinh, 4),
+    Elementary("cosh", lambda t: t.clamp(-80, 80).cosh(), sympy.cosh, 4),
+    Elementary("gaussian", lambda t: (-t * t).exp(), lambda t: sympy.exp(-(t**2)), 4),
+    Elementary("1/(1+x^2)", lambda t: 1 / (1 + t * t), lambda t: 1 / (1 + t**2), 4),
+    Elementary("sqrt(1+x^2)", lambda t: (1 + t * t).sqrt(), lambda t: sympy.sqrt(1 + t**2), 5),
+    Elementary("x/(1+x^2)", lambda t: t / (1 + t * t), lambda t: t / (1 + t**2), 5),
 )
-LIBRARY: dict[str, Function] = {entry.name: entry for entry in _ENTRIES}
+LIBRARY: dict[str, Elementary] = {entry.name: entry for entry in _ENTRIES}
 ALIASES = {"x**2": "x^2", "x**3": "x^3", "x**4": "x^4", "x**5": "x^5", "ln": "log", "sign": "sgn"}
-CONSTANT = Function("0", torch.zeros_like, lambda t: sympy.Integer(0), 0, "line")
+CONSTANT = Elementary("0", torch.zeros_like, lambda t: sympy.Integer(0), 0, "line")
 
 
 def _inside(t: Tensor) -> Tensor:
     return t.clamp(-1 + 1e-10, 1 - 1e-10)
 
 
-def get_function(name: str) -> Function:
+def get_function(name: str) -> Elementary:
     """A function of the library by its name; `ValueError` names the nearest."""
     name = ALIASES.get(name.replace(" ", ""), name)
     if name == "0":
@@ -118,7 +118,7 @@ def get_function(name: str) -> Function:
 class EdgeFit:
     """c f(a x + b) + d beside an edge: R^2, and the cost that candidates are ranked by."""
 
-    function: Function
+    function: Elementary
     a: float
     b: float
     c: float
@@ -146,8 +146,8 @@ def fit_edge(
     x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
     if not (np.isfinite(x).all() and np.isfinite(y).all()):
         raise ValueError("an edge cannot be fitted to values that are NaN or infinite")
-    spread = float(y.std())
-    if spread <= 1e-6 * scale or spread < 1e-14 or np.ptp(x) < 1e-12:
+    deviation = float(y.std())
+    if deviation <= 1e-6 * scale or deviation < 1e-14 or np.ptp(x) < 1e-12:
         return [EdgeFit(CONSTANT, 1.0, 0.0, 0.0, float(y.mean()), 1.0)]
     entries = _ENTRIES if functions is None else [get_function(name) for name in functions]
     order = np.argsort(x)[np.linspace(0, len(x) - 1, min(len(x), 256)).astype(int)]
@@ -170,7 +170,7 @@ def fit_edge(
     return sorted(fits, key=lambda fit: fit.cost)
 
 
-def _candidates(entry: Function) -> tuple[np.ndarray, np.ndarray]:
+def _candidates(entry: Elementary) -> tuple[np.ndarray, np.ndarray]:
     """Values of a and b to try on inputs in [-1, 1], as flat arrays of pairs."""
     if entry.search == "line":
         return np.array([1.0]), np.array([0.0])
@@ -186,15 +186,15 @@ def _candidates(entry: Function) -> tuple[np.ndarray, np.ndarray]:
     if math.isfinite(entry.domain[1]):
         bound = entry.domain[1]
         size = bound * (1 - np.concatenate([[1e-9], np.logspace(-3, -0.02, 30)]))
-        place = np.linspace(-1, 1, 31)
-        a, b = np.meshgrid(np.concatenate([size, -size]), place, indexing="ij")
+        position = np.linspace(-1, 1, 31)
+        a, b = np.meshgrid(np.concatenate([size, -size]), position, indexing="ij")
         return a.ravel(), (b * (bound - np.abs(a))).ravel()
     size, shift = np.logspace(-1, 1.4, 30), np.linspace(-8, 8, 49)
     a, b = np.meshgrid(np.concatenate([size, -size]), shift, indexing="ij")
     return a.ravel(), b.ravel()
 
 
-def _starts(entry: Function, u: np.ndarray, y: np.ndarray, count: int = 3) -> list[Any]:
+def _starts(entry: Elementary, u: np.ndarray, y: np.ndarray, count: int = 3) -> list[Any]:
     """The best few (a, b) of the candidates, c and d being least squares, and not neighbours.
 
     Functions of which scale and shift both matter are even or odd: (-a, -b) is the same as (a, b).
@@ -215,30 +215,32 @@ def _starts(entry: Function, u: np.ndarray, y: np.ndarray, count: int = 3) -> li
     energy = (f * f).sum(1)
     good = inside & np.isfinite(energy) & (energy > 1e-20)
     r2 = np.where(good, (f @ target) ** 2 / np.where(good, energy, 1), -1.0)
-    found: list[tuple[float, float]] = []
-    turn = np.where(a < 0, -1.0, 1.0) if entry.search == "both" else np.ones(len(a))
-    a, b, upright = turn * a, turn * b, f @ target > 0
+    starts: list[tuple[float, float]] = []
+    flip = np.where(a < 0, -1.0, 1.0) if entry.search == "both" else np.ones(len(a))
+    a, b, upright = flip * a, flip * b, f @ target > 0
     kinds: list[bool] = []
-    for place in np.argsort(-r2)[:400]:
+    for position in np.argsort(-r2)[:400]:
         near = any(
-            abs(np.log(abs(a[place] / p))) < 0.3 and abs(b[place] - q) < 0.3 and a[place] * p > 0
-            for p, q in found
+            abs(np.log(abs(a[position] / p))) < 0.3
+            and abs(b[position] - q) < 0.3
+            and a[position] * p > 0
+            for p, q in starts
         )
-        kind = bool(upright[place])
-        if r2[place] >= 0 and not near and kinds.count(kind) < count - 1:
-            found.append((float(a[place]), float(b[place])))
+        kind = bool(upright[position])
+        if r2[position] >= 0 and not near and kinds.count(kind) < count - 1:
+            starts.append((float(a[position]), float(b[position])))
             kinds.append(kind)
-        if len(found) == count:
+        if len(starts) == count:
             break
-    return found
+    return starts
 
 
 def _polish(
-    entry: Function, u: np.ndarray, y: np.ndarray, a: float, b: float
+    entry: Elementary, u: np.ndarray, y: np.ndarray, a: float, b: float
 ) -> tuple[float, float, float, float, float]:
     """Least squares over a and b, with the best c and d for each (variable projection)."""
     target = y - y.mean()
-    spread = max(float(np.sqrt(target @ target)), 1e-300)
+    deviation = max(float(np.sqrt(target @ target)), 1e-300)
     low, high = entry.domain
 
     def project(p: np.ndarray) -> tuple[np.ndarray, float, float]:
@@ -248,7 +250,7 @@ def _polish(
         g = f - mean
         c = float(g @ target) / max(float(g @ g), 1e-300)
         outside = np.maximum(np.maximum(low - t, t - high), 0.0)
-        return (c * g - target) / spread + outside, c, float(y.mean() - c * mean)
+        return (c * g - target) / deviation + outside, c, float(y.mean() - c * mean)
 
     start = np.array([a, b])
     if entry.search not in ("line", "jump"):

@@ -34,24 +34,24 @@ class Problem:
     def is_constant(self) -> bool:
         return bool(self.y.std() <= 1e-9 * abs(self.y.mean()))
 
-    def seen(self, view: "View") -> "Problem | None":
+    def transformed(self, view: "View") -> "Problem | None":
         """The same for a function of y; None where y is outside of its domain."""
         if not view.low <= self.y.min() <= self.y.max() <= view.high:
             return None
         with np.errstate(all="ignore"):
             y = view.call(self.y)
-        own = self.invert
-        invert: Invert = lambda e: own(view.invert(e))  # noqa: E731
+        outer = self.invert
+        invert: Invert = lambda e: outer(view.invert(e))  # noqa: E731
         return Problem(self.x, y, self.columns, invert) if np.isfinite(y).all() else None
 
     def reduced(self, y: np.ndarray, invert: Invert, drop: int, **new: Any) -> "Problem":
         """Another y, a column less, and others replaced: `x_at={index: (values, expression)}`."""
         x, columns = self.x.copy(), list(self.columns)
-        for place, (values, expression) in new.get("x_at", {}).items():
-            x[:, place], columns[place] = values, expression
+        for index, (values, expression) in new.get("x_at", {}).items():
+            x[:, index], columns[index] = values, expression
         keep = [k for k in range(len(columns)) if k != drop]
-        own = self.invert
-        return Problem(x[:, keep], y, tuple(columns[k] for k in keep), lambda e: own(invert(e)))
+        outer = self.invert
+        return Problem(x[:, keep], y, tuple(columns[k] for k in keep), lambda e: outer(invert(e)))
 
 
 @dataclass(frozen=True)
@@ -88,9 +88,9 @@ VIEWS = (
 def views(problem: Problem) -> Iterator[tuple[View, Problem]]:
     """The problem itself and those of simple functions of y, where they are defined."""
     for view in VIEWS:
-        seen = problem.seen(view)
-        if seen is not None:
-            yield view, seen
+        transformed = problem.transformed(view)
+        if transformed is not None:
+            yield view, transformed
 
 
 def one_function(problem: Problem) -> tuple[sympy.Expr, list[dict[str, Any]]] | None:
@@ -101,37 +101,37 @@ def one_function(problem: Problem) -> tuple[sympy.Expr, list[dict[str, Any]]] | 
     """
     best: tuple[int, Problem, Any] | None = None
     last = 0
-    for extra, seen in _forms(problem):
+    for extra, transformed in _forms(problem):
         if best is not None and extra > last:
             break  # one of the simpler forms will do
         last = extra
-        spread = float(seen.y.std()) or 1.0
-        for fit in fit_edge(seen.x[:, 0], seen.y):
-            error = rmse(fit(seen.x[:, 0]), seen.y)
+        deviation = float(transformed.y.std()) or 1.0
+        for fit in fit_edge(transformed.x[:, 0], transformed.y):
+            error = rmse(fit(transformed.x[:, 0]), transformed.y)
             cost = fit.function.complexity + extra
-            if error < EXACT * spread and (best is None or cost < best[0]):
-                best = cost, seen, fit
+            if error < EXACT * deviation and (best is None or cost < best[0]):
+                best = cost, transformed, fit
     if best is None:
         return None
-    _, seen, fit = best
+    _, transformed, fit = best
     a, b, c, d = (sympy.Float(value, 17) for value in (fit.a, fit.b, fit.c, fit.d))
-    expression = c * fit.function.symbol(a * seen.columns[0] + b) + d
-    return seen.invert(expression), [edge_record(0, 0, 0, fit)]
+    expression = c * fit.function.symbol(a * transformed.columns[0] + b) + d
+    return transformed.invert(expression), [edge_record(0, 0, 0, fit)]
 
 
 def _forms(problem: Problem) -> Iterator[tuple[int, Problem]]:
     """Other forms of a problem of one column, and how much they cost, the cheapest first."""
-    for view, seen in views(problem):
-        yield (0 if view.name == "y" else 2), seen
+    for view, transformed in views(problem):
+        yield (0 if view.name == "y" else 2), transformed
     column, x = problem.columns[0], problem.x[:, 0]
     if x.min() <= 0:
         return
-    turned = Problem(1 / problem.x, problem.y, (1 / column,), problem.invert)
-    for form in (problem, turned):
+    inverted = Problem(1 / problem.x, problem.y, (1 / column,), problem.invert)
+    for form in (problem, inverted):
         for power in (0, 1, -1, 2, -2, sympy.Rational(1, 2), -sympy.Rational(1, 2), 3, -3):
             factor = column**power
             y = form.y / x ** float(power)
-            if power or form is turned:
+            if power or form is inverted:
                 yield 3, Problem(form.x, y, form.columns, _times(problem.invert, factor))
 
 

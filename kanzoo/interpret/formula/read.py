@@ -52,7 +52,7 @@ def read_formula(
     prior = getattr(dataset, "prior", None)
     if prior is not None and getattr(dataset, "standardise", "none") == "none":
         known = parse_formula(prior, [symbol.name for symbol in formula.symbols])
-        formula = with_prior(formula, [known], formula.spread)
+        formula = with_prior(formula, [known], formula.deviation)
     error = rmse(values, truth)
     texts = [str(expression) for expression in formula.expressions]
     return {

@@ -18,7 +18,7 @@ from kanzoo.fit.least_squares import network_rmse, rmse
 from kanzoo.interpret.formula.expression import Formula, edge_record, evaluate, make_symbols, tidy
 from kanzoo.interpret.formula.hybrid import HybridLinear
 from kanzoo.interpret.formula.library import CONSTANT
-from kanzoo.interpret.formula.search import FormulaError, say_edge, simplest
+from kanzoo.interpret.formula.search import FormulaError, edge_name, simplest
 
 __all__ = ["FormulaError", "symbolic"]
 
@@ -63,44 +63,46 @@ def symbolic(
         hybrid.base.backend = "dense"
         layers.append(hybrid)
     with torch.no_grad():
-        own = net(x)
-    target = own if y is None else y.double().reshape(len(x), -1)
+        predicted = net(x)
+    target = predicted if y is None else y.double().reshape(len(x), -1)
     check_finite(target, "the targets")
-    if target.shape != own.shape:
-        raise ValueError(f"the network has {own.shape[1]} outputs, the targets {target.shape[1]}")
+    if target.shape != predicted.shape:
+        raise ValueError(
+            f"the network has {predicted.shape[1]} outputs, the targets {target.shape[1]}"
+        )
     rows = torch.arange(min(len(x), ROWS)) * len(x) // min(len(x), ROWS)
-    spread = float(target.std(correction=0)) or 1.0
-    limit = network_rmse(nn.Sequential(*layers), x[rows], target[rows]) + tolerance * spread
+    deviation = float(target.std(correction=0)) or 1.0
+    limit = network_rmse(nn.Sequential(*layers), x[rows], target[rows]) + tolerance * deviation
     if max_error is not None:
-        limit = min(limit, max_error * spread)
-        error = rmse(own.numpy(), target.numpy())
-        if error > max_error * spread:
+        limit = min(limit, max_error * deviation)
+        error = rmse(predicted.numpy(), target.numpy())
+        if error > max_error * deviation:
             raise FormulaError(
-                f"the network itself misses the data by {error / spread:.3g} of their deviations, "
-                f"more than max_error={max_error:g}: fit it better first"
+                f"the network itself misses the data by {error / deviation:.3g} of their "
+                f"deviations, more than max_error={max_error:g}: fit it better first"
             )
     stack, fits = simplest(layers, x[rows], target[rows], limit, functions, time_limit)
     pairs = inputs if inputs is not None else [(0.0, 1.0)] * x.shape[1]
-    back = outputs if outputs is not None else [(0.0, 1.0)] * own.shape[1]
+    output_pairs = outputs if outputs is not None else [(0.0, 1.0)] * predicted.shape[1]
     symbols = make_symbols(names or [f"x_{k + 1}" for k in range(x.shape[1])])
     scaled = [
         (symbol - shift) / scale for symbol, (shift, scale) in zip(symbols, pairs, strict=True)
     ]
     raw = [
         shift + scale * e
-        for e, (shift, scale) in zip(_expressions(stack, scaled), back, strict=True)
+        for e, (shift, scale) in zip(_expressions(stack, scaled), output_pairs, strict=True)
     ]
     shifts, scales = np.array(pairs, np.float64).T
     points = x.numpy() * scales + shifts
-    heights, widths = np.array(back, np.float64).T
-    truth, said = target.numpy() * widths + heights, own.numpy() * widths + heights
+    heights, widths = np.array(output_pairs, np.float64).T
+    truth, predictions = target.numpy() * widths + heights, predicted.numpy() * widths + heights
     index = rows.numpy()[:: max(1, len(rows) // 500)]
     tidied = [
         tidy(e, symbols, points[index], truth[index, k]) if e.free_symbols else e
         for k, e in enumerate(raw)
     ]
-    edges = [edge_record(*place, fit) for place, fit in sorted(fits.items(), key=lambda e: e[0])]
-    return judge([tidied, raw], symbols, points, truth, said, edges, tolerance, max_error)
+    edges = [edge_record(*edge, fit) for edge, fit in sorted(fits.items(), key=lambda e: e[0])]
+    return judge([tidied, raw], symbols, points, truth, predictions, edges, tolerance, max_error)
 
 
 def judge(
@@ -114,7 +116,7 @@ def judge(
     max_error: float | None = None,
 ) -> Formula:
     """The first choice that is within the tolerance on all data; `FormulaError` if none is."""
-    spread = float(y.std()) or 1.0
+    deviation = float(y.std()) or 1.0
     error = rmse(network, y)
     for expressions in choices:
         values = evaluate(expressions, symbols, x)
@@ -127,14 +129,14 @@ def judge(
             float(y.std()),
             edges,
         )
-        allowed = error + tolerance * spread
-        if formula.rmse_formula <= min(allowed, spread * (max_error or float("inf"))):
+        allowed = error + tolerance * deviation
+        if formula.rmse_formula <= min(allowed, deviation * (max_error or float("inf"))):
             log.info("formula %s", formula)
             return formula
     text = f"the formula misses the data by {formula.rmse_formula:.3g}, the network by {error:.3g}"
     if edges:
         worst = min(edges, key=lambda e: e["r2"])
-        text += f"; the least sure edge is {say_edge(worst['layer'], worst['i'], worst['o'])}"
+        text += f"; the least sure edge is {edge_name(worst['layer'], worst['i'], worst['o'])}"
     raise FormulaError(text, formula)
 
 
@@ -151,7 +153,7 @@ def _expressions(stack: nn.Sequential, symbols: Sequence[sympy.Expr]) -> list[sy
         ]
         for edge in layer.given:
             if edge.function is not CONSTANT:
-                a, b, c, d = (sympy.Float(row[edge.place], 17) for row in affine)
+                a, b, c, d = (sympy.Float(row[edge.index], 17) for row in affine)
                 sums[edge.o] += c * edge.function.symbol(a * values[edge.i] + b) + d
         pairs = sums[len(sums) - 2 * layer.products :]
         rest = sums[: len(sums) - 2 * layer.products]

@@ -67,7 +67,7 @@ class FormulaError(ValueError):
         self.formula = formula
 
 
-def say_edge(layer: int, i: int, o: int) -> str:
+def edge_name(layer: int, i: int, o: int) -> str:
     """How an edge is named in messages."""
     return f"layer {layer}, input {i} -> output {o}"
 
@@ -86,7 +86,7 @@ def simplest(
     taken, by error and complexity. Raises `FormulaError` if there is none, or none in time.
     """
     names = list(LIBRARY if functions is None else functions)
-    spread = float(y.std(correction=0)) or 1.0
+    deviation = float(y.std(correction=0)) or 1.0
     best: Search | None = None
     failure: FormulaError | None = None
     sizes: set[int] = set()
@@ -106,9 +106,9 @@ def simplest(
                 if not search.is_complete:
                     failure = failure if best is None and failure else search.unfinished()
                     break
-            if best is None or search.cost(spread) < best.cost(spread):
+            if best is None or search.cost(deviation) < best.cost(deviation):
                 best = search
-            if search.reached < EXACT * spread:
+            if search.reached < EXACT * deviation:
                 break
     if best is None:
         assert failure is not None
@@ -149,10 +149,10 @@ class Search:
             "a function; prune the network first, or raise time_limit"
         )
 
-    def cost(self, spread: float) -> float:
+    def cost(self, deviation: float) -> float:
         """Decades of the error and the complexity of all functions, the lower the better."""
         complexity = sum(fit.function.complexity for fit in self.fits.values())
-        return float(np.log10(self.reached / spread + EXACT)) + DECADES * complexity
+        return float(np.log10(self.reached / deviation + EXACT)) + DECADES * complexity
 
     def run(self) -> None:
         """Give every open edge a function; `FormulaError` if that cannot be."""
@@ -163,14 +163,14 @@ class Search:
             if not ranked:
                 break
             failures = []
-            for place, candidates in ranked:
-                if self._fix(place, candidates):
+            for edge, candidates in ranked:
+                if self._fix(edge, candidates):
                     break
-                failures.append((place, candidates))
+                failures.append((edge, candidates))
             else:
-                place, candidates = failures[0]
+                edge, candidates = failures[0]
                 raise FormulaError(
-                    f"no function of the library fits the edge {say_edge(*place)}: the best, "
+                    f"no function of the library fits the edge {edge_name(*edge)}: the best, "
                     f"{candidates[0].function.name}, has R^2 {candidates[0].r2:.4f} and the error "
                     f"would exceed {self.limit:.3g}"
                 )
@@ -178,41 +178,41 @@ class Search:
 
     def _ranked(self) -> list[tuple[tuple[int, int, int], list[EdgeFit]]]:
         """Every open edge with its candidates, the surest first."""
-        found = []
-        seen = self.x
+        ranking = []
+        inputs = self.x
         with torch.no_grad():
             for index, layer in enumerate(self.stack):
                 assert isinstance(layer, HybridLinear)
-                scale = float(layer(seen).std(dim=0, correction=0).max())
+                scale = float(layer(inputs).std(dim=0, correction=0).max())
                 for i, o in layer.open_edges():
                     self.clock.check()
-                    values = layer.edge(i, o, seen[:, i])
-                    place = (index, i, o)
-                    names = self.likely.get(place, self.functions)
-                    candidates = fit_edge(seen[:, i].numpy(), values.numpy(), names, scale)
-                    self.likely[place] = [
+                    values = layer.edge(i, o, inputs[:, i])
+                    edge = (index, i, o)
+                    names = self.likely.get(edge, self.functions)
+                    candidates = fit_edge(inputs[:, i].numpy(), values.numpy(), names, scale)
+                    self.likely[edge] = [
                         fit.function.name for fit in candidates[:LIKELY] if fit.c != 0
                     ] or list(self.functions)
                     if not candidates:
-                        raise FormulaError(f"no function fits the edge {say_edge(*place)} at all")
-                    found.append((place, candidates))
-                seen = layer(seen)
-        return sorted(found, key=lambda entry: entry[1][0].cost)
+                        raise FormulaError(f"no function fits the edge {edge_name(*edge)} at all")
+                    ranking.append((edge, candidates))
+                inputs = layer(inputs)
+        return sorted(ranking, key=lambda entry: entry[1][0].cost)
 
-    def _fix(self, place: tuple[int, int, int], candidates: list[EdgeFit]) -> bool:
+    def _fix(self, edge: tuple[int, int, int], candidates: list[EdgeFit]) -> bool:
         """Make an edge the first of its candidates that stays within the limit."""
         for fit in candidates[:TRIES]:
             self.clock.check()
-            stack = self._with(place, fit)
+            stack = self._stack_with(edge, fit)
             reached = fit_squares(stack, self.x, self.y, 30)
             if reached <= self.limit:
-                self.stack, self.fits[place] = stack, fit
-                log.debug("%s is %s, RMSE %.3g", say_edge(*place), fit.function.name, reached)
+                self.stack, self.fits[edge] = stack, fit
+                log.debug("%s is %s, RMSE %.3g", edge_name(*edge), fit.function.name, reached)
                 return True
         return False
 
-    def _with(self, place: tuple[int, int, int], fit: EdgeFit) -> nn.Sequential:
-        index, i, o = place
+    def _stack_with(self, edge: tuple[int, int, int], fit: EdgeFit) -> nn.Sequential:
+        index, i, o = edge
         layers = [copy.deepcopy(layer) for layer in self.stack]
         layers[index] = layers[index].with_edge(i, o, fit)  # type: ignore[operator]
         return nn.Sequential(*layers)
@@ -220,33 +220,33 @@ class Search:
     def _improve(self) -> None:
         """When every edge has a function: fit to the end, and swap what fits better otherwise."""
         self.reached = best = fit_squares(self.stack, self.x, self.y, 200)
-        spread = float(self.y.std(correction=0)) or 1.0
+        deviation = float(self.y.std(correction=0)) or 1.0
         for _ in range(2):
             self.reached = best
-            if best < EXACT * spread:
+            if best < EXACT * deviation:
                 return
             before = best
-            for place in list(self.fits):
-                for fit in self._alternatives(place):
+            for edge in list(self.fits):
+                for fit in self._alternatives(edge):
                     self.clock.check()
-                    stack = self._with(place, fit)
+                    stack = self._stack_with(edge, fit)
                     reached = fit_squares(stack, self.x, self.y, 60)
-                    gain = np.log10((best + 1e-12 * spread) / (reached + 1e-12 * spread))
-                    cost = fit.function.complexity - self.fits[place].function.complexity
+                    gain = np.log10((best + 1e-12 * deviation) / (reached + 1e-12 * deviation))
+                    cost = fit.function.complexity - self.fits[edge].function.complexity
                     if gain > max(DECADES * cost, 0.02):
-                        self.stack, self.fits[place], best = stack, fit, reached
+                        self.stack, self.fits[edge], best = stack, fit, reached
                         self.reached = best
             if best > 0.9 * before:
                 return
 
-    def _alternatives(self, place: tuple[int, int, int]) -> list[EdgeFit]:
-        index, i, o = place
-        seen = self.x
+    def _alternatives(self, edge: tuple[int, int, int]) -> list[EdgeFit]:
+        index, i, o = edge
+        inputs = self.x
         with torch.no_grad():
             for layer in self.stack[:index]:
-                seen = layer(seen)
-            values = self.stack[index].edge(i, o, seen[:, i])  # type: ignore[operator]
-        names = self.likely.get(place, list(self.functions))
-        fits = fit_edge(seen[:, i].numpy(), values.numpy(), names)
-        own = self.fits[place].function
-        return [fit for fit in fits if fit.function is not own][:4]
+                inputs = layer(inputs)
+            values = self.stack[index].edge(i, o, inputs[:, i])  # type: ignore[operator]
+        names = self.likely.get(edge, list(self.functions))
+        fits = fit_edge(inputs[:, i].numpy(), values.numpy(), names)
+        current = self.fits[edge].function
+        return [fit for fit in fits if fit.function is not current][:4]

@@ -53,10 +53,10 @@ def simplify(
                     continue
                 log.debug("%s leaves a constant", title)
                 return smaller
-            found = fit(smaller.x, smaller.y)
-            if found.error <= max(4 * smooth.error, 1e-3):
+            candidates = fit(smaller.x, smaller.y)
+            if candidates.error <= max(4 * smooth.error, 1e-3):
                 log.debug("%s leaves %d columns", title, smaller.x.shape[1])
-                problem, smooth = smaller, found
+                problem, smooth = smaller, candidates
                 break
         else:
             break
@@ -68,15 +68,17 @@ def _tries(problem: Problem, smooth: Smooth) -> Iterator[tuple[str, Problem]]:
     middle = (problem.x.max(0) + problem.x.min(0)) / 2
     inner = (np.abs(problem.x - middle) <= INNER * np.ptp(problem.x, 0) / 2).all(1)
     limit = float(np.clip(20 * smooth.error, 2e-3, 2e-2))
-    for view, seen in views(problem):
+    for view, transformed in views(problem):
         near = values.clip(problem.y.min(), problem.y.max())
         with np.errstate(all="ignore"):
-            z, parts = view.call(near), slopes * view.slope(near)[:, None]
-        good = inner & np.isfinite(z) & np.isfinite(parts).all(1)
+            z, derivatives = view.call(near), slopes * view.slope(near)[:, None]
+        good = inner & np.isfinite(z) & np.isfinite(derivatives).all(1)
         if good.sum() < 20:
             continue
         tried = 0
-        for title, smaller in _reductions(seen, z[good], parts[good], problem.x[good], limit):
+        for title, smaller in _reductions(
+            transformed, z[good], derivatives[good], problem.x[good], limit
+        ):
             if not np.isfinite(smaller.y).all() or not np.isfinite(smaller.x).all():
                 continue
             yield f"{view.name}: {title}", smaller
@@ -92,27 +94,27 @@ def _reductions(
     scaled, one = x * slopes, np.ones_like(z)
     count = x.shape[1]
     singles, pairs = range(count), list(combinations(range(count), 2))
-    spread = max(float(z.std()), 1e-300)
+    deviation = max(float(z.std()), 1e-300)
     alive = [
-        float((slopes[:, i] * np.ptp(x[:, i])).std() + abs(slopes[:, i].mean())) > 1e-6 * spread
+        float((slopes[:, i] * np.ptp(x[:, i])).std() + abs(slopes[:, i].mean())) > 1e-6 * deviation
         for i in singles
     ]
-    found: list[tuple[float, str, Callable[[], Problem | None]]] = []
+    candidates: list[tuple[float, str, Callable[[], Problem | None]]] = []
 
     def look(columns: list[np.ndarray]) -> tuple[float, np.ndarray] | None:
         relation = null_vector(columns)
         return relation if relation is not None and relation[0] < limit else None
 
     def drain() -> Iterator[tuple[str, Problem]]:
-        for _, title, build in sorted(found, key=lambda entry: entry[0]):
+        for _, title, build in sorted(candidates, key=lambda entry: entry[0]):
             smaller = build()
             if smaller is not None:
                 yield title, smaller
-        found.clear()
+        candidates.clear()
 
     def add(relation: Any, title: str, build: Callable[..., Problem | None]) -> None:
         if relation is not None:
-            found.append((relation[0], title, lambda: build(relation[1])))
+            candidates.append((relation[0], title, lambda: build(relation[1])))
 
     names = [str(c) for c in problem.columns]
     for i in singles:
@@ -254,7 +256,7 @@ def _scale(
     """y = x_k^(a / v_k) F(x_i x_k^(-v_i / v_k), ..), k being that of a group furthest from zero."""
     x, columns = problem.x, problem.columns
     order = np.argsort([_distance(x[:, k]) for k in group], kind="stable")
-    *others, last = (group[place] for place in order)
+    *others, last = (group[index] for index in order)
     weights = weights[order]
     power = _simple(a / weights[-1])
     if power is None:

@@ -92,11 +92,13 @@ class TrainingPictures(Callback):
         }
         try:
             with torch.no_grad(), trainer.precision_plugin.val_step_context():
-                found = edge_functions(net, sample, num_points=POINTS, chosen=chosen, layers=layers)
+                layers_drawn = edge_functions(
+                    net, sample, num_points=POINTS, chosen=chosen, layers=layers
+                )
         except ValueError as error:  # training that diverges has its own way to end
             log.warning("no picture of epoch %d: %s", epochs, error)
             return
-        frame = [(layer.name, edge) for layer in found for edge in layer.edges]
+        frame = [(layer.name, edge) for layer in layers_drawn for edge in layer.edges]
         write_frame(self.folder / "frames" / f"epoch{epochs:04d}.npz", frame)
         if self.wandb:
             self._log_image(trainer, frame, epochs)
@@ -154,8 +156,8 @@ def strongest(frame: list[tuple[str, Edge]], count: int) -> list[int]:
     share = max(1, count // len(names))
     best = []
     for name in names:
-        own = [i for i, (layer, _) in enumerate(frame) if layer == name]
-        best += sorted(own, key=lambda i: -frame[i][1].score)[:share]
+        indices = [i for i, (layer, _) in enumerate(frame) if layer == name]
+        best += sorted(indices, key=lambda i: -frame[i][1].score)[:share]
     return best
 
 
@@ -174,11 +176,11 @@ def animate(folder: Path, edges: int) -> Path | None:
     labels = [f"{name}  {edge.label}" for name, edge in frames[-1]]
     images = []
     with style.style():
-        figure, places = grids.layout(labels, " ")
+        figure, plots = grids.layout(labels, " ")
         spans = [[frame[i][1] for frame in frames] for i in range(len(best))]
         heights = [np.array([(e.y.min(), e.y.max()) for e in span]) for span in spans]
         half = max(0.56 * max(float(h[:, 1].max() - h[:, 0].min()) for h in heights), 1e-6)
-        for axes, span, height in zip(places, spans, heights, strict=True):
+        for axes, span, height in zip(plots, spans, heights, strict=True):
             middle = (height[:, 0].min() + height[:, 1].max()) / 2
             axes.set_xlim(min(edge.x[0] for edge in span), max(edge.x[-1] for edge in span))
             axes.set_ylim(middle - half, middle + half)
@@ -186,7 +188,7 @@ def animate(folder: Path, edges: int) -> Path | None:
             figure.texts[0].set_text(f"epoch {int(path.stem.removeprefix('epoch'))}")
             drawn = [
                 artist
-                for axes, (_, edge) in zip(places, frame, strict=True)
+                for axes, (_, edge) in zip(plots, frame, strict=True)
                 for artist in grids.plot(axes, edge)
             ]
             images.append(_image(figure))

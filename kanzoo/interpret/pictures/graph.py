@@ -21,8 +21,8 @@ from kanzoo.page import style
 MOST_EDGES = 72  # of a layer
 MOST_LAYERS = 8
 BOX = (0.62, 0.4)  # inches
-FAN = 1.05  # between nodes and boxes
-SPREAD = 0.54  # from box to box upwards
+FAN_WIDTH = 1.05  # between nodes and boxes
+ROW_HEIGHT = 0.54  # from box to box upwards
 ONE_COLUMN = 12  # boxes; more are staggered in two columns, their edges between the others' boxes
 
 
@@ -51,8 +51,8 @@ def draw(
     if len(stages) > MOST_LAYERS:
         raise ValueError(f"{len(stages)} layers are too many for a graph: at most {MOST_LAYERS}")
     layers: dict[str, KANLayer] = {stage.name: stage.layer for stage in stages}
-    found = edge_functions(net, sample, num_edges=MOST_EDGES + 1, layers=layers)
-    drawn = [[edge for edge in layer.edges if edge.score > 0] for layer in found]
+    layer_edges = edge_functions(net, sample, num_edges=MOST_EDGES + 1, layers=layers)
+    drawn = [[edge for edge in layer.edges if edge.score > 0] for layer in layer_edges]
     for stage, edges in zip(stages, drawn, strict=True):
         if len(edges) > MOST_EDGES:
             number = stage.layer.in_features * stage.layer.out_features
@@ -81,7 +81,7 @@ def _figure(
 ) -> Figure:  # fmt: skip
     columns = [1 if len(edges) <= ONE_COLUMN else 2 for edges in drawn]
     tallest = max(
-        SPREAD * len(edges) / number for edges, number in zip(drawn, columns, strict=True)
+        ROW_HEIGHT * len(edges) / number for edges, number in zip(drawn, columns, strict=True)
     )
     height = max(tallest, 0.3 * max(counts), 1.2) + 0.2
     left, right = (0.3 + 0.085 * max(map(len, side)) for side in (names, outputs))
@@ -89,7 +89,7 @@ def _figure(
     for stage, number in zip(stages, columns, strict=True):
         width += (
             0.5 * ((stage.norm is not None) + (stage.products > 0))
-            + 2 * FAN
+            + 2 * FAN_WIDTH
             + number * (BOX[0] + 0.16)
         )
     figure = Figure(figsize=(width, height))
@@ -98,27 +98,27 @@ def _figure(
     axes.set_ylim(height, 0)
     axes.set_axis_off()
     x = left
-    for y, name in zip(_places(counts[0], height), names, strict=True):
+    for y, name in zip(_positions(counts[0], height), names, strict=True):
         axes.text(x - 0.14, y, name, ha="right", va="center", fontsize=9.5)
     for stage, edges, number, count, following in zip(
         stages, drawn, columns, counts, counts[1:], strict=False
     ):
-        nodes = _places(count, height)
+        nodes = _positions(count, height)
         _nodes(axes, x, nodes)
         if stage.norm:
             x = _norm(axes, x, nodes, height, stage.norm)
-        targets = _places(following, height)
+        targets = _positions(following, height)
         factors = _factors(targets, stage.products, height)
         x = _edges(axes, x, edges, number, nodes, factors, height)
         if stage.products:
             x = _products(axes, x, factors, targets, stage.products)
-    _nodes(axes, x, _places(counts[-1], height))
-    for y, name in zip(_places(counts[-1], height), outputs, strict=True):
+    _nodes(axes, x, _positions(counts[-1], height))
+    for y, name in zip(_positions(counts[-1], height), outputs, strict=True):
         axes.text(x + 0.14, y, name, ha="left", va="center", fontsize=9.5)
     return figure
 
 
-def _places(count: int, height: float) -> np.ndarray:
+def _positions(count: int, height: float) -> np.ndarray:
     """Positions from the top, as far from each other as the height allows."""
     return 0.1 + (np.arange(count) + 0.5) * (height - 0.2) / max(count, 1)
 
@@ -160,16 +160,16 @@ def _edges(
     height: float,
 ) -> float:  # fmt: skip
     """Boxes between two columns of nodes, ordered by their source; returns the place of targets."""
-    first, step = x + FAN, BOX[0] + 0.16
+    first, step = x + FAN_WIDTH, BOX[0] + 0.16
     last = first + columns * step
     strongest = max((edge.score for edge in edges), default=1.0)
     ordered = sorted(edges, key=lambda edge: (edge.source, edge.target))
-    for index, (edge, y) in enumerate(zip(ordered, _places(len(edges), height), strict=True)):
+    for index, (edge, y) in enumerate(zip(ordered, _positions(len(edges), height), strict=True)):
         strength = edge.score / strongest
         left = first + 0.08 + (index % columns) * step
         for near, far, start, end in (
             (first, left, x, nodes[edge.source]),
-            (last, left + BOX[0], last + FAN, targets[edge.target]),
+            (last, left + BOX[0], last + FAN_WIDTH, targets[edge.target]),
         ):
             middle = (start + near) / 2
             points = [(start, end), (middle, end), (middle, y), (near, y), (far, y)]
@@ -179,7 +179,7 @@ def _edges(
                 alpha=0.12 + 0.78 * strength, capstyle="butt", zorder=1,
             ))  # fmt: skip
         _function(axes, edge, left, y - BOX[1] / 2, strength)
-    return last + FAN
+    return last + FAN_WIDTH
 
 
 def _function(axes: Axes, edge: Edge, left: float, top: float, strength: float) -> None:

@@ -24,9 +24,9 @@ def draw(edges: Sequence[Edge], labels: Sequence[str] | None = None, title: str 
     """
     labels = [edge.label for edge in edges] if labels is None else labels
     with style.style():
-        figure, places = layout(labels, title)
+        figure, plots = layout(labels, title)
         half = half_span(edges)
-        for axes, edge in zip(places, edges, strict=True):
+        for axes, edge in zip(plots, edges, strict=True):
             axes.set_title(f"{edge.score:.2g}", fontsize=8, loc="right", color=style.MUTED, pad=4)
             middle = (edge.y.min() + edge.y.max()) / 2
             axes.set_xlim(edge.x[0], edge.x[-1])
@@ -43,7 +43,7 @@ def layout(labels: Sequence[str], title: str = "") -> tuple[Figure, list[Axes]]:
     figure = Figure(figsize=(width, height))
     if title:
         figure.text(0.01, 1 - 0.12 / height, title, va="top", weight="bold", fontsize=10)
-    places = []
+    plots = []
     for index, label in enumerate(labels):
         row, column = divmod(index, COLUMNS)
         left, top = CELL[0] * column + 0.48, height - head - CELL[1] * row - 0.26
@@ -52,8 +52,8 @@ def layout(labels: Sequence[str], title: str = "") -> tuple[Figure, list[Axes]]:
         axes.set_title(label, fontsize=8.5, loc="left", pad=4)
         axes.xaxis.set_major_locator(MaxNLocator(4))
         axes.yaxis.set_major_locator(MaxNLocator(3))
-        places.append(axes)
-    return figure, places
+        plots.append(axes)
+    return figure, plots
 
 
 def half_span(edges: Sequence[Edge]) -> float:

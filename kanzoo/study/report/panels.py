@@ -80,9 +80,9 @@ def along(
                 half = _half(v.std_baseline, v.n_seeds, alpha)
                 points[baseline].append((value, v.mean_baseline, half))
         series = {
-            arm: pd.DataFrame(found, columns=["value", "mean", "half"]).drop_duplicates("value")
-            for arm, found in points.items()
-            if found
+            arm: pd.DataFrame(rows, columns=["value", "mean", "half"]).drop_duplicates("value")
+            for arm, rows in points.items()
+            if rows
         }
         panels.append(plots.along(title, series, over.replace("_", " "), metric, colours))
     return panels, len(wanted)
@@ -115,9 +115,9 @@ def phases(
             scores.index += 1
             for part in range(scores.shape[1]):
                 tables.setdefault(part + 1, {}).setdefault(arm, []).append(scores[part])
-        for part, found in tables.items():
+        for part, by_arm in tables.items():
             title = " · ".join(filter(None, (*map(str, key[:2]), place, f"part {part}")))
-            ordered = {arm: found[arm] for arm in sorted(found, key=lambda arm: colours[arm])}
+            ordered = {arm: by_arm[arm] for arm in sorted(by_arm, key=lambda arm: colours[arm])}
             metric = f"test {rows['metric'].iloc[0]}"
             panels.append((title, ordered, metric))
     drawn = [plots.curves(*panel, colours, over="after phase") for panel in panels[:MAX_PANELS]]
@@ -166,11 +166,11 @@ def curves(
     groups = list(others.groupby(["data", "model", "match", *axes]))
     panels = []
     for (data, model, match, *values), rows in groups[:MAX_PANELS]:
-        own = twins[(twins["data"] == data) & (twins["model"] == model)]
+        matched = twins[(twins["data"] == data) & (twins["model"] == model)]
         for name, value in zip(axes, values, strict=True):
-            own = own[own[name].isin([value, ""])]
-        same = own[own["match"] == match]
-        shown = pd.concat([same if len(same) or own["match"].nunique() > 1 else own, rows])
+            matched = matched[matched[name].isin([value, ""])]
+        same = matched[matched["match"] == match]
+        shown = pd.concat([same if len(same) or matched["match"].nunique() > 1 else matched, rows])
         metric, _ = _metric(rows)
         column, tables = _histories(shown, metric, runs)
         if tables:
@@ -201,9 +201,9 @@ def _histories(
                   for t in tables if column in t]
             for arm, tables in read.items()
         }  # fmt: skip
-        series = {arm: [s for s in found if len(s)] for arm, found in series.items()}
+        series = {arm: [s for s in values if len(s)] for arm, values in series.items()}
         if any(series.values()):
-            return column, {arm: found for arm, found in series.items() if found}
+            return column, {arm: values for arm, values in series.items() if values}
     return "", {}
 
 

@@ -84,8 +84,8 @@ def forest(
     title: str, rows: Sequence[Verdict], names: Sequence[str], colours: Sequence[int]
 ) -> Panel:
     """Mean differences with their intervals, the zero line and the band of the margin."""
-    found: list[str] = []
-    with _axes(found.append, f"Differences with intervals: {title}", 0.75 + 0.46 * len(rows)) as ax:
+    svg: list[str] = []
+    with _axes(svg.append, f"Differences with intervals: {title}", 0.75 + 0.46 * len(rows)) as ax:
         margin = max(row.margin for row in rows)
         ax.axvspan(-margin, margin, color=style.BAND, lw=0)
         ax.axvline(0, color=style.MUTED, lw=1)
@@ -110,15 +110,15 @@ def forest(
             ax.plot([low, high], [y, y], color=colour(index), lw=3.2, solid_capstyle="butt")
             ax.plot(row.mean_difference, y, marker="o", ms=6.5, color=colour(index))
             ends += [low, high]
-        spread = (max(ends) - min(ends)) or 1.0
-        ax.set_xlim(min(ends) - 0.06 * spread, max(ends) + 0.06 * spread)
+        extent = (max(ends) - min(ends)) or 1.0
+        ax.set_xlim(min(ends) - 0.06 * extent, max(ends) + 0.06 * extent)
         ax.set_ylim(len(rows) - 0.55, -0.75)
         ax.set_yticks([])
         ax.spines["left"].set_visible(False)
         ax.grid(axis="y", visible=False)
         ax.locator_params(axis="x", nbins=5)
         ax.set_xlabel(f"← worse\u2003difference in {rows[0].metric}\u2003better →")
-    return Panel(title, found[0])
+    return Panel(title, svg[0])
 
 
 def cost(
@@ -129,8 +129,8 @@ def cost(
 
     points: a row a (model, arm) with columns model, arm, cost, mean, std.
     """
-    found: list[str] = []
-    with _axes(found.append, f"{metric} against {label}: {title}", 2.7) as ax:
+    svg: list[str] = []
+    with _axes(svg.append, f"{metric} against {label}: {title}", 2.7) as ax:
         ordered = points.sort_values(["cost", "mean"], ascending=[True, mode == "min"])
         best = ordered["mean"].cummax() if mode == "max" else ordered["mean"].cummin()
         front = ordered[best != best.shift()]
@@ -152,7 +152,7 @@ def cost(
         ax.margins(x=0.1)
         ax.set_xlabel(label)
         ax.set_ylabel(metric)
-    return Panel(title, found[0])
+    return Panel(title, svg[0])
 
 
 def curves(
@@ -163,9 +163,9 @@ def curves(
 
     The frame fits what comes after the first fifth; of another index than epochs, everything.
     """
-    found: list[str] = []
-    seen: list[float] = []
-    with _axes(found.append, f"{label} over {over}: {title}") as ax:
+    svg: list[str] = []
+    values: list[float] = []
+    with _axes(svg.append, f"{label} over {over}: {title}") as ax:
         for arm, series in tables.items():
             table = pd.concat(series, axis=1).sort_index()
             table = table.iloc[:: max(1, len(table) // MAX_POINTS)]
@@ -178,15 +178,15 @@ def curves(
             late = slice(
                 len(table) // 5 if over == "epoch" else 0, None
             )  # the steep start would flatten all that follows
-            seen += [(mean - std)[late].min(), (mean + std)[late].max()]
-        spread = max(seen) - min(seen)
-        if spread > 0:
-            ax.set_ylim(min(seen) - 0.08 * spread, max(seen) + 0.08 * spread)
+            values += [(mean - std)[late].min(), (mean + std)[late].max()]
+        extent = max(values) - min(values)
+        if extent > 0:
+            ax.set_ylim(min(values) - 0.08 * extent, max(values) + 0.08 * extent)
         ax.margins(x=0.02)
         ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         ax.set_xlabel(over)
         ax.set_ylabel(label)
-    return Panel(title, found[0], f"{max(map(len, tables.values()))} seeds")
+    return Panel(title, svg[0], f"{max(map(len, tables.values()))} seeds")
 
 
 def along(
@@ -203,10 +203,10 @@ def along(
     numbers = all(axis_order(word)[0] == 0 for word in words)
     place = {word: float(word) if numbers else float(i) for i, word in enumerate(words)}
     span = (max(place.values()) - min(place.values())) or 1.0
-    found: list[str] = []
-    with _axes(found.append, f"{metric} along {over}: {title}", 2.6) as ax:
+    svg: list[str] = []
+    with _axes(svg.append, f"{metric} along {over}: {title}", 2.6) as ax:
         positive = numbers and min(place.values()) > 0
-        spread = positive and max(place.values()) > 8 * min(place.values())
+        is_log = positive and max(place.values()) > 8 * min(place.values())
         for arm, table in series.items():
             index, dash = colours[arm], DASHES[dash_name(colours[arm])]
             flat = table[table["value"] == ""]
@@ -214,9 +214,9 @@ def along(
                 ax.axhline(row["mean"], color=colour(index), ls=dash)
             rest = table[table["value"] != ""]
             # Beside each other, or intervals of arms that agree would hide each other.
-            shift = 0.0 if spread else 0.012 * span * (index - (len(series) - 1) / 2)
+            shift = 0.0 if is_log else 0.012 * span * (index - (len(series) - 1) / 2)
             x = np.array([place[value] + shift for value in rest["value"]])
-            if spread:
+            if is_log:
                 x = x * 1.02 ** (index - (len(series) - 1) / 2)
             order = np.argsort(x)
             ax.errorbar(
@@ -224,7 +224,7 @@ def along(
                 color=colour(index), ls=dash if numbers else "none", marker="o", ms=4.5,
                 elinewidth=1,
             )  # fmt: skip
-        if spread:
+        if is_log:
             ax.set_xscale("log")
             ax.xaxis.set_minor_formatter(NullFormatter())
         ax.set_xticks(list(place.values()), list(place))
@@ -232,7 +232,7 @@ def along(
         ax.margins(x=0.06)
         ax.set_xlabel(over)
         ax.set_ylabel(metric)
-    return Panel(title, found[0])
+    return Panel(title, svg[0])
 
 
 def edges(plot: EdgeCurves) -> Panel:
@@ -240,12 +240,12 @@ def edges(plot: EdgeCurves) -> Panel:
     x, ys = np.asarray(plot.x, float), np.atleast_2d(np.asarray(plot.ys, float))
     if x.ndim != 1 or ys.shape[1:] != x.shape:
         raise ValueError(f"edge plot {plot.title!r}: x {x.shape} and ys {ys.shape} do not agree")
-    found: list[str] = []
-    with _axes(found.append, f"Edge functions: {plot.title}", 2.2) as ax:
+    svg: list[str] = []
+    with _axes(svg.append, f"Edge functions: {plot.title}", 2.2) as ax:
         for index, y in enumerate(ys[:MAX_EDGES]):
             ax.plot(x, y, color=colour(1 + index), lw=1.2, alpha=0.85)
         ax.margins(x=0.0)
         ax.set_xlabel("input")
         ax.set_ylabel("edge output")
     more = f"{MAX_EDGES} of {len(ys)} edges shown" if len(ys) > MAX_EDGES else ""
-    return Panel(plot.title, found[0], "; ".join(filter(None, (plot.note, more))))
+    return Panel(plot.title, svg[0], "; ".join(filter(None, (plot.note, more))))

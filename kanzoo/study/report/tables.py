@@ -90,22 +90,26 @@ def verdict_rows(verdicts: Sequence[Verdict]) -> list[dict[str, Any]]:
     for v in verdicts:
         if v.std_difference:
             spreads.setdefault(v.metric, []).append(v.std_difference)
-    places = {metric: decimals(float(np.median(values))) for metric, values in spreads.items()}
-    return [_verdict_row(v, places.get(v.metric, 4)) for v in verdicts]
+    num_decimals = {
+        metric: decimals(float(np.median(values))) for metric, values in spreads.items()
+    }
+    return [_verdict_row(v, num_decimals.get(v.metric, 4)) for v in verdicts]
 
 
-def _verdict_row(v: Verdict, places: int) -> dict[str, Any]:
+def _verdict_row(v: Verdict, num_decimals: int) -> dict[str, Any]:
     known = v.ci_low is not None and v.ci_high is not None
-    interval = f"[{signed(v.ci_low, places)}, {signed(v.ci_high, places)}]" if known else ""
+    interval = (
+        f"[{signed(v.ci_low, num_decimals)}, {signed(v.ci_high, num_decimals)}]" if known else ""
+    )
     more = f"+{v.seeds_needed} seed{'s' * (v.seeds_needed > 1)}" if v.seeds_needed else ""
     return {
         "data": v.data, "model": v.model, "arm": v.arm, "match": v.match, "verdict": v.verdict,
         "axes": axes_text(v.axes),
-        "more": more, "difference": signed(v.mean_difference, places), "interval": interval,
+        "more": more, "difference": signed(v.mean_difference, num_decimals), "interval": interval,
         "p_adjusted": p_value(v.p_adjusted), "p_permutation": p_value(v.p_permutation),
         "n_seeds": v.n_seeds, "note": v.note,
-        "ours": _mean(v.mean_arm, v.std_arm, places),
-        "theirs": _mean(v.mean_baseline, v.std_baseline, places),
+        "ours": _mean(v.mean_arm, v.std_arm, num_decimals),
+        "theirs": _mean(v.mean_baseline, v.std_baseline, num_decimals),
         "params": ratio(v.params_ratio), "flops": ratio(v.flops_ratio),
         "step_time": ratio(v.step_time_ratio), "memory": ratio(v.memory_ratio),
     }  # fmt: skip
@@ -118,7 +122,7 @@ def verdict_table(verdicts: Sequence[Verdict]) -> Group:
     points: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
         points.setdefault(row["axes"], []).append(row)
-    return Group(*(_table(point, found, several) for point, found in points.items()))
+    return Group(*(_table(point, rows, several) for point, rows in points.items()))
 
 
 def _table(title: str, rows: Sequence[Mapping[str, Any]], several: bool) -> Table:
@@ -158,20 +162,20 @@ def budget_rows(
     cells.sort(key=lambda cell: (cell[0]["data"], cell[0]["model"], cell[0]["arm"] != baseline))
     for cell, row in cells:
         if cell["arm"] == baseline:
-            place = (cell["data"], cell["model"], *(cell[name] for name in axes))
-            twins.setdefault(place, {})[cell["match"]] = row
+            cell_key = (cell["data"], cell["model"], *(cell[name] for name in axes))
+            twins.setdefault(cell_key, {})[cell["match"]] = row
     rows = []
     for cell, row in cells:
-        places = product((cell["data"],), (cell["model"],), *((cell[n], "") for n in axes))
-        modes = next((twins[place] for place in places if place in twins), {})
+        num_decimals = product((cell["data"],), (cell["model"],), *((cell[n], "") for n in axes))
+        modes = next((twins[cell_key] for cell_key in num_decimals if cell_key in twins), {})
         only = next(iter(modes.values())) if len(modes) == 1 else None
         twin = modes.get(cell["match"], only)
-        own = cell["arm"] == baseline
+        is_baseline = cell["arm"] == baseline
         rows.append(cell | {
             "axes": axes_text({name: cell[name] for name in axes}),
             "width": row["width"] or NONE, "runs": int(row["runs"]),
-            "params": _budget(row, None if own else twin, "params", cell["match"]),
-            "flops": _budget(row, None if own else twin, "flops", cell["match"]),
+            "params": _budget(row, None if is_baseline else twin, "params", cell["match"]),
+            "flops": _budget(row, None if is_baseline else twin, "flops", cell["match"]),
             "step": quantity(row["step_time_ms"], "ms"),
             "memory": quantity(row["peak_memory_mb"], "MB"),
             "seconds": quantity(row["train_seconds"], "s"), "epochs": quantity(row["epochs"]),
@@ -195,21 +199,21 @@ def _budget(
 # Formats. A value that does not exist is a dash.
 
 
-def decimals(spread: float) -> int:
+def decimals(deviation: float) -> int:
     """Decimals that show a spread with two significant digits."""
-    return int(np.clip(1 - math.floor(math.log10(spread)), 0, 8)) if spread > 0 else 4
+    return int(np.clip(1 - math.floor(math.log10(deviation)), 0, 8)) if deviation > 0 else 4
 
 
-def signed(value: float | None, places: int) -> str:
+def signed(value: float | None, num_decimals: int) -> str:
     if value is None:
         return NONE
-    return f"{value:+.{places}f}".replace("-", "−")  # noqa: RUF001
+    return f"{value:+.{num_decimals}f}".replace("-", "−")  # noqa: RUF001
 
 
-def _mean(mean: float | None, std: float | None, places: int) -> str:
+def _mean(mean: float | None, std: float | None, num_decimals: int) -> str:
     if mean is None:
         return NONE
-    return f"{mean:.{places}f}" + (f" ± {std:.{places}f}" if std is not None else "")
+    return f"{mean:.{num_decimals}f}" + (f" ± {std:.{num_decimals}f}" if std is not None else "")
 
 
 def p_value(value: float | None) -> str:
