@@ -234,4 +234,5 @@ class KANClassifier(ClassifierMixin, StackEstimator):
 
     def predict(self, X: Any) -> np.ndarray:
         """Labels, `(N,)`."""
-        return self.classes_[self._outputs(X).argmax(1)]
+        scores = self._outputs(X)
+        return self.classes_[scores.argmax(1)]
