@@ -151,8 +151,10 @@ class ConvLayer(KANLayer):
     def request(self, x: Tensor) -> Request:
         check_channels(x, -1 - self.dims, self.in_features)
         images = x if x.dim() == self.dims + 2 else x.unsqueeze(0)
-        padding = tuple(before for before, _ in self.margins)
-        if self.padding_mode != "zeros" or any(before != after for before, after in self.margins):
+        padding, margins = self.padding, self.margins
+        if isinstance(padding, str):
+            padding = tuple(before for before, _ in margins)
+        if self.padding_mode != "zeros" or any(before != after for before, after in margins):
             images, padding = self.padded(images), (0,) * self.dims
         sizes = (self.stride, padding, self.dilation)
         options = ConvOptions(*sizes, self.transposed, self.output_padding, self.groups)
