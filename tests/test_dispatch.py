@@ -239,11 +239,11 @@ def test_only_inputs_of_splines_are_counted() -> None:
 # Files that ask for a dtype or a device for another end than choosing code.
 PRECISION = {  # what half precisions are computed in, and kept as
     "kernels/generic/conv.py",
-    "kernels/native/call.py",
     "layers/expansion.py",
     "layers/grid.py",
 }
-OTHER = {"kernels/native/scratch.py", "layers/kanify.py"}  # memory that is kept; random generators
+# Arguments of C functions, memory that is used again, random generators.
+OTHER = {"kernels/native/call.py", "kernels/native/scratch.py", "layers/kanify.py"}
 STATES = {
     *("is_cpu", "is_cuda", "is_mps", "is_compiling", "is_exporting"),
     *("_are_functorch_transforms_active", "_len_torch_dispatch_stack", "unavailable_reason"),
