@@ -135,6 +135,16 @@ def test_grids_move_and_are_refined_at_once(tmp_path: Path, optim: str) -> None:
     assert math.isfinite(result["test"]["loss"])
 
 
+def test_inputs_outside_the_grid_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    words = [*SHORT[1:], "trainer.max_epochs=1", "basis.grid_range=[-0.2,0.1]", f"runs={tmp_path}"]
+    with caplog.at_level("WARNING", "kanzoo"):
+        result = train(compose("train", words))
+    assert result["outside_grid"]["stem"] > 0.1
+    (line,) = [r.getMessage() for r in caplog.records if "outside the grid" in r.getMessage()]
+    assert "callbacks=grid" in line
+    assert "\n" not in line
+
+
 def test_grids_do_not_move_while_gradients_add_up() -> None:
     layer = KANLinear(2, 3)
     x = torch.randn(5, 2)

@@ -14,6 +14,7 @@ from kanzoo.bases.base import get_basis
 from kanzoo.bases.knots import extend, split_cells
 from kanzoo.bases.spline import BSpline
 from kanzoo.layers.grid import sample_rows
+from kanzoo.layers.inputs import outside_shares
 from kanzoo.layers.kan import KANLinear
 
 ADAPTIVE = get_basis("bspline_adaptive")
@@ -250,6 +251,19 @@ def test_features_without_range_keep_their_grid() -> None:
     layer.refine(12, x)
     assert layer.weight.isfinite().all()
     assert before.isfinite().all()
+
+
+@pytest.mark.parametrize("grid", ["uniform", "adaptive"])
+def test_the_share_of_inputs_outside_is_that_of_what_the_basis_sees(grid: str) -> None:
+    layer: Any = KANLinear(2, 3, basis=get_basis("bspline", grid=grid), **DOUBLE)
+    x = torch.tensor([[0.0, 3.5], [2.9, -4.0], [-2.9, 0.0], [9.0, 1.0]], **DOUBLE)
+    assert layer.outside_share(x) == 3 / 8
+    net = torch.nn.Sequential(torch.nn.Identity(), layer)
+    assert outside_shares(net, x) == {"1": 3 / 8}
+    layer.update_grid(x)
+    assert layer.outside_share(x) == 0
+    squashed: Any = KANLinear(2, 3, basis="bspline", squash="tanh", **DOUBLE)
+    assert squashed.outside_share(x) == 0
 
 
 @pytest.mark.parametrize("grid", ["uniform", "adaptive"])

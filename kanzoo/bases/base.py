@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 from kanzoo import registry
 
+MAX_FUNCTIONS = 10_000  # that a basis may have, as options say
+
 
 @dataclass(frozen=True)
 class Family:
@@ -188,6 +190,12 @@ def make_factory(cls: type[Basis], name: str = "", **options: Any) -> BasisFacto
         for key, value in sorted(options.items())
     )
     factory = BasisFactory(cls, frozen, name or cls.__name__.lower())
+    for key, value in frozen:
+        if isinstance(value, int) and value > MAX_FUNCTIONS:
+            raise ValueError(
+                f"basis {factory.name!r}: {key}={value} is above {MAX_FUNCTIONS}: its functions of "
+                f"every number of a batch need {4 * value / 2**20:,.1f} MiB"
+            )
     try:  # impossible options are refused here, not when the first layer is built
         with torch.random.fork_rng(devices=[]):
             factory(1)

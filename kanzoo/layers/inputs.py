@@ -31,6 +31,13 @@ def layer_inputs(net: nn.Module, x: Tensor, layers: Iterable[nn.Module]) -> dict
     return {layer: calls.joined() for layer, calls in seen.items()}
 
 
+def outside_shares(net: nn.Module, x: Tensor) -> dict[str, float]:
+    """The share of inputs outside the grid of every layer that has one, when a network sees x."""
+    layers = {m: name for name, m in net.named_modules() if getattr(m, "has_grid", False)}
+    seen = layer_inputs(net, x, layers) if layers else {}
+    return {layers[layer]: layer.outside_share(inputs) for layer, inputs in seen.items()}  # type: ignore[operator]
+
+
 @contextmanager
 def evaluating(net: nn.Module) -> Iterator[None]:
     """Evaluation mode for a while; every module then returns to the mode that it had."""

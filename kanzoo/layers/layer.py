@@ -19,6 +19,7 @@ from kanzoo.layers.dispatch import choose, explain
 from kanzoo.layers.edges import STRUCTURE, EdgeLayer, check_loaded
 from kanzoo.layers.expansion import Expansion
 from kanzoo.layers.grid import (
+    SAMPLE_ROWS,
     GridChange,
     replace_data,
     sample_rows,
@@ -174,6 +175,13 @@ class KANLayer(EdgeLayer):
         old, before = copy.deepcopy(basis), self.unmasked_weight()
         basis.resize_grid(grid_size)
         return self._refit(old, before, sample)
+
+    @torch.no_grad()
+    def outside_share(self, x: Tensor) -> float:
+        """The share of inputs x of this layer that the basis sees outside of its grid's range."""
+        values = spread(self.expansion.squashed(self.rows(x)), SAMPLE_ROWS)
+        low, high = self._grid_basis().grid_ends().to(values)
+        return float(((values < low) | (values > high)).double().mean()) if len(values) else 0.0
 
     def _grid_basis(self) -> GridBasis:
         basis = self.expansion.basis

@@ -14,6 +14,7 @@ from kanzoo.layers.factory import LayerFactory
 from kanzoo.layers.parameters import count_params
 from kanzoo.models.base import Architecture
 from kanzoo.models.budget import MATCHES, count_and_spoil, match_budget
+from kanzoo.models.memory import check_memory, counting
 
 
 @dataclass(frozen=True)
@@ -124,8 +125,10 @@ def plan_model(
     twin = layers.twin()
     twin_options = options if budget is None else solve(twin, check_budget(budget, match))
     solved = twin_options
+    check_memory(cost("params", twin, twin_options))
     if layers.is_kan and match != "none":
         solved = solve(layers, budget or cost(match, twin, options))
+    check_memory(cost("params", layers, solved))
     return ModelPlan(
         cls,
         in_shape,
@@ -160,7 +163,7 @@ def _count(
     layers: LayerFactory,
     options: tuple[tuple[str, Any], ...],
 ) -> int:
-    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+    with torch.random.fork_rng(devices=[]), torch.device("meta"), counting(dict(options)):
         net = cls(in_shape, num_outputs, layers, **dict(options))
     if counter == "params":
         return count_params(net)

@@ -65,7 +65,7 @@ def fit(
     from kanzoo.interpret.pictures.animation import make_pictures
     from kanzoo.models.weights import save_recipe
     from kanzoo.training.data import DataModule
-    from kanzoo.training.evaluation import PhaseScores, evaluate, forgetting
+    from kanzoo.training.evaluation import PhaseScores, evaluate, forgetting, outside_grid
     from kanzoo.training.finite import StopWhenDiverged, check_scores
     from kanzoo.training.interrupt import stopping_between_batches
     from kanzoo.training.measure import StepTimer, peak_step_memory
@@ -119,6 +119,7 @@ def fit(
         close_wandb()
     if not trainer.is_global_zero:
         return None
+    outside = outside_grid(trainer, net, data)
     if trainer.strategy.root_device.type == "cuda":
         peak = torch.cuda.max_memory_allocated()
     else:
@@ -144,6 +145,7 @@ def fit(
         "metric": objective.monitor,
         "mode": objective.mode,
         **scores,
+        **({"outside_grid": outside} if outside else {}),
         "reference": dataset.reference(),
         "reference_name": dataset.reference_name,
         "data_version": dataset.spec.version or None,

@@ -27,6 +27,7 @@ def prepare(config: Config) -> Prepared:
     from torch import nn
 
     from kanzoo.models.build import build_layers, build_plan, check_kind
+    from kanzoo.models.memory import check_memory
     from kanzoo.run.checks import check_evaluation, check_pictures, check_trainer
     from kanzoo.training.optim import build_optimizer, check_lbfgs, is_lbfgs
 
@@ -66,6 +67,7 @@ def prepare(config: Config) -> Prepared:
         choices["model"],
         budget=config["budget"],
     )
+    check_memory(plan.params, training=True)
     build_optimizer(config["optim"], nn.Linear(1, 1))
     if is_lbfgs(config["optim"]):
         check_lbfgs(config["trainer"], dataset.batch_size, dataset.counts().train)

@@ -1,17 +1,25 @@
 """What a trained network is measured on at the end, and between phases of training."""
 
+import logging
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.strategies import FSDPStrategy
+from torch import nn
 
 from kanzoo.data import Dataset
 from kanzoo.data.corruption import CORRUPTIONS, make_corruption
+from kanzoo.layers.inputs import outside_shares
 from kanzoo.training.data import DataModule
 from kanzoo.training.objective import Objective
 from kanzoo.training.task import Task
 from kanzoo.training.trainer import quieten
+
+log = logging.getLogger("kanzoo")
+
+OUTSIDE = 0.1  # share of inputs outside a grid from which it is worth a line
 
 
 def evaluate(
@@ -33,6 +41,25 @@ def evaluate(
     finally:
         task.corrupt, task.test_title = None, "test"
     return {**scores, "corrupted": corrupted} if corrupted else scores
+
+
+def outside_grid(trainer: Trainer, net: nn.Module, data: DataModule) -> dict[str, float]:
+    """The share of inputs outside each layer's grid on a batch of validation; many are logged."""
+    if isinstance(trainer.strategy, FSDPStrategy):
+        return {}
+    x = trainer.precision_plugin.convert_input(next(iter(data.val_dataloader())))[0]
+    device = next(net.parameters()).device
+    with trainer.precision_plugin.forward_context():
+        shares = outside_shares(net, x.to(device))
+    worst = sorted((name for name in shares if shares[name] > OUTSIDE), key=shares.__getitem__)
+    if worst:
+        named = ", ".join(f"{name} {shares[name]:.0%}" for name in reversed(worst[-3:]))
+        log.warning(
+            "inputs outside the grid, where functions are extrapolated: %s; let grids move "
+            "(callbacks=grid), widen basis.grid_range, or set layers.squash=tanh",
+            named,
+        )
+    return shares
 
 
 def scores_of(
