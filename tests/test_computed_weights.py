@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize, prune
 
 from kanzoo.bases.base import get_basis
-from kanzoo.fit.squares import squares_of
+from kanzoo.fit.compiled_mse import compiled_mse
 from kanzoo.layers.constraint import KINDS
 from kanzoo.layers.kan import KANConv2d, KANConvTranspose1d, KANLinear
 from kanzoo.layers.lstsq import fit_least_squares
@@ -174,4 +174,4 @@ def test_weights_given_for_one_call_are_used_for_that_call() -> None:
 
 def test_the_closure_of_a_stack_leaves_computed_weights_to_autograd() -> None:
     layer, x = make("prune")
-    assert squares_of(nn.Sequential(layer), x, x[:, :1].repeat(1, 4)) is None
+    assert compiled_mse(nn.Sequential(layer), x, x[:, :1].repeat(1, 4)) is None

@@ -8,7 +8,7 @@ from kernel_cases import needs_compiler
 from torch import nn
 
 from kanzoo import KANLinear, get_basis
-from kanzoo.fit.squares import squares_of
+from kanzoo.fit.compiled_mse import compiled_mse
 from kanzoo.layers.dispatch import compute
 from kanzoo.layers.paths.base import Request
 from kanzoo.layers.paths.native import Direct
@@ -144,7 +144,7 @@ def test_squares_are_those_of_autograd(residual: str | None, bias: bool, grid: s
     torch.manual_seed(0)
     net = stack(residual, bias, grid, torch.float64)
     x, y = torch.randn(50, 3).double(), torch.randn(50, 2).double()
-    squares = squares_of(net, x, y)
+    squares = compiled_mse(net, x, y)
     assert squares is not None
     for _ in range(2):  # also after the parameters have changed
         found = squares()
@@ -155,13 +155,13 @@ def test_squares_are_those_of_autograd(residual: str | None, bias: bool, grid: s
         torch.testing.assert_close(found, loss.detach(), rtol=1e-12, atol=1e-14)
         for p, gradient in zip(net.parameters(), direct, strict=True):
             torch.testing.assert_close(gradient, p.grad, rtol=1e-10, atol=1e-12)
-        squares = squares_of(net, x, y)
+        squares = compiled_mse(net, x, y)
         with torch.no_grad():
             for p in net.parameters():
                 p.mul_(0.9)
 
 
-def test_squares_of_other_networks_are_left_to_autograd() -> None:
+def test_compiled_mse_other_networks_are_left_to_autograd() -> None:
     x, y = torch.randn(20, 3), torch.randn(20, 2)
     pruned = stack("silu", True, "uniform", torch.float32)
     pruned[0].mask_edges(torch.arange(12).view(3, 4) > 2)
@@ -170,7 +170,7 @@ def test_squares_of_other_networks_are_left_to_autograd() -> None:
     normed = nn.Sequential(KANLinear(3, 4), nn.LayerNorm(4), KANLinear(4, 2))
     waves = nn.Sequential(KANLinear(3, 4, basis="chebyshev"), KANLinear(4, 2))
     for net in (pruned, frozen, normed, waves, nn.Linear(3, 2)):
-        assert squares_of(net, x, y) is None
+        assert compiled_mse(net, x, y) is None
 
 
 @needs_compiler

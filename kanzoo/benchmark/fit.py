@@ -4,7 +4,7 @@ Both do the same: float64, the same points, `steps` times 20 iterations of LBFGS
 10 and a strong Wolfe line search, about 1.15 evaluations of loss and gradients an iteration, and
 the grids moved to their data before every fifth of the first 50 steps. pykan is at its fastest:
 `speed()`, no symbolic branch, no regularisation, a test set of 10 points. Here loss and gradients
-come from `kanzoo.fit.squares` where there is a compiler, else from autograd.
+come from `kanzoo.fit.compiled_mse` where there is a compiler, else from autograd.
 """
 
 import importlib
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from kanzoo.bases.base import get_basis
 from kanzoo.data.functions import Functions
-from kanzoo.fit.squares import squares_of
+from kanzoo.fit.compiled_mse import compiled_mse
 from kanzoo.layers.factory import LayerFactory
 from kanzoo.layers.kan import KANLinear
 from kanzoo.models.mlp import MLP
@@ -69,7 +69,7 @@ def fit_here(x: Tensor, y: Tensor, steps: int) -> float:
         loss.backward()
         return loss
 
-    closure = squares_of(net, x, y) or autograd
+    closure = compiled_mse(net, x, y) or autograd
     for step in range(steps):
         if step % UPDATE_EVERY == 0 and step < UPDATE_UNTIL:
             seen = x
@@ -78,7 +78,7 @@ def fit_here(x: Tensor, y: Tensor, steps: int) -> float:
                 following = layer(seen).detach()
                 layer.update_grid(seen).adjust(optimizer)
                 seen = following
-            closure = squares_of(net, x, y) or autograd
+            closure = compiled_mse(net, x, y) or autograd
         optimizer.step(closure)  # type: ignore[arg-type]
     return float(closure().detach().sqrt())
 

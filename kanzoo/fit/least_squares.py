@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, jacrev, vmap
 
-from kanzoo.fit.squares import squares_of
+from kanzoo.fit.compiled_mse import compiled_mse
 from kanzoo.layers.parameters import count_params
 from kanzoo.training.lbfgs import LBFGS
 
@@ -145,7 +145,7 @@ def fit_lbfgs(
         )
         best: tuple[float, list[Tensor]] = (float("inf"), [])
         squares = loss is nn.functional.mse_loss and penalty is None
-        direct = squares_of(net, x, y) if squares else None
+        direct = compiled_mse(net, x, y) if squares else None
 
         def autograd() -> Tensor:
             optimizer.zero_grad()

@@ -29,6 +29,10 @@ SNAP = 0.005  # relative distance to a half number below which a constant is tak
 TRIES = 4  # symmetries that are tried before others of the same function are given up
 
 
+# The columns of a relation, its name, and the smaller problem for its constants.
+_Row = tuple[tuple[np.ndarray, ...], str, Callable[[Any], "Problem | None"]]
+
+
 class Smooth(Protocol):
     """A smooth fit of data: its error, relative to the data's deviation, and its derivatives."""
 
@@ -92,98 +96,69 @@ def _reductions(
 ) -> Iterator[tuple[str, Problem]]:
     """Smaller problems, the simplest symmetries first, and of these the surest."""
     scaled, one = x * slopes, np.ones_like(z)
-    count = x.shape[1]
-    singles, pairs = range(count), list(combinations(range(count), 2))
     deviation = max(float(z.std()), 1e-300)
     alive = [
         float((slopes[:, i] * np.ptp(x[:, i])).std() + abs(slopes[:, i].mean())) > 1e-6 * deviation
-        for i in singles
+        for i in range(x.shape[1])
     ]
-    candidates: list[tuple[float, str, Callable[[], Problem | None]]] = []
+    names = [str(c) for c in problem.columns]
 
-    def look(columns: list[np.ndarray]) -> tuple[float, np.ndarray] | None:
-        relation = null_vector(columns)
-        return relation if relation is not None and relation[0] < limit else None
+    def of_one(i: int) -> tuple[_Row, _Row]:
+        return (
+            ((scaled[:, i], z), "power of", lambda c: _power(problem, i, c[0], 0, -c[1], 0)),
+            ((slopes[:, i], one), "multiple of", lambda c: _linear(problem, i, -c[1] / c[0])),
+        )
 
-    def drain() -> Iterator[tuple[str, Problem]]:
-        for _, title, build in sorted(candidates, key=lambda entry: entry[0]):
-            smaller = build()
+    def of_two(i: int, j: int) -> tuple[_Row, _Row]:
+        u, v = scaled[:, i], scaled[:, j]
+        return (
+            ((u, v), "ratio of", lambda c: _scale(problem, (i, j), c, 0.0)),
+            (
+                (slopes[:, i], slopes[:, j]),
+                "sum of",
+                lambda c: _shift(problem, i, j, c[0] / c[1]),
+            ),
+        )
+
+    def of_one_further(i: int) -> tuple[_Row, ...]:
+        u, slope = scaled[:, i], slopes[:, i]
+        return (
+            ((slope, z), "exp of", lambda c: _exponential(problem, i, -c[1] / c[0])),
+            ((u, one), "log of", lambda c: _logarithm(problem, i, -c[1] / c[0])),
+            (
+                (u, z, one),
+                "power and constant of",
+                lambda c: _power(problem, i, c[0], 0, -c[1], -c[2]),
+            ),
+            ((u, slope, z), "shifted power of", lambda c: _power(problem, i, c[0], c[1], -c[2], 0)),
+        )
+
+    def of_scales(*group: int) -> _Row:
+        columns = (*(scaled[:, k] for k in group), z)
+        return columns, "scale of", lambda c: _scale(problem, group, c[:-1], -c[-1])
+
+    def of_ratios(*group: int) -> _Row:
+        columns = tuple(scaled[:, k] for k in group)
+        return columns, "ratios of", lambda c: _scale(problem, group, c, 0.0)
+
+    stages: tuple[tuple[int, Callable[..., tuple[_Row, ...]]], ...] = (
+        (1, of_one), (2, of_two), (1, of_one_further), (2, lambda *g: (of_scales(*g),)),
+        (3, lambda *g: (of_scales(*g), of_ratios(*g))),
+    )  # fmt: skip
+    for size, rows_of in stages:
+        candidates = []
+        for group in combinations(range(x.shape[1]), size):
+            if size == 1 and not alive[group[0]]:
+                continue
+            for columns, title, build in rows_of(*group):
+                relation = null_vector(list(columns))
+                if relation is not None and relation[0] < limit:
+                    of = " and ".join(names[k] for k in group)
+                    candidates.append((relation[0], f"{title} {of}", build, relation[1]))
+        for _, title, build, constants in sorted(candidates, key=lambda entry: entry[0]):
+            smaller = build(constants)
             if smaller is not None:
                 yield title, smaller
-        candidates.clear()
-
-    def add(relation: Any, title: str, build: Callable[..., Problem | None]) -> None:
-        if relation is not None:
-            candidates.append((relation[0], title, lambda: build(relation[1])))
-
-    names = [str(c) for c in problem.columns]
-    for i in singles:
-        if alive[i]:
-            add(
-                look([scaled[:, i], z]),
-                f"power of {names[i]}",
-                lambda c, i=i: _power(problem, i, c[0], 0, -c[1], 0),
-            )
-            add(
-                look([slopes[:, i], one]),
-                f"multiple of {names[i]}",
-                lambda c, i=i: _linear(problem, i, -c[1] / c[0]),
-            )
-    yield from drain()
-    for i, j in pairs:
-        add(
-            look([scaled[:, i], scaled[:, j]]),
-            f"{names[i]} with {names[j]}",
-            lambda c, i=i, j=j: _scale(problem, (i, j), c, 0.0),
-        )
-        add(
-            look([slopes[:, i], slopes[:, j]]),
-            f"{names[i]} plus {names[j]}",
-            lambda c, i=i, j=j: _shift(problem, i, j, c[0] / c[1]),
-        )
-    yield from drain()
-    for i in singles:
-        if alive[i]:
-            add(
-                look([slopes[:, i], z]),
-                f"exp of {names[i]}",
-                lambda c, i=i: _exponential(problem, i, -c[1] / c[0]),
-            )
-            add(
-                look([scaled[:, i], one]),
-                f"log of {names[i]}",
-                lambda c, i=i: _logarithm(problem, i, -c[1] / c[0]),
-            )
-            add(
-                look([scaled[:, i], z, one]),
-                f"power of {names[i]} and a constant",
-                lambda c, i=i: _power(problem, i, c[0], 0, -c[1], -c[2]),
-            )
-            add(
-                look([scaled[:, i], slopes[:, i], z]),
-                f"power of {names[i]} shifted",
-                lambda c, i=i: _power(problem, i, c[0], c[1], -c[2], 0),
-            )
-    yield from drain()
-    for i, j in pairs:
-        add(
-            look([scaled[:, i], scaled[:, j], z]),
-            f"scale of {names[i]} and {names[j]}",
-            lambda c, i=i, j=j: _scale(problem, (i, j), c[:2], -c[2]),
-        )
-    yield from drain()
-    for group in combinations(singles, 3):
-        add(
-            look([*(scaled[:, k] for k in group), z]),
-            "scale of three",
-            lambda c, group=group: _scale(problem, group, c[:3], -c[3]),
-        )
-        add(
-            look([scaled[:, k] for k in group]),
-            "scale of three",
-            lambda c, group=group: _scale(problem, group, c, 0.0),
-        )
-    yield from drain()
 
 
 def null_vector(columns: list[np.ndarray]) -> tuple[float, np.ndarray] | None:

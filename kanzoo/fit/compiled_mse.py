@@ -19,7 +19,7 @@ from kanzoo.layers.kan import KANLinear
 from kanzoo.layers.parameters import count_params
 
 
-def squares_of(net: nn.Module, x: Tensor, y: Tensor) -> "StackSquares | None":
+def compiled_mse(net: nn.Module, x: Tensor, y: Tensor) -> "CompiledMSE | None":
     """The error of a network as a closure, or None for networks that it cannot compute.
 
     These are plain stacks of `KANLinear` with B-splines and nothing pruned, where there is a
@@ -38,10 +38,10 @@ def squares_of(net: nn.Module, x: Tensor, y: Tensor) -> "StackSquares | None":
         and choose(layer.request(x.new_zeros(1, layer.in_features))).name == "direct"
         for layer in layers
     )
-    return StackSquares(layers, x, y) if plain else None
+    return CompiledMSE(layers, x, y) if plain else None
 
 
-class StackSquares:
+class CompiledMSE:
     """A closure for LBFGS: the mean squared error of a stack, gradients in `grad` as usual."""
 
     def __init__(self, layers: Sequence[KANLinear], x: Tensor, y: Tensor) -> None:
