@@ -12,7 +12,8 @@ from hydra.core.hydra_config import HydraConfig
 
 from kanzoo import registry
 from kanzoo.errors import EngineError
-from kanzoo.run.config import Composer, Config, fail, run_command, user_errors
+from kanzoo.run.config import Composer, fail, run_command, user_errors
+from kanzoo.rundir import Config
 from kanzoo.study.engines.base import Engine
 from kanzoo.study.plan import Cell, check_study, distinct, first_of_kinds, margins_of, plan_cells
 from kanzoo.study.record import check_record, write_record
@@ -117,7 +118,7 @@ def check_cells(cells: list[Cell], here: bool = True) -> list[Any]:
     for cell in kinds:
         cell.folder.check_config()
         if here:
-            check_machine(cell.config["trainer"])
+            check_machine(cell.settings.trainer)
     return [prepare(cell.config) for cell in kinds]
 
 

@@ -3,9 +3,11 @@
 import logging
 from pathlib import Path
 
-from kanzoo import registry
-from kanzoo.run.config import Config, run_command, user_errors
-from kanzoo.run.load import SPLITS, load_run
+from kanzoo.checks import build
+from kanzoo.run.config import run_command, user_errors
+from kanzoo.run.load import load_run
+from kanzoo.rundir import Config
+from kanzoo.settings import EvaluateConfig
 
 
 def main() -> None:
@@ -15,16 +17,15 @@ def main() -> None:
 
 
 def _job(config: Config) -> None:
-    split = config["split"]
     with user_errors():
-        registry.check_name("split", split, SPLITS)
-        run = load_run(Path(config["run"]), config["checkpoint"], config["root"])
-        scores = run.evaluate(split)
+        options = build(EvaluateConfig, config)
+        run = load_run(Path(options.run), options.checkpoint, options.root)
+        scores = run.evaluate(options.split)
     from rich.console import Console
     from rich.table import Table
 
-    title = f"{config['run']}, checkpoint {config['checkpoint']}"
+    title = f"{options.run}, checkpoint {options.checkpoint}"
     table = Table(title=title, title_justify="left", show_header=False)
     for name, value in scores.items():
-        table.add_row(f"{split} {name}", f"{value:.4g}")
+        table.add_row(f"{options.split} {name}", f"{value:.4g}")
     Console().print(table)

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kanzoo import registry
-from kanzoo.run.config import Config, run_command, user_errors
+from kanzoo.checks import check_name
+from kanzoo.run.config import run_command, user_errors
 from kanzoo.run.load import load_run
-from kanzoo.rundir import RunDir, is_kan, read_config, write_atomic
+from kanzoo.rundir import Config, RunDir, is_kan, read_config, write_atomic
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -154,7 +154,7 @@ def _formula(
 
 def _checked(folder: Path, checkpoint: str) -> tuple[Config, str]:
     """The configuration of a run that has KAN layers, and the checkpoint to show."""
-    registry.check_name("checkpoint", checkpoint, ("best", "last"))
+    check_name("checkpoint", checkpoint, ("best", "last"))
     if not (folder / "config.yaml").is_file():
         raise ValueError(f"{folder} is not the folder of a run: it holds no config.yaml")
     config = read_config(folder / "config.yaml")

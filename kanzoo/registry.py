@@ -4,18 +4,19 @@ Packages named in the environment variable `KANZOO_EXTENSIONS` (commas between t
 YAML files in the folder `conf/` beside their code, and classes of their own.
 """
 
-import difflib
+import ast
 import importlib
 import inspect
 import os
-from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-ALLOWED_TARGETS = ("torch.optim.", "torch.nn.", "lightning.pytorch.")  # beside packages()
+from kanzoo.checks import check_name
+
+ALLOWED_TARGETS = ("torch.optim.", "torch.nn.")  # beside packages()
 
 
 @cache
@@ -81,21 +82,6 @@ def options(group: str, name: str) -> dict[str, Any]:
     return content
 
 
-def check_name(kind: str, name: object, allowed: Iterable[str]) -> None:
-    """Raise a `ValueError` that lists the allowed names and the nearest unless `name` is one."""
-    allowed = list(allowed)
-    if name not in allowed:
-        raise ValueError(f"unknown {kind} {str(name)!r}: {nearest(str(name), allowed)}")
-
-
-def nearest(name: str, allowed: Iterable[str]) -> str:
-    """Text that lists the allowed names and the one most like `name`."""
-    allowed = list(allowed)
-    near = difflib.get_close_matches(name, allowed, n=1, cutoff=0.5)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    return f"allowed are {', '.join(allowed) or 'none'}{hint}"
-
-
 def locate(target: str) -> type:
     """The class that a `_target_` names; only classes of the allowed packages are returned.
 
@@ -128,3 +114,63 @@ def instantiate(node: dict[str, Any], *args: Any, **extra: Any) -> Any:
         return locate(node["_target_"])(*args, **keywords, **extra)
     except TypeError as error:
         raise ValueError(f"{node['_target_']}: {error}") from error
+
+
+# What an annotation means for a value of a YAML file.
+KINDS: dict[str, Any] = {
+    **{kind.__name__: kind for kind in (bool, int, float, str)},
+    "Path": str,
+    **dict.fromkeys(("list", "tuple", "Sequence", "Iterable"), list[object]),
+    **dict.fromkeys(("dict", "Mapping"), dict[str, object]),
+}
+
+
+@cache
+def option_kinds(target: str) -> dict[str, Any]:
+    """The kinds of a class's keyword options, as its source annotates them.
+
+    Read from the source, since to import it would take seconds. Options without an annotation that
+    is made of names in `KINDS` are left out, as are classes of other packages.
+    """
+    if not isinstance(target, str) or not target.startswith(packages()):
+        return {}
+    module, _, name = target.rpartition(".")
+    package, *parts = module.split(".")
+    folder = {"kanzoo": Path(__file__).parent, **extensions()}[package]
+    files = (folder.joinpath(*parts).with_suffix(".py"), folder.joinpath(*parts, "__init__.py"))
+    file = next(filter(Path.is_file, files), None)
+    if file is None:
+        return {}
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    homes = {
+        alias.asname or alias.name: f"{node.module}.{alias.name}"
+        for node in tree.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    kinds: dict[str, Any] = {}
+    for cls in (node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == name):
+        for base in cls.bases:
+            if isinstance(base, ast.Name):
+                kinds |= option_kinds(homes.get(base.id, f"{module}.{base.id}"))
+        for node in cls.body:
+            if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+                kinds[node.target.id] = _kind(node.annotation)  # of a dataclass
+            elif isinstance(node, ast.FunctionDef) and node.name == "__init__":
+                kinds |= {arg.arg: _kind(arg.annotation) for arg in node.args.kwonlyargs}
+    return {key: kind for key, kind in kinds.items() if kind is not object}
+
+
+def _kind(node: ast.expr | None) -> Any:
+    """The type that an annotation means, `object` where it does not say."""
+    match node:
+        case ast.BinOp(left=left, right=right):
+            kinds = (_kind(left), _kind(right))
+            return object if object in kinds else kinds[0] | kinds[1]
+        case ast.Constant(value=None):
+            return None
+        case ast.Subscript(value=value):
+            return _kind(value)
+        case ast.Name(id=name):
+            return KINDS.get(name, object)
+    return object

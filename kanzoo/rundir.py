@@ -18,6 +18,8 @@ from filelock import FileLock, Timeout
 
 from kanzoo.errors import BusyError
 
+Config = dict[str, Any]  # plain values, as YAML and JSON hold them
+
 # What does not change the result of a run: these keys name, place or show it.
 VOLATILE = (
     "name", "runs", "seed", "overwrite", "choices", "logger", "data.root", "data.download",

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from kanzoo.errors import BUSY_CODE, BusyError, DivergedError
-from kanzoo.run.config import Config, run_command, user_errors
+from kanzoo.run.config import run_command, user_errors
 from kanzoo.run.fit import fit_alone, skip
 from kanzoo.run.prepare import check_machine, prepare
-from kanzoo.rundir import RunDir
+from kanzoo.rundir import Config, RunDir
 
 
 def main() -> None:
@@ -24,10 +24,10 @@ def _job(config: Config) -> None:
         if skip(folder):
             return
         prepared = prepare(config)
-        check_machine(config["trainer"])
+        check_machine(prepared.config.trainer)
         prepared.dataset.load()
     try:
-        result = fit_alone(config, folder, prepared)
+        result = fit_alone(folder, prepared)
     except (BusyError, DivergedError) as error:
         print(f"kanzoo: {error}", file=sys.stderr)
         raise SystemExit(BUSY_CODE if isinstance(error, BusyError) else 1) from None

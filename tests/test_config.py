@@ -48,7 +48,7 @@ TYPOS = [
     ("model=[vit,mlp]", "model", "mixer, mlp, resnet"),
     ("model._target_=os.system", "model._target_", "cannot be changed"),
     ("data={_target_: os.system}", "os.system", "digits"),
-    ("+model.width.x=3", "model.width", "no keys"),
+    ("+model.width.x=3", "model.width", "whole number"),
     ("model.width=3,4", "'model.width=3,4'", "-m"),
     ("model.width=choice(3,4)", "'model.width", "-m"),
 ]
@@ -76,12 +76,12 @@ KINDS = [
     ("sched.warmup_fraction=auto", "sched.warmup_fraction", "number"),
     ("task.label_smoothing=null", "task.label_smoothing", "number"),
     ("callbacks.progress=1", "callbacks.progress", "true or false"),
-    ("logger.wandb=3", "logger.wandb", "list"),
+    ("logger.wandb=3", "logger.wandb", "chosen by logger=wandb or null"),
     ("trainer.strategy=3", "trainer.strategy", "text"),
 ]
 # Refused when the parts are described, before data are loaded.
 IMPOSSIBLE = [
-    ("seed=-1", "seed", "from 0"),
+    ("seed=-1", "seed", "at least 0"),
     ("name=../x", "name", "'../x'"),
     ("name=a/b", "name", "'a/b'"),
     ("match=flop", "'flop'", "'flops'"),
@@ -117,14 +117,14 @@ IMPOSSIBLE = [
     ("callbacks.patience=soon", "callbacks.patience", "whole number"),
     ("logger=csv logger.wandb=yes", "logger.wandb", "logger=wandb"),
     ("logger.wandb.mode=onlin", "'onlin'", "'online'"),
-    ("trainer.max_epochs=0", "trainer.max_epochs", "from 1"),
+    ("trainer.max_epochs=0", "trainer.max_epochs", "at least 1"),
     ("trainer.accelerator=gpuu", "'gpuu'", "'gpu'"),
     ("trainer.strategy=dpp", "'dpp'", "'ddp'"),
     ("trainer.precision=16", "trainer.precision", "text"),
     ("trainer.precision=32-ture", "'32-ture'", "'32-true'"),
     ("trainer.devices=0", "trainer.devices", "at least 1"),
-    ("trainer.devices=two", "trainer.devices", "count"),
-    ("trainer.gradient_clip_val=0", "trainer.gradient_clip_val", "positive"),
+    ("trainer.devices=two", "trainer.devices", "whole number of at least 1 or a list or auto"),
+    ("trainer.gradient_clip_val=0", "trainer.gradient_clip_val", "above 0"),
     ("trainer=ddp trainer.devices=3", "batch_size=128", "multiple of 3"),
     ("data.batch_size=0", "batch_size", "0"),
     ("data.limit_train=0", "limit_train", "0"),
@@ -155,7 +155,7 @@ IMPOSSIBLE = [
     ),
     ("model.widths=[5]", "model.widths", "match=none"),
     ("model.widths=[] match=none", "widths", "every hidden layer"),
-    ("model.widths=[0] match=none", "widths", "positive"),
+    ("model.widths=[0] match=none", "widths", "at least 1"),
     ("data=mnist data.root=/nowhere data.download=false", "/nowhere/MNIST", "download"),
 ]
 

@@ -182,7 +182,7 @@ def test_more_freedom_for_one_arm_is_refused_unless_declared(tmp_path: Path) -> 
         ({"space": {"optim.lr": 3}}, "optim.lr"),
         ({"space": {"optim.rl": {"low": 0.01, "high": 0.1}}}, "'optim.lr'"),
         ({"extra": {"kna": {}}}, "'kan'"),
-        ({"tirals": 3}, "'trials'"),
+        ({"tirals": 3}, "'study.tune.trials'"),
     ],
 )
 def test_bad_tuning_is_refused_at_once(tmp_path: Path, changes: dict[str, Any], hint: str) -> None:

@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kanzoo import registry
 from kanzoo.bases.base import Basis
 from kanzoo.bases.spline import BSpline
+from kanzoo.checks import check_name
 
 # All are zero at zero.
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -38,7 +38,7 @@ class Activation(Basis):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(in_features, 1)
-        registry.check_name("activation", function, ACTIVATIONS)
+        check_name("activation", function, ACTIVATIONS)
         self.function = function
         self.rising = "positive" if function in RISING else None
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from kanzoo import registry
+from kanzoo.checks import check_name, check_whole
 
 MAX_FUNCTIONS = 10_000  # that a basis may have, as options say
 
@@ -176,7 +177,7 @@ def get_basis(name: str, **options: Any) -> BasisFactory:
     node = registry.options("basis", name)
     target = node.pop("_target_")
     for key in options:
-        registry.check_name(f"option of basis {name!r}", key, node)
+        check_name(f"option of basis {name!r}", key, node)
     cls = registry.locate(target)
     if not issubclass(cls, Basis):
         raise ValueError(f"{target} of conf/basis/{name}.yaml is not a kanzoo.bases.base.Basis")
@@ -213,13 +214,6 @@ def as_factory(basis: str | BasisFactory | type[Basis]) -> BasisFactory:
     if isinstance(basis, type) and issubclass(basis, Basis):
         return make_factory(basis)
     raise ValueError(f"basis must be a name, a factory or a Basis class, got {basis!r}")
-
-
-def check_whole(name: str, value: object, least: int) -> int:
-    """The value, if it is a whole number of at least `least`; else `ValueError`."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}")
-    return value
 
 
 def normal_quantiles(count: int = 4096) -> Tensor:

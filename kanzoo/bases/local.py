@@ -5,8 +5,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kanzoo.bases.base import Basis, Family, check_whole
+from kanzoo.bases.base import (
+    Basis,
+    Family,
+)
 from kanzoo.bases.spline import BSpline, check_range
+from kanzoo.checks import check_whole
 
 
 class PiecewiseLinear(BSpline):

@@ -6,8 +6,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kanzoo.bases.base import Basis, Family, check_whole
+from kanzoo.bases.base import (
+    Basis,
+    Family,
+)
 from kanzoo.bases.local import per_feature
+from kanzoo.checks import check_whole
 
 
 class Fourier(Basis):

@@ -6,7 +6,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from kanzoo.bases.base import Basis, Family, check_whole
+from kanzoo.bases.base import (
+    Basis,
+    Family,
+)
+from kanzoo.checks import check_whole
 
 
 class Chebyshev(Basis):

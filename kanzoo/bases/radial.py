@@ -6,9 +6,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kanzoo.bases.base import Basis, Family, GridBasis, check_whole
+from kanzoo.bases.base import (
+    Basis,
+    Family,
+    GridBasis,
+)
 from kanzoo.bases.knots import common_range
 from kanzoo.bases.spline import BSpline, check_range
+from kanzoo.checks import check_whole
 
 
 class RadialBasis(GridBasis):

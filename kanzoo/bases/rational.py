@@ -5,8 +5,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from kanzoo import registry
-from kanzoo.bases.base import Basis, Family, check_whole
+from kanzoo.bases.base import (
+    Basis,
+    Family,
+)
+from kanzoo.checks import check_name, check_whole
 
 # Coefficients a_0 .. a_5 and b_1 .. b_4. All denominators start at 1 + Q with Q >= 0 and not with
 # Q = 0, where |Q| has a kink and no gradient would ever move them. The identity is exact; the two
@@ -46,7 +49,7 @@ class GroupRational(Basis):
         dtype: torch.dtype | None = None,
     ) -> None:
         check_whole("groups", groups, 1)
-        registry.check_name("start", start, STARTS)
+        check_name("start", start, STARTS)
         super().__init__(in_features, 1)
         groups = min(groups, in_features)
         numerator, denominator = STARTS[start]

@@ -8,8 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kanzoo import registry
-from kanzoo.bases.base import GridBasis, Splines, check_whole
+from kanzoo.bases.base import (
+    GridBasis,
+    Splines,
+)
 from kanzoo.bases.knots import (
     EXTRAPOLATIONS,
     blended_breaks,
@@ -20,6 +22,7 @@ from kanzoo.bases.knots import (
     split_cells,
     uniform_grid,
 )
+from kanzoo.checks import check_name, check_whole
 
 GRIDS = ("uniform", "adaptive")
 
@@ -56,8 +59,8 @@ class BSpline(GridBasis):
         check_whole("grid_size", grid_size, 1)
         check_whole("spline_order", spline_order, 0)
         low, high = check_range(grid_range)
-        registry.check_name("extrapolation", extrapolation, EXTRAPOLATIONS)
-        registry.check_name("grid", grid, GRIDS)
+        check_name("extrapolation", extrapolation, EXTRAPOLATIONS)
+        check_name("grid", grid, GRIDS)
         super().__init__(in_features, grid_size + spline_order)
         self.grid_size = grid_size
         self.spline_order = spline_order

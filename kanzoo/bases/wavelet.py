@@ -11,9 +11,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from kanzoo.bases.base import Basis, Family, check_whole
+from kanzoo.bases.base import (
+    Basis,
+    Family,
+)
 from kanzoo.bases.local import per_feature
 from kanzoo.bases.spline import check_range
+from kanzoo.checks import check_whole
 
 
 class Wavelet(Basis):

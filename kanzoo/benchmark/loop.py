@@ -145,7 +145,7 @@ def compare(config: dict[str, Any]) -> Row:
     bare = BareLoop(config, prepared)
     alternation = Alternation(bare)
     folder = RunDir.of(config)
-    fit(config, folder, prepared, [alternation])
+    fit(folder, prepared, [alternation])
     state = torch.load(folder.last_checkpoint, weights_only=True)["state_dict"]
     weights = bare.net.state_dict()
     if not all(torch.equal(value, state[f"net.{name}"]) for name, value in weights.items()):

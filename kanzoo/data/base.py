@@ -7,8 +7,9 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
+from kanzoo.checks import check_whole
 from kanzoo.data.loader import EpochSampler, Loader
-from kanzoo.data.options import check_part, check_whole
+from kanzoo.data.options import check_part
 from kanzoo.data.training_set import PartSampler, TrainingSet, phase_classes
 
 PARTS = ("train", "val", "test")

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from kanzoo.checks import Positive, PositiveShare, check_value
 from kanzoo.data.seeding import keyed_generator
 
 
@@ -78,9 +79,7 @@ def check_corruptions(severities: dict[str, list[float]], in_shape: tuple[int, .
         if values and kind in IMAGES and len(in_shape) != 3:
             raise ValueError(f"evaluation.{kind} is for images, not inputs of shape {in_shape}")
         for value in values:
-            number = isinstance(value, int | float) and not isinstance(value, bool)
-            if not number or value <= 0 or (kind in SHARES and value > 1):
-                allowed = "above 0, at most 1" if kind in SHARES else "above 0"
-                raise ValueError(f"evaluation.{kind} must list numbers {allowed}, got {value!r}")
+            allowed = PositiveShare if kind in SHARES else Positive
+            check_value(f"every severity of evaluation.{kind}", value, allowed)
         if len(set(values)) < len(values):
             raise ValueError(f"evaluation.{kind} lists a severity twice: {values}")

@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from kanzoo.checks import check_name, check_whole, nearest
 from kanzoo.data.base import Counts, DataSpec, DrawnDataset, Split
 from kanzoo.data.formula import formula_values
 from kanzoo.data.functions import DTYPES, STANDARDISE, scaled
 from kanzoo.data.memory import InMemory
-from kanzoo.data.options import check_choice, check_whole, part_size
+from kanzoo.data.options import part_size
 from kanzoo.data.seeding import split_order
 from kanzoo.data.tabular import mean_scores
-from kanzoo.registry import nearest
 
 
 class CSV(InMemory, DrawnDataset):
@@ -95,8 +95,8 @@ class CSV(InMemory, DrawnDataset):
 
     def check(self, *, world_size: int = 1) -> None:
         """Check the options and the file."""
-        check_choice("standardise", self.standardise, STANDARDISE)
-        check_choice("dtype", self.dtype, DTYPES)
+        check_name("standardise", self.standardise, STANDARDISE)
+        check_name("dtype", self.dtype, DTYPES)
         check_whole("split_seed", self.split_seed, 0)
         assert self.table
         super().check(world_size=world_size)

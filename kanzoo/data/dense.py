@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kanzoo.checks import Positive, check_value
 from kanzoo.data.base import DataSpec, Split
 from kanzoo.data.loader import Batch, Identity, Transform
-from kanzoo.data.options import check_positive
 from kanzoo.data.seeding import keyed_generator
 from kanzoo.data.transform import crop_and_flip
 from kanzoo.data.vision import CIFAR10, MNIST, Digits, Images
@@ -80,7 +80,7 @@ class NoisyImages(Images):
     def check(self, *, world_size: int = 1) -> None:
         """Check the options."""
         super().check(world_size=world_size)
-        check_positive("noise_std", self.noise_std)
+        check_value("noise_std", self.noise_std, Positive)
 
     def cut(self) -> dict[str, Split]:
         """Read and split the images, and spoil those of validation and test once for all."""

@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kanzoo.checks import check_value, check_whole
 from kanzoo.data.base import Counts, DataSpec, DrawnDataset
 from kanzoo.data.loader import EpochSampler, Loader
-from kanzoo.data.options import check_flag, check_part, check_whole, part_size
+from kanzoo.data.options import check_part, part_size
 from kanzoo.data.seeding import split_order
 from kanzoo.data.transform import ImageTransform
 from kanzoo.data.workers import Sample, WorkerLoader
@@ -88,7 +89,7 @@ class ImageFolder(DrawnDataset):
         super().check(world_size=world_size)
         check_whole("image_size", self.image_size, 1)
         check_whole("num_workers", self.num_workers, 0)
-        check_flag("augment", self.augment)
+        check_value("augment", self.augment, bool)
         check_part("test_size", self.test_size)
         if not isinstance(self.root, str | Path) or not str(self.root):
             raise ValueError(f"root must name a folder, not {self.root!r}")

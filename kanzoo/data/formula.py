@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from kanzoo.registry import nearest
+from kanzoo.checks import nearest
 
 MAX_LENGTH = 2000  # characters of a formula
 MAX_DEPTH = 200  # nested operations

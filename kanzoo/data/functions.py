@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from kanzoo.checks import check_name, check_whole, nearest
 from kanzoo.data.base import PARTS, Counts, DataSpec, Split
 from kanzoo.data.formula import (
     compile_formula,
@@ -20,11 +21,9 @@ from kanzoo.data.formula import (
     parse_formula,
 )
 from kanzoo.data.memory import InMemory
-from kanzoo.data.options import check_choice, check_whole
 from kanzoo.data.seeding import keyed_seed
 from kanzoo.data.special import BOTH, BUILT_IN_FEYNMAN, HIGH, SPECIAL, TOY, high_dimensional
 from kanzoo.data.tabular import mean_scores, moments
-from kanzoo.registry import nearest
 
 DTYPES = ("float32", "float64")
 STANDARDISE = ("none", "inputs", "targets", "both")
@@ -190,8 +189,8 @@ class Functions(InMemory):
         for part in PARTS:
             check_whole(f"n_{part}", getattr(self, f"n_{part}"), 2)
         check_whole("data_seed", self.data_seed, 0)
-        check_choice("standardise", self.standardise, STANDARDISE)
-        check_choice("dtype", self.dtype, DTYPES)
+        check_name("standardise", self.standardise, STANDARDISE)
+        check_name("dtype", self.dtype, DTYPES)
         if isinstance(self.noise, bool) or not 0 <= self.noise < float("inf"):
             raise ValueError(f"noise must be a number of at least 0, not {self.noise!r}")
         super().check(world_size=world_size)

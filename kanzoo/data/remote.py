@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
+from kanzoo.checks import check_value
 from kanzoo.data.base import Dataset
 from kanzoo.data.files import File, check_content, check_sizes, download, missing, writable
-from kanzoo.data.options import check_flag
 
 
 class Downloaded(Dataset):
@@ -36,7 +36,7 @@ class Downloaded(Dataset):
     def check(self, *, world_size: int = 1) -> None:
         """Check the options, and that every file is there and whole or can be fetched."""
         super().check(world_size=world_size)
-        check_flag("download", self.download)
+        check_value("download", self.download, bool)
         if not isinstance(self.root, str | Path) or not str(self.root):
             raise ValueError(f"root must name a folder, not {self.root!r}")
         check_sizes(self.path, self.files)

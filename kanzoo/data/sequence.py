@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kanzoo.checks import check_name
 from kanzoo.data.base import DataSpec
 from kanzoo.data.loader import Batch, Transform
-from kanzoo.data.options import check_choice
 from kanzoo.data.vision import CIFAR10, MNIST, Digits, Images
 
 
@@ -52,7 +52,7 @@ class SequentialImages(Images):
     def check(self, *, world_size: int = 1) -> None:
         """Check the options."""
         super().check(world_size=world_size)
-        check_choice("steps", self.steps, ("rows", "pixels"))
+        check_name("steps", self.steps, ("rows", "pixels"))
 
     def make_transform(self, part: str, device: torch.device) -> Transform:
         """Return the images' transform, then the cut into steps."""

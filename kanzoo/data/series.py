@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from kanzoo.checks import check_name, check_whole
 from kanzoo.data.base import PARTS, Counts, DataSpec, Split
 from kanzoo.data.files import File
 from kanzoo.data.loader import Batch, Identity, Transform
 from kanzoo.data.memory import InMemory
-from kanzoo.data.options import check_choice, check_whole
 from kanzoo.data.remote import DownloadedFile
 
 
@@ -70,7 +70,7 @@ class Series(InMemory):
 
     def check(self, *, world_size: int = 1) -> None:
         """Check the options."""
-        check_choice("relative", self.relative, ("last", "none"))
+        check_name("relative", self.relative, ("last", "none"))
         super().check(world_size=world_size)
 
     def counts(self) -> Counts:

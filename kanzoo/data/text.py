@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from kanzoo.checks import check_whole
 from kanzoo.data.base import IGNORE, Counts, DataSpec, Split
 from kanzoo.data.files import File
 from kanzoo.data.loader import Batch, Identity, Transform
 from kanzoo.data.memory import InMemory
-from kanzoo.data.options import check_whole
 from kanzoo.data.remote import DownloadedFile
 
 

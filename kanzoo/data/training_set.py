@@ -11,8 +11,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from kanzoo.checks import PositiveShare, Share, check_value, check_whole
 from kanzoo.data.loader import EpochSampler
-from kanzoo.data.options import check_whole
 from kanzoo.data.seeding import keyed_generator, split_order
 
 
@@ -34,12 +34,8 @@ class TrainingSet:
 
     def check(self) -> None:
         """Raise a `ValueError` of one line where an option is wrong."""
-        for name, low in (("fraction", False), ("label_noise", True)):
-            value = getattr(self, name)
-            number = isinstance(value, int | float) and not isinstance(value, bool)
-            if not number or not 0 <= value <= 1 or (value == 0 and not low):
-                allowed = "from 0 to 1" if low else "above 0, at most 1"
-                raise ValueError(f"training_set.{name} must be a number {allowed}, not {value!r}")
+        check_value("training_set.fraction", self.fraction, PositiveShare)
+        check_value("training_set.label_noise", self.label_noise, Share)
         check_whole("training_set.phases", self.phases, 1)
         check_whole("training_set.epochs_per_phase", self.epochs_per_phase, 1)
 

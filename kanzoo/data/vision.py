@@ -8,11 +8,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from kanzoo.checks import check_value
 from kanzoo.data.base import DataSpec, Split
 from kanzoo.data.files import File, read_cifar, read_idx
 from kanzoo.data.loader import Transform
 from kanzoo.data.memory import MemoryDataset, majority
-from kanzoo.data.options import check_flag
 from kanzoo.data.remote import Downloaded
 from kanzoo.data.seeding import split_order
 from kanzoo.data.transform import ImageTransform, channel_statistics
@@ -45,7 +45,7 @@ class Images(MemoryDataset):
     def check(self, *, world_size: int = 1) -> None:
         """Check the options."""
         super().check(world_size=world_size)
-        check_flag("augment", self.augment)
+        check_value("augment", self.augment, bool)
 
     def load(self) -> None:
         """Read and split the images, and compute the statistics of the training split."""

@@ -13,8 +13,7 @@ from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import nn
 
-from kanzoo import registry
-from kanzoo.data.options import check_whole
+from kanzoo.checks import check_name, check_whole
 from kanzoo.fit.stack import HIDDEN, FittedStack, StackOptions
 from kanzoo.interpret.formula.discover import prune_stack, read_stack
 from kanzoo.interpret.formula.expression import Formula
@@ -112,7 +111,7 @@ class StackEstimator(BaseEstimator):
         """The number of a column given by its name or number."""
         if isinstance(column, (int, np.integer)) and 0 <= column < self.n_features_in_:
             return int(column)
-        registry.check_name("column", column, self._names())
+        check_name("column", column, self._names())
         return self._names().index(column)
 
     def prune(self, threshold: float | None = None, *, tolerance: float = 0.1) -> Pruning:

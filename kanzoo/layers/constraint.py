@@ -15,9 +15,9 @@ import torch
 from scipy.optimize import nnls
 from torch import Tensor
 
-from kanzoo import registry
 from kanzoo.bases.activation import ODD, RISING
 from kanzoo.bases.base import GridBasis, normal_quantiles
+from kanzoo.checks import check_name
 from kanzoo.layers.expansion import Expansion
 
 KINDS: Mapping[str, int] = {"free": 0, "increasing": 1, "decreasing": -1, "even": 2, "odd": 3}
@@ -27,7 +27,7 @@ SAME = 1e-5  # relative difference of functions that count as the same
 
 def kind_number(kind: str) -> int:
     """The number that `edge_kind` stores for a kind; `ValueError` names the nearest."""
-    registry.check_name("kind of an edge", kind, KINDS)
+    check_name("kind of an edge", kind, KINDS)
     return KINDS[kind]
 
 

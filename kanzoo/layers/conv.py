@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kanzoo import registry
 from kanzoo.bases.base import Basis, BasisFactory, as_factory
+from kanzoo.checks import check_name
 from kanzoo.layers.dispatch import compute
 from kanzoo.layers.expansion import Expansion
 from kanzoo.layers.layer import KANLayer, check_channels, check_sizes, refuse_unknown, weighted_sum
@@ -61,7 +61,7 @@ class ConvLayer(KANLayer):
             )
         kernel = self._sizes("kernel_size", kernel_size, 1)
         strides = self._sizes("stride", stride, 1)
-        registry.check_name("padding_mode", padding_mode, self.padding_modes)
+        check_name("padding_mode", padding_mode, self.padding_modes)
         place: dict[str, Any] = {"device": device, "dtype": dtype}
         expansion = Expansion(
             in_channels, as_factory(basis), residual=residual, squash=squash, **place
@@ -115,7 +115,7 @@ class ConvLayer(KANLayer):
         """Padding as pixels of every dimension, or its name."""
         if not isinstance(padding, str) or not self.named_paddings:
             return self._sizes("padding", padding, 0)
-        registry.check_name("padding", padding, self.named_paddings)
+        check_name("padding", padding, self.named_paddings)
         return padding
 
     def _tap(self, tap: tuple[int, ...] | None) -> int:

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from kanzoo import registry
+from kanzoo.checks import check_name
 from kanzoo.layers.paths.base import Path, Request
 from kanzoo.layers.paths.dense import Dense, Plain
 from kanzoo.layers.paths.families import FamiliesConv, FamiliesLinear
@@ -82,7 +82,7 @@ def choose(request: Request) -> Path:
     for path in allowed:
         if path.can(request) is None:
             return path
-    registry.check_name("backend", request.backend, BACKENDS)
+    check_name("backend", request.backend, BACKENDS)
     reasons = "; ".join(f"{path.name}: {path.can(request)}" for path in allowed)
     raise ValueError(f"backend {request.backend!r} cannot compute this layer: {reasons}")
 

@@ -8,9 +8,9 @@ import dataclasses
 import torch
 from torch import Tensor, nn
 
-from kanzoo import registry
 from kanzoo.bases.activation import ACTIVATIONS, Activation
 from kanzoo.bases.base import BasisFactory, second_moment
+from kanzoo.checks import check_name
 from kanzoo.layers.dispatch import compute
 from kanzoo.layers.inputs import evaluating
 from kanzoo.layers.paths.base import Request
@@ -44,8 +44,8 @@ class Expansion(nn.Module):
         residual = basis.cls.default_residual if residual == "auto" else residual
         squash = basis.cls.default_squash if squash == "auto" else squash
         if residual is not None:
-            registry.check_name("residual", residual, ACTIVATIONS)
-        registry.check_name("squash", squash, SQUASHES)
+            check_name("residual", residual, ACTIVATIONS)
+        check_name("squash", squash, SQUASHES)
         self.factory = basis
         self.residual = residual
         self.basis = basis(in_features, device=device, dtype=dtype)
@@ -148,7 +148,7 @@ class Expansion(nn.Module):
         the residual by Glorot; "power_law" (2509.03417, eq. 13) has
         std = 1 / ((K + R)^a fan_in^b) with a = 0.25 and b = 0.5.
         """
-        registry.check_name("init", scheme, INITS)
+        check_name("init", scheme, INITS)
         if weight.is_meta:
             return
         num_basis = self.basis.num_functions

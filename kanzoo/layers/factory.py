@@ -4,9 +4,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from kanzoo import registry
 from kanzoo.bases.activation import ACTIVATIONS, Activation
 from kanzoo.bases.base import BasisFactory, as_factory
+from kanzoo.checks import check_name
 from kanzoo.layers.conv import ConvLayer, KANConv2d
 from kanzoo.layers.dispatch import BACKENDS
 from kanzoo.layers.expansion import INITS
@@ -34,9 +34,9 @@ class LayerFactory:
 
     def __post_init__(self) -> None:
         roles = [self.kan_roles] if isinstance(self.kan_roles, str) else list(self.kan_roles)
-        registry.check_name("activation", self.activation, ACTIVATIONS)
-        registry.check_name("init", self.init, INITS)
-        registry.check_name("backend", self.backend, BACKENDS)
+        check_name("activation", self.activation, ACTIVATIONS)
+        check_name("init", self.init, INITS)
+        check_name("backend", self.backend, BACKENDS)
         object.__setattr__(self, "_roles", frozenset(roles))
         object.__setattr__(self, "basis", as_factory(self.basis))
         if not isinstance(self.kan_roles, str):  # factories are compared and hashed
@@ -54,7 +54,7 @@ class LayerFactory:
     def check_roles(self, architecture: str, declared: Iterable[str]) -> None:
         """Raise `ValueError` if a KAN role is not one of the roles that the architecture has."""
         for role in sorted(self._roles):
-            registry.check_name(f"role of model {architecture!r}", role, ("all", *declared))
+            check_name(f"role of model {architecture!r}", role, ("all", *declared))
 
     def linear(
         self,

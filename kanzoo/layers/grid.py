@@ -16,8 +16,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from kanzoo import registry
 from kanzoo.bases.base import Basis, GridBasis
+from kanzoo.checks import check_name
 
 SAMPLE_ROWS = 4096
 # What the points of the grid weigh together, against all data together: inside both ranges, and
@@ -196,7 +196,7 @@ def adjust_optimizer(
     are given in their order. State that is no moment of gradients, and the history of LBFGS, which
     holds all parameters in one vector, start anew either way.
     """
-    registry.check_name("how", how, OPTIMIZERS_STATE)
+    check_name("how", how, OPTIMIZERS_STATE)
     if isinstance(optimizer, torch.optim.LBFGS):
         optimizer.state.clear()
         optimizer._numel_cache = None

@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kanzoo import registry
 from kanzoo.bases.base import Basis, BasisFactory, GridBasis, as_factory
+from kanzoo.checks import check_name, check_whole
 from kanzoo.layers.constraint import monotone_on_data
 from kanzoo.layers.dispatch import choose, explain
 from kanzoo.layers.edges import STRUCTURE, EdgeLayer, check_loaded
@@ -252,8 +252,7 @@ def weighted_sum(weight: Tensor, values: Tensor) -> Tensor:
 def check_sizes(**sizes: int) -> None:
     """Raise `ValueError` for a size that is not a positive whole number."""
     for name, size in sizes.items():
-        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-            raise ValueError(f"{name} must be a positive whole number, got {size!r}")
+        check_whole(name, size, 1)
 
 
 def check_channels(x: Tensor, dim: int, expected: int) -> None:
@@ -278,4 +277,4 @@ def refuse_unknown(
                 f"basis=kanzoo.get_basis({factory.name!r}, {name}={unknown[name]!r})"
             )
         known = [p for p in inspect.signature(layer).parameters if p != "unknown"]
-        registry.check_name(f"option of {layer.__name__}", name, [*known, *options])
+        check_name(f"option of {layer.__name__}", name, [*known, *options])

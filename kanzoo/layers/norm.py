@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from kanzoo import registry
+from kanzoo.checks import check_name
 
 NORMS = ("layer", "batch", "none")
 
@@ -13,7 +13,7 @@ def make_norm(name: str, features: int, *, channels_first: bool = False) -> nn.M
     Shapes: `(..., features)`, or `(B, features, H, W)` with `channels_first`, where "layer"
     normalises over channels and pixels of a sample.
     """
-    registry.check_name("norm", name, NORMS)
+    check_name("norm", name, NORMS)
     if name == "none":
         return nn.Identity()
     if channels_first:

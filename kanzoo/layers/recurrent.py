@@ -12,7 +12,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from kanzoo import registry
+from kanzoo.checks import check_name
 from kanzoo.layers.factory import LayerFactory
 
 
@@ -110,5 +110,5 @@ CELLS: dict[str, type[Recurrent]] = {"elman": Elman, "gru": GRU, "lstm": LSTM}
 
 def find_cell(name: str) -> type[Recurrent]:
     """The recurrent layer of that name."""
-    registry.check_name("cell", name, CELLS)
+    check_name("cell", name, CELLS)
     return CELLS[name]

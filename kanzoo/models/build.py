@@ -10,6 +10,7 @@ from torch import nn
 
 from kanzoo import registry
 from kanzoo.bases.base import Basis, BasisFactory, make_factory
+from kanzoo.checks import check_name, check_whole
 from kanzoo.layers.factory import LayerFactory
 from kanzoo.layers.parameters import count_params
 from kanzoo.models.base import Architecture
@@ -104,7 +105,7 @@ def plan_model(
     Raises `ValueError` for options that cannot be and for roles that the architecture lacks.
     """
     match = match or "none"
-    registry.check_name("match", match, MATCHES)
+    check_name("match", match, MATCHES)
     in_shape = tuple(in_shape)
     layers.check_roles(name, cls.roles_for(in_shape))
 
@@ -142,10 +143,9 @@ def plan_model(
     )
 
 
-def check_budget(budget: Any, match: str) -> int:
+def check_budget(budget: object, match: str) -> int:
     """The budget, if it is one; `ValueError` of one line otherwise."""
-    if isinstance(budget, bool) or not isinstance(budget, int) or budget < 1:
-        raise ValueError(f"budget must be a whole number from 1 or null, got {budget!r}")
+    budget = check_whole("budget", budget, 1)
     if match == "none":
         raise ValueError(f"budget={budget} has no effect with match=none; use params or flops")
     return budget
@@ -273,7 +273,7 @@ def create_model(
     """
     node = registry.options("model", name)
     for key in options:
-        registry.check_name(f"option of model {name!r}", key, [k for k in node if k != "_target_"])
+        check_name(f"option of model {name!r}", key, [k for k in node if k != "_target_"])
     layer_node = registry.options("layers", layers)
     if kan_roles is not None:
         layer_node["kan_roles"] = kan_roles

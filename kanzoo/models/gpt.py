@@ -8,9 +8,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from kanzoo import registry
+from kanzoo.checks import check_name
 from kanzoo.layers.factory import LayerFactory
-from kanzoo.layers.kan import check_sizes
+from kanzoo.layers.layer import check_sizes
 from kanzoo.layers.norm import make_norm
 from kanzoo.layers.transformer import Block, check_token_norm
 from kanzoo.models.base import scaled
@@ -45,7 +45,7 @@ class GPT(SequenceModel):
     ) -> None:
         check_sizes(width=width, depth=depth, heads=heads)
         check_token_norm("gpt", norm)
-        registry.check_name("positions", positions, POSITIONS)
+        check_name("positions", positions, POSITIONS)
         hidden = scaled("ffn_ratio", ffn_ratio, width)
         super().__init__(in_shape, num_outputs, width, layers)
         self.limit = self.length

@@ -8,7 +8,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from kanzoo.layers.factory import LayerFactory
-from kanzoo.layers.kan import check_sizes
+from kanzoo.layers.layer import check_sizes
 from kanzoo.layers.norm import make_norm
 from kanzoo.layers.patches import Patches
 from kanzoo.layers.transformer import FeedForward, check_token_norm

@@ -7,8 +7,9 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
+from kanzoo.checks import check_whole
 from kanzoo.layers.factory import LayerFactory
-from kanzoo.layers.kan import check_sizes
+from kanzoo.layers.layer import check_sizes
 from kanzoo.layers.norm import make_norm
 from kanzoo.layers.products import Products
 from kanzoo.models.base import Architecture, scaled
@@ -80,8 +81,7 @@ def _hidden_widths(width: int, depth: int, taper: float) -> list[int]:
 
 def _products(mult: int, widths: Sequence[int]) -> list[int]:
     """How many features of every hidden layer are products."""
-    if isinstance(mult, bool) or not isinstance(mult, int) or mult < 0:
-        raise ValueError(f"mult must be a whole number of at least 0, got {mult!r}")
+    check_whole("mult", mult, 0)
     return [min(mult, features) for features in widths]
 
 

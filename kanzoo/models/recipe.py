@@ -10,6 +10,7 @@ import torch
 
 from kanzoo import registry
 from kanzoo.bases.base import Basis, BasisFactory, make_factory
+from kanzoo.checks import check_name
 from kanzoo.layers.factory import LayerFactory
 from kanzoo.layers.kan import KANLinear
 from kanzoo.models.base import Architecture
@@ -33,7 +34,7 @@ def check_recipe(config: Any) -> dict[str, Any]:
     if "format" in config and config["format"] != FORMAT:
         raise ValueError(f"format {config['format']!r} is not {FORMAT}, which this version reads")
     for key in config:
-        registry.check_name("key", key, KEYS)
+        check_name("key", key, KEYS)
     missing = [key for key in KEYS if key not in config]
     if missing:
         raise ValueError(f"keys are missing: {', '.join(missing)}")
@@ -86,7 +87,7 @@ def _class(node: dict[str, Any], kind: type) -> tuple[Any, dict[str, Any]]:
     known = inspect.signature(cls).parameters.values()
     names = [p.name for p in known if p.kind is p.KEYWORD_ONLY]
     for key in options:
-        registry.check_name(f"option of {cls.__name__}", key, set(names) - {"device", "dtype"})
+        check_name(f"option of {cls.__name__}", key, set(names) - {"device", "dtype"})
     return cls, options
 
 
@@ -95,7 +96,7 @@ def _layers(config: dict[str, Any]) -> LayerFactory:
     options = dict(config["layers"])
     known = [field.name for field in fields(LayerFactory) if field.init and field.name != "basis"]
     for key in options:
-        registry.check_name("option of layers", key, known)
+        check_name("option of layers", key, known)
     if config["basis"] is None:
         return LayerFactory(**options)
     cls, basis_options = _class(config["basis"], Basis)

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kanzoo.layers.factory import LayerFactory
-from kanzoo.layers.kan import check_sizes
+from kanzoo.layers.layer import check_sizes
 from kanzoo.layers.norm import make_norm
 from kanzoo.models.base import Architecture, check_image, scaled
 

@@ -9,6 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from kanzoo.checks import check_whole
 from kanzoo.layers.factory import LayerFactory
 from kanzoo.layers.inputs import evaluating
 from kanzoo.models.base import Architecture
@@ -111,8 +112,8 @@ class SequenceModel(Architecture):
             raise ValueError(f"generate needs tokens (B, T) to go on from, got {tokens.shape}")
         if temperature < 0:
             raise ValueError(f"temperature must not be negative, got {temperature}")
-        if top_k is not None and top_k < 1:
-            raise ValueError(f"top_k must be a positive whole number, got {top_k}")
+        if top_k is not None:
+            check_whole("top_k", top_k, 1)
         with evaluating(self):
             for _ in range(steps):
                 logits = self(tokens[:, -self.length :])[:, -1].float()  # (B, V)

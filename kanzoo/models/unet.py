@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kanzoo.layers.factory import LayerFactory
-from kanzoo.layers.kan import KANConvTranspose2d, check_sizes
+from kanzoo.layers.kan import KANConvTranspose2d
+from kanzoo.layers.layer import check_sizes
 from kanzoo.layers.norm import make_norm
 from kanzoo.models.base import Architecture, check_image, scaled
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from kanzoo.layers.factory import LayerFactory
-from kanzoo.layers.kan import check_sizes
+from kanzoo.layers.layer import check_sizes
 from kanzoo.layers.norm import make_norm
 from kanzoo.layers.patches import Patches
 from kanzoo.layers.transformer import Block, check_token_norm

@@ -16,7 +16,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
-from kanzoo import __version__, registry
+from kanzoo import __version__
+from kanzoo.checks import check_name
 from kanzoo.layers.edges import STRUCTURE
 from kanzoo.models.base import Architecture
 from kanzoo.models.recipe import FORMAT, build_recipe, check_recipe
@@ -125,7 +126,7 @@ def find_checkpoint(folder: Path, name: str) -> Path:
     if not (folder / "config.yaml").is_file():
         raise ValueError(f"{folder} is not the folder of a run: it holds no config.yaml")
     names = sorted(path.stem for path in (folder / "checkpoints").glob("*.ckpt"))
-    registry.check_name("checkpoint", name, names)
+    check_name("checkpoint", name, names)
     return folder / "checkpoints" / f"{name}.ckpt"
 
 

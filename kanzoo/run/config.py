@@ -1,12 +1,10 @@
 """The command line: Hydra, and checks that refuse a typo before anything heavy is imported."""
 
 import copy
-import math
 import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import NoneType
 from typing import Any, NoReturn
 
 import hydra
@@ -24,22 +22,16 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from kanzoo import registry
+from kanzoo.checks import check_name, check_value, field_kinds, nearest
+from kanzoo.rundir import Config
+from kanzoo.settings import CompareConfig, EvaluateConfig, ExplainConfig, RunConfig
 
-Config = dict[str, Any]
 OPTIONAL_GROUPS = ("experiment", "debug")
-# Keys that also take another kind of value than their default is.
-FURTHER_KINDS: dict[str, tuple[type, ...]] = {
-    "data.function": (NoneType,),
-    "data.ranges": (dict,),
-    "data.test_size": (int, float),
-    "data.val_size": (int, float),
-    "layers.kan_roles": (str, list),
-    "layers.residual": (NoneType,),
-    "logger.wandb": (NoneType,),
-    "study.margin": (dict,),
-    "trainer.devices": (int, str, list),
-    "trainer.gradient_clip_val": (NoneType,),
-    "trainer.sync_batchnorm": (bool,),
+ROOTS: dict[str, type] = {
+    "train": RunConfig,
+    "compare": CompareConfig,
+    "evaluate": EvaluateConfig,
+    "explain": ExplainConfig,
 }
 
 
@@ -123,12 +115,12 @@ class Composer:
             if name in self.groups:
                 continue
             *path, key = name.split(".")
-            node, default = (_inside(values, path) for values in (config, schema))
+            node = _inside(config, path)
             if key not in node or isinstance(node[key], dict):
                 return compose(self.config_name, overrides)  # which knows what to say
-            value = self._value(word)
-            _check_kind(name, value, default.get(key))
-            node[key] = value
+            node[key] = self._value(word)
+        for key in {name.split(".")[0] for name in names if name not in self.groups}:
+            _check_section(self.config_name, key, config[key], schema[key])
         return config
 
     def _nodes(self, word: str) -> dict[str, tuple[Any, str]]:
@@ -194,7 +186,7 @@ def check_overrides(config_name: str, overrides: list[str], *, multirun: bool = 
         if override.is_delete():
             raise ValueError(f"{text!r}: keys cannot be removed, only changed")
         if "." not in name:
-            registry.check_name("key", name, [*groups, *keys])
+            check_name("key", name, [*groups, *keys])
         values = _values(override)
         if len(values) > 1 and not multirun:
             raise ValueError(f"{text!r} has several values: add -m to run them all")
@@ -215,7 +207,7 @@ def check_overrides(config_name: str, overrides: list[str], *, multirun: bool = 
         config_name,
         [f"{g}={choices[g]}" for g in groups if g not in OPTIONAL_GROUPS and choices.get(g)],
     )
-    _check_keys(_raw(final), _raw(schema))
+    _check_keys(config_name, _raw(final), _raw(schema))
 
 
 def fail(error: object) -> NoReturn:
@@ -280,7 +272,7 @@ def _values(override: Override) -> list[str]:
 def _check_choice(group: str, value: str) -> None:
     if group in OPTIONAL_GROUPS and value == "null":
         return
-    registry.check_name(group, value, registry.names(group))
+    check_name(group, value, registry.names(group))
 
 
 def _forced(word: str, groups: list[str]) -> str:
@@ -288,32 +280,28 @@ def _forced(word: str, groups: list[str]) -> str:
     return word if word.split("=")[0] in groups else f"++{word}"
 
 
-def _check_keys(values: Config, schema: Config, path: str = "") -> None:
-    for key, value in values.items():
-        full = f"{path}{key}"
+def _check_keys(config_name: str, values: Config, schema: Config) -> None:
+    """Refuse unknown keys, and values that are not what a section or a class takes."""
+    for key in values:
         if key not in schema:
-            allowed = [f"{path}{name}" for name in schema if name != "_target_"]
-            raise ValueError(f"unknown key {full!r}: {registry.nearest(full, allowed)}")
-        default = schema[key]
-        if isinstance(value, dict) and isinstance(default, dict):
-            _check_keys(value, default, f"{full}.")
-        else:
-            _check_kind(full, value, default)
+            raise ValueError(f"unknown key {key!r}: {nearest(key, schema)}")
+        _check_section(config_name, key, values[key], schema[key])
 
 
-def _check_kind(name: str, value: object, default: object) -> None:
-    """Refuse a value that cannot mean the same kind of thing as the default in the file."""
-    if name.endswith("_target_") and value != default:
-        raise ValueError(f"{name} cannot be changed from the command line")
-    if isinstance(value, float) and not math.isfinite(value):
-        raise ValueError(f"{name} must be a finite number, got {value!r}")
-    if isinstance(value, dict) and dict not in FURTHER_KINDS.get(name, (type(default),)):
-        raise ValueError(f"{name} has no keys of its own, got {value!r}")
-    if default is None:
+def _check_section(config_name: str, key: str, value: Any, default: Any) -> None:
+    """Check one key of a root file: a section with types of its own, or the options of a class."""
+    if not isinstance(default, dict) or "_target_" not in default:
+        check_value(key, value, field_kinds(ROOTS[config_name])[key])
         return
-    kinds: dict[type, tuple[type, ...]] = {bool: (bool,), int: (int,), float: (int, float)}
-    allowed = (*kinds.get(type(default), (type(default),)), *FURTHER_KINDS.get(name, ()))
-    if (isinstance(value, bool) and bool not in allowed) or not isinstance(value, allowed):
-        meant = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
-        kind = meant.get(type(default), "a list")
-        raise ValueError(f"{name} must be {kind}, like {default!r}, got {value!r}")
+    if not isinstance(value, dict):
+        raise ValueError(f"{key} must be chosen by {key}=..., got {value!r}")
+    kinds = registry.option_kinds(default["_target_"])
+    for option, chosen in value.items():
+        full = f"{key}.{option}"
+        if option not in default:
+            allowed = [f"{key}.{name}" for name in default if name != "_target_"]
+            raise ValueError(f"unknown key {full!r}: {nearest(full, allowed)}")
+        if option == "_target_" and chosen != default[option]:
+            raise ValueError(f"{full} cannot be changed from the command line")
+        kind = object if default[option] is None else type(default[option])
+        check_value(full, chosen, kinds.get(option, kind))

@@ -5,17 +5,22 @@ import platform
 from collections.abc import Sequence
 from functools import partial
 from importlib.metadata import version
-from typing import Any
+from typing import TYPE_CHECKING
 
 from kanzoo import __version__
-from kanzoo.run.config import Config
 from kanzoo.run.prepare import Prepared, check_machine, prepare
-from kanzoo.rundir import RunDir, git_sha, is_first_process
+from kanzoo.rundir import Config, RunDir, git_sha, is_first_process
+
+if TYPE_CHECKING:
+    from lightning.pytorch import Callback
+    from torch import nn
+
+    from kanzoo.models.build import ModelPlan
 
 log = logging.getLogger("kanzoo")
 
 
-def train(config: Config) -> dict[str, Any]:
+def train(config: Config) -> Config:
     """Train one run, or return the result of the finished one; the content of `result.json`.
 
     Raises `ValueError` for a configuration that cannot be, before anything is written, and
@@ -25,9 +30,9 @@ def train(config: Config) -> dict[str, Any]:
     if skip(folder):
         return folder.result() or {}
     prepared = prepare(config)
-    check_machine(config["trainer"])
+    check_machine(prepared.config.trainer)
     prepared.dataset.load()
-    return fit_alone(config, folder, prepared) or {}
+    return fit_alone(folder, prepared) or {}
 
 
 def skip(folder: RunDir) -> bool:
@@ -43,19 +48,17 @@ def skip(folder: RunDir) -> bool:
     return False
 
 
-def fit_alone(config: Config, folder: RunDir, prepared: Prepared) -> dict[str, Any] | None:
+def fit_alone(folder: RunDir, prepared: Prepared) -> Config | None:
     """`fit`, unless another process trains this run (`BusyError`) or has finished it meanwhile."""
     if not is_first_process():
-        return fit(config, folder, prepared)
+        return fit(folder, prepared)
     with folder.lock():
-        if config["overwrite"]:
+        if prepared.config.overwrite:
             folder.clear()
-        return folder.result() or fit(config, folder, prepared)
+        return folder.result() or fit(folder, prepared)
 
 
-def fit(
-    config: Config, folder: RunDir, prepared: Prepared, callbacks: Sequence[Any] = ()
-) -> dict[str, Any] | None:
+def fit(folder: RunDir, prepared: Prepared, callbacks: "Sequence[Callback]" = ()) -> Config | None:
     """Train and test; returns the result, or None in all processes but the first.
 
     `callbacks` are further callbacks of the trainer.
@@ -73,13 +76,20 @@ def fit(
     from kanzoo.training.task import Task
     from kanzoo.training.trainer import build_trainer, close_wandb, dtype_of
 
+    config, choices = prepared.config, prepared.config.choices
     plan, dataset, objective = prepared.plan, prepared.dataset, prepared.objective
     # In its dtype before anything is restored: Lightning converts only after that.
-    net = plan.build(config["seed"]).to(dtype_of(config["trainer"]["precision"]))
-    make_optimizer = partial(build_optimizer, config["optim"])
-    optimization = (make_optimizer, prepared.schedule, config["seed"])
-    penalty = config["callbacks"]["regularise"]
-    task = Task(net, objective, dataset.spec.num_outputs, *optimization, penalty)
+    net = plan.build(config.seed).to(dtype_of(config.trainer.precision))
+    make_optimizer = partial(build_optimizer, config.optim)
+    task = Task(
+        net,
+        objective,
+        dataset.spec.num_outputs,
+        make_optimizer,
+        prepared.schedule,
+        config.seed,
+        config.callbacks.regularise,
+    )
     if is_first_process():
         folder.write_config()
         save_recipe(net, folder.path)
@@ -98,11 +108,11 @@ def fit(
         phases = PhaseScores(dataset, objective)
         in_phases = dataset.training_set.phases > 1
         with stopping_between_batches() as interrupt:
-            own: list[Any] = [*callbacks, timer, interrupt, StopWhenDiverged()]
+            own: list[Callback] = [*callbacks, timer, interrupt, StopWhenDiverged()]
             own += [phases] if in_phases else []
-            own += make_pictures(config["callbacks"]["pictures"], folder.path / "pictures", net)
+            own += make_pictures(config.callbacks.pictures, folder.path / "pictures", net)
             trainer = build_trainer(config, folder, objective, facts, resume, own)
-            data = DataModule(dataset, config["seed"])
+            data = DataModule(dataset, config.seed)
             if torch.cuda.is_available():
                 torch.cuda.reset_peak_memory_stats()
             trainer.fit(task, data, ckpt_path=resume, weights_only=True)
@@ -110,7 +120,7 @@ def fit(
             weights = trainer.checkpoint_callback.best_model_path  # type: ignore[union-attr]
             if in_phases:  # what was learned last, not best
                 weights = folder.last_checkpoint
-            scores = evaluate(trainer, task, data, weights, config["evaluation"])
+            scores = evaluate(trainer, task, data, weights, config.evaluation)
             check_scores(scores)
         if in_phases:
             scores["test"]["forgetting"] = forgetting(phases.scores, objective.mode)
@@ -129,15 +139,15 @@ def fit(
             peak = peak_step_memory(net, objective.loss, make_optimizer, batch)
     result = {
         "status": "finished",
-        "name": config["name"],
-        "model": config["choices"]["model"],
-        "layers": config["choices"]["layers"],
-        "basis": config["choices"]["basis"] if plan.layers.is_kan else None,
-        "data": config["choices"]["data"],
-        "seed": config["seed"],
-        "match": config["match"] if plan.layers.is_kan else None,
+        "name": config.name,
+        "model": choices["model"],
+        "layers": choices["layers"],
+        "basis": choices["basis"] if plan.layers.is_kan else None,
+        "data": choices["data"],
+        "seed": config.seed,
+        "match": config.match if plan.layers.is_kan else None,
         **facts,
-        **_final_size(net, facts, dataset.spec.in_shape),
+        **_final_size(net, plan),
         "step_time_ms": timer.step_ms(),
         "peak_memory_mb": peak / 2**20,
         "train_seconds": seconds,
@@ -157,14 +167,15 @@ def fit(
     return result
 
 
-def _final_size(net: Any, facts: dict[str, Any], in_shape: tuple[int, ...]) -> dict[str, int]:
+def _final_size(net: "nn.Module", plan: "ModelPlan") -> dict[str, int]:
     """Parameters and FLOPs of the trained network: refined grids have more than was planned."""
     from kanzoo.layers.parameters import count_params
     from kanzoo.models.budget import count_flops
 
-    if count_params(net) == facts["params"]:
+    params = count_params(net)
+    if params == plan.params:
         return {}
-    return {"params": count_params(net), "flops": count_flops(net, in_shape)}
+    return {"params": params, "flops": count_flops(net, plan.in_shape)}
 
 
 def _versions() -> dict[str, str]:

@@ -4,15 +4,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kanzoo import registry
+from kanzoo.checks import build, check_name
 from kanzoo.rundir import read_config
+from kanzoo.settings import RunConfig
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from kanzoo.data.base import Dataset
     from kanzoo.models.base import Architecture
-    from kanzoo.run.config import Config
     from kanzoo.training.objective import Objective
 
 SPLITS = ("val", "test")
@@ -24,7 +24,7 @@ MAX_NUMBERS = 2**21  # in them: large images are few
 class Trained:
     """A network as a checkpoint of a run holds it, on the CPU in evaluation mode."""
 
-    config: "Config"
+    config: RunConfig
     net: "Architecture"
     dataset: "Dataset"
     objective: "Objective"
@@ -34,9 +34,9 @@ class Trained:
         from kanzoo.training.evaluation import scores_of
         from kanzoo.training.task import Task
 
-        registry.check_name("split", split, SPLITS)
+        check_name("split", split, SPLITS)
         task = Task(self.net, self.objective, self.dataset.spec.num_outputs)
-        return scores_of(task, self.dataset, split, self.config["trainer"])
+        return scores_of(task, self.dataset, split, self.config.trainer)
 
     def validation_sample(self) -> "Tensor":
         """Validation inputs, enough to see where data are, in the dtype of the network."""
@@ -66,7 +66,8 @@ def load_run(folder: Path, checkpoint: str = "best", root: str | None = None) ->
     find_checkpoint(folder, checkpoint)
     config = read_config(folder / "config.yaml")
     if root is not None:
-        registry.check_name("data key", "root", config["data"])
+        check_name("data key", "root", config["data"])
         config["data"]["root"] = root
-    dataset, objective = describe_data(config)
-    return Trained(config, load(folder, checkpoint=checkpoint), dataset, objective)
+    settings = build(RunConfig, config)
+    dataset, objective = describe_data(settings)
+    return Trained(settings, load(folder, checkpoint=checkpoint), dataset, objective)

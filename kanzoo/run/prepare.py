@@ -1,22 +1,29 @@
 """Check a configuration and describe its parts; nothing is loaded or written."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 from kanzoo import registry
-from kanzoo.run.config import Config
+from kanzoo.checks import build
+from kanzoo.rundir import Config
+from kanzoo.settings import RunConfig, TrainerConfig
 
-WANDB_MODES = ("offline", "online", "disabled")
+if TYPE_CHECKING:
+    from kanzoo.data.base import Dataset
+    from kanzoo.models.build import ModelPlan
+    from kanzoo.training.objective import Objective
+    from kanzoo.training.optim import Schedule
 
 
 @dataclass(frozen=True)
 class Prepared:
     """Everything that a configuration describes, checked and without data or weights."""
 
-    plan: Any
-    dataset: Any
-    objective: Any
-    schedule: Any
+    config: RunConfig
+    plan: "ModelPlan"
+    dataset: "Dataset"
+    objective: "Objective"
+    schedule: "Schedule"
 
 
 def prepare(config: Config) -> Prepared:
@@ -28,77 +35,66 @@ def prepare(config: Config) -> Prepared:
 
     from kanzoo.models.build import build_layers, build_plan, check_kind
     from kanzoo.models.memory import check_memory
-    from kanzoo.run.checks import check_evaluation, check_pictures, check_trainer
     from kanzoo.training.optim import build_optimizer, check_lbfgs, is_lbfgs
 
-    seed = config["seed"]
-    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-        raise ValueError(f"seed must be a whole number from 0, got {seed!r}")
-    check_trainer(config["trainer"])
+    settings = build(RunConfig, config)
     for key in ("lr", "weight_decay"):
-        if config["optim"].get(key, 0.0) < 0:
-            raise ValueError(f"optim.{key} must not be negative, got {config['optim'][key]}")
-    wandb = config["logger"]["wandb"]
-    if wandb is not None:
-        if not isinstance(wandb, dict):
-            raise ValueError(f"logger.wandb must be null or chosen by logger=wandb, got {wandb!r}")
-        registry.check_name("logger.wandb.mode", wandb["mode"], WANDB_MODES)
-    patience = config["callbacks"]["patience"]
-    if patience is not None and (not isinstance(patience, int) or patience < 1):
-        raise ValueError(f"callbacks.patience must be a whole number or null, got {patience!r}")
-    if pictures := config["callbacks"].get("pictures"):
-        check_pictures(pictures, config)
-    dataset, objective = describe_data(config)
-    spec, choices = dataset.spec, config["choices"]
-    schedule = registry.instantiate(config["sched"])
-    devices, num_nodes = config["trainer"]["devices"], config["trainer"]["num_nodes"]
-    if isinstance(devices, list):
-        devices = len(devices)
-    dataset.check(world_size=devices * num_nodes if isinstance(devices, int) else 1)
-    check_kind(config["model"], choices["model"], spec.kind, choices["data"])
-    check_evaluation(config, spec)
-    layers = build_layers(config["layers"], config["basis"])
+        if settings.optim.get(key, 0.0) < 0:
+            raise ValueError(f"optim.{key} must not be negative, got {settings.optim[key]}")
+    dataset, objective = describe_data(settings)
+    spec, model = dataset.spec, settings.choices["model"]
+    check_kind(settings.model, model, spec.kind, settings.choices["data"])
     plan = build_plan(
-        config["model"],
-        layers,
+        settings.model,
+        build_layers(settings.layers, settings.basis),
         spec.in_shape,
         spec.num_outputs,
-        config["match"],
-        choices["model"],
-        budget=config["budget"],
+        settings.match,
+        model,
+        budget=settings.budget,
     )
     check_memory(plan.params, training=True)
-    build_optimizer(config["optim"], nn.Linear(1, 1))
-    if is_lbfgs(config["optim"]):
-        check_lbfgs(config["trainer"], dataset.batch_size, dataset.counts().train)
-    return Prepared(plan, dataset, objective, schedule)
+    build_optimizer(settings.optim, nn.Linear(1, 1))
+    if is_lbfgs(settings.optim):
+        check_lbfgs(settings.trainer, dataset.batch_size, dataset.counts().train)
+    return Prepared(settings, plan, dataset, objective, registry.instantiate(settings.sched))
 
 
-def describe_data(config: Config) -> tuple[Any, Any]:
-    """The data set and the objective of a configuration; nothing is loaded."""
-    from kanzoo.run.checks import training_set
+def describe_data(settings: RunConfig) -> "tuple[Dataset, Objective]":
+    """The data set and the objective of a configuration, checked; nothing is loaded."""
+    from kanzoo.data.corruption import check_corruptions
+    from kanzoo.data.training_set import TrainingSet
 
-    dataset = registry.instantiate(config["data"])
-    dataset.training_set = training_set(config)
-    objective = registry.instantiate(config["task"])
+    wanted, trainer = settings.training_set, settings.trainer
+    dataset: Dataset = registry.instantiate(settings.data)
+    dataset.training_set = TrainingSet(
+        wanted.fraction, wanted.label_noise, wanted.phases, trainer.max_epochs // wanted.phases
+    )
+    devices = trainer.num_devices
+    dataset.check(world_size=devices * trainer.num_nodes if devices else 1)
+    objective: Objective = registry.instantiate(settings.task)
     if dataset.spec.task != objective.task:
         raise ValueError(
-            f"data {config['choices']['data']!r} are for the task {dataset.spec.task!r}, not "
+            f"data {settings.choices['data']!r} are for the task {dataset.spec.task!r}, not "
             f"{objective.task!r}; leave out task=..., it follows from the data"
         )
+    corruptions = settings.evaluation.corruptions
+    if dataset.spec.kind == "tokens" and any(corruptions.values()):
+        raise ValueError("evaluation can corrupt real inputs only, not tokens")
+    check_corruptions(corruptions, dataset.spec.in_shape)
     return dataset, objective
 
 
-def check_machine(node: Config) -> None:
+def check_machine(trainer: TrainerConfig) -> None:
     """Raise `ValueError` for a trainer that needs devices which this machine does not have."""
     import torch
 
     accelerator = torch.accelerator.current_accelerator(check_available=True)
-    found = torch.accelerator.device_count() if accelerator else 0
-    devices = node["devices"]
-    if node["accelerator"] == "gpu" or node["strategy"] == "fsdp" or isinstance(devices, list):
-        if not found:
+    available = torch.accelerator.device_count() if accelerator else 0
+    devices = trainer.devices
+    if trainer.accelerator == "gpu" or trainer.strategy == "fsdp" or isinstance(devices, list):
+        if not available:
             raise ValueError("PyTorch finds no GPU on this machine; use trainer=cpu")
         last = max(devices) + 1 if isinstance(devices, list) else devices
-        if isinstance(last, int) and last > found:
-            raise ValueError(f"trainer.devices={devices}, but this machine has {found}")
+        if isinstance(last, int) and last > available:
+            raise ValueError(f"trainer.devices={devices}, but this machine has {available}")

@@ -3,14 +3,16 @@
 import shlex
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import product
 from typing import Any
 
 from kanzoo import registry
-from kanzoo.rundir import RunDir
+from kanzoo.checks import build, check_name
+from kanzoo.rundir import Config, RunDir
+from kanzoo.settings import RunConfig, StudyConfig
 
 MIN_SEEDS = 2
-Config = dict[str, Any]
 Axes = tuple[tuple[str, str], ...]
 
 # Arms that tell what of a KAN helps: a trainable activation, its slope alone, or no basis at all.
@@ -24,21 +26,6 @@ SHORT_AXES = {
     "train_fraction": "training_set.fraction",
     "label_noise": "training_set.label_noise",
 }
-KEYS = (
-    *("name", "title", "question", "data", "models", "arms", "baseline", "match", "first_seed"),
-    *(
-        "seeds",
-        "margin",
-        "alpha",
-        "overrides",
-        "further",
-        "controls",
-        *SHORT_AXES,
-        "axes",
-        "metrics",
-        "tune",
-    ),
-)
 RESERVED = (
     *("data", "model", "arm", "match", "seed", "status", "reason", "metric", "mode", "test", "val"),
     *("layers", "basis", "width", "corruption", "severity", "run_dir", "command"),
@@ -60,6 +47,10 @@ class Cell:
     config: Config
     overrides: tuple[str, ...]
     axes: Axes = ()
+
+    @cached_property
+    def settings(self) -> RunConfig:
+        return build(RunConfig, self.config)
 
     @property
     def folder(self) -> RunDir:
@@ -191,10 +182,7 @@ def active_axes(study: dict[str, Any]) -> list[str]:
 
 def check_study(study: dict[str, Any]) -> None:
     """Raise a `ValueError` of one line for a study that cannot be."""
-    for key in study:
-        registry.check_name("key of the study", key, KEYS)
-    if missing := [key for key in KEYS if key not in study]:
-        raise ValueError(f"the study lacks the keys {', '.join(missing)}")
+    build(StudyConfig, study, "study.")
     for key in ("data", "models", "arms", "match", *SHORT_AXES):
         if not study[key]:
             raise ValueError(f"study.{key} is empty: a study needs at least one")
@@ -202,28 +190,20 @@ def check_study(study: dict[str, Any]) -> None:
         if len(set(values)) < len(values):
             raise ValueError(f"study.{key} names something twice: {', '.join(values)}")
     arms = arms_of(study)
-    registry.check_name("study.baseline", study["baseline"], study["arms"])
+    check_name("study.baseline", study["baseline"], study["arms"])
     if len(arms) < 2:
         raise ValueError("study.arms has only the baseline: there is nothing to compare")
     if study["seeds"] < MIN_SEEDS:
         raise ValueError(f"study.seeds must be at least {MIN_SEEDS}, got {study['seeds']}")
-    margin = study["margin"]
-    if not all(value > 0 for value in (margin.values() if isinstance(margin, dict) else [margin])):
-        raise ValueError(f"study.margin must be positive, got {margin}")
     if not 0 < study["alpha"] < 1:
         raise ValueError(f"study.alpha must be between 0 and 1, got {study['alpha']}")
     for name in study["data"]:
-        registry.check_name("data", name, registry.names("data"))
+        check_name("data", name, registry.names("data"))
     for name, words in study["models"].items():
         if not any(word.startswith("model=") for word in words):
-            registry.check_name("model", name, registry.names("model"))
+            check_name("model", name, registry.names("model"))
     for name, axis in study["axes"].items():
         _check_axis(name, axis, arms)
-    for name, judged in study["metrics"].items():
-        if set(judged) != {"mode", "margin"} or judged["mode"] not in ("min", "max"):
-            raise ValueError(f"study.metrics.{name} must have a mode, min or max, and a margin")
-        if judged["margin"] <= 0:
-            raise ValueError(f"study.metrics.{name}.margin must be positive")
 
 
 def margins_of(study: dict[str, Any], cells: list[Cell]) -> dict[str, float]:
@@ -245,10 +225,10 @@ def margins_of(study: dict[str, Any], cells: list[Cell]) -> dict[str, float]:
 def _check_axis(name: str, axis: Any, arms: Iterable[str]) -> None:
     if name in RESERVED or name in SHORT_AXES or not name.isidentifier():
         raise ValueError(f"study.axes.{name}: an axis needs a plain name that is not taken")
-    if not isinstance(axis, dict) or not axis.get("values") or set(axis) - {"values", "arms"}:
+    if not axis["values"]:
         raise ValueError(f"study.axes.{name} must have values, each with its overrides")
     for arm in axis.get("arms") or ():
-        registry.check_name(f"arm of study.axes.{name}", arm, arms)
+        check_name(f"arm of study.axes.{name}", arm, arms)
 
 
 def _values(axis: Axis, arm: str) -> list[tuple[str, list[str]]]:

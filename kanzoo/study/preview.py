@@ -6,7 +6,7 @@ import sys
 import time
 from typing import Any
 
-from kanzoo.run.config import Config
+from kanzoo.rundir import Config
 from kanzoo.study.plan import Cell, active_axes, distinct, first_of_kinds
 
 BUDGET = 15.0  # seconds of measuring; what is left then is estimated from what was measured

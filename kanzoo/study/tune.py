@@ -17,12 +17,11 @@ from typing import Any
 
 import pandas as pd
 
-from kanzoo import registry
+from kanzoo.checks import check_name
 from kanzoo.rundir import flatten, write_atomic
 from kanzoo.study.plan import Cell, arms_of, at_seed
 
 SEED_OFFSET = 1000
-KEYS = ("trials", "seeds", "batch", "seed", "space", "extra", "allow_extra")
 Compose = Callable[[list[str]], dict[str, Any]]
 
 
@@ -52,12 +51,6 @@ class Tuning:
 def check_tuning(study: dict[str, Any]) -> None:
     """Raise a `ValueError` of one line for a tuning that is unfair or cannot be."""
     tune = study["tune"]
-    for key in tune:
-        registry.check_name("key of study.tune", key, KEYS)
-    for key, low in (("trials", 0), ("seeds", 1), ("batch", 1), ("seed", 0)):
-        value = tune[key]
-        if isinstance(value, bool) or not isinstance(value, int) or value < low:
-            raise ValueError(f"study.tune.{key} must be a whole number from {low}, got {value!r}")
     if not tune["trials"]:
         return
     if not tune["space"]:
@@ -66,7 +59,7 @@ def check_tuning(study: dict[str, Any]) -> None:
         raise ValueError(f"study.seeds must be at most {SEED_OFFSET} where arms are tuned")
     arms = arms_of(study)
     for arm, space in tune["extra"].items():
-        registry.check_name("arm of study.tune.extra", arm, arms)
+        check_name("arm of study.tune.extra", arm, arms)
         if space and not tune["allow_extra"]:
             raise ValueError(
                 f"study.tune.extra gives {arm} more freedom than the other arms have "

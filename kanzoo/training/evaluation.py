@@ -1,6 +1,7 @@
 """What a trained network is measured on at the end, and between phases of training."""
 
 import logging
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,10 @@ from lightning.pytorch.strategies import FSDPStrategy
 from torch import nn
 
 from kanzoo.data import Dataset
-from kanzoo.data.corruption import CORRUPTIONS, make_corruption
+from kanzoo.data.corruption import make_corruption
 from kanzoo.layers.inputs import outside_shares
+from kanzoo.rundir import Config
+from kanzoo.settings import EvaluationConfig, TrainerConfig
 from kanzoo.training.data import DataModule
 from kanzoo.training.objective import Objective
 from kanzoo.training.task import Task
@@ -20,20 +23,21 @@ from kanzoo.training.trainer import quieten
 log = logging.getLogger("kanzoo")
 
 OUTSIDE = 0.1  # share of inputs outside a grid from which it is worth a line
+Scores = dict[str, float]
 
 
 def evaluate(
-    trainer: Trainer, task: Task, data: DataModule, weights: str | Path, wanted: dict[str, Any]
-) -> dict[str, Any]:
+    trainer: Trainer, task: Task, data: DataModule, weights: str | Path, wanted: EvaluationConfig
+) -> Config:
     """Scores of the weights: `val`, `test` (None unless wanted), and `corrupted` test inputs."""
-    scores: dict[str, Any] = {"val": _scores(trainer.validate, task, data, weights), "test": None}
-    if not wanted["test"]:
+    scores: Config = {"val": _scores(trainer.validate, task, data, weights), "test": None}
+    if not wanted.test:
         return scores
     scores["test"] = _scores(trainer.test, task, data, weights)
-    corrupted: dict[str, dict[str, Any]] = {}
+    corrupted: dict[str, dict[str, Scores]] = {}
     try:
-        for kind in CORRUPTIONS:
-            for severity in wanted[kind]:
+        for kind, severities in wanted.corruptions.items():
+            for severity in severities:
                 task.corrupt = make_corruption(kind, severity)
                 task.test_title = f"test_{kind}_{severity:g}"
                 found = _scores(trainer.test, task, data, None)
@@ -62,16 +66,14 @@ def outside_grid(trainer: Trainer, net: nn.Module, data: DataModule) -> dict[str
     return shares
 
 
-def scores_of(
-    task: Task, dataset: Dataset, split: str, options: dict[str, Any]
-) -> dict[str, float]:
+def scores_of(task: Task, dataset: Dataset, split: str, options: TrainerConfig) -> Scores:
     """Loss and metrics of a trained network on a split, in one process with a run's precision."""
     quieten()
     trainer = Trainer(
         # As it was trained, so that numbers are the same, where this machine can.
-        accelerator="cpu" if options["accelerator"] == "cpu" else "auto",
+        accelerator="cpu" if options.accelerator == "cpu" else "auto",
         devices=1,
-        precision=options["precision"],
+        precision=options.precision,
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -82,7 +84,12 @@ def scores_of(
     return _scores(run, task, DataModule(dataset, seed=0), None)
 
 
-def _scores(run: Any, task: Task, data: DataModule, weights: Any) -> dict[str, float]:
+def _scores(
+    run: Callable[..., list[Mapping[str, float]]],
+    task: Task,
+    data: DataModule,
+    weights: str | Path | None,
+) -> Scores:
     (values,) = run(task, data, ckpt_path=weights, weights_only=True, verbose=False)
     return {name.rpartition("/")[2]: value for name, value in values.items()}
 

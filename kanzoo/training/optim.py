@@ -2,13 +2,18 @@
 
 import inspect
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import nn
-from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from kanzoo import registry
+from kanzoo.rundir import Config
+from kanzoo.settings import TrainerConfig
+
+Schedule = Callable[[torch.optim.Optimizer, int], LRScheduler]
 
 
 def param_groups(net: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
@@ -30,7 +35,7 @@ def param_groups(net: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     ]
 
 
-def build_optimizer(node: dict[str, Any], net: nn.Module) -> torch.optim.Optimizer:
+def build_optimizer(node: Config, net: nn.Module) -> torch.optim.Optimizer:
     """The optimiser of a `conf/optim` node over the parameters of a network.
 
     One that knows no weight decay, as LBFGS, gets all parameters in one group.
@@ -50,21 +55,21 @@ def build_optimizer(node: dict[str, Any], net: nn.Module) -> torch.optim.Optimiz
     return optimizer
 
 
-def is_lbfgs(node: dict[str, Any]) -> bool:
+def is_lbfgs(node: Config) -> bool:
     """Whether a `conf/optim` node means LBFGS, whose line search needs an exact loss."""
     return issubclass(registry.locate(node["_target_"]), torch.optim.LBFGS)
 
 
-def check_lbfgs(trainer: dict[str, Any], batch_size: int, samples: int) -> None:
+def check_lbfgs(trainer: TrainerConfig, batch_size: int, samples: int) -> None:
     """Raise `ValueError` for a trainer or a batch with which a line search cannot work."""
     if batch_size < samples:
         raise ValueError(
             f"optim=lbfgs needs all {samples} training samples in one batch: set "
             f"data.batch_size={samples}"
         )
-    if trainer["precision"] not in ("32-true", "64-true"):
+    if trainer.precision not in ("32-true", "64-true"):
         raise ValueError("optim=lbfgs needs trainer.precision=64-true or 32-true")
-    if trainer["accumulate_grad_batches"] != 1:
+    if trainer.accumulate_grad_batches != 1:
         raise ValueError("optim=lbfgs needs trainer.accumulate_grad_batches=1")
 
 

@@ -8,10 +8,11 @@ import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import MeanMetric, MetricCollection
 
+from kanzoo.settings import RegulariseConfig
 from kanzoo.training.objective import Objective
+from kanzoo.training.optim import Schedule
 from kanzoo.training.regularise import EdgeRegulariser
 
 Batch = tuple[Tensor, Tensor]
@@ -31,9 +32,9 @@ class Task(LightningModule):
         objective: Objective,
         num_outputs: int,
         make_optimizer: Callable[[nn.Module], torch.optim.Optimizer] | None = None,
-        make_schedule: Callable[[torch.optim.Optimizer, int], LRScheduler] | None = None,
+        make_schedule: Schedule | None = None,
         seed: int = 0,
-        regularise: dict[str, float] | None = None,
+        regularise: RegulariseConfig | None = None,
     ) -> None:
         super().__init__()
         self.net = net
@@ -43,7 +44,7 @@ class Task(LightningModule):
         self.seed = seed
         self.corrupt: Callable[[Tensor, int], Tensor] | None = None
         self.test_title = "test"
-        self.regulariser = EdgeRegulariser(**(regularise or {}))
+        self.regulariser = EdgeRegulariser(**vars(regularise or RegulariseConfig()))
         self.losses = nn.ModuleDict({f"{split}_loss": MeanMetric() for split in SPLITS})
         self.metrics = nn.ModuleDict(
             {f"{split}_metrics": objective.metrics(num_outputs) for split in SPLITS}

@@ -7,6 +7,7 @@ import sys
 import time
 import warnings
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,8 @@ from lightning.pytorch.callbacks import (
 from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.profilers import PassThroughProfiler
 
-from kanzoo import registry
-from kanzoo.rundir import RunDir, is_first_process
+from kanzoo.rundir import Config, RunDir, is_first_process
+from kanzoo.settings import RunConfig, WandbConfig
 from kanzoo.training.grid import GridSchedule
 from kanzoo.training.metrics_csv import MetricsCSV
 from kanzoo.training.objective import Objective
@@ -33,10 +34,10 @@ log = logging.getLogger("kanzoo")
 
 
 def build_trainer(
-    config: dict[str, Any],
+    config: RunConfig,
     folder: RunDir,
     objective: Objective,
-    facts: dict[str, Any],
+    facts: Config,
     resume: Path | None,
     own: list[Callback],
 ) -> Trainer:
@@ -47,8 +48,8 @@ def build_trainer(
     quieten()
     epoch = torch.load(resume, weights_only=True)["epoch"] + 1 if resume else 0
     loggers: list[Logger] = [MetricsCSV(folder.path, resume_epoch=epoch)]
-    wandb = config["logger"]["wandb"]
-    if wandb is not None and wandb["mode"] != "disabled" and is_first_process():
+    wandb = config.logger.wandb
+    if wandb is not None and wandb.mode != "disabled" and is_first_process():
         loggers.append(_wandb_logger(wandb, config, folder, facts))
     callbacks: list[Callback] = [
         *own,
@@ -63,28 +64,27 @@ def build_trainer(
         # it holds what is the best so far.
         EpochCheckpoint(folder.path / "checkpoints", filename="last", enable_version_counter=False),
     ]
-    if config["callbacks"]["patience"] is not None:
+    if config.callbacks.patience is not None:
         callbacks.append(
             EarlyStopping(
                 f"val/{objective.monitor}",
                 mode=objective.mode,
-                patience=config["callbacks"]["patience"],
+                patience=config.callbacks.patience,
             )
         )
-    if config["callbacks"]["grid"] is not None:
-        callbacks.append(GridSchedule(**config["callbacks"]["grid"]))
-    progress = config["callbacks"]["progress"] and sys.stderr.isatty()
+    if config.callbacks.grid is not None:
+        callbacks.append(GridSchedule(**vars(config.callbacks.grid)))
+    progress = config.callbacks.progress and sys.stderr.isatty()
     if progress:
         callbacks.append(ProgressBar())
-    node = config["trainer"]
-    if is_lbfgs(config["optim"]) and node["gradient_clip_val"] is not None:
+    options = config.trainer
+    if is_lbfgs(config.optim) and options.gradient_clip_val is not None:
         log.info("LBFGS: gradients are not clipped, which would mislead its line search")
-        node = {**node, "gradient_clip_val": None}
-    on_gpus = torch.cuda.is_available() and node["accelerator"] in ("auto", "gpu")
-    sync = SyncNorms(node["sync_batchnorm"], on_gpus=on_gpus)
-    trainer = registry.instantiate(
-        {**node, "sync_batchnorm": False},
-        plugins=[sync],
+        options = replace(options, gradient_clip_val=None)
+    on_gpus = torch.cuda.is_available() and options.accelerator in ("auto", "gpu")
+    return Trainer(
+        **{**vars(options), "sync_batchnorm": False},
+        plugins=[SyncNorms(options.sync_batchnorm, on_gpus=on_gpus)],
         logger=loggers,
         callbacks=callbacks,
         default_root_dir=folder.path,
@@ -95,8 +95,6 @@ def build_trainer(
         use_distributed_sampler=False,
         barebones=False,
     )
-    assert isinstance(trainer, Trainer)
-    return trainer
 
 
 def dtype_of(precision: str) -> torch.dtype:
@@ -158,26 +156,26 @@ def close_wandb() -> None:
 
 
 def _wandb_logger(
-    node: dict[str, Any], config: dict[str, Any], folder: RunDir, facts: dict[str, Any]
+    options: WandbConfig, config: RunConfig, folder: RunDir, facts: Config
 ) -> WandbLogger:
     import wandb  # seconds to import, and not everyone wants it
 
-    mode = node["mode"]
+    mode = options.mode
     if mode == "online" and not _logged_in():
         log.warning("not logged in to W&B: logging offline; run `wandb login` first")
         mode = "offline"
-    choices = config["choices"]
+    choices = config.choices
     title = "-".join(str(choices[key]) for key in ("data", "model", "layers"))
     run = wandb.init(
         dir=folder.path,
         mode=mode,
-        project=node["project"],
-        entity=node["entity"],
-        group=node["group"] or config["name"],
-        tags=node["tags"],
-        name=f"{title}-seed{config['seed']}",
-        id=f"{config['name']}-{folder.config_hash}-seed{config['seed']}",
-        config={**config, **facts},
+        project=options.project,
+        entity=options.entity,
+        group=options.group or config.name,
+        tags=options.tags,
+        name=f"{title}-seed{config.seed}",
+        id=f"{config.name}-{folder.config_hash}-seed{config.seed}",
+        config={**folder.config, **facts},
         # The list of installed packages takes longer than all else, and is in the result.
         settings=wandb.Settings(silent=True, x_save_requirements=False),
     )

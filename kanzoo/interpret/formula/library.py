@@ -14,7 +14,7 @@ import torch
 from scipy.optimize import least_squares
 from torch import Tensor
 
-from kanzoo import registry
+from kanzoo.checks import check_name
 
 TINY = 1e-12
 PENALTY = 0.5  # decades of 1 - R^2 that a unit of complexity must gain
@@ -110,7 +110,7 @@ def get_function(name: str) -> Elementary:
     name = ALIASES.get(name.replace(" ", ""), name)
     if name == "0":
         return CONSTANT
-    registry.check_name("function", name, LIBRARY)
+    check_name("function", name, LIBRARY)
     return LIBRARY[name]
 
 

@@ -2,7 +2,6 @@
 
 import logging
 import os
-from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 
 from kanzoo.fit.chain import is_kan, kan_layers
 from kanzoo.interpret.edges import Edge, edge_functions
+from kanzoo.settings import PicturesConfig
 
 log = logging.getLogger("kanzoo")
 
@@ -27,14 +27,14 @@ MILLISECONDS = 120  # a frame; the last one stays
 DPI = 80
 
 
-def make_pictures(options: Mapping[str, Any], folder: Path, net: nn.Module) -> list[Callback]:
+def make_pictures(options: PicturesConfig, folder: Path, net: nn.Module) -> list[Callback]:
     """The callback of `callbacks.pictures`, if it is asked for and there is anything to see."""
-    if not options.get("every"):
+    if not options.every:
         return []
     if not any(map(is_kan, net.modules())):
         log.warning("callbacks.pictures has no effect: the network has no KAN layers")
         return []
-    return [TrainingPictures(folder, **options)]
+    return [TrainingPictures(folder, **vars(options))]
 
 
 class TrainingPictures(Callback):

@@ -14,7 +14,8 @@ from matplotlib.path import Path as Curve
 from torch import Tensor, nn
 
 from kanzoo.fit.chain import Stage, chain
-from kanzoo.interpret.edges import Edge, KANLayer, edge_functions
+from kanzoo.interpret.edges import Edge, edge_functions
+from kanzoo.layers.layer import KANLayer
 from kanzoo.layers.products import node_of
 from kanzoo.page import style
 

@@ -14,8 +14,8 @@ from torch.utils.flop_counter import register_flop_formula
 
 from kanzoo.bases.knots import EXTRAPOLATIONS
 from kanzoo.kernels.native.call import Argument, call, in_float32, thread_count, whole_numbers
+from kanzoo.kernels.spline.calls import check_spline
 from kanzoo.kernels.spline.definition import dense_conv2d, differentiate_gradient
-from kanzoo.kernels.spline.linear import check_spline
 
 SIGNATURE = (
     "Tensor x, Tensor weight, Tensor? residual, Tensor knots, int order, str extrapolation,"

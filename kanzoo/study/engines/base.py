@@ -12,8 +12,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
 
+from kanzoo.checks import Positive, check_value, check_whole
 from kanzoo.rundir import write_atomic
 from kanzoo.study.engines.cell import BUSY, FAILED, FINISHED, UNTRIED, Outcome, Train
 from kanzoo.study.plan import Cell
@@ -94,9 +94,9 @@ class Engine(ABC):
         max_retries: int = 1,
         memory_limit_gb: float | None = None,
     ) -> None:
-        positive("cell_timeout", cell_timeout)
-        positive("memory_limit_gb", memory_limit_gb)
-        whole("max_retries", max_retries, least=0)
+        check_value("engine.cell_timeout", cell_timeout, Positive | None)
+        check_value("engine.memory_limit_gb", memory_limit_gb, Positive | None)
+        check_whole("engine.max_retries", max_retries, 0)
         self.cell_timeout = cell_timeout
         self.max_retries = max_retries
         self.memory_limit_gb = memory_limit_gb
@@ -120,22 +120,6 @@ class Engine(ABC):
     @abstractmethod
     def describe(self, count: int) -> str:
         """A few words on where `count` cells will run."""
-
-
-def positive(name: str, value: Any) -> None:
-    """Raise `ValueError` unless an option is a positive number or None."""
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if value is not None and not (number and value > 0):
-        raise ValueError(f"engine.{name} must be a positive number or null, got {value!r}")
-
-
-def whole(name: str, value: Any, *, least: int, optional: bool = False) -> None:
-    """Raise `ValueError` unless an option is a whole number from `least`, or None if allowed."""
-    if value is None and optional:
-        return
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        kind = f"a whole number from {least}" + (" or null" if optional else "")
-        raise ValueError(f"engine.{name} must be {kind}, got {value!r}")
 
 
 def cores() -> int:

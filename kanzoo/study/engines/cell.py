@@ -77,16 +77,8 @@ def timed_out(cell_timeout: float | None) -> Outcome:
 
 def is_multi_device(cell: Cell) -> bool:
     """Whether a cell trains on several devices, which takes processes of its own."""
-    trainer = cell.config["trainer"]
-    return trainer["strategy"] != "auto" or device_count(cell) != 1 or trainer["num_nodes"] > 1
-
-
-def device_count(cell: Cell) -> int | None:
-    """Devices on each node, None for all that there are."""
-    devices = cell.config["trainer"]["devices"]
-    if isinstance(devices, list):
-        return len(devices)
-    return devices if isinstance(devices, int) else None
+    trainer = cell.settings.trainer
+    return trainer.strategy != "auto" or not trainer.is_one_process
 
 
 def prepare_worker(threads: int, memory_limit_gb: float | None, gpu: str | None = None) -> None:
@@ -145,7 +137,7 @@ def _run_alone(cell: Cell, cell_timeout: float | None) -> Outcome:
     environment = {**(_whole or os.environ), "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     if "SLURM_JOB_ID" not in environment and "OMP_NUM_THREADS" in environment:
         # Its processes share what this one has; under SLURM each has its own.
-        share = int(environment["OMP_NUM_THREADS"]) // (device_count(cell) or 1)
+        share = int(environment["OMP_NUM_THREADS"]) // (cell.settings.trainer.num_devices or 1)
         environment["OMP_NUM_THREADS"] = str(max(1, share))
     with tempfile.TemporaryFile() as output, _on_sigterm(_end):
         process = subprocess.Popen(

@@ -14,7 +14,8 @@ from typing import Any
 from filelock import FileLock, Timeout
 from pebble import ProcessExpired, ProcessPool
 
-from kanzoo.study.engines.base import Engine, Session, cores, whole
+from kanzoo.checks import Count, check_value
+from kanzoo.study.engines.base import Engine, Session, cores
 from kanzoo.study.engines.cell import (
     FAILED,
     Outcome,
@@ -44,8 +45,8 @@ class LocalEngine(Engine):
         self, *, workers: int | None = None, threads: int | None = None, **common: Any
     ) -> None:
         super().__init__(**common)
-        whole("workers", workers, least=1, optional=True)
-        whole("threads", threads, least=1, optional=True)
+        check_value("engine.workers", workers, Count | None)
+        check_value("engine.threads", threads, Count | None)
         self.workers = workers
         self.threads = threads
 

@@ -15,13 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from kanzoo.checks import Count, NotNegative, check_value, check_whole
 from kanzoo.errors import EngineError
-from kanzoo.study.engines.base import Engine, Session, cores, positive, whole
+from kanzoo.study.engines.base import Engine, Session, cores
 from kanzoo.study.engines.cell import (
     FAILED,
     Outcome,
     Train,
-    device_count,
     is_multi_device,
     one_line,
     prepare_worker,
@@ -55,10 +55,9 @@ class RayEngine(Engine):
         **common: Any,
     ) -> None:
         super().__init__(**common)
-        whole("workers", workers, least=1, optional=True)
-        whole("cpus_per_cell", cpus_per_cell, least=1)
-        if gpus_per_cell != 0:
-            positive("gpus_per_cell", gpus_per_cell)
+        check_value("engine.workers", workers, Count | None)
+        check_whole("engine.cpus_per_cell", cpus_per_cell, 1)
+        check_value("engine.gpus_per_cell", gpus_per_cell, NotNegative)
         if address is not None and not re.fullmatch(r"auto|[\w.-]+:\d{1,5}", str(address)):
             raise ValueError(f"engine.address must be HOST:PORT, auto or null, got {address!r}")
         self.address = address
@@ -81,12 +80,12 @@ class RayEngine(Engine):
             _check_reachable(self.address)
 
     def _check_cell(self, cell: Cell) -> None:
-        trainer = cell.config["trainer"]
-        if trainer["num_nodes"] > 1:
+        trainer = cell.settings.trainer
+        if trainer.num_nodes > 1:
             raise ValueError("engine=ray keeps a cell on one node: trainer.num_nodes must be 1")
-        if trainer["accelerator"] != "gpu":
+        if trainer.accelerator != "gpu":
             return
-        needed = device_count(cell) or 1 if is_multi_device(cell) else 0
+        needed = trainer.num_devices or 1 if is_multi_device(cell) else 0
         if self.gpus_per_cell < max(needed, 1e-9):
             raise ValueError(
                 f"trainer.accelerator=gpu, but engine.gpus_per_cell={self.gpus_per_cell:g}"

@@ -22,16 +22,15 @@ from typing import Any
 
 from filelock import FileLock
 
-from kanzoo import registry
+from kanzoo.checks import Positive, check_name, check_value, check_whole
 from kanzoo.errors import EngineError
 from kanzoo.rundir import write_atomic
-from kanzoo.study.engines.base import Engine, Session, positive, whole
+from kanzoo.study.engines.base import Engine, Session
 from kanzoo.study.engines.cell import (
     FAILED,
     FINISHED,
     Outcome,
     Train,
-    device_count,
     is_multi_device,
 )
 from kanzoo.study.engines.slurm_commands import check_request, last_state, partitions, queued
@@ -82,9 +81,9 @@ class SlurmEngine(Engine):
             ("cells_per_job", cells_per_job),
             ("cpus_per_cell", cpus_per_cell),
         ):
-            whole(name, value, least=1)
-        whole("gpus_per_cell", gpus_per_cell, least=0)
-        positive("poll_seconds", poll_seconds)
+            check_whole(f"engine.{name}", value, 1)
+        check_whole("engine.gpus_per_cell", gpus_per_cell, 0)
+        check_value("engine.poll_seconds", poll_seconds, Positive)
         self.partition = partition
         self.account = account
         self.time = time
@@ -102,15 +101,15 @@ class SlurmEngine(Engine):
             if shutil.which(command) is None:
                 raise ValueError(f"engine=slurm needs SLURM, and there is no command {command!r}")
         for cell in cells:
-            devices = device_count(cell)
-            if devices is None:
+            trainer = cell.settings.trainer
+            if trainer.num_devices is None:
                 raise ValueError("engine=slurm needs trainer.devices to be a number, not auto")
-            if cell.config["trainer"]["accelerator"] == "gpu" and not self.gpus_per_cell:
+            if trainer.accelerator == "gpu" and not self.gpus_per_cell:
                 raise ValueError("trainer.accelerator=gpu, but engine.gpus_per_cell=0")
         try:
             known = partitions()
             if self.partition is not None:
-                registry.check_name("SLURM partition", self.partition, known)
+                check_name("SLURM partition", self.partition, known)
             requests = {json.dumps(self.request(cell)): cell for cell in cells}
             for cell in requests.values():
                 check_request(self.request(cell))
@@ -131,14 +130,15 @@ class SlurmEngine(Engine):
 
     def request(self, cell: Cell) -> dict[str, Any]:
         """What a job of cells like this one asks SLURM for, as options of `sbatch`."""
-        tasks = (device_count(cell) or 1) if is_multi_device(cell) else 1
+        trainer = cell.settings.trainer
+        tasks = (trainer.num_devices or 1) if is_multi_device(cell) else 1
         gpus = max(self.gpus_per_cell, tasks) if self.gpus_per_cell else None
         memory = self.memory_limit_gb
         wanted = {
             "partition": self.partition,
             "account": self.account,
             "time": self.time,
-            "nodes": cell.config["trainer"]["num_nodes"],
+            "nodes": trainer.num_nodes,
             "ntasks_per_node": tasks,
             "cpus_per_task": self.cpus_per_cell,
             "gpus_per_node": gpus,

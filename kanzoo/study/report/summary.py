@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kanzoo import __version__
-from kanzoo.run.config import Config
-from kanzoo.rundir import git_sha
+from kanzoo.rundir import Config, git_sha
 from kanzoo.study.plan import Cell, active_axes, arms_of, margins_of
 
 if TYPE_CHECKING:
