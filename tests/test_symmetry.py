@@ -8,6 +8,8 @@ import sympy
 
 import kanzoo
 from kanzoo.data.functions import feynman_table
+from kanzoo.fit.stack import StackOptions
+from kanzoo.interpret.formula.discover import discover
 from kanzoo.interpret.formula.problem import VIEWS, Problem, one_function
 from kanzoo.interpret.formula.symmetry import null_vector, simplify
 from kanzoo.reproduce.feynman import page, solve
@@ -140,6 +142,17 @@ def test_one_column_by_one_function_of_the_library(function: Callable) -> None:
 def test_noise_is_no_function() -> None:
     t, y = np.random.default_rng(0).normal(size=(2, 100))
     assert one_function(Problem(t[:, None], y, (A,), lambda e: e)) is None
+
+
+def test_discovery_is_a_function_of_the_data_and_its_options() -> None:
+    x = np.random.default_rng(0).uniform(1, 3, (120, 2))
+    y = np.stack([2 * x[:, 0] + x[:, 1] ** 2, x[:, 1] - 1], axis=1)
+    options = StackOptions(hidden=(), grid_sizes=(3,), random_state=0)
+    first, again = (discover(x, y, ["mass", "speed"], options) for _ in range(2))
+    assert first.formula.expressions == again.formula.expressions
+    mass, speed = sympy.symbols("mass speed", real=True)
+    assert first.formula.expressions == [2 * mass + speed**2, speed - 1]
+    np.testing.assert_allclose(first.stack.predict(x), y, atol=1e-4)
 
 
 @pytest.mark.slow

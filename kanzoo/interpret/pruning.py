@@ -6,7 +6,7 @@ Axes: N rows, C input channels, E = O / groups outputs that a channel reaches.
 import copy
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -303,10 +303,9 @@ def smallest(
         if reached > limit:
             break
         current = candidate.net
-        edges = (best.edges if best else 0) + candidate.edges
-        nodes = (best.nodes if best else 0) + candidate.nodes
-        inputs = (best.inputs if best else 0) + candidate.inputs
-        best = Pruning(
-            current, edges, nodes, inputs, candidate.left, candidate.total, start, reached
-        )
+        sums = {
+            name: getattr(candidate, name) + (getattr(best, name) if best else 0)
+            for name in ("edges", "nodes", "inputs")
+        }
+        best = replace(candidate, **sums, before=start, after=reached)
     return best or first

@@ -3,6 +3,7 @@
 Axes: N samples, C inputs, O outputs.
 """
 
+import copy
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -256,8 +257,7 @@ class _Constants:
         ]
 
     def fixed(self, index: int, value: Any) -> "_Constants":
-        other = object.__new__(_Constants)
-        other.symbols, other.x, other.y = self.symbols, self.x, self.y
+        other = copy.copy(self)
         other.template = self.template.subs(self.names[index], value)
         other.names = [n for k, n in enumerate(self.names) if k != index]
         other.values = [v for k, v in enumerate(self.values) if k != index]
