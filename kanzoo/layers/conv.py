@@ -151,11 +151,12 @@ class ConvLayer(KANLayer):
     def request(self, x: Tensor) -> Request:
         check_channels(x, -1 - self.dims, self.in_features)
         images = x if x.dim() == self.dims + 2 else x.unsqueeze(0)
-        padding, margins = self.padding, self.margins
-        if isinstance(padding, str):
-            padding = tuple(before for before, _ in margins)
-        if self.padding_mode != "zeros" or any(before != after for before, after in margins):
-            images, padding = self.padded(images), (0,) * self.dims
+        padding = self.padding
+        if isinstance(padding, str) or self.padding_mode != "zeros":
+            before, after = zip(*self.margins, strict=True)
+            padding = before
+            if self.padding_mode != "zeros" or before != after:
+                images, padding = self.padded(images), (0,) * self.dims
         sizes = (self.stride, padding, self.dilation)
         options = ConvOptions(*sizes, self.transposed, self.output_padding, self.groups)
         weight = self.masked_weight()
