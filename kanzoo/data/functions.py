@@ -196,7 +196,7 @@ class Functions(InMemory):
         super().check(world_size=world_size)
         if self.prior is not None:
             parse_formula(self.prior, self.columns)
-        assert self.target
+        _ = self.target  # making it checks the name
 
     def counts(self) -> Counts:
         """Return the sizes that were asked for."""

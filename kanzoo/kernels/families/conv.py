@@ -250,6 +250,13 @@ def function_conv(
     x: (B, C, *S); margins: zeros on each side of the pixels that go through the functions as all
     do; options: those of ``torch.ops.aten.convolution`` after the bias. Returns (B, out, *S').
     """
+    if x.dim() < 3 or weight.dim() != x.dim():
+        raise ValueError(
+            f"x must be (B, C, *S) and weight of as many dimensions, got {tuple(x.shape)} and"
+            f" {tuple(weight.shape)}"
+        )
+    if bias is not None and (bias.dtype, bias.device) != (weight.dtype, weight.device):
+        raise ValueError(f"bias must be {weight.dtype} on {weight.device}, as weight")
     with torch.autocast(x.device.type, enabled=False):
         if len(x) < FEW_IMAGES:
             x, margins = pad(x, margins), [0] * len(margins)

@@ -17,7 +17,7 @@ from torch import Tensor
 from kanzoo.bases.base import Family
 from kanzoo.kernels.generic.conv import differentiable_gradients, spread
 from kanzoo.kernels.generic.linear import blocks, whole
-from kanzoo.kernels.native.call import call, thread_count, whole_numbers
+from kanzoo.kernels.native.call import call, check_features, thread_count, whole_numbers
 from kanzoo.kernels.native.enumerations import FAMILIES, NUMBERS
 from kanzoo.kernels.native.scratch import scratch
 
@@ -260,6 +260,7 @@ def function_linear(
     parameters: Sequence[Tensor] = (),
 ) -> Tensor:
     """``blocked_linear`` with functions that the kernel knows, and a bias."""
+    check_features(x)
     flat = x.reshape(-1, x.shape[-1]).contiguous()
     with torch.autocast(x.device.type, enabled=False):
         y: Tensor = _Linear.apply(plan, features, flat, weight, bias, *parameters)

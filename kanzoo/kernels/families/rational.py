@@ -56,6 +56,8 @@ def _functions(
     """What describes the functions to C, with sizes to go before the number of threads."""
     if below.dim() != 2:
         raise ValueError(f"below must be (4, groups), got {tuple(below.shape)}")
+    if group_of.shape != sizes[1:2]:
+        raise ValueError(f"group_of must be ({sizes[1]},), got {tuple(group_of.shape)}")
     arguments: list[Argument] = [
         ("x", _in_memory(x), _in_memory(x).shape),
         ("above", above.contiguous(), (6,)),
@@ -119,6 +121,8 @@ def _backward(
 
 @torch.library.register_fake("kanzoo::rational")  # type: ignore[untyped-decorator]
 def _forward_fake(x: Tensor, above: Tensor, below: Tensor, group_of: Tensor) -> Tensor:
+    if any(t.device != x.device for t in (above, below, group_of)):
+        raise ValueError(f"all tensors of rational functions must be on {x.device}, as x")
     return torch.empty_like(_layout(x)[0])
 
 

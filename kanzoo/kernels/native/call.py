@@ -29,6 +29,12 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
 
 
+def check_features(x: Tensor) -> None:
+    """Raise ``ValueError`` for inputs without features."""
+    if x.dim() == 0 or x.shape[-1] == 0:
+        raise ValueError(f"x must be (..., in) with in from 1, got {tuple(x.shape)}")
+
+
 def max_threads() -> int:
     """PyTorch's number of threads, but one in forked children.
 

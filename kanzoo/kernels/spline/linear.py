@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from kanzoo.kernels.native.call import in_float32, max_threads
+from kanzoo.kernels.native.call import check_features, in_float32, max_threads
 from kanzoo.kernels.spline.calls import Sizes, bind_backward, bind_forward, check_spline, sizes_of
 from kanzoo.kernels.spline.definition import dense_linear, differentiate_gradient
 
@@ -195,6 +195,7 @@ def spline_linear(
     Returns (..., out). float32 and float64 on the CPU; lower precisions are computed in float32.
     Raises ``ValueError`` for wrong shapes, ``CompileError`` where there is no compiler.
     """
+    check_features(x)
     given = x.dtype
     x, weight, residual, knots = in_float32(x, weight, residual, knots)
     inputs = x.shape[-1]

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kanzoo.kernels.native.call import max_threads
+from kanzoo.kernels.native.call import check_features, max_threads
 from kanzoo.kernels.spline.calls import Sizes, bind_backward, bind_forward, order_size, sizes_of
 from kanzoo.kernels.spline.linear import spline_linear
 
@@ -41,6 +41,7 @@ class _Direct(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Any, weight: Any, bias: Any, *options: Any) -> Any:
         residual, knots, order, extrapolation = options
+        check_features(x)
         rows = x.reshape(-1, x.shape[-1]).contiguous()
         weight, knots = weight.contiguous(), knots.contiguous()
         start = None if bias is None else bias.contiguous()

@@ -163,7 +163,7 @@ struct Ramps {
     }
 };
 
-// An even B-spline of order n = constant[0] of t = (x - p_0) p_1 in intervals (as in cardinal.py),
+// An even B-spline of order n = constant[0] of t = (x - p_0) p_1 in intervals,
 // and exp(-u^2), u = (x - p_2) p_3, added. constant[1 ..]: weights of its truncated powers, over n!.
 struct SplineGaussian {
     static constexpr bool trained = false;
