@@ -13,8 +13,8 @@ from kanzoo.benchmark import models, peers
 from kanzoo.benchmark.layers import SHAPES, Shape, measure
 from kanzoo.benchmark.main import main
 from kanzoo.benchmark.timing import ratio, saved_bytes, training_step
-from kanzoo.document import pages
 from kanzoo.registry import conf_dir, names
+from kanzoo.reproduce.reference import pages
 
 
 def test_ratio_is_the_median_of_neighbours(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,8 +11,9 @@ import pandas as pd
 import pytest
 from conftest import run_script
 
-from kanzoo.compare import _job, check_cells, plan
+from kanzoo.compare import _job
 from kanzoo.run.config import compose
+from kanzoo.study.comparison import check_cells, plan
 from kanzoo.study.engines.local import LocalEngine
 from kanzoo.study.plan import Cell
 from kanzoo.study.results import collect

@@ -5,15 +5,17 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import is_dataclass
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import pytest
 import yaml
 from conftest import environment, run_script
 
 from kanzoo import registry
+from kanzoo.checks import check_value
 from kanzoo.run.config import check_overrides, compose
 from kanzoo.run.prepare import prepare
 from kanzoo.rundir import RunDir, identity
@@ -241,7 +243,7 @@ def test_every_choice_composes(group: str, name: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", registry.names("study"))
 def test_every_study_plans(name: str) -> None:
-    from kanzoo.compare import plan
+    from kanzoo.study.comparison import plan
 
     config = compose("compare", [f"study={name}"])
     study = config["study"]
@@ -353,6 +355,27 @@ def test_corrupt_data_end_in_one_line(tmp_path: Path) -> None:
     assert len(done.stderr.splitlines()) == 1, done.stderr
     assert "-ubyte" in done.stderr
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("group", ["data", "model", "layers", "basis", "task", "sched", "engine"])
+def test_annotations_are_the_kinds_of_options(group: str) -> None:
+    """Read from the source, they are those of the imported class, and take every default."""
+    for name in registry.names(group):
+        node = registry.options(group, name)
+        target = node.pop("_target_")
+        kinds = registry.option_kinds(target)
+        hints: dict[str, Any] = {}
+        for cls in reversed(registry.locate(target).__mro__):
+            hints |= get_type_hints(cls) if is_dataclass(cls) else {}
+            hints |= get_type_hints(vars(cls).get("__init__", object))
+        for key, default in node.items():
+            optional = type(None) in get_args(hints[key])
+            if key not in kinds:
+                assert hints[key] is Any, (name, key)
+                continue
+            if "$" not in str(default):
+                check_value(key, default, kinds[key])
+            assert (type(None) in get_args(kinds[key])) == optional, (name, key)
 
 
 def test_no_resolver_evaluates_code() -> None:

@@ -11,8 +11,8 @@ from typing import Any
 import engine_study
 import pytest
 
-from kanzoo.compare import build_engine, plan
 from kanzoo.run.config import compose
+from kanzoo.study.comparison import build_engine, plan
 from kanzoo.study.plan import Cell
 
 pytestmark = [pytest.mark.engines]

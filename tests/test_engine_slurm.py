@@ -14,8 +14,8 @@ from typing import Any
 import engine_study
 import pytest
 
-from kanzoo.compare import build_engine, plan
 from kanzoo.run.config import compose
+from kanzoo.study.comparison import build_engine, plan
 
 HERE = Path(__file__).parent
 CLUSTER = HERE / "slurm_cluster.sh"

@@ -15,10 +15,10 @@ import engine_study
 import pytest
 from conftest import command, environment
 
-from kanzoo.compare import build_engine, plan
 from kanzoo.errors import BusyError, DivergedError
 from kanzoo.registry import names, options
 from kanzoo.run.config import compose
+from kanzoo.study.comparison import build_engine, plan
 from kanzoo.study.engines.base import Session
 from kanzoo.study.engines.cell import (
     BUSY,

@@ -8,8 +8,9 @@ import yaml
 from test_compare import cells_of, configured
 
 from kanzoo import registry
-from kanzoo.compare import _job, check_cells, plan
+from kanzoo.compare import _job
 from kanzoo.run.config import Composer, compose
+from kanzoo.study.comparison import check_cells, plan
 from kanzoo.study.plan import CONTROLS, active_axes, arms_of, distinct, first_of_kinds
 
 ARMS = {"mlp": ["layers=mlp"], "kan": ["layers=kan"], "thin": ["layers=mlp"]}

@@ -9,8 +9,9 @@ import pandas as pd
 import pytest
 from test_compare import configured
 
-from kanzoo.compare import _job, best_words, check_trials, plan
+from kanzoo.compare import _job
 from kanzoo.run.config import Composer, compose
+from kanzoo.study.comparison import best_words, check_trials, plan
 from kanzoo.study.plan import Cell, distinct, first_of_kinds
 from kanzoo.study.report.tuning import tuning_record
 from kanzoo.study.tune import SEED_OFFSET, Tuning, check_tuning, tune

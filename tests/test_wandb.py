@@ -9,10 +9,10 @@ import pytest
 import yaml
 from test_train import wandb_records
 
-from kanzoo.compare import plan
 from kanzoo.registry import conf_dir
 from kanzoo.run.config import compose
 from kanzoo.run.fit import train
+from kanzoo.study.comparison import plan
 from kanzoo.study.wandb_links import link_wandb_runs
 
 DOCS = conf_dir().parent / "docs"

@@ -25,6 +25,7 @@ from kanzoo import compare
 from kanzoo.run.config import compose
 from kanzoo.run.fit import train
 from kanzoo.run.prepare import prepare
+from kanzoo.study import comparison
 from kanzoo.study.engines.local import LocalEngine
 from kanzoo.study.plan import Cell
 
@@ -87,8 +88,8 @@ def large_study(folder: Path, count: int) -> tuple[float, float, float]:
     kinds = len(MODELS) * len(ARMS) * 2
     config["study"] |= {"seeds": max(2, -(-count // kinds))}
     began = time.perf_counter()
-    cells = compare.plan(config)
-    compare.check_cells(cells)
+    cells = comparison.plan(config)
+    comparison.check_cells(cells)
     planning = time.perf_counter() - began
     _make_up_results(cells)
     began = time.perf_counter()
@@ -107,7 +108,7 @@ def cell_overhead(folder: Path, logger: str, repeats: int) -> float:
     """
     config = _study(folder, models={"mlp": ["model.width=64"]}, seeds=repeats + 1)
     config["study"]["overrides"] = [*SHORT, f"logger={logger}"]
-    cells = compare.plan(config)
+    cells = comparison.plan(config)
     beyond = []
     with LocalEngine(workers=1, threads=1).session(1, folder, train) as session:
         for cell in cells:
@@ -127,7 +128,7 @@ def study_seconds(folder: Path, workers: int) -> float:
     config["study"]["overrides"] = [
         *("callbacks.progress=false", "logger=csv", "data.batch_size=64", "trainer.max_epochs=8")
     ]
-    cells = compare.plan(config)
+    cells = comparison.plan(config)
     began = time.perf_counter()
     with LocalEngine(workers=workers).session(len(cells), folder, train) as session:
         session.run(cells, _must_work)

@@ -71,6 +71,11 @@ def run_command(config_name: str, job: Callable[[Config], None]) -> None:
     main()
 
 
+def command_words() -> list[str]:
+    """The overrides on the command line of the running command; none outside of one."""
+    return list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
+
+
 def compose(config_name: str, overrides: list[str]) -> Config:
     """The checked, resolved configuration of a list of overrides, as plain values."""
     check_overrides(config_name, overrides)

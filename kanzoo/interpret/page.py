@@ -1,0 +1,225 @@
+"""The page that shows what a trained KAN has learned, with its pictures."""
+
+import base64
+import copy
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from torch import Tensor, nn
+
+from kanzoo.data.base import Dataset
+from kanzoo.interpret.edges import LayerEdges, edge_functions
+from kanzoo.interpret.scores import contrast
+from kanzoo.layers.parameters import count_params
+from kanzoo.page.html import inline, render
+from kanzoo.rundir import Config, write_atomic
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+log = logging.getLogger("kanzoo")
+
+MOST_INPUTS = 40  # whose scores are listed
+
+
+def write_page(
+    folder: Path,
+    net: nn.Module,
+    dataset: Dataset,
+    x: Tensor,
+    *,
+    config: Config,
+    checkpoint: str,
+    metric: str,
+    result: Config | None,
+    scores: Config,
+    edges: int,
+    limits: Config | None,
+) -> Path:
+    """Write `explain/index.html` and its pictures into the folder of a run; returns the page.
+
+    `x` are the inputs that the network is looked at on, `scores` its values on the splits, `result`
+    what the finished run says, None for an unfinished one. Of every KAN layer the strongest `edges`
+    are drawn; within `limits`, options of `read_formula`, a formula is looked for.
+    """
+    from kanzoo.interpret.pictures import graph, grids  # which load matplotlib
+    from kanzoo.page import style
+
+    layers = edge_functions(net, x, num_edges=edges)
+    target = folder / "explain"
+    target.mkdir(exist_ok=True)
+    for old in (
+        *target.glob("*.png"),
+        *target.glob("*.svg"),
+        *target.glob("*.html"),
+        *target.glob("*.json"),
+    ):
+        old.unlink()
+    names = _names(dataset, "columns", layers[0].layer.in_features)
+    classes = _names(dataset.spec, "class_names", dataset.spec.num_outputs)
+    network, reason, inputs = None, "", []
+    try:
+        figure = graph.draw(net, x, target / "graph", names, classes)
+        network = _picture(target / "graph.svg", figure, "the network as a graph")
+        inputs = _input_scores(layers[0], names)
+    except ValueError as error:
+        reason = f"Not drawn: {error}."
+    pictures, parts = [], contrast(net, x)
+    for layer in layers:
+        file = target / f"edges-{_plain(layer.name)}"
+        figure = grids.draw(layer.edges)
+        style.save(figure, file)
+        svg = file.with_name(f"{file.name}.svg")
+        note = f"{len(layer.edges)} of {layer.scores.size} edges, the strongest first"
+        pictures.append((layer.name, note, _picture(svg, figure, f"edges of {layer.name}")))
+    formula = None if limits is None else _formula(target, net, dataset, names, limits)
+    context = {
+        "title": _title(config),
+        "checkpoint": f"{checkpoint}.ckpt",
+        "finished": result is not None,
+        "counts": _counts(net, layers, metric, scores),
+        "samples": len(x),
+        "network": network,
+        "reason": reason,
+        "inputs": inputs,
+        "formula": formula,
+        "metrics": _metrics(scores),
+        "reference_name": dataset.reference_name,
+        "layers": [_layer_row(layer, parts[layer.name].global_share) for layer in layers],
+        "pictures": pictures,
+        "animation": _data_url(folder / "pictures" / "edges.gif"),
+        "facts": _facts(config, result),
+        "command": f"python scripts/explain.py run={folder}",
+    }
+    template = Path(__file__).parent / "templates" / "explain.html.j2"
+    write_atomic(target / "index.html", render(template, context))
+    return target / "index.html"
+
+
+def _formula(
+    target: Path, net: Any, dataset: Any, names: Sequence[str] | None, limits: dict[str, Any]
+) -> dict[str, Any]:
+    """What `formula.json` now holds; the page is written too where there is no formula."""
+    from kanzoo.interpret.formula.read import read_formula
+
+    try:
+        found = read_formula(copy.deepcopy(net), dataset, names=names, **limits)
+    except ValueError as error:
+        found = {"expression": None, "failed": str(error)}
+    if found["failed"]:
+        log.warning("no formula within the tolerance: %s", found["failed"])
+    else:
+        log.info("formula: %s", found["expression"])
+    write_atomic(target / "formula.json", json.dumps(found, indent=1) + "\n")
+    return found
+
+
+def _names(holder: Any, attribute: str, count: int) -> list[str] | None:
+    """Names that a data set has for its columns or classes, where they are as many as nodes."""
+    names = [str(name) for name in getattr(holder, attribute, None) or ()]
+    return names if len(names) == count else None
+
+
+def _plain(name: str) -> str:
+    return "".join(c if c.isalnum() or c in "._-" else "_" for c in name) or "network"
+
+
+def _title(config: Config) -> str:
+    choices = config["choices"]
+    words = [str(choices[key]) for key in ("model", "layers", "basis")]
+    return f"{' · '.join(words)} on {choices['data']}, seed {config['seed']}"
+
+
+def _counts(
+    net: Any, layers: Sequence["LayerEdges"], metric: str, scores: dict[str, Any]
+) -> list[tuple[str, str]]:
+    split = "test" if scores["test"] else "val"
+    said = {"test": "test", "val": "validation"}[split]
+    return [
+        (f"{count_params(net):,}", "parameters"),
+        (str(len(layers)), "KAN layers"),
+        (f"{sum(layer.scores.size for layer in layers):,}", "edge functions"),
+        (f"{scores[split][metric]:.4g}", f"{said} {metric}"),
+    ]
+
+
+def _metrics(scores: dict[str, Any]) -> list[dict[str, str]]:
+    """Rows of validation and test values, and of what a prediction that learns nothing reaches."""
+    both = {**scores["val"], **(scores["test"] or {})}
+    names = [name for name, value in both.items() if isinstance(value, (int, float))]
+    return [
+        {
+            "name": name,
+            **{
+                split: f"{scores[split][name]:.4g}" if name in (scores[split] or ()) else "–"  # noqa: RUF001
+                for split in ("val", "test")
+            },
+            "reference": f"{found:.4g}"
+            if (found := scores["reference"].get("test", {}).get(name)) is not None
+            else "",
+        }
+        for name in names
+    ]
+
+
+def _layer_row(found: "LayerEdges", global_share: float) -> dict[str, Any]:
+    """A row of the table of layers."""
+    layer, scores = found.layer, np.sort(found.scores.ravel())[::-1]
+    shape = f"{layer.in_features} → {layer.out_features}"
+    kernel = getattr(layer, "kernel_size", None)
+    if kernel is not None:
+        shape += f", kernel {' × '.join(map(str, kernel))}"  # noqa: RUF001
+    if (groups := getattr(layer, "groups", 1)) > 1:
+        shape += f", {groups} groups"
+    power = np.cumsum(scores**2)
+    few = int(np.searchsorted(power, 0.9 * power[-1])) + 1 if power[-1] > 0 else 0
+    grid = getattr(layer.expansion.basis, "grid_size", None)
+    return {
+        "name": found.name,
+        "kind": type(layer).__name__,
+        "shape": shape,
+        "basis": layer.expansion.factory.name + (f", grid {grid}" if grid else ""),
+        "functions": layer.expansion.num_functions,
+        "edges": f"{scores.size:,}",
+        "params": f"{layer.num_params:,}",
+        "global": f"{100 * global_share:.0f} %",
+        "strongest": f"{scores[0]:.3g}",
+        "median": f"{np.median(scores):.3g}",
+        "few": f"{few:,} ({100 * few / scores.size:.0f} %)",
+    }
+
+
+def _input_scores(first: "LayerEdges", names: Sequence[str] | None) -> list[dict[str, Any]]:
+    """The inputs of a fully connected network, the strongest first, with bars in per cent."""
+    scores = np.sqrt((first.scores**2).sum((1, 2)))
+    labels = names or [f"x{i + 1}" for i in range(len(scores))]
+    top = float(scores.max()) or 1.0
+    return [
+        {"name": labels[i], "score": f"{scores[i]:.3g}", "bar": f"{100 * scores[i] / top:.1f}"}
+        for i in np.argsort(-scores, kind="stable")[:MOST_INPUTS]
+    ]
+
+
+def _facts(config: Config, result: dict[str, Any] | None) -> list[tuple[str, str]]:
+    facts = {key: value for key, value in config["choices"].items()}
+    if result is not None:
+        facts |= {"epochs": result["epochs"], "commit": result["git_sha"], **result["versions"]}
+    return [(key, str(value)) for key, value in facts.items() if value is not None]
+
+
+def _picture(path: Path, figure: "Figure", label: str) -> dict[str, Any]:
+    """A picture for the page, with how wide it may become in pixels."""
+
+    pixels = 96 * figure.get_figwidth()
+    svg = inline(path.read_text(encoding="utf-8"), label)
+    return {"svg": svg, "least": round(0.75 * pixels), "most": round(1.25 * pixels)}
+
+
+def _data_url(path: Path) -> str | None:
+    if not path.is_file():
+        return None
+    return f"data:image/gif;base64,{base64.b64encode(path.read_bytes()).decode()}"
