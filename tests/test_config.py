@@ -15,10 +15,11 @@ import yaml
 from conftest import environment, run_script
 
 from kanzoo import registry
-from kanzoo.checks import check_value
+from kanzoo.checks import build, check_value
 from kanzoo.run.config import check_overrides, compose
 from kanzoo.run.prepare import prepare
 from kanzoo.rundir import RunDir, identity
+from kanzoo.settings import EvaluateConfig, ExplainConfig
 
 GROUPS = ("data", "model", "layers", "basis", "task", "optim", "sched", "trainer", "logger")
 GROUPS += ("callbacks", "experiment", "debug")
@@ -218,6 +219,13 @@ def test_possible_values_are_taken(line: str) -> None:
                 value = value[part]
             given = yaml.safe_load(re.sub(r":(?=\S)", ": ", text))
             assert value == given
+
+
+@pytest.mark.parametrize(
+    ("name", "section"), [("evaluate", EvaluateConfig), ("explain", ExplainConfig)]
+)
+def test_configurations_of_commands_are_what_their_sections_hold(name: str, section: Any) -> None:
+    assert build(section, compose(name, ["run=here"])).run == "here"
 
 
 def test_values_reach_the_configuration() -> None:

@@ -170,7 +170,7 @@ def to_plain(config: DictConfig, choices: dict[str, Any]) -> Config:
     assert isinstance(plain, dict)
     values = {str(key): value for key, value in plain.items()}
     groups = {key: name for key, name in choices.items() if "/" not in key and name is not None}
-    return {**values, "choices": groups}
+    return {**values, "choices": groups} if groups else values
 
 
 def check_overrides(config_name: str, overrides: list[str], *, multirun: bool = False) -> None:
