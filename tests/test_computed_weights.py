@@ -14,6 +14,7 @@ from kanzoo.fit.compiled_mse import compiled_mse
 from kanzoo.layers.constraint import KINDS
 from kanzoo.layers.kan import KANConv2d, KANConvTranspose1d, KANLinear
 from kanzoo.layers.lstsq import fit_least_squares
+from kanzoo.training.optim import param_groups
 
 
 class Halved(nn.Module):
@@ -175,3 +176,11 @@ def test_weights_given_for_one_call_are_used_for_that_call() -> None:
 def test_the_closure_of_a_stack_leaves_computed_weights_to_autograd() -> None:
     layer, x = make("prune")
     assert compiled_mse(nn.Sequential(layer), x, x[:, :1].repeat(1, 4)) is None
+
+
+@pytest.mark.parametrize("kind", COMPUTED)
+def test_weight_decay_finds_what_a_weight_is_computed_from(kind: str) -> None:
+    layer, _ = make(kind)
+    decayed, rest = (group["params"] for group in param_groups(nn.Sequential(layer), 0.1))
+    assert {id(p) for p in decayed + rest} == {id(p) for p in layer.parameters()}
+    assert [id(p) for p in rest] == [id(layer.bias)]

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from conftest import SMALL
 from torch import Tensor, nn
 from torch.nn.utils import prune
 
@@ -182,3 +183,15 @@ def test_computed_weights_are_refused_before_training() -> None:
 def test_impossible_schedules_are_refused(options: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         GridSchedule(**options)
+
+
+def test_a_move_says_how_many_inputs_were_outside(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    words = ["callbacks=grid", "callbacks.grid.update_every=1", "callbacks.grid.update_until=1"]
+    caplog.set_level("INFO", logger="kanzoo")
+    train(compose("train", [*SMALL, *words, "basis.grid_range=[-0.1,0.1]", f"runs={tmp_path}"]))
+    lines = [r.getMessage() for r in caplog.records if "grids move" in r.getMessage()]
+    first, second = (int(line.split("up to ")[1].split(" %")[0]) for line in lines)
+    assert first > 50
+    assert second < 20

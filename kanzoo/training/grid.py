@@ -77,7 +77,14 @@ class GridSchedule(Callback):
         if not grid_sizes and not moves:
             return
         changes = []
-        for layer, x in layer_inputs(pl_module, batch[0], grid_layers(pl_module)).items():
+        inputs = layer_inputs(pl_module, batch[0], grid_layers(pl_module))
+        if moves and inputs:
+            outside = max(layer.outside_share(x) for layer, x in inputs.items())  # type: ignore[operator]
+            message = (
+                "grids move at step %d; before, up to %.0f %% of a layer's inputs were outside"
+            )
+            log.info(message, trainer.global_step, 100 * outside)
+        for layer, x in inputs.items():
             if moves:
                 changes.append(layer.update_grid(x, uniform_share=self.uniform_share))  # type: ignore[operator]
             changes += [layer.refine(grid_size, x) for grid_size in grid_sizes]  # type: ignore[operator]

@@ -21,12 +21,19 @@ def param_groups(net: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
 
     A layer names the parameters that decay in its attribute `decays`; of PyTorch's own linear and
     convolution layers it is `weight`. Biases, norms, positions and the parameters of a basis stay.
+    Of a computed weight (pruned, normalised) it is what it is computed from.
     """
     decayed: list[nn.Parameter] = []
     for module in net.modules():
         plain = isinstance(module, nn.Linear | nn.modules.conv._ConvNd)
         names = getattr(module, "decays", ("weight",) if plain else ())
-        decayed += [getattr(module, name) for name in names]
+        for name in names:
+            stored = (f"{name}_", f"parametrizations.{name}.")
+            decayed += [
+                parameter
+                for key, parameter in module.named_parameters()
+                if key == name or key.startswith(stored)
+            ]
     known = {id(p) for p in decayed}
     rest = [p for p in net.parameters() if id(p) not in known]
     return [
