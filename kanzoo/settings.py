@@ -139,7 +139,9 @@ class RunConfig:
     name: str
     runs: str
     seed: Index
-    match: Literal["params", "flops", "none"]
+    match: Literal["params", "flops", "width", "none"]
+    match_scope: Literal["roles", "network"]
+    match_by: Literal["size", "grid"]
     budget: Count | None
     overwrite: bool
     training_set: TrainingSetConfig
@@ -225,7 +227,8 @@ class StudyConfig:
     alpha: Annotated[float, Bounds(0, 1)]
     overrides: list[str]
     further: list[str]
-    controls: bool
+    controls: bool | list[str]
+    controls_of: str | None
     train_fraction: list[float]
     label_noise: list[float]
     axes: dict[str, AxisConfig]

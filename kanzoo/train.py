@@ -58,7 +58,9 @@ def _print_summary(result: dict[str, Any], folder: RunDir) -> None:
     rows |= {
         f"validation {metric}": _short(result["val"][metric]),
         "parameters": f"{result['params']:,} (twin {result['twin_params']:,})",
-        "forward FLOPs": f"{result['flops']:,} (twin {result['twin_flops']:,})",
+        "forward FLOPs": f"{result['flops']:,} (twin {result['twin_flops']:,})"
+        + (f", {result['flops_sparse']:,} without zeros" if result["kan_roles"] else ""),
+        "sizes": result["sizes"] + f" ({result['trunk_changed']})" * bool(result["trunk_changed"]),
         "training step": f"{result['step_time_ms']:.2f} ms",
         "peak memory": f"{result['peak_memory_mb']:.1f} MB",
         "training": f"{result['train_seconds']:.1f} s, {result['epochs']} epochs",

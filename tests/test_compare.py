@@ -89,7 +89,8 @@ def result_of(config: dict[str, Any]) -> dict[str, Any]:
     folder = RunDir.of(config)
     folder.write_config()
     result = {
-        **{"status": "finished", "metric": "accuracy", "mode": "max", "options": {"width": 8}},
+        **{"status": "finished", "metric": "accuracy", "mode": "max", "sizes": "width 8"},
+        **{"trunk_changed": "", "kan_roles": [], "flops_sparse": 1},
         **{"test": {"accuracy": 0.5}, "val": {"accuracy": 0.5}, "params": 1, "flops": 1},
         **{"step_time_ms": 1.0, "peak_memory_mb": 1.0, "train_seconds": 1.0, "epochs": 1},
     }

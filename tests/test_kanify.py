@@ -17,7 +17,7 @@ from kanzoo import registry
 from kanzoo.layers.kan import KANConv2d, KANLayer, KANLinear
 from kanzoo.layers.kanify import REPLACEMENTS
 from kanzoo.layers.parameters import count_params
-from kanzoo.models.budget import count_flops
+from kanzoo.models.cost import count_flops
 
 NAMES = registry.names("basis")
 

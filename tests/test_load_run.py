@@ -114,7 +114,7 @@ def test_loading_solves_no_budget(
 ) -> None:
     result = train_run("match=params", "trainer.max_epochs=1")
     (folder,) = tmp_path.glob("train/*/*/seed0")
-    monkeypatch.setattr("kanzoo.models.build.match_budget", None)
+    monkeypatch.setattr("kanzoo.models.solve.match_budget", None)
     monkeypatch.setattr("kanzoo.models.build.plan_model", None)
     assert load_run(folder).evaluate("test") == result["test"]
 

@@ -25,7 +25,7 @@ def test_basis_works_in_every_role(name: str, basis: str) -> None:
     x = inputs(kind, 4)
     options = matching_sizes(name)
     for roles in choices_of_roles(name)[1:]:
-        matched = plan(name, roles, basis=basis, match="params", **options)
+        matched = plan(name, roles, basis=basis, match="params", scope="network", **options)
         assert matched.params / matched.twin_params == pytest.approx(1.0, abs=0.02), roles
         state = torch.get_rng_state()
         net = matched.build(seed=3)

@@ -10,8 +10,10 @@ from test_compare import cells_of, configured
 from kanzoo import registry
 from kanzoo.compare import _job
 from kanzoo.run.config import Composer, compose
+from kanzoo.run.prepare import prepare
 from kanzoo.study.comparison import check_cells, plan
-from kanzoo.study.plan import CONTROLS, active_axes, arms_of, distinct, first_of_kinds
+from kanzoo.study.controls import CONTROLS, parts_of_difference
+from kanzoo.study.plan import active_axes, arms_of, distinct, first_of_kinds
 
 ARMS = {"mlp": ["layers=mlp"], "kan": ["layers=kan"], "thin": ["layers=mlp"]}
 DEPTH = {"values": {1: ["model.depth=1"], 2: ["model.depth=2"]}, "arms": ["kan", "thin"]}
@@ -39,6 +41,54 @@ def test_control_arms_are_there_unless_they_are_not_wanted(tmp_path: Path) -> No
     arms = arms_of(configured(tmp_path, arms=own, controls=True)["study"])
     assert set(arms) == {"mlp", *CONTROLS}
     assert arms["mlp-prelu"] == own["mlp-prelu"]
+    some = arms_of(configured(tmp_path, arms=ARMS, controls=["mlp-narrow"])["study"])
+    assert set(some) == {*ARMS, "mlp-narrow"}
+
+
+def test_control_arms_are_for_some_data_and_architectures(tmp_path: Path) -> None:
+    models = {"mlp": [], "vit": [], "small": ["model=mlp", "model.width=8"]}
+    cells = cells_of(tmp_path, data=["digits"], models=models, controls=True, match=["params"])
+    common = {"mlp", "kan", *CONTROLS} - {"linear", "nlinear", "dlinear"}
+    found = {model: {c.arm for c in cells if c.model == model} for model in models}
+    assert found["mlp"] == found["small"] == common - {"mlp-swiglu"}
+    assert found["vit"] == common - {"mlp-residual"}
+    table: dict[str, Any] = {"models": {"mlp": []}, "controls": True, "overrides": []}
+    tables = {c.arm for c in cells_of(tmp_path, data=["wine"], **table)}
+    assert tables == common - {"mlp-swiglu", "mlp-narrow"} | {"linear"}
+    series = cells_of(tmp_path, data=["etth1"], **table)
+    assert {"nlinear", "dlinear"} <= {c.arm for c in series}
+
+
+@pytest.mark.parametrize("match", ["params", "flops:network", "params:grid", "width"])
+def test_a_difference_comes_apart_into_width_place_and_basis(tmp_path: Path, match: str) -> None:
+    study: dict[str, Any] = {"models": {"vit": ["model.depth=1"]}, "match": [match]}
+    cells = cells_of(tmp_path, **study, controls=True)
+    first = {c.arm: c for c in first_of_kinds(cells)}
+    plans = {arm: prepare(c.config).plan for arm, c in first.items()}
+    kan, twin = plans["kan"], plans["mlp"]
+    if kan.options == twin.options:
+        assert "mlp-narrow" not in plans, "the narrow twin is the twin"
+    else:
+        assert plans["mlp-narrow"].options == kan.options
+        assert plans["mlp-narrow"].params < twin.params
+    assert plans["kan-residual"].options == kan.options
+    assert plans["kan-residual"].kan_roles == kan.kan_roles
+    assert plans["kan-residual"].params < kan.params
+    for cell in first.values():
+        assert compose("train", list(cell.overrides)) == cell.config, "the command repeats the run"
+        assert cell.match == match
+    parts = parts_of_difference(configured(tmp_path, **study, controls=True)["study"])
+    ends = [arm for pair in parts.values() for arm in pair]
+    assert sorted(ends) == sorted(["kan", "mlp", *["kan-residual", "mlp-narrow"] * 2])
+
+
+def test_controls_of_another_architecture_have_the_budget_of_the_twin(tmp_path: Path) -> None:
+    cells = cells_of(tmp_path, models={"mlp": ["model.width=64"]}, controls=True, match=["params"])
+    plans = {c.arm: prepare(c.config).plan for c in first_of_kinds(cells)}
+    assert plans["mlp-residual"].shape.cls.__name__ == "ResMLP"
+    assert plans["mlp-residual"].params == pytest.approx(plans["mlp"].params, rel=0.01)
+    for arm in ("kan", "kan-random", "mlp-spline", "mlp-prelu"):
+        assert plans[arm].params == pytest.approx(plans["mlp"].params, rel=0.02), arm
 
 
 def test_shares_and_noise_are_axes(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 import safetensors.torch
 import torch
 from torch import Tensor, nn
+from zoo import ON_IMAGES
 
 import kanzoo
 from kanzoo import registry
@@ -54,7 +55,7 @@ def same(first: Any, second: Any, dtype: torch.dtype = torch.float32) -> bool:
 
 
 @pytest.mark.parametrize("basis", BASES)
-@pytest.mark.parametrize("name", registry.names("model"))
+@pytest.mark.parametrize("name", ON_IMAGES)
 def test_round_trip(name: str, basis: str, tmp_path: Path) -> None:
     net = make(name, basis=basis)
     net.train()(images())  # statistics of normalisations move

@@ -12,18 +12,14 @@ from kanzoo.bases.base import BasisFactory, get_basis
 from kanzoo.layers.kan import KANLayer
 from kanzoo.models.base import Architecture
 from kanzoo.models.build import ModelPlan, build_layers, build_plan
+from kanzoo.models.solve import Budget
 
 MODELS = registry.names("model")
 BASES = registry.names("basis")
-# Every basis in one architecture, every architecture with B-splines and with some others.
-ROTATED = sorted(
-    {(MODELS[i % len(MODELS)], basis) for i, basis in enumerate(BASES)}
-    | {(model, "bspline") for model in MODELS}
-)
 OUTPUTS = 10
 SHAPES: dict[str, tuple[int, ...]] = {
     "image": (1, 8, 8),
-    "sequence": (6, 3),
+    "sequence": (6, 5),
     "table": (5,),
     "tokens": (6,),
     "dense": (1, 8, 8),
@@ -37,6 +33,15 @@ def cls_of(name: str) -> type[Architecture]:
     cls = registry.locate(registry.options("model", name)["_target_"])
     assert issubclass(cls, Architecture)
     return cls
+
+
+ON_IMAGES = [name for name in MODELS if {"image", "dense"} & set(cls_of(name).kinds)]
+SIZED = [name for name in MODELS if cls_of(name).coarse]
+# Every basis in one architecture, every architecture with B-splines and with some others.
+ROTATED = sorted(
+    {(SIZED[i % len(SIZED)], basis) for i, basis in enumerate(BASES)}
+    | {(model, "bspline") for model in SIZED}
+)
 
 
 def main_kind(name: str) -> str:
@@ -73,7 +78,9 @@ def sizes(name: str, width: int = 8) -> dict[str, Any]:
 def roomy(name: str) -> dict[str, Any]:
     """What makes neighbouring sizes cost nearly the same where no ratio trims between them."""
     cls = cls_of(name)
-    return {} if cls.fine else {cls.coarse: 8 * registry.options("model", name)[cls.coarse]}
+    if cls.fine or cls.coarse is None:
+        return {}
+    return {cls.coarse: 8 * registry.options("model", name)[cls.coarse]}
 
 
 @cache
@@ -91,13 +98,17 @@ def plan(
     roles: Any,
     kind: str | None = None,
     basis: str | BasisFactory = "bspline",
-    match: str | None = None,
+    match: str = "none",
+    scope: str = "roles",
+    by: str = "size",
     **options: Any,
 ) -> ModelPlan:
     basis = get_basis(basis) if isinstance(basis, str) else basis
     layers = build_layers({**registry.options("layers", "kan"), "kan_roles": roles}, basis)
     node = {**registry.options("model", name), **options}
-    return build_plan(node, layers, SHAPES[kind or main_kind(name)], OUTPUTS, match, name)
+    return build_plan(
+        node, layers, SHAPES[kind or main_kind(name)], OUTPUTS, Budget(match, scope, by), name
+    )
 
 
 def make(name: str, roles: Any, kind: str | None = None, **options: Any) -> Any:

@@ -111,6 +111,11 @@ class Basis(nn.Module, ABC):
         return None
 
     @property
+    def num_nonzero(self) -> int:
+        """How many functions, at most, are not zero at one input."""
+        return self.num_functions
+
+    @property
     @abstractmethod
     def flops(self) -> int:
         """Arithmetic operations that evaluate all K functions at one input."""

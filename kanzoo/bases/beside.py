@@ -60,6 +60,10 @@ class SplinePReLU(GridBasis):
         return self.spline.splines()._replace(beside=self.prelu)
 
     @property
+    def num_nonzero(self) -> int:
+        return self.spline.num_nonzero + 1
+
+    @property
     def flops(self) -> int:
         return self.spline.flops + self.prelu.flops
 

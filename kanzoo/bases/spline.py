@@ -84,6 +84,10 @@ class BSpline(GridBasis):
         return Splines(self.knots, self.spline_order, self.extrapolation)
 
     @property
+    def num_nonzero(self) -> int:
+        return min(self.spline_order + 1, self.num_functions)
+
+    @property
     def flops(self) -> int:
         degrees = range(1, self.spline_order + 1)
         if self.grid == "uniform":

@@ -51,7 +51,8 @@ def _parser() -> argparse.ArgumentParser:
     part = parts.add_parser("models", parents=[shared], help="networks against their MLP twins")
     part.set_defaults(measure=_models, table=_model_table)
     names, arms = registry.names("model"), models.every_arm()
-    part.add_argument("--models", nargs="+", default=names, choices=names, metavar="MODEL")
+    sized = [name for name in names if models.architecture(name).coarse]
+    part.add_argument("--models", nargs="+", default=sized, choices=names, metavar="MODEL")
     part.add_argument(
         "--arms",
         nargs="+",

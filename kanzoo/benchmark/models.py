@@ -1,7 +1,7 @@
 """Whole networks against their MLP twins: parameters, FLOPs, training step and peak memory.
 
 Networks are those of `conf/model` with their default options, on inputs of the size of MNIST
-(language models: 65 symbols in blocks of 128), the sizes of the KANs solved for the twin's budget.
+(language models: 65 symbols in blocks of 128), the widths of the KANs solved for the twin's budget.
 """
 
 import functools
@@ -17,6 +17,7 @@ from kanzoo import registry
 from kanzoo.benchmark.timing import compare
 from kanzoo.models.base import Architecture
 from kanzoo.models.build import ModelPlan, build_layers, build_plan
+from kanzoo.models.solve import Budget
 from kanzoo.training.measure import peak_step_memory
 from kanzoo.training.optim import build_optimizer
 
@@ -59,8 +60,9 @@ INPUTS = {
     "image": Inputs((1, 28, 28), 10, 256),
     "sequence": Inputs((28, 28), 10, 256),
     "table": Inputs((784,), 10, 256),
+    "series": Inputs((96, 7), 24 * 7, 256),
 }
-PREFERRED = {"rnn": "sequence"}
+PREFERRED = {"rnn": "sequence", "nlinear": "series", "dlinear": "series"}
 
 
 @dataclass(frozen=True)
@@ -83,10 +85,16 @@ class Row:
         return asdict(self)
 
 
-def inputs_of(name: str) -> Inputs:
-    """What an architecture is measured on."""
+def architecture(name: str) -> type[Architecture]:
+    """The class of an architecture."""
     cls = registry.locate(registry.options("model", name)["_target_"])
     assert issubclass(cls, Architecture)
+    return cls
+
+
+def inputs_of(name: str) -> Inputs:
+    """What an architecture is measured on."""
+    cls = architecture(name)
     return INPUTS[PREFERRED.get(name) or next(kind for kind in INPUTS if kind in cls.kinds)]
 
 
@@ -99,7 +107,9 @@ def plan(name: str, basis: str | None, inputs: Inputs, match: str) -> ModelPlan:
     """An architecture with its size solved: KAN layers of a basis in all roles, or the twin."""
     layers = build_layers(registry.options("layers", "kan" if basis else "mlp"), basis or "bspline")
     node = registry.options("model", name)
-    return build_plan(node, layers, inputs.in_shape, inputs.num_outputs, match, name)
+    return build_plan(
+        node, layers, inputs.in_shape, inputs.num_outputs, Budget(match, "network"), name
+    )
 
 
 def training_step(net: nn.Module, loss: Loss, batch: tuple[Tensor, Tensor]) -> Callable[[], None]:

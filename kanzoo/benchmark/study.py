@@ -159,7 +159,8 @@ def _make_up_results(cells: list[Cell]) -> None:
         score = 0.95 + 0.01 * noise.standard_normal()
         result = {
             **{"status": "finished", "metric": "accuracy", "mode": "max", "seed": cell.seed},
-            **{"options": {"width": 64}, "val": {"accuracy": score, "loss": 0.1}},
+            **{"sizes": "width 64", "trunk_changed": "", "kan_roles": [], "flops_sparse": 20_000},
+            **{"val": {"accuracy": score, "loss": 0.1}},
             **{"test": {"accuracy": score, "loss": 0.1}, "params": 10_000, "flops": 20_000},
             **{"step_time_ms": 1.0, "peak_memory_mb": 1.0, "train_seconds": 1.0, "epochs": EPOCHS},
         }

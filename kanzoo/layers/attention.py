@@ -1,6 +1,6 @@
 """Multi-head attention whose projections come from the layer factory.
 
-Axes: B batch, T tokens, E width, H heads, D = E / H.
+Axes: B batch, T tokens, E width, H heads, D features of a head.
 """
 
 import torch
@@ -39,7 +39,8 @@ class Rotary(nn.Module):
 class Attention(nn.Module):
     """Scaled dot-product self-attention (1706.03762, eq. 1), projections in the role `attn`.
 
-    Shapes: `(B, T, E) -> (B, T, E)`. A `causal` one looks at no later position; `rotary` is the
+    Shapes: `(B, T, E) -> (B, T, E)`. All heads together have `inner` features, as many as the width
+    if that is None. A `causal` one looks at no later position; `rotary` is the
     longest sequence of one with rotary positions, None without.
     """
 
@@ -49,17 +50,19 @@ class Attention(nn.Module):
         heads: int,
         layers: LayerFactory,
         *,
+        inner: int | None = None,
         causal: bool = False,
         rotary: int | None = None,
     ) -> None:
         super().__init__()
-        if heads < 1 or width % heads:
-            raise ValueError(f"heads={heads} must divide width={width}")
-        self.heads = heads
+        name, inner = ("width", width) if inner is None else ("attn_width", inner)
+        if heads < 1 or inner % heads:
+            raise ValueError(f"heads={heads} must divide {name}={inner}")
+        self.heads, self.inner = heads, inner
         self.causal = causal
-        self.qkv = layers.linear("attn", width, 3 * width, activate=False)
-        self.rotary = None if rotary is None else Rotary(width // heads, rotary)
-        self.out = layers.linear("attn", width, width, activate=False)
+        self.qkv = layers.linear("attn", width, 3 * inner, activate=False)
+        self.rotary = None if rotary is None else Rotary(inner // heads, rotary)
+        self.out = layers.linear("attn", inner, width, activate=False)
 
     def forward(self, x: Tensor) -> Tensor:
         qkv = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)

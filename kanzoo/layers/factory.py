@@ -1,8 +1,11 @@
 """The factory that decides, role by role, whether a position of an architecture becomes KAN."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import Any
+
+from torch import nn
 
 from kanzoo.bases.activation import ACTIVATIONS, Activation
 from kanzoo.bases.base import BasisFactory, as_factory
@@ -11,16 +14,20 @@ from kanzoo.layers.conv import ConvLayer, KANConv2d
 from kanzoo.layers.dispatch import BACKENDS
 from kanzoo.layers.expansion import INITS
 from kanzoo.layers.kan import KANLinear
+from kanzoo.layers.norm import make_norm
+
+ACTIVATED = "activated"  # the roles in which the twin of an architecture is not linear
 
 
 @dataclass(frozen=True)
 class LayerFactory:
     """Makes the layers of an architecture: KAN in the roles of `kan_roles`, ordinary elsewhere.
 
-    `kan_roles` is "all", one role or several of those that the architecture declares. An ordinary
-    layer is `activation`, then the linear operator; a KAN layer takes the place of both. Without
-    KAN roles every architecture is the MLP twin. `residual`, `squash` and `init` are those of
-    `KANLinear`; `init` holds for both kinds; `backend` says how KAN layers are computed.
+    `kan_roles` is "all", "activated" (those in which the MLP twin is not linear), one role or
+    several of those that the architecture declares. An ordinary layer is `activation`, then the
+    linear operator; a KAN layer takes the place of both. Without KAN roles every architecture is
+    the MLP twin. `residual`, `squash` and `init` are those of `KANLinear`; `init` holds for both
+    kinds; `backend` says how KAN layers are computed.
     """
 
     kan_roles: str | Iterable[str] = "all"
@@ -49,12 +56,34 @@ class LayerFactory:
 
     def twin(self) -> "LayerFactory":
         """The same factory without KAN roles."""
-        return LayerFactory(kan_roles=(), activation=self.activation, init=self.init)
+        return _twin(self.activation, self.init)
 
     def check_roles(self, architecture: str, declared: Iterable[str]) -> None:
         """Raise `ValueError` if a KAN role is not one of the roles that the architecture has."""
         for role in sorted(self._roles):
-            check_name(f"role of model {architecture!r}", role, ("all", *declared))
+            kind = f"role of model {architecture!r}"
+            check_name(kind, role, ("all", ACTIVATED, *declared))
+
+    def resolve(self, activated: Iterable[str]) -> "LayerFactory":
+        """The factory with the activated roles of an architecture in the place of their name.
+
+        Raises `ValueError` if there are none.
+        """
+        if ACTIVATED not in self._roles:
+            return self
+        roles = dict.fromkeys([*sorted(self._roles - {ACTIVATED}), *activated])
+        if not roles:
+            raise ValueError(
+                "kan_roles=activated, but the architecture declares no activated roles"
+            )
+        return replace(self, kan_roles=tuple(roles))
+
+    def roles_among(self, declared: Iterable[str]) -> tuple[str, ...]:
+        """Those of an architecture's roles that are KAN."""
+        return tuple(role for role in declared if self._is_kan_in(role))
+
+    def _is_kan_in(self, role: str) -> bool:
+        return bool(self._roles & {role, "all"})
 
     def linear(
         self,
@@ -84,8 +113,12 @@ class LayerFactory:
         chosen = self._options(role, activate)
         return operator(in_channels, out_channels, kernel_size, **options, **chosen)
 
+    def norm(self, name: str, features: int, *, channels_first: bool = False) -> nn.Module:
+        """A normalisation, the same in both twins, see `make_norm`."""
+        return make_norm(name, features, channels_first=channels_first)
+
     def _options(self, role: str, activate: bool) -> dict[str, Any]:
-        if not self._roles & {role, "all"}:
+        if not self._is_kan_in(role):
             function = self.activation if activate else "identity"
             plain = BasisFactory(Activation, (("function", function),), function)
             return {"basis": plain, "residual": None, "squash": "none", "init": self.init}
@@ -96,3 +129,8 @@ class LayerFactory:
             "init": self.init,
             "backend": self.backend,
         }
+
+
+@cache
+def _twin(activation: str, init: str) -> LayerFactory:
+    return LayerFactory(kan_roles=(), activation=activation, init=init)

@@ -3,11 +3,14 @@
 Axes: B batch, T tokens, E width.
 """
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kanzoo.checks import check_name
 from kanzoo.layers.attention import Attention
 from kanzoo.layers.factory import LayerFactory
-from kanzoo.layers.norm import make_norm
+
+FFNS = ("plain", "swiglu")
 
 
 class FeedForward(nn.Module):
@@ -25,10 +28,29 @@ class FeedForward(nn.Module):
         return self.fc2(self.fc1(x))
 
 
+class SwiGLU(nn.Module):
+    """W2 (silu(W x) * V x) (2002.05202, eq. 6), with 2/3 of the hidden features.
+
+    Shapes: `(..., features) -> (..., features)`. Its three matrices have as many weights as the two
+    of a `FeedForward` of the same `hidden`.
+    """
+
+    def __init__(self, role: str, features: int, hidden: int, layers: LayerFactory) -> None:
+        super().__init__()
+        hidden = max(1, round(2 * hidden / 3))
+        self.fc1 = layers.linear(role, features, 2 * hidden, activate=False)
+        self.fc2 = layers.linear(role, hidden, features, activate=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate, value = self.fc1(x).chunk(2, -1)
+        return self.fc2(F.silu(gate) * value)
+
+
 class Block(nn.Module):
     """Pre-norm transformer block: attention, then a feed-forward part.
 
-    Shapes: `(B, T, E) -> (B, T, E)`. `causal` and `rotary` are those of `Attention`.
+    Shapes: `(B, T, E) -> (B, T, E)`. `attn_width`, `causal` and `rotary` are those of `Attention`;
+    `ffn` is "plain" or "swiglu".
     """
 
     def __init__(
@@ -40,14 +62,18 @@ class Block(nn.Module):
         layers: LayerFactory,
         dropout: float,
         *,
+        attn_width: int | None = None,
+        ffn: str = "plain",
         causal: bool = False,
         rotary: int | None = None,
     ) -> None:
         super().__init__()
-        self.norm1 = make_norm(norm, width)
-        self.attn = Attention(width, heads, layers, causal=causal, rotary=rotary)
-        self.norm2 = make_norm(norm, width)
-        self.ffn = FeedForward("ffn", width, hidden, layers)
+        check_name("ffn", ffn, FFNS)
+        feed_forward = SwiGLU if ffn == "swiglu" else FeedForward
+        self.norm1 = layers.norm(norm, width)
+        self.attn = Attention(width, heads, layers, inner=attn_width, causal=causal, rotary=rotary)
+        self.norm2 = layers.norm(norm, width)
+        self.ffn = feed_forward("ffn", width, hidden, layers)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:

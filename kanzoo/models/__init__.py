@@ -2,8 +2,8 @@
 
 from kanzoo.layers.parameters import count_params
 from kanzoo.models.base import Architecture
-from kanzoo.models.budget import count_flops
 from kanzoo.models.build import ModelPlan, create_model, list_bases, list_models
+from kanzoo.models.cost import count_flops
 from kanzoo.models.weights import load, save
 
 __all__ = [

@@ -1,133 +1,34 @@
-"""Budgets: parameters and FLOPs of a network, and the size of a KAN that equals its twin's."""
+"""Budgets: the sizes with which a KAN costs what its twin does."""
 
-import copy
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
-import torch
-from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
-
-from kanzoo.layers.expansion import Expansion
-from kanzoo.layers.kan import KANLinear
-from kanzoo.layers.recurrent import Recurrent
-
-MATCHES = ("params", "flops", "none")
+MATCHES = ("params", "flops", "width", "none")
+SCOPES = ("roles", "network")
+WAYS = ("size", "grid")
 MAX_WIDTH = 2**16
 CLOSE = 0.01  # relative mismatch with which the search ends
+RANGE = (1 / 64, 8)  # of an inner size, relative to the twin's
 
-
-def count_flops(net: nn.Module, in_shape: tuple[int, ...]) -> int:
-    """Forward FLOPs of one sample, counted on a meta copy: nothing is computed.
-
-    Products and convolutions as PyTorch counts them (a multiplication and an addition are two), and
-    every basis once per input value. Normalisation, softmax and additions are left out: they are
-    the same in both twins.
-    """
-    return count_and_spoil(copy.deepcopy(net).to("meta"), in_shape)
-
-
-def count_and_spoil(net: nn.Module, in_shape: tuple[int, ...]) -> int:
-    """`count_flops` of a network on the meta device that is of no use afterwards."""
-    counted = _put_stand_ins(net.eval())
-    dtype = torch.int64 if getattr(net, "takes_tokens", False) else torch.get_default_dtype()
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        net(torch.empty((1, *in_shape), dtype=dtype, device="meta"))
-    return int(counter.get_total_flops()) + sum(module.total for module in counted)
-
-
-class _Counted(nn.Module):
-    """Stands for a module on the meta device: the shape of its output, and what all calls cost."""
-
-    def __init__(self, module: Any) -> None:
-        super().__init__()
-        self.total = 0
-
-
-class _CountedExpansion(_Counted):
-    def __init__(self, module: Expansion) -> None:
-        super().__init__(module)
-        self.num_functions = module.num_functions
-        self.zero_at_zero, self.keeps_zero = module.zero_at_zero, module.keeps_zero
-        self.flops = module.flops
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        self.total += x.numel() * self.flops
-        return x.new_empty((self.num_functions, *x.shape))
-
-
-class _CountedLinear(_Counted):
-    def __init__(self, module: KANLinear) -> None:
-        super().__init__(module)
-        products = 2 * module.expansion.num_functions * module.out_features
-        self.flops = module.expansion.flops + products
-        self.out_features = module.out_features
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        self.total += x.numel() * self.flops
-        return x.new_empty((*x.shape[:-1], self.out_features))
-
-
-class _CountedRecurrent(_Counted):
-    """Counts the layer on the state for all steps at once: a loop would take seconds."""
-
-    def __init__(self, module: Recurrent) -> None:
-        super().__init__(module)
-        self.input, self.hidden = module.input, module.hidden
-        self.width = module.width
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        self.input(x)
-        states = x.new_empty((*x.shape[:-1], self.width))
-        self.hidden(states)
-        return states
-
-
-class _Free(_Counted):
-    """Stands for what is not counted: PyTorch's own takes long on the meta device."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x
-
-
-def _put_stand_ins(net: nn.Module) -> list[_Counted]:
-    """Replace the parts of a network that have a stand-in; returns those."""
-    counted = []
-    for name, child in net.named_children():
-        for cls, stand_in in STAND_INS.items():
-            if isinstance(child, cls):
-                child = stand_in(child)
-                counted.append(child)
-                setattr(net, name, child)
-                break
-        counted += _put_stand_ins(child)
-    return counted
-
-
-STAND_INS: dict[type[nn.Module], type[_Counted]] = {
-    Recurrent: _CountedRecurrent,
-    KANLinear: _CountedLinear,
-    Expansion: _CountedExpansion,
-    nn.LayerNorm: _Free,
-    nn.GroupNorm: _Free,
-    nn.modules.batchnorm._BatchNorm: _Free,
-}
+Options = dict[str, Any]
+CostOf = Callable[[Options], int]
 
 
 @dataclass(frozen=True)
 class Match:
     """Solved options, and how near they come: `ratio` is the KAN's cost over its twin's."""
 
-    options: dict[str, Any]
+    options: Options
     ratio: float
 
 
 def match_budget(
-    cost: Callable[[dict[str, Any]], int],
+    cost: CostOf,
     target: int,
-    options: dict[str, Any],
+    options: Options,
     *,
     coarse: str,
     step: int = 1,
@@ -143,7 +44,7 @@ def match_budget(
     def error(value: int) -> float:
         return abs(math.log(value / target))
 
-    def with_coarse(multiple: int) -> dict[str, Any]:
+    def with_coarse(multiple: int) -> Options:
         return {**options, coarse: multiple * step}
 
     def coarse_cost(multiple: float) -> int:
@@ -160,29 +61,134 @@ def match_budget(
     near += [with_coarse(int(multiple)) for multiple in (high - 2, high + 1) if multiple > 0]
     best = near[0]
     for start in near:
-        best = min((best, _trim(cost, target, start, fine)), key=lambda o: error(cost(o)))
+        ends = (start[fine] / 4, start[fine] * 4)
+        trimmed, *_ = _trim(cost, target, start, fine, ends)
+        best = min((best, trimmed), key=lambda o: error(cost(o)))
         if error(cost(best)) < CLOSE:
             break
     return Match(best, cost(best) / target)
 
 
+def match_inner(
+    cost: CostOf,
+    target: int,
+    options: Options,
+    sizes: dict[str, int | float],
+    steps: dict[str, int],
+    guess: CostOf | None = None,
+) -> Match | None:
+    """Options whose inner sizes, and nothing else, make their cost nearest to `target`.
+
+    `sizes` are those of the twin: whole numbers, to be multiples of their `steps`, or one ratio.
+    All are scaled alike, then each alone is tried at its best; of what is within 1 % the one with
+    the most equal scales is taken. `guess` is a quick cost to search with. None if no sizes within
+    a range reach the target, or if there are none.
+    """
+    if not sizes:
+        return None
+    if all(isinstance(size, float) for size in sizes.values()):
+        ((name, ratio),) = sizes.items()
+        ends = (ratio * RANGE[0], ratio * RANGE[1])
+        best, least, most = _trim(cost, target, options, name, ends)
+    else:
+        search = _Inner(guess or cost, target, options, sizes, steps)
+        best, least, most = search.best(), search.cost(search.ends[0]), search.cost(search.ends[1])
+        if cost(best) != (guess or cost)(best):
+            return match_inner(cost, target, options, sizes, steps)
+    if least > target * (1 + CLOSE) or most < target / (1 + CLOSE):
+        return None
+    return Match(best, cost(best) / target)
+
+
+class _Inner:
+    """The search for whole inner sizes, as multiples of their steps."""
+
+    def __init__(
+        self,
+        cost: CostOf,
+        target: int,
+        options: Options,
+        sizes: dict[str, int | float],
+        steps: dict[str, int],
+    ) -> None:
+        self.names = tuple(sizes)
+        self.sizes, self.steps = tuple(sizes.values()), tuple(steps[name] for name in sizes)
+        self.count, self.target, self.options = cost, target, options
+        self.known: dict[tuple[int, ...], int] = {}
+        self.ends = self.scaled(RANGE[0]), self.scaled(RANGE[1])
+
+    def scaled(self, scale: float) -> tuple[int, ...]:
+        """The twin's sizes times a scale, as multiples."""
+        pairs = zip(self.sizes, self.steps, strict=True)
+        return tuple(max(1, round(scale * size / step)) for size, step in pairs)
+
+    def with_sizes(self, multiples: tuple[int, ...]) -> Options:
+        values = [m * step for m, step in zip(multiples, self.steps, strict=True)]
+        return {**self.options, **dict(zip(self.names, values, strict=True))}
+
+    def cost(self, multiples: tuple[int, ...]) -> int:
+        if multiples not in self.known:
+            self.known[multiples] = self.count(self.with_sizes(multiples))
+        return self.known[multiples]
+
+    def best(self) -> Options:
+        low: float = RANGE[0]
+        high: float = RANGE[1]
+        while self.scaled(low) != self.scaled(high) and high / low > 1 + 1e-4:
+            middle = math.sqrt(low * high)
+            if self.cost(self.scaled(middle)) < self.target:
+                low = middle
+            else:
+                high = middle
+        found = set()
+        for base in {self.scaled(low), self.scaled(high)}:
+            for index in range(len(base)):
+                shifts = [(0,) if i == index else (-1, 0, 1) for i in range(len(base))]
+                for shift in product(*shifts):
+                    start = tuple(max(1, b + s) for b, s in zip(base, shift, strict=True))
+                    found |= self.alone(start, index)
+        return self.with_sizes(min(found, key=self.rank))
+
+    def alone(self, base: tuple[int, ...], index: int) -> set[tuple[int, ...]]:
+        """The two neighbouring values of one size between which the cost reaches the target."""
+
+        def moved(multiple: int) -> tuple[int, ...]:
+            return (*base[:index], multiple, *base[index + 1 :])
+
+        low, high = self.ends[0][index], self.ends[1][index]
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if self.cost(moved(middle)) < self.target else (low, middle)
+        return {moved(low), moved(high)}
+
+    def rank(self, multiples: tuple[int, ...]) -> tuple[float, ...]:
+        error = abs(math.log(self.cost(multiples) / self.target))
+        parts = zip(multiples, self.steps, self.sizes, strict=True)
+        scales = [math.log(m * step / size) for m, step, size in parts]
+        return (error // CLOSE, max(scales) - min(scales), error)
+
+
 def _trim(
-    cost: Callable[[dict[str, Any]], int], target: int, options: dict[str, Any], fine: str
-) -> dict[str, Any]:
-    """Search the fine option; the best of all that were tried, since cost is a staircase in it."""
-    tried = [options]
+    cost: CostOf, target: int, options: Options, fine: str, ends: tuple[float, float]
+) -> tuple[Options, int, int]:
+    """Search the fine option: the best of all that were tried, since cost is a staircase in it.
+
+    Returns the least and the highest cost of them too.
+    """
+    tried = {cost(options): options}
 
     def fine_cost(value: float) -> int:
         trial = {**options, fine: round(value, 4)}
         try:
-            found = cost(trial)
+            reached = cost(trial)
         except ValueError:  # so small that a layer has no features left
             return 0
-        tried.append(trial)
-        return found
+        tried.setdefault(reached, trial)
+        return reached
 
-    _search(fine_cost, target, options[fine], ends=(options[fine] / 4, options[fine] * 4))
-    return min(tried, key=lambda o: abs(math.log(cost(o) / target)))
+    _search(fine_cost, target, options[fine], ends=ends)
+    best = min(tried, key=lambda reached: abs(math.log(reached / target)))
+    return tried[best], min(tried), max(tried)
 
 
 def _search(

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
-from functools import cache
 from typing import Any
 
 import torch
@@ -10,27 +9,69 @@ from torch import nn
 
 from kanzoo import registry
 from kanzoo.bases.base import Basis, BasisFactory, make_factory
-from kanzoo.checks import check_name, check_whole
+from kanzoo.checks import check_name
 from kanzoo.layers.factory import LayerFactory
-from kanzoo.layers.parameters import count_params
 from kanzoo.models.base import Architecture
-from kanzoo.models.budget import MATCHES, count_and_spoil, match_budget
-from kanzoo.models.memory import check_memory, counting
+from kanzoo.models.calls import Shape
+from kanzoo.models.cost import Cost
+from kanzoo.models.memory import check_memory
+from kanzoo.models.solve import Budget, Sizes, describe, solve_sizes, solve_twin
+
+NO_BUDGET = Budget()
 
 
 @dataclass(frozen=True)
 class ModelPlan:
     """An architecture with everything decided and counted, but no weights yet."""
 
-    cls: type[Architecture]
-    in_shape: tuple[int, ...]
-    num_outputs: int
-    layers: LayerFactory
-    options: dict[str, Any]
-    params: int
-    flops: int
-    twin_params: int
-    twin_flops: int
+    shape: Shape
+    solved: Sizes
+    twin: Sizes
+    cost: Cost
+    twin_cost: Cost
+    kan_roles: tuple[str, ...]
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The options of the architecture, solved."""
+        return self.solved.options
+
+    @property
+    def layers(self) -> LayerFactory:
+        """The layers, their basis solved."""
+        return self.solved.layers
+
+    @property
+    def params(self) -> int:
+        return self.cost.params
+
+    @property
+    def flops(self) -> int:
+        return self.cost.flops
+
+    @property
+    def twin_params(self) -> int:
+        return self.twin_cost.params
+
+    @property
+    def twin_flops(self) -> int:
+        return self.twin_cost.flops
+
+    @property
+    def sizes(self) -> str:
+        """The sizes beside the twin's, as a table shows them: "width 64 -> 64, ffn 256 -> 28"."""
+        return describe(self.shape.cls, self.twin, self.solved, self.kan_roles)
+
+    def facts(self) -> dict[str, Any]:
+        """What a run records: costs, sizes, and which roles are KAN."""
+        return {
+            **self.cost._asdict(),
+            **{f"twin_{name}": value for name, value in self.twin_cost._asdict().items()},
+            "options": self.options,
+            "sizes": self.sizes,
+            "trunk_changed": self.solved.trunk_changed,
+            "kan_roles": list(self.kan_roles),
+        }
 
     def build(self, seed: int | None = None) -> Architecture:
         """The network; with a seed, its weights depend on that alone and nothing is reseeded."""
@@ -41,7 +82,8 @@ class ModelPlan:
             return self._construct()
 
     def _construct(self) -> Architecture:
-        return construct(self.cls, self.options, self.layers, self.in_shape, self.num_outputs)
+        shape = self.shape
+        return construct(shape.cls, self.options, self.layers, shape.in_shape, shape.num_outputs)
 
 
 def construct(
@@ -83,10 +125,6 @@ def _plain(value: Any) -> Any:
     return [_plain(entry) for entry in value] if isinstance(value, (tuple, list)) else value
 
 
-def _hashable(value: Any) -> Any:
-    return tuple(map(_hashable, value)) if isinstance(value, list) else value
-
-
 def plan_model(
     name: str,
     cls: type[Architecture],
@@ -94,85 +132,30 @@ def plan_model(
     layers: LayerFactory,
     in_shape: Iterable[int],
     num_outputs: int,
-    match: str | None,
-    budget: int | None = None,
+    budget: Budget = NO_BUDGET,
 ) -> ModelPlan:
-    """Check an architecture on the meta device and solve its size for the twin's budget.
+    """Check an architecture and solve its size for a budget; no layer is built.
 
-    With a `budget`, in parameters or FLOPs as `match` says, every network is solved for that, the
-    MLP twin too. `twin_params` and `twin_flops` are those of the twin of equal role: as given, or
-    solved for the budget.
+    The twin is as given, or solved for the amount of the budget.
     Raises `ValueError` for options that cannot be and for roles that the architecture lacks.
     """
-    match = match or "none"
-    check_name("match", match, MATCHES)
-    in_shape = tuple(in_shape)
-    layers.check_roles(name, cls.roles_for(in_shape))
-
-    def cost(counter: str, factory: LayerFactory, trial: dict[str, Any]) -> int:
-        items = tuple(sorted((key, _hashable(value)) for key, value in trial.items()))
-        return _count(counter, cls, in_shape, num_outputs, factory, items)  # type: ignore[arg-type]
-
-    def solve(factory: LayerFactory, target: int) -> dict[str, Any]:
-        return match_budget(
-            lambda trial: cost(match, factory, trial),
-            target,
-            options,
-            coarse=cls.coarse,
-            step=cls.coarse_step(options),
-            fine=cls.fine,
-        ).options
-
-    twin = layers.twin()
-    twin_options = options if budget is None else solve(twin, check_budget(budget, match))
-    solved = twin_options
-    check_memory(cost("params", twin, twin_options))
-    if layers.is_kan and match != "none":
-        solved = solve(layers, budget or cost(match, twin, options))
-    check_memory(cost("params", layers, solved))
+    shape = Shape(cls, tuple(in_shape), num_outputs)
+    declared = cls.roles_for(shape.in_shape)
+    layers.check_roles(name, declared)
+    layers = layers.resolve(cls.activated)
+    twin = solve_twin(shape, layers, options, budget)
+    check_memory(shape.params(twin.layers, twin.options))
+    solved = solve_sizes(shape, layers, options, budget)
+    check_memory(shape.params(layers, solved.options))
+    roles = layers.roles_among(declared)
     return ModelPlan(
-        cls,
-        in_shape,
-        num_outputs,
-        layers,
+        shape,
         solved,
-        params=cost("params", layers, solved),
-        flops=cost("flops", layers, solved),
-        twin_params=cost("params", twin, twin_options),
-        twin_flops=cost("flops", twin, twin_options),
+        twin,
+        cost=shape.cost(solved.layers, solved.options),
+        twin_cost=shape.cost(twin.layers, twin.options),
+        kan_roles=roles,
     )
-
-
-def check_budget(budget: object, match: str) -> int:
-    """The budget, if it is one; `ValueError` of one line otherwise."""
-    budget = check_whole("budget", budget, 1)
-    if match == "none":
-        raise ValueError(f"budget={budget} has no effect with match=none; use params or flops")
-    return budget
-
-
-_FLOPS: dict[Any, int] = {}
-
-
-@cache
-def _count(
-    counter: str,
-    cls: type[Architecture],
-    in_shape: tuple[int, ...],
-    num_outputs: int,
-    layers: LayerFactory,
-    options: tuple[tuple[str, Any], ...],
-) -> int:
-    with torch.random.fork_rng(devices=[]), torch.device("meta"), counting(dict(options)):
-        net = cls(in_shape, num_outputs, layers, **dict(options))
-    if counter == "params":
-        return count_params(net)
-    # Trimming tries many values of the fine option that round to the same sizes.
-    same = tuple(option for option in options if option[0] != cls.fine)
-    key = (cls, in_shape, num_outputs, layers, same, *(p.shape for p in net.parameters()))
-    if key not in _FLOPS:
-        _FLOPS[key] = count_and_spoil(net, in_shape)
-    return _FLOPS[key]
 
 
 def build_layers(
@@ -193,18 +176,15 @@ def build_plan(
     layers: LayerFactory,
     in_shape: Iterable[int],
     num_outputs: int,
-    match: str | None,
+    budget: Budget = NO_BUDGET,
     name: str = "",
-    budget: int | None = None,
 ) -> ModelPlan:
     """The plan of a `conf/model` node."""
     options = {key: value for key, value in model.items() if key != "_target_"}
     cls = registry.locate(model["_target_"])
     if not issubclass(cls, Architecture):
         raise ValueError(f"model {model['_target_']} is not a kanzoo.models.base.Architecture")
-    return plan_model(
-        name or cls.__name__, cls, options, layers, in_shape, num_outputs, match, budget
-    )
+    return plan_model(name or cls.__name__, cls, options, layers, in_shape, num_outputs, budget)
 
 
 def check_kind(model: dict[str, Any], name: str, kind: str, data: str) -> None:
@@ -232,6 +212,8 @@ def create_model(
     in_shape: Iterable[int] = (1, 28, 28),
     num_outputs: int = 10,
     match: str | None = None,
+    match_scope: str = "roles",
+    match_by: str = "size",
     seed: int | None = None,
     **options: Any,
 ) -> nn.Module:
@@ -242,20 +224,26 @@ def create_model(
     name : str
         Architecture, one of `kanzoo.list_models()`.
     layers : str, default "kan"
-        Where KAN layers go, a name of `conf/layers`: "kan" (everywhere), "kan_ffn" or "mlp"
-        (nowhere: the MLP twin).
+        Where KAN layers go, a name of `conf/layers`: "kan" (everywhere), "kan_activated",
+        "kan_ffn" or "mlp" (nowhere: the MLP twin).
     basis : str or BasisFactory, default "bspline"
         Basis of the KAN layers: one of `kanzoo.list_bases()`, or `kanzoo.get_basis(...)`.
     kan_roles : str or iterable of str, optional
-        Roles that are KAN in place of those of `layers`: "all", one or several of those that the
-        architecture declares (docs/models.md).
+        Roles that are KAN in place of those of `layers`: "all", "activated" (those in which the MLP
+        twin is not linear), one or several of those that the architecture declares
+        (docs/models.md).
     in_shape : iterable of int, default (1, 28, 28)
         Shape of one sample, without the batch.
     num_outputs : int, default 10
         Classes, symbols or values that the network gives.
-    match : {"params", "flops", "none"}, optional
+    match : {"params", "flops", "width", "none"}, optional
         What is solved to equal that of the MLP twin with the same options: trainable parameters,
         forward FLOPs, or nothing (None).
+    match_scope : {"roles", "network"}, default "roles"
+        What is solved for that: sizes inside the KAN roles, the trunk being kept where they
+        suffice, or the width of the network.
+    match_by : {"size", "grid"}, default "size"
+        "grid" keeps all sizes and lowers the number of functions of the basis instead.
     seed : int, optional
         Seed that alone decides the weights; None draws them from PyTorch's generator.
     **options
@@ -278,8 +266,8 @@ def create_model(
     if kan_roles is not None:
         layer_node["kan_roles"] = kan_roles
     factory = build_layers(layer_node, basis)
-    plan = build_plan({**node, **options}, factory, in_shape, num_outputs, match, name)
-    return plan.build(seed)
+    budget = Budget(match or "none", match_scope, match_by)
+    return build_plan({**node, **options}, factory, in_shape, num_outputs, budget, name).build(seed)
 
 
 def list_models() -> list[str]:

@@ -1,12 +1,12 @@
 """Plain convolutional network for small images."""
 
-from typing import ClassVar
+from collections.abc import Collection
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
 from kanzoo.layers.factory import LayerFactory
 from kanzoo.layers.layer import check_sizes
-from kanzoo.layers.norm import make_norm
 from kanzoo.models.base import Architecture, check_image, scaled
 
 STAGES = 3
@@ -21,6 +21,7 @@ class ConvNet(Architecture):
 
     kinds: ClassVar[tuple[str, ...]] = ("image",)
     roles: ClassVar[tuple[str, ...]] = ("stem", "conv", "head")
+    activated: ClassVar[tuple[str, ...]] = ("conv", "head")
     fine: ClassVar[str | None] = "taper"
 
     def __init__(
@@ -47,12 +48,20 @@ class ConvNet(Architecture):
                 self.convs.append(nn.MaxPool2d(2, ceil_mode=True))
             place = (index + 0.5) / (STAGES * depth)
             following = scaled("taper", taper, width * 2**stage, place)
-            self.convs.append(make_norm(norm, channels, channels_first=True))
+            self.convs.append(layers.norm(norm, channels, channels_first=True))
             self.convs.append(layers.conv("conv", channels, following, 3, padding=1, bias=False))
             channels = following
-        self.norm = make_norm(norm, channels, channels_first=True)
+        self.norm = layers.norm(norm, channels, channels_first=True)
         self.dropout = nn.Dropout(dropout)
         self.head = layers.linear("head", channels, num_outputs)
+
+    @classmethod
+    def inner_sizes(
+        cls, roles: Collection[str], options: dict[str, Any]
+    ) -> dict[str, int | float] | None:
+        if {"stem", "conv"} <= set(roles):
+            return None
+        return {"taper": options["taper"]} if "conv" in roles else {}
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.norm(self.convs(self.stem(x)))  # (B, 4 width, H / 4, W / 4)

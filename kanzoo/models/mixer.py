@@ -3,16 +3,16 @@
 Axes: B batch, T patches, E width.
 """
 
-from typing import ClassVar
+from collections.abc import Collection
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
 from kanzoo.layers.factory import LayerFactory
 from kanzoo.layers.layer import check_sizes
-from kanzoo.layers.norm import make_norm
 from kanzoo.layers.patches import Patches
 from kanzoo.layers.transformer import FeedForward, check_token_norm
-from kanzoo.models.base import Architecture, check_image, scaled
+from kanzoo.models.base import Architecture, check_image, size_or
 
 
 class Block(nn.Module):
@@ -32,9 +32,9 @@ class Block(nn.Module):
         dropout: float,
     ) -> None:
         super().__init__()
-        self.norm1 = make_norm(norm, width)
+        self.norm1 = layers.norm(norm, width)
         self.tokens = FeedForward("token_mix", tokens, token_hidden, layers)
-        self.norm2 = make_norm(norm, width)
+        self.norm2 = layers.norm(norm, width)
         self.channels = FeedForward("channel_mix", width, channel_hidden, layers)
         self.dropout = nn.Dropout(dropout)
 
@@ -51,6 +51,7 @@ class Mixer(Architecture):
 
     kinds: ClassVar[tuple[str, ...]] = ("image",)
     roles: ClassVar[tuple[str, ...]] = ("stem", "token_mix", "channel_mix", "head")
+    activated: ClassVar[tuple[str, ...]] = ("token_mix", "channel_mix")
     fine: ClassVar[str | None] = "channel_ratio"
 
     def __init__(
@@ -64,6 +65,8 @@ class Mixer(Architecture):
         depth: int = 4,
         token_ratio: float = 0.5,
         channel_ratio: float = 4.0,
+        token_width: int | None = None,
+        channel_width: int | None = None,
         norm: str = "layer",
         dropout: float = 0.0,
     ) -> None:
@@ -71,8 +74,10 @@ class Mixer(Architecture):
         check_sizes(patch_size=patch_size, width=width, depth=depth)
         check_image("mixer", in_shape)
         check_token_norm("mixer", norm)
-        token_hidden = scaled("token_ratio", token_ratio, width)
-        channel_hidden = scaled("channel_ratio", channel_ratio, width)
+        token_hidden = size_or("token_width", token_width, "token_ratio", token_ratio, width)
+        channel_hidden = size_or(
+            "channel_width", channel_width, "channel_ratio", channel_ratio, width
+        )
         self.patches = Patches(in_shape, patch_size)
         self.stem = layers.linear("stem", self.patches.features, width, activate=False)
         count = self.patches.count
@@ -82,8 +87,24 @@ class Mixer(Architecture):
                 for _ in range(depth)
             )
         )
-        self.norm = make_norm(norm, width)
+        self.norm = layers.norm(norm, width)
         self.head = layers.linear("head", width, num_outputs, activate=False)
+
+    @classmethod
+    def inner_sizes(
+        cls, roles: Collection[str], options: dict[str, Any]
+    ) -> dict[str, int | float] | None:
+        mixed = [kind for kind in ("token", "channel") if f"{kind}_mix" in roles]
+        return {
+            f"{kind}_width": size_or(
+                f"{kind}_width",
+                options[f"{kind}_width"],
+                f"{kind}_ratio",
+                options[f"{kind}_ratio"],
+                options["width"],
+            )
+            for kind in mixed
+        }
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.blocks(self.stem(self.patches(x)))  # (B, T, E)

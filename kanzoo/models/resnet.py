@@ -1,13 +1,13 @@
 """Pre-activation residual network for small images."""
 
-from typing import ClassVar
+from collections.abc import Collection
+from typing import Any, ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kanzoo.layers.factory import LayerFactory
 from kanzoo.layers.layer import check_sizes
-from kanzoo.layers.norm import make_norm
 from kanzoo.models.base import Architecture, check_image, scaled
 
 
@@ -30,11 +30,11 @@ class Block(nn.Module):
         super().__init__()
         self.stride = stride
         self.new_channels = out_channels - in_channels
-        self.norm1 = make_norm(norm, in_channels, channels_first=True)
+        self.norm1 = layers.norm(norm, in_channels, channels_first=True)
         self.conv1 = layers.conv(
             "conv", in_channels, inner, 3, stride=stride, padding=1, bias=False
         )
-        self.norm2 = make_norm(norm, inner, channels_first=True)
+        self.norm2 = layers.norm(norm, inner, channels_first=True)
         self.conv2 = layers.conv("conv", inner, out_channels, 3, padding=1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -54,6 +54,7 @@ class ResNet(Architecture):
 
     kinds: ClassVar[tuple[str, ...]] = ("image",)
     roles: ClassVar[tuple[str, ...]] = ("stem", "conv", "head")
+    activated: ClassVar[tuple[str, ...]] = ("conv", "head")
     fine: ClassVar[str | None] = "expansion"
 
     def __init__(
@@ -87,8 +88,14 @@ class ResNet(Architecture):
             inner = scaled("expansion", expansion, out_channels, (index + 0.5) / num_blocks)
             self.blocks.append(Block(channels, inner, out_channels, stride, norm, layers))
             channels = out_channels
-        self.norm = make_norm(norm, channels, channels_first=True)
+        self.norm = layers.norm(norm, channels, channels_first=True)
         self.head = layers.linear("head", channels, num_outputs)
+
+    @classmethod
+    def inner_sizes(
+        cls, roles: Collection[str], options: dict[str, Any]
+    ) -> dict[str, int | float] | None:
+        return {"expansion": options["expansion"]} if "conv" in roles else {}
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.norm(self.blocks(self.stem(x)))  # (B, 4 width, H / 4, W / 4)

@@ -3,7 +3,8 @@
 Axes: B batch, C channels, H and W pixels.
 """
 
-from typing import ClassVar
+from collections.abc import Collection
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +13,6 @@ from torch import Tensor, nn
 from kanzoo.layers.factory import LayerFactory
 from kanzoo.layers.kan import KANConvTranspose2d
 from kanzoo.layers.layer import check_sizes
-from kanzoo.layers.norm import make_norm
 from kanzoo.models.base import Architecture, check_image, scaled
 
 
@@ -24,7 +24,7 @@ class Convs(nn.Sequential):
     ) -> None:
         super().__init__()
         for channels, following in ((in_channels, inner), (inner, out_channels)):
-            self.append(make_norm(norm, channels, channels_first=True))
+            self.append(layers.norm(norm, channels, channels_first=True))
             self.append(layers.conv("conv", channels, following, 3, padding=1, bias=False))
 
 
@@ -35,7 +35,7 @@ class Up(nn.Sequential):
         self, in_channels: int, out_channels: int, norm: str, layers: LayerFactory
     ) -> None:
         super().__init__()
-        self.append(make_norm(norm, in_channels, channels_first=True))
+        self.append(layers.norm(norm, in_channels, channels_first=True))
         self.append(
             layers.conv(
                 "conv",
@@ -58,6 +58,7 @@ class UNet(Architecture):
 
     kinds: ClassVar[tuple[str, ...]] = ("dense",)
     roles: ClassVar[tuple[str, ...]] = ("stem", "conv", "head")
+    activated: ClassVar[tuple[str, ...]] = ("conv", "head")
     fine: ClassVar[str | None] = "expansion"
 
     def __init__(
@@ -91,8 +92,14 @@ class UNet(Architecture):
         for scale in reversed(range(depth)):
             self.up.append(Up(sizes[scale + 1], sizes[scale], norm, layers))
             self.merge.append(convs(2 * depth - scale, 2 * sizes[scale], sizes[scale]))
-        self.norm = make_norm(norm, width, channels_first=True)
+        self.norm = layers.norm(norm, width, channels_first=True)
         self.head = layers.conv("head", width, num_outputs, 1)
+
+    @classmethod
+    def inner_sizes(
+        cls, roles: Collection[str], options: dict[str, Any]
+    ) -> dict[str, int | float] | None:
+        return {"expansion": options["expansion"]} if "conv" in roles else {}
 
     def check_sides(self, shape: tuple[int, ...]) -> None:
         """Raise `ValueError` for images that cannot be halved `depth` times."""

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from kanzoo.models.build import ModelPlan
 
 log = logging.getLogger("kanzoo")
+MATCHING = ("match", "match_scope", "match_by")
 
 
 def train(config: Config) -> Config:
@@ -93,13 +94,7 @@ def fit(folder: RunDir, prepared: Prepared, callbacks: "Sequence[Callback]" = ()
     if is_first_process():
         folder.write_config()
         save_recipe(net, folder.path)
-    facts = {
-        "params": plan.params,
-        "flops": plan.flops,
-        "twin_params": plan.twin_params,
-        "twin_flops": plan.twin_flops,
-        "options": plan.options,
-    }
+    facts = plan.facts()
     timer = StepTimer()
     resume = folder.last_checkpoint if folder.last_checkpoint.is_file() else None
     if resume:
@@ -145,7 +140,7 @@ def fit(folder: RunDir, prepared: Prepared, callbacks: "Sequence[Callback]" = ()
         "basis": choices["basis"] if plan.layers.is_kan else None,
         "data": choices["data"],
         "seed": config.seed,
-        "match": config.match if plan.layers.is_kan else None,
+        **{name: getattr(config, name) if plan.layers.is_kan else None for name in MATCHING},
         **facts,
         **_final_size(net, plan),
         "step_time_ms": timer.step_ms(),
@@ -170,12 +165,12 @@ def fit(folder: RunDir, prepared: Prepared, callbacks: "Sequence[Callback]" = ()
 def _final_size(net: "nn.Module", plan: "ModelPlan") -> dict[str, int]:
     """Parameters and FLOPs of the trained network: refined grids have more than was planned."""
     from kanzoo.layers.parameters import count_params
-    from kanzoo.models.budget import count_flops
+    from kanzoo.models.cost import count_cost
 
     params = count_params(net)
     if params == plan.params:
         return {}
-    return {"params": params, "flops": count_flops(net, plan.in_shape)}
+    return count_cost(net, plan.shape.in_shape)._asdict()
 
 
 def _versions() -> dict[str, str]:

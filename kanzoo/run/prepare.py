@@ -35,6 +35,7 @@ def prepare(config: Config) -> Prepared:
 
     from kanzoo.models.build import build_layers, build_plan, check_kind
     from kanzoo.models.memory import check_memory
+    from kanzoo.models.solve import Budget
     from kanzoo.training.optim import build_optimizer, check_lbfgs, is_lbfgs
 
     settings = build(RunConfig, config)
@@ -49,9 +50,8 @@ def prepare(config: Config) -> Prepared:
         build_layers(settings.layers, settings.basis),
         spec.in_shape,
         spec.num_outputs,
-        settings.match,
+        Budget(settings.match, settings.match_scope, settings.match_by, settings.budget),
         model,
-        budget=settings.budget,
     )
     check_memory(plan.params, training=True)
     build_optimizer(settings.optim, nn.Linear(1, 1))

@@ -1,7 +1,7 @@
 """The cells of a study: data sets x architectures x arms x budgets x further axes x seeds."""
 
 import shlex
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import product
@@ -11,16 +11,12 @@ from kanzoo import registry
 from kanzoo.checks import build, check_name
 from kanzoo.rundir import Config, RunDir
 from kanzoo.settings import RunConfig, StudyConfig
+from kanzoo.study.controls import applies, borrowed, control_arms, is_borrowing, own_model
 
 MIN_SEEDS = 2
 Axes = tuple[tuple[str, str], ...]
+Point = Sequence[tuple[str, list[str]]]  # the value on every axis, and its overrides
 
-# Arms that tell what of a KAN helps: a trainable activation, its slope alone, or no basis at all.
-CONTROLS = {
-    "mlp-spline": ["layers=kan", "basis=spline_activation"],
-    "mlp-prelu": ["layers=kan", "basis=prelu"],
-    "kan-residual": ["layers=kan", "basis=none"],
-}
 # Axes with a key of their own in a study, and what they change.
 SHORT_AXES = {
     "train_fraction": "training_set.fraction",
@@ -96,28 +92,40 @@ def plan_cells(
     """
     check_study(study)
     axes = axes_of(study)
-    first: list[Cell] = []
+    arms = arms_of(study)
     common = [*study["overrides"], *study["further"], f"name={study['name']}", f"runs={runs}"]
     if overwrite:
         common.append("overwrite=true")
-    grid = product(study["data"], study["models"].items(), arms_of(study).items(), study["match"])
-    for data, (model, model_overrides), (arm, arm_overrides), match in grid:
-        own = any(word.startswith("model=") for word in model_overrides)
-        words = [f"data={data}", *([] if own else [f"model={model}"]), *arm_overrides]
-        words += [f"match={match}", *common, *model_overrides]
-        for point in product(*(_values(axis, arm) for axis in axes)):
-            values = (value for value, _ in point)
-            place: Axes = tuple(zip((axis.name for axis in axes), values, strict=True))
-            moved = [*words, *(word for _, overrides in point for word in overrides)]
-            cell = Cell(data, model, arm, match, 0, {}, (), place)
-            moved += (tuned or {}).get(cell.kind, ())
-            config = compose(moved)
-            if arm == study["baseline"] and config["layers"]["kan_roles"]:
-                raise ValueError(
-                    f"study.baseline={arm!r} has KAN layers; the baseline must be the MLP twin"
-                )
-            first.append(replace(cell, config=config, overrides=tuple(moved)))
-    first = _without_twins(first, study["baseline"])
+
+    def cell_of(data: str, model: str, arm: str, match: str, point: Point) -> Cell:
+        values = (value for value, _ in point)
+        place: Axes = tuple(zip((axis.name for axis in axes), values, strict=True))
+        cell = Cell(data, model, arm, match, 0, {}, (), place)
+        further = [*study["models"][model], *(word for _, words in point for word in words)]
+        if own_model(arms[arm]):  # the options are those of the model's architecture
+            further = [word for word in further if not word.startswith(("model=", "model."))]
+        elif not own_model(further):
+            further = [f"model={model}", *further]
+        chosen = [word for word in arms[arm] if not is_borrowing(word)]
+        words = [f"data={data}", *chosen, *match_words(match), *common, *further]
+        words += (tuned or {}).get(cell.kind, ())
+        words += borrowed(arms[arm], lambda other: cell_of(data, model, other, match, point).config)
+        return replace(cell, config=compose(words), overrides=tuple(words))
+
+    first: list[Cell] = []
+    for data, model in product(study["data"], study["models"]):
+        start = [next(iter(axis.values.items())) for axis in axes]
+        twin = cell_of(data, model, study["baseline"], study["match"][0], start).config
+        if twin["layers"]["kan_roles"]:
+            raise ValueError(
+                f"study.baseline={study['baseline']!r} has KAN layers; the baseline must be the "
+                "MLP twin"
+            )
+        for arm, match in product(arms, study["match"]):
+            if applies(arm, study, twin):
+                points = product(*(_values(axis, arm) for axis in axes))
+                first += [cell_of(data, model, arm, match, point) for point in points]
+    first = _without_twins(first, study)
     return [
         at_seed(cell, seed)
         for seed in range(study["first_seed"], study["first_seed"] + study["seeds"])
@@ -125,12 +133,21 @@ def plan_cells(
     ]
 
 
-def _without_twins(cells: list[Cell], baseline: str) -> list[Cell]:
+def match_words(mode: str) -> list[str]:
+    """The overrides of a budget mode: "params", or "params:network" and "params:grid"."""
+    match, _, how = str(mode).partition(":")
+    key = "match_by" if how == "grid" else "match_scope"
+    return [f"match={match}", *([f"{key}={how}"] if how else [])]
+
+
+def _without_twins(cells: list[Cell], study: dict[str, Any]) -> list[Cell]:
     """Leave out what an axis made the same as the baseline: there is nothing to compare."""
+    baseline = study["baseline"]
     paths = {cell.folder.path for cell in cells if cell.arm == baseline}
     kept = [c for c in cells if c.arm == baseline or c.folder.path not in paths]
     for arm in {cell.arm for cell in cells} - {cell.arm for cell in kept}:
-        raise ValueError(f"study.arms.{arm} is the same as the baseline {baseline!r}")
+        if arm in study["arms"]:
+            raise ValueError(f"study.arms.{arm} is the same as the baseline {baseline!r}")
     return kept
 
 
@@ -153,8 +170,7 @@ def distinct(cells: Iterable[Cell]) -> list[Cell]:
 
 def arms_of(study: dict[str, Any]) -> dict[str, list[str]]:
     """The arms and their overrides, the control arms included where the study wants them."""
-    controls = CONTROLS if study["controls"] else {}
-    return {**study["arms"], **{n: w for n, w in controls.items() if n not in study["arms"]}}
+    return {**study["arms"], **control_arms(study)}
 
 
 def axes_of(study: dict[str, Any]) -> list[Axis]:

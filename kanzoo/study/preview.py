@@ -31,14 +31,13 @@ def print_plan(config: Config, cells: list[Cell], prepared: list[Any]) -> None:
         table.add_column(name, justify="right")
     for cell, kind in kinds[:MAX_ROWS]:
         plan = kind.plan
-        sizes = " ".join(f"{n}={plan.options[n]:g}" for n in (plan.cls.coarse, plan.cls.fine) if n)
         table.add_row(
             cell.data,
             cell.model,
             cell.arm,
             cell.match,
             *(dict(cell.axes)[name] for name in axes),
-            sizes,
+            plan.sizes,
             f"{plan.params:,}",
             f"{plan.params / plan.twin_params:.3f}",
             f"{plan.flops:,}",
@@ -90,7 +89,7 @@ def estimate(cells: list[Cell], prepared: list[Any]) -> dict[tuple[str, ...], fl
             continue
         steps, size = steps_of(cell, kind), kind.dataset.batch_size
         plan = kind.plan
-        key = (plan.cls, str(plan.layers), str(plan.options), plan.in_shape, size)
+        key = (plan.shape, str(plan.layers), str(plan.options), size)
         if key not in known and time.perf_counter() < ends:
             known[key] = step_seconds(cell, kind, size)
             rates.append(known[key] / (kind.plan.flops * size))
@@ -120,9 +119,9 @@ def step_seconds(cell: Cell, kind: Any, size: int) -> float:
         net = kind.plan.build(0).train()
         optimizer = build_optimizer(cell.config["optim"], net)
         generator = torch.Generator().manual_seed(0)
-        x = torch.randn(size, *kind.plan.in_shape, generator=generator)
+        x = torch.randn(size, *kind.plan.shape.in_shape, generator=generator)
         if getattr(net, "takes_tokens", False):
-            x = torch.randint(kind.plan.num_outputs, x.shape, generator=generator)
+            x = torch.randint(kind.plan.shape.num_outputs, x.shape, generator=generator)
         times: list[float] = []
         began = time.perf_counter()
         while len(times) < 3 or (time.perf_counter() - began < 0.2 and len(times) < 20):

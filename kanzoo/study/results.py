@@ -85,7 +85,9 @@ def _row(cell: Cell, study_folder: Path, axes: Sequence[str]) -> dict[str, Any]:
         "mode": result["mode"],
         "test": result["test"][result["metric"]],
         "val": result["val"][result["metric"]],
-        "width": _sizes(result["options"]),
+        "width": result["sizes"] + (", trunk changed" if result["trunk_changed"] else ""),
+        "roles": " ".join(result["kan_roles"]),
+        "flops_sparse": result["flops_sparse"],
     }
     row |= {key: result[key] for key in COSTS}
     others = {k: v for k, v in result["test"].items() if k not in ("loss", result["metric"])}
@@ -96,8 +98,3 @@ def _row(cell: Cell, study_folder: Path, axes: Sequence[str]) -> dict[str, Any]:
     if "phases" in result:
         row["phases"] = json.dumps(result["phases"])
     return row
-
-
-def _sizes(options: dict[str, Any]) -> str:
-    numbers = {k: v for k, v in options.items() if isinstance(v, int | float)}
-    return " ".join(f"{name}={value:g}" for name, value in numbers.items())

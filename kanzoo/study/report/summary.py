@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from kanzoo import __version__
 from kanzoo.rundir import Config, git_sha
-from kanzoo.study.plan import Cell, active_axes, arms_of, margins_of
+from kanzoo.study.controls import control_arms, control_text
+from kanzoo.study.plan import Cell, active_axes, margins_of
 
 if TYPE_CHECKING:
     from kanzoo.interpret.edges import EdgeCurves
@@ -103,12 +104,7 @@ def protocol(study: dict[str, Any], cells: list[Cell]) -> list[str]:
             "Groups of classes are shown one after another. The test set is evaluated with the "
             "weights after the last of them; its parts also after each, for the record only."
         )
-    controls = {
-        "mlp-spline": "an MLP with a trainable spline as the activation of every neuron",
-        "mlp-prelu": "an MLP with a trainable slope in every neuron",
-        "kan-residual": "a KAN without a basis, of which the residual branch is left",
-    }
-    used = [f"{arm} is {text}" for arm, text in controls.items() if arm in arms_of(study)]
+    used = [f"{arm} is {control_text(study, arm)}" for arm in control_arms(study)]
     if used:
         lines.append(f"Control arms tell what of a KAN helps: {'; '.join(used)}.")
     if len(study["train_fraction"]) > 1:
