@@ -67,7 +67,10 @@ def measure(cells: int = CELLS, repeats: int = 10) -> Iterator[Row]:
         context = get_context("spawn")  # so that the memory is the report's alone
         with context.Pool(1) as pool:
             planning, reporting, memory = pool.apply(large_study, (Path(folder), cells))
+        with context.Pool(1) as pool:
+            apart, networks = pool.apply(varied_study, (Path(folder), cells))
         yield Row(f"plan and match {cells:,} cells", planning, "s", 20)
+        yield Row(f"plan and match {cells:,} cells of {networks:,} networks", apart, "s", 20)
         yield Row(f"report {cells:,} finished cells", reporting, "s", 60)
         yield Row(f"memory of that, {cells:,} cells", memory, "GB", 2)
     for logger in ("csv", "wandb"):
@@ -98,6 +101,21 @@ def large_study(folder: Path, count: int) -> tuple[float, float, float]:
     reporting = time.perf_counter() - began
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return planning, reporting, most * (1 if sys.platform == "darwin" else 1024) / 1e9
+
+
+def varied_study(folder: Path, count: int, seeds: int = 5) -> tuple[float, int]:
+    """Seconds to plan a study in which every network is of another size, and how many these are."""
+    logging.getLogger("kanzoo").setLevel(logging.ERROR)
+    config = _study(
+        folder, models={name: [] for name in MODELS}, arms=ARMS, match=["params", "flops"]
+    )
+    values = max(1, round(count / (seeds * len(MODELS) * len(ARMS) * 2)))
+    widths = {8 * n: [f"model.width={8 * n}"] for n in range(2, 2 + values)}
+    config["study"] |= {"seeds": seeds, "axes": {"width_of": {"values": widths}}}
+    began = time.perf_counter()
+    cells = comparison.plan(config)
+    comparison.check_cells(cells)
+    return time.perf_counter() - began, len({cell.folder.path.parent for cell in cells})
 
 
 def cell_overhead(folder: Path, logger: str, repeats: int) -> float:

@@ -43,7 +43,6 @@ class CountingLayers(LayerFactory):
         activate: bool = True,
         bias: bool = True,
     ) -> Any:
-        check_sizes(in_features=in_features, out_features=out_features)
         return PlannedLayer(
             _least(self, "linear", role, activate, ()), in_features, out_features, bias
         )
@@ -59,7 +58,6 @@ class CountingLayers(LayerFactory):
         activate: bool = True,
         **options: Any,
     ) -> Any:
-        check_sizes(in_channels=in_channels, out_channels=out_channels)
         bias = options.pop("bias", True)
         kind = (("kernel_size", kernel_size), ("operator", operator), *sorted(options.items()))
         least = _least(self, "conv", role, activate, kind)
@@ -139,6 +137,10 @@ class PlannedLayer(Counted):
         self, small: KANLayer, in_features: int, out_features: int, has_bias: bool
     ) -> None:
         super().__init__(None)
+        if not (
+            type(in_features) is type(out_features) is int and min(in_features, out_features) > 0
+        ):
+            check_sizes(in_features=in_features, out_features=out_features)
         groups = small.in_features
         if in_features % groups or out_features % groups:
             raise ValueError(f"groups={groups} must divide {in_features} and {out_features}")
