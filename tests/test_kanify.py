@@ -230,6 +230,114 @@ def test_layers_that_cannot_be_replaced(kind: str, message: str) -> None:
     assert list(kan_layers(net)) == ["fine"]
 
 
+def apply_to(x: Tensor, layer: nn.Module) -> Tensor:
+    weight: Any = layer.weight
+    return x @ weight.t()
+
+
+class Reader(nn.Module):
+    """Reads the weight of one layer in some way, and calls another."""
+
+    def __init__(self, way: str) -> None:
+        super().__init__()
+        self.way = way
+        self.odd, self.fine = nn.Linear(4, 4), nn.Linear(4, 4)
+        self.list = nn.ModuleList([self.odd])
+        self.norm = nn.LayerNorm(4)
+        nn.init.zeros_(self.fine.weight)  # before any forward: harmless
+        if way != "list":
+            self.list = nn.ModuleList()
+
+    def reset(self) -> None:
+        self.fine.weight.data.zero_()  # not in a forward either
+
+
+class Direct(Reader):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fine(nn.functional.linear(x, self.odd.weight, self.odd.bias))
+
+
+class ByMethod(Reader):
+    @property
+    def matrix(self) -> Any:
+        return self.odd.weight
+
+    def inner(self, x: Tensor) -> Tensor:
+        return x @ self.matrix
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fine(self.inner(x)) * self.norm.weight
+
+
+class Handed(Reader):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fine(apply_to(x, self.odd))
+
+
+class Named(Reader):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fine(x @ getattr(self.odd, "weight"))  # noqa: B009
+
+
+class Child(Direct):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) + 1
+
+
+@pytest.mark.parametrize("kind", [Direct, ByMethod, Handed, Named, Child])
+def test_layers_whose_weight_is_read_are_refused_by_name(kind: Any) -> None:
+    net = nn.ModuleDict({"0": kind(""), "1": nn.Linear(4, 4)})
+    before = {name: id(part) for name, part in net.named_modules()}
+    with pytest.raises(ValueError, match=rf"^0\.odd cannot .*{kind.__name__} reads") as refusal:
+        kanzoo.kanify(net, "*")
+    assert "exclude=['*.odd']" in str(refusal.value)
+    assert before == {name: id(part) for name, part in net.named_modules()}
+    x = torch.randn(3, 4)
+    expected = net["0"](x)
+    kanzoo.kanify(net, "*", exclude="*.odd")
+    assert list(kan_layers(net)) == ["0.fine", "1"]
+    assert relative(net["0"](x), expected) < 1e-5
+
+
+def test_weights_in_lists_and_code_without_source() -> None:
+    space: dict[str, Any] = {"Reader": Reader}
+    exec(  # as from a prompt
+        "class Loop(Reader):\n"
+        "    def forward(self, x):\n"
+        "        return self.fine(x @ self.odd.weight)\n",
+        space,
+    )
+    with pytest.raises(ValueError, match="odd"):
+        kanzoo.kanify(space["Loop"](""), "*")
+
+    class Listed(Reader):
+        def forward(self, x: Tensor) -> Tensor:
+            for layer in self.list:
+                x = x @ layer.weight  # type: ignore[operator]
+            return x
+
+    net = nn.Sequential(Listed("list"))
+    with pytest.raises(ValueError, match="odd"):
+        kanzoo.kanify(net, "*")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["swin_t", "swin_v2_t"])
+def test_attention_of_torchvision(name: str) -> None:
+    models = pytest.importorskip("torchvision").models
+    torch.manual_seed(0)
+    net = models.get_model(name, num_classes=5).eval()
+    x = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        expected = net(x)
+    with pytest.raises(ValueError, match=r"attn.* cannot be replaced: ShiftedWindowAttention"):
+        kanzoo.kanify(net, "*")
+    kanzoo.kanify(net, "*", exclude="*.attn.*")
+    assert len(kan_layers(net)) > 10
+    with torch.no_grad():
+        assert relative(net(x), expected) < 1e-5
+
+
 def test_bad_names_and_options_are_refused() -> None:
     net = small()
     for options, message in [

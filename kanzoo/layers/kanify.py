@@ -7,6 +7,7 @@ old layer everywhere: outside the grid too, and in the zero padding of convoluti
 
 import difflib
 import logging
+import re
 from collections import Counter
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
@@ -26,6 +27,7 @@ from kanzoo.layers.kan import (
     KANLayer,
     KANLinear,
 )
+from kanzoo.layers.kanify_reads import readers
 from kanzoo.layers.kanify_report import kanify_report
 
 log = logging.getLogger("kanzoo")
@@ -73,9 +75,9 @@ def kanify(
     its `"identity"`. What was replaced, and what it costs, is logged and is `kanify_report(net)`.
 
     Make optimisers, and wrap in DDP or FSDP, afterwards. Names that match nothing, and layers that
-    cannot be replaced, are a `ValueError`, and nothing is changed then. A module that reads
-    `layer.weight` of a child instead of calling it cannot work with a KAN layer; those of
-    `torch.nn` are known here, others fail at the first forward, by the shape of the weight.
+    cannot be replaced, are a `ValueError`, and nothing is changed then. So are layers whose weight
+    is read by the code around them, instead of calling the layer: the code that a forward reaches
+    is searched for `layer.weight`.
     """
     with torch.random.fork_rng(devices=[]):  # some bases draw functions, here only to be checked
         factory = as_factory(basis)
@@ -96,6 +98,7 @@ def kanify(
             _empty(old, "meta", options)
         except ValueError as error:
             raise ValueError(f"{name} cannot be replaced: {error}") from error
+    _check_called(module, chosen)
     names: dict[nn.Module, list[str]] = {}
     for name, part in module.named_modules(remove_duplicate=False):
         names.setdefault(part, []).append(name)
@@ -109,6 +112,19 @@ def kanify(
     _leave_fused_paths(module)
     log.info("%s", kanify_report(module))
     return module
+
+
+def _check_called(module: nn.Module, chosen: dict[str, nn.Module]) -> None:
+    """Raise `ValueError` with the names of layers whose weight is read instead."""
+    found = readers(module, chosen.values())
+    names = [name for name, layer in chosen.items() if layer in found]
+    if names:
+        patterns = dict.fromkeys(re.sub(r"(^|\.)\d+(?=\.|$)", r"\1*", name) for name in names)
+        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        raise ValueError(
+            f"{names[0]}{more} cannot be replaced: {found[chosen[names[0]]]} reads the weight "
+            f"instead of calling the layer; use exclude={list(patterns)}"
+        )
 
 
 def _check_root(module: nn.Module) -> None:
