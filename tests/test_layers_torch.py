@@ -167,5 +167,5 @@ def test_sizes_of_linear_layers_are_checked() -> None:
 
 def test_expansion_names_what_it_holds() -> None:
     text = repr(Expansion(3, get_basis("bspline")))
-    assert "functions=9" in text
-    assert "residual=silu" in text
+    assert "num_functions=9" in text
+    assert "residual='silu'" in text
