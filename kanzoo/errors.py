@@ -7,8 +7,17 @@ class BusyError(RuntimeError):
     """Another process is training this run."""
 
 
+DIVERGED = "diverged: "
+
+
 class DivergedError(ArithmeticError):
-    """Training reached a value that is not finite; the same again would end the same."""
+    """Training reached a value that is not finite; the same again would end the same.
+
+    The message begins with `DIVERGED`, by which a study knows this outcome from a failure.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(DIVERGED + reason.removeprefix(DIVERGED))
 
 
 class EngineError(RuntimeError):

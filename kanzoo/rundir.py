@@ -7,12 +7,13 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 from filelock import FileLock, Timeout
 
@@ -109,7 +110,7 @@ class RunDir:
 
     def clear(self) -> None:
         """Forget an earlier run in this folder."""
-        for name in ("result.json", "config.yaml", "metrics.csv"):
+        for name in ("result.json", "items.npz", "config.yaml", "metrics.csv"):
             (self.path / name).unlink(missing_ok=True)
         for file in (*self.path.glob("checkpoints/*.ckpt"), *self.path.glob("checkpoints/*.json")):
             file.unlink()
@@ -121,6 +122,12 @@ class RunDir:
         self.path.mkdir(parents=True, exist_ok=True)
         content = {"format": FORMAT, **self.config}
         write_atomic(self.path / "config.yaml", yaml.safe_dump(content, sort_keys=False))
+
+    def write_items(self, items: Mapping[str, np.ndarray]) -> None:
+        """Write `items.npz`, what is kept of every test sample, in one step."""
+        temporary = self.path / f".items.{os.getpid()}.npz"
+        np.savez_compressed(temporary, allow_pickle=False, **items)
+        temporary.replace(self.path / "items.npz")
 
     def write_result(self, result: dict[str, Any]) -> None:
         """Write `result.json` in one step: whoever sees the file sees a whole result."""

@@ -233,6 +233,11 @@ class StudyConfig:
     label_noise: list[float]
     axes: dict[str, AxisConfig]
     metrics: dict[str, MetricConfig]
+    split: Literal["seeds", "fixed"]
+    looks: list[int]
+    ratio_margin: Positive
+    contrasts: list[list[str]]
+    interactions: dict[str, float | str]
     tune: TuneConfig
 
 

@@ -12,6 +12,7 @@ import pytest
 from conftest import run_script
 
 from kanzoo.compare import _job
+from kanzoo.errors import DivergedError
 from kanzoo.run.config import compose
 from kanzoo.study.comparison import check_cells, plan
 from kanzoo.study.engines.local import LocalEngine
@@ -100,6 +101,24 @@ def result_of(config: dict[str, Any]) -> dict[str, Any]:
 
 def first_kan(config: dict[str, Any]) -> bool:
     return config["seed"] == 0 and config["choices"]["layers"] == "kan"
+
+
+def test_a_diverged_cell_has_the_score_of_its_reference(tmp_path: Path) -> None:
+    cells = cells_of(tmp_path, data=["digits"], seeds=2)
+    for cell in cells:
+        cell.folder.write_config()
+        if (cell.arm, cell.seed) == ("kan", 1):
+            reason = str(DivergedError("the loss became nan at epoch 0, step 2"))
+            (cell.folder.path / "failure.txt").write_text(reason)
+            continue
+        result = result_of(cell.config)
+        test = {"accuracy": 0.1 + 0.01 * cell.seed, "ece": 0.3}
+        cell.folder.write_result({**result, "reference": {"test": test}})
+    table = collect(cells, tmp_path / "runs" / "smoke")
+    (lost,) = table[table["status"] == "diverged"].to_dict("records")
+    assert (lost["arm"], lost["seed"], lost["test"]) == ("kan", 1, 0.11)
+    assert lost["test_ece"] == 0.3
+    assert lost["reason"].startswith("diverged: the loss became nan")
 
 
 def dies(config: dict[str, Any]) -> dict[str, Any]:

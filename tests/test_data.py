@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from kanzoo import registry
 from kanzoo.data import Dataset, DataSpec, Loader, MemoryDataset, Split
-from kanzoo.data.base import Loaders
+from kanzoo.data.base import PARTS, Loaders
 from kanzoo.data.folder import ImageFolder
 from kanzoo.data.loader import EpochSampler, MemoryLoader, batch_bounds
 from kanzoo.data.seeding import split_order
@@ -200,13 +200,35 @@ def test_limits_keep_a_subset_and_leave_the_other_splits_alone(digits: Digits) -
     assert torch.equal(smaller.splits["val"].x, digits.splits["val"].x)
 
 
-def test_split_seed_decides_the_validation_part_only(digits: Digits) -> None:
-    other = Digits(split_seed=1)
-    other.load()
-    assert digits.splits is not None
-    assert other.splits is not None
-    assert not torch.equal(digits.splits["val"].x, other.splits["val"].x)
-    assert torch.equal(digits.splits["test"].x, other.splits["test"].x)
+def test_split_seed_draws_all_parts_where_no_test_set_is_official(digits: Digits) -> None:
+    def rows(dataset: Digits, *parts: str) -> list[list[float]]:
+        assert dataset.splits is not None
+        return sorted(x for part in parts for x in dataset.splits[part].x.flatten(1).tolist())
+
+    other, free = Digits(split_seed=1), Digits(split_seed=None)
+    free.draw_by(1)
+    for dataset in (other, free):
+        dataset.load()
+        assert all(rows(dataset, part) != rows(digits, part) for part in ("val", "test"))
+        assert rows(dataset, *PARTS) == rows(digits, *PARTS)
+        assert torch.equal(dataset.splits["test"].x, other.splits["test"].x)
+    assert free.split_facts()["test_set"] == "resampled"
+    other.draw_by(7)  # a given seed is kept, and then all runs share one test set
+    assert (other.split_seed, other.split_facts()["test_set"]) == (1, "fixed")
+
+
+def test_an_official_test_set_is_the_same_for_all_seeds_also_where_it_is_limited() -> None:
+    class Official(Digits):
+        test_set = "official"
+
+        def test_order(self, targets: Tensor, name: str) -> Tensor:
+            return split_order(targets, name)
+
+    first, second = (Official(split_seed=seed, limit_test=40) for seed in (0, 1))
+    for dataset in (first, second):
+        dataset.load()
+    assert torch.equal(first.splits["test"].x, second.splits["test"].x)
+    assert not torch.equal(first.splits["val"].x, second.splits["val"].x)
 
 
 # ---------------------------------------------------------------- batches

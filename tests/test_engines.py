@@ -142,7 +142,8 @@ def test_outcomes_of_what_training_raises(tmp_path: Path) -> None:
         return run_cell(cell, train)
 
     assert outcome(BusyError("x")) == Outcome(BUSY)
-    assert outcome(DivergedError("the loss became nan")) == Outcome(DIVERGED, "the loss became nan")
+    reason = "diverged: the loss became nan"
+    assert outcome(DivergedError("the loss became nan")) == Outcome(DIVERGED, reason)
     assert outcome(RuntimeError("a\nb")) == Outcome(FAILED, "RuntimeError: a b")
     assert outcome(SystemExit(3)) == Outcome(FAILED, "SystemExit: 3")
     assert outcome(MemoryError()) == Outcome(FAILED, "out of memory: MemoryError")
@@ -270,7 +271,7 @@ def test_cells_that_crash_hang_exhaust_memory_or_diverge(
     assert "SIGSEGV" in reasons["0"]
     assert "cell_timeout=50 s" in reasons["1"]
     assert reasons["2"].startswith("out of memory")
-    assert reasons["3"] == "the loss became nan at epoch 0, step 2"
+    assert reasons["3"] == "diverged: the loss became nan at epoch 0, step 2"
     assert [row["status"] for row in rows if row["arm"] == "mlp"] == ["finished"] * 4
     # All were tried twice but the one that would diverge again.
     log = (tmp_path / "log").read_text().split()

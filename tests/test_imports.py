@@ -22,7 +22,7 @@ ROOMS: dict[str, set[str]] = {
     "study": {"bases", "data", "layers", "models", "training", "interpret", "run", "page"},
 }
 LEAVES = {"reproduce", "benchmark"}  # may import every room; nothing imports them
-COMMANDS = {"train", "evaluate", "compare", "explain", "document"}  # likewise
+COMMANDS = {"train", "evaluate", "compare", "aggregate", "explain", "document"}  # likewise
 HYDRA = {"run/config.py"}
 
 

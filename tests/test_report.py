@@ -209,7 +209,7 @@ def test_everything_is_escaped(tmp_path):
     markdown = files["report.md"].read_text().replace(f"```\n{attack}\n```", "")
     assert "<script" not in markdown
     rows = [line for line in markdown.splitlines() if line.startswith("|")]
-    assert {len(re.findall(r"(?<!\\)\|", row)) for row in rows} == {14}
+    assert {len(re.findall(r"(?<!\\)\|", row)) for row in rows} == {15}
 
 
 def test_verdicts_json_is_strict_and_complete(tmp_path, study):
@@ -313,7 +313,8 @@ def test_the_terminal_table_fits_100_columns(study):
     console = Console(width=100, file=StringIO(), record=True)
     console.print(verdict_table(found))
     lines = console.export_text().rstrip().splitlines()
-    assert len(lines) == 1 + len(found), "a row needs more than one line"
+    assert len(lines) == 1 + len(found) + 1, "a row needs more than one line"
+    assert "recipe" in lines[-1]
     assert max(map(len, lines)) <= 100
     assert "better" in "".join(lines)
 
@@ -378,11 +379,14 @@ def test_verdicts_along_axes_are_paired_with_the_baseline_that_the_axis_leaves_a
         row = v.to_dict()
         assert "axes" not in row
         assert row["grid_size"] == v.axes["grid_size"]
-    worse = {v.arm for v in found if v.verdict == "worse" and v.metric == "ece"}
+    worse = {v.arm for v in found if v.direction == "worse" and v.metric == "ece"}
     assert worse == {"kan_rbf"}, "a larger calibration error is worse"
-    # One family: what is adjusted is adjusted over all of it.
-    adjusted = holm(np.array([v.p_value for v in found]))
-    np.testing.assert_allclose(adjusted, [v.p_adjusted for v in found])
+    # Further metrics are the secondary family: what is adjusted is adjusted over all of a family.
+    for family, metric in (("primary", "accuracy"), ("secondary", "ece")):
+        rows = [v for v in found if v.family == family]
+        assert {v.metric for v in rows} == {metric}
+        adjusted = holm(np.array([v.p_value for v in rows]))
+        np.testing.assert_allclose(adjusted, [v.p_adjusted for v in rows])
 
 
 def test_the_page_shows_axes_phases_and_tuning(tmp_path):

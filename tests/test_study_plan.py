@@ -164,6 +164,40 @@ def test_impossible_axes_are_refused(tmp_path: Path, study: dict[str, Any], hint
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("study", "hint"),
+    [
+        ({"seeds": 7}, "planned looks 5, 10, 20"),
+        ({"looks": [10, 5]}, "must increase"),
+        ({"split": "fix"}, "'fixed'"),
+        ({"ratio_margin": 0}, "ratio_margin"),
+        ({"contrasts": [["kan", "kna"]]}, "'kan'"),
+        ({"contrasts": [["kan", "kan"]]}, "pairs of arms"),
+        ({"interactions": {"label_nois": 0}}, "'label_noise'"),
+    ],
+)
+def test_impossible_statistics_are_refused(
+    tmp_path: Path, study: dict[str, Any], hint: str
+) -> None:
+    with pytest.raises(ValueError, match=r"\w") as refusal:
+        cells_of(tmp_path, **study)
+    assert hint in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_seed_draws_the_split_unless_it_is_fixed(tmp_path: Path) -> None:
+    from kanzoo.run.prepare import prepare
+
+    def seeds(split: str, data: str) -> set[tuple[str, int, int]]:
+        cells = cells_of(tmp_path, split=split, data=[data], match=["none"])
+        assert all(compose("train", list(cell.overrides)) == cell.config for cell in cells)
+        return {(c.arm, c.seed, prepare(c.config).dataset.split_seed) for c in cells}
+
+    for data in ("digits", "functions"):
+        assert seeds("seeds", data) == {(a, s, s) for a in ("mlp", "kan") for s in (0, 1)}
+        assert seeds("fixed", data) == {(a, s, 0) for a in ("mlp", "kan") for s in (0, 1)}
+
+
 @pytest.mark.parametrize("name", registry.names("study"))
 def test_every_study_says_what_it_asks_and_how_to_run_it(name: str) -> None:
     text = (registry.conf_dir() / "study" / f"{name}.yaml").read_text()
@@ -203,6 +237,7 @@ def test_a_folder_of_another_study_is_refused(
     assert message.count("\n") == 1
     assert "further, margin;" in message
     assert "seeds (3 there)" in refused(configured(tmp_path, seeds=2), capsys)
+    assert "looks;" in refused(configured(tmp_path, seeds=3, looks=[8, 16]), capsys)
     assert path.read_text() == first
 
     _job(configured(tmp_path, seeds=4, title="Other words"))
@@ -220,6 +255,7 @@ def test_a_dry_run_leaves_no_record_and_estimates(
     assert "train_fraction" in shown
     assert "8 cells, 8 different runs, 8 of them to do" in shown
     assert "an estimate" in shown
+    assert "no verdicts: the first planned look is at 5 seeds" in shown
 
 
 # --- composing quickly ---------------------------------------------------------------------------

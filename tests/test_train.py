@@ -70,6 +70,7 @@ def test_files_of_a_run(train_run: Run, tmp_path: Path) -> None:
         "config.yaml",
         "metrics.csv",
         "result.json",
+        "items.npz",
         "checkpoints/best.ckpt",
         "checkpoints/last.ckpt",
         "checkpoints/network.json",

@@ -10,11 +10,15 @@ from torch import Tensor
 from kanzoo.checks import check_whole
 from kanzoo.data.loader import EpochSampler, Loader
 from kanzoo.data.options import check_part
+from kanzoo.data.seeding import split_order
 from kanzoo.data.training_set import PartSampler, TrainingSet, phase_classes
 
 PARTS = ("train", "val", "test")
 IGNORE = -100  # the target where nothing is asked; PyTorch's cross-entropy leaves it out
 KINDS = ("image", "sequence", "table", "tokens", "dense")
+# A test set is the same for all seeds ("official", or "fixed" by a split seed), a part of the one
+# sample that every seed draws anew ("resampled"), or new data with every seed ("independent").
+TEST_SETS = ("official", "fixed", "resampled", "independent")
 
 
 @dataclass(frozen=True)
@@ -64,10 +68,11 @@ class Loaders(NamedTuple):
 
 
 class Dataset(ABC):
-    """A data set with a fixed train, validation and test split, whatever the seed of a run.
+    """A data set with a train, a validation and a test split.
 
-    The keyword options are the keys of its YAML file. `batch_size` counts samples over all
-    processes; `limit_train`, `limit_val` and `limit_test` keep only so many samples.
+    Where a split is drawn, `split_seed` decides it; None leaves that to the seed of the run, see
+    `draw_by`. The keyword options are the keys of its YAML file. `batch_size` counts samples over
+    all processes; `limit_train`, `limit_val` and `limit_test` keep only so many samples.
     """
 
     reference_name: ClassVar[str] = ""
@@ -75,6 +80,18 @@ class Dataset(ABC):
 
     training_set = TrainingSet()
     """What becomes of the training split; set before loading."""
+
+    split_seed: int | None = 0
+    """Decides what is drawn of the splits."""
+
+    test_set: str = "official"
+    """Where the test set comes from, one of `TEST_SETS`, if the seed of the run draws the split."""
+
+    domain: ClassVar[str] = "other"
+    """The family of tasks that it belongs to, over which studies are aggregated separately."""
+
+    is_ordered: ClassVar[bool] = False
+    """Whether neighbours in a split depend on each other, as in a series or a text."""
 
     def __init__(
         self,
@@ -99,9 +116,22 @@ class Dataset(ABC):
     def spec(self) -> DataSpec:
         """The shapes that a model must fit, known before anything is loaded."""
 
+    def draw_by(self, seed: int) -> None:
+        """Let the seed of a run draw the splits, unless `split_seed` is given; before loading."""
+        if self.split_seed is None:
+            self.split_seed = seed
+        elif self.test_set != "official":
+            self.test_set = "fixed"
+
+    def split_facts(self) -> dict[str, Any]:
+        """Return what statistics have to know of the loaded splits: their sizes and origin."""
+        return {**self.counts()._asdict(), "test_set": self.test_set, "is_ordered": self.is_ordered}
+
     def check(self, *, world_size: int = 1) -> None:
         """Raise a `ValueError` of one line where an option or a file is wrong; read no data."""
         check_whole("batch_size", self.batch_size, 1)
+        if self.split_seed is not None:
+            check_whole("split_seed", self.split_seed, 0)
         for part in PARTS:
             limit = getattr(self, f"limit_{part}")
             if limit is not None:
@@ -148,7 +178,7 @@ class Dataset(ABC):
         )
         if self.training_set.label_noise > 0:
             targets = self.targets("train")
-            kept = self.training_set.kept(targets, self._split_seed)
+            kept = self.training_set.kept(targets, self.split_seed or 0)
             loaders.train.relabel(
                 self.training_set.labels(targets, kept, self.spec.num_outputs, seed)
             )
@@ -174,10 +204,6 @@ class Dataset(ABC):
             for classes in phase_classes(self.spec.num_outputs, phases)
         ]
 
-    @property
-    def _split_seed(self) -> int:
-        return getattr(self, "split_seed", 0)
-
     def _check_training_set(self) -> None:
         self.training_set.check()
         if self.training_set.label_noise > 0 and self.spec.task != "classification":
@@ -192,7 +218,7 @@ class Dataset(ABC):
         wanted = self.training_set
         if wanted.fraction == 1 and wanted.phases == 1:
             return EpochSampler(count, seed=seed, shuffle=True)
-        kept = wanted.kept(self.targets("train"), self._split_seed)
+        kept = wanted.kept(self.targets("train"), self.split_seed or 0)
         groups, size = [kept], count
         if wanted.phases > 1:
             size = 0
@@ -227,17 +253,22 @@ class Dataset(ABC):
 class DrawnDataset(Dataset):
     """A data set whose validation part is drawn from the official training part.
 
-    `val_size` is a fraction or a count; `split_seed` decides which samples are taken, and which
-    the limits keep.
+    `val_size` is a fraction or a count; `split_seed` decides which samples are taken, which the
+    limits keep, and which are the test set where there is no official one.
     """
 
-    def __init__(self, *, val_size: float = 0.1, split_seed: int = 0, **options: Any) -> None:
+    def __init__(
+        self, *, val_size: float = 0.1, split_seed: int | None = 0, **options: Any
+    ) -> None:
         super().__init__(**options)
         self.val_size = val_size
         self.split_seed = split_seed
 
     def check(self, *, world_size: int = 1) -> None:
         """Check the options."""
-        check_whole("split_seed", self.split_seed, 0)
         check_part("val_size", self.val_size)
         super().check(world_size=world_size)
+
+    def test_order(self, targets: Tensor, name: str) -> Tensor:
+        """Return the order of all samples whose first become the test set, `(N,)`."""
+        return split_order(targets, name, *([self.split_seed] if self.split_seed else []))

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from kanzoo.checks import check_name, check_whole, nearest
+from kanzoo.checks import check_name, nearest
 from kanzoo.data.base import Counts, DataSpec, DrawnDataset, Split
 from kanzoo.data.formula import formula_values
 from kanzoo.data.functions import DTYPES, STANDARDISE, scaled
@@ -25,12 +25,14 @@ class CSV(InMemory, DrawnDataset):
     """The column `target` of a CSV file with a header, to be predicted from the `features`.
 
     `features` lists names of columns; null takes all others. `test_size` is a fraction or a count
-    of the rows, drawn once for all; `val_size` one of the rest. `standardise` and `dtype` are as
+    of the rows, drawn by `split_seed`; `val_size` one of the rest. `standardise` and `dtype` are as
     for functions, and so is `prior`, a formula of the features in the units of the file. Every
     problem of the file is a `ValueError` of one line.
     """
 
     reference_name = "training mean"
+    test_set = "resampled"
+    domain = "tables"
 
     def __init__(
         self,
@@ -97,7 +99,6 @@ class CSV(InMemory, DrawnDataset):
         """Check the options and the file."""
         check_name("standardise", self.standardise, STANDARDISE)
         check_name("dtype", self.dtype, DTYPES)
-        check_whole("split_seed", self.split_seed, 0)
         _ = self.table  # reading checks the file
         super().check(world_size=world_size)
 
@@ -114,8 +115,8 @@ class CSV(InMemory, DrawnDataset):
         counts = self.counts()
         test = part_size("test_size", self.test_size, len(y))
         val = part_size("val_size", self.val_size, len(y) - test)
-        order = split_order(y, "csv")
-        rest = order[test:][split_order(y[test:], "split", self.split_seed)]
+        order = self.test_order(y, "csv")
+        rest = order[test:][split_order(y[test:], "split", self.split_seed or 0)]
         chosen = {
             "train": rest[val : val + counts.train],
             "val": rest[: counts.val],

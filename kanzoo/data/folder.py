@@ -43,6 +43,8 @@ class ImageFolder(DrawnDataset):
     each split.
     """
 
+    domain = "vision"
+
     def __init__(
         self,
         *,
@@ -109,8 +111,13 @@ class ImageFolder(DrawnDataset):
                     f"allowed are {', '.join(classes)}"
                 )
 
+    def draw_by(self, seed: int) -> None:
+        """Draw a test set too where there is no folder of one."""
+        self.test_set = "official" if self.part_folder("test").is_dir() else "resampled"
+        super().draw_by(seed)
+
     def load(self) -> None:
-        """List the images and cut the fixed splits; pixels are read by the loaders."""
+        """List the images and cut the splits; pixels are read by the loaders."""
         if self.samples is not None:
             return
         self.check()
@@ -147,7 +154,8 @@ class ImageFolder(DrawnDataset):
     def subset(self, samples: list[Sample], purpose: str, number: int) -> list[Sample]:
         """Return a stratified part of the samples that `split_seed` decides, in their order."""
         labels = torch.tensor([label for _, label in samples])
-        order = split_order(labels, purpose, self.split_seed)[:number]
+        seed = 0 if purpose == "test" else self.split_seed or 0  # one test set for all seeds
+        order = split_order(labels, purpose, seed)[:number]
         return [samples[index] for index in order.sort().values.tolist()]
 
     def counts(self) -> Counts:

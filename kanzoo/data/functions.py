@@ -112,7 +112,7 @@ class Functions(InMemory):
     replaces the ranges: [low, high] for all variables, a list with a pair for each in their order
     (that of the library; of a formula natural, x2 before x10), or a mapping from names. `noise` is
     the deviation of normal noise on training targets, relative to the targets' own; validation
-    and test targets are exact. `data_seed` draws points and noise, each split by itself, so that
+    and test targets are exact. `split_seed` draws points and noise, each split by itself, so that
     the number of training points leaves the other splits alone. `standardise` scales "inputs",
     "targets" or "both" with mean and deviation of the training split; "none" leaves errors in
     units of the function. With a formula of the same variables as `prior`, targets are what it
@@ -121,6 +121,8 @@ class Functions(InMemory):
     """
 
     reference_name = "training mean"
+    test_set = "independent"
+    domain = "functions"
 
     def __init__(
         self,
@@ -132,7 +134,7 @@ class Functions(InMemory):
         n_val: int = 1000,
         n_test: int = 1000,
         noise: float = 0.0,
-        data_seed: int = 0,
+        split_seed: int | None = 0,
         standardise: str = "none",
         prior: str | None = None,
         dtype: str = "float32",
@@ -147,7 +149,7 @@ class Functions(InMemory):
         self.n_val = n_val
         self.n_test = n_test
         self.noise = noise
-        self.data_seed = data_seed
+        self.split_seed = split_seed
         self.standardise = standardise
         self.prior = prior
         self.dtype = dtype
@@ -188,7 +190,6 @@ class Functions(InMemory):
         """Check the options."""
         for part in PARTS:
             check_whole(f"n_{part}", getattr(self, f"n_{part}"), 2)
-        check_whole("data_seed", self.data_seed, 0)
         check_name("standardise", self.standardise, STANDARDISE)
         check_name("dtype", self.dtype, DTYPES)
         if isinstance(self.noise, bool) or not 0 <= self.noise < float("inf"):
@@ -205,7 +206,7 @@ class Functions(InMemory):
     def points(self, part: str) -> tuple[np.ndarray, np.ndarray]:
         """Return the points `(N, F)` of a split and the exact values `(N,)`, float64."""
         target = self.target
-        generator = np.random.default_rng(keyed_seed("points", part, self.data_seed))
+        generator = np.random.default_rng(keyed_seed("points", part, self.split_seed or 0))
         low, high = np.array(target.ranges).T
         x = low + (high - low) * generator.random((getattr(self, f"n_{part}"), len(low)))
         y = target.call(x)
@@ -226,7 +227,7 @@ class Functions(InMemory):
         if np.ptp(y) <= 1e-12 * abs(y).max():
             raise ValueError(f"{self.name} is constant, {y[0]:.6g}, on its ranges")
         if self.noise:
-            generator = np.random.default_rng(keyed_seed("noise", self.data_seed))
+            generator = np.random.default_rng(keyed_seed("noise", self.split_seed or 0))
             y += self.noise * y.std() * generator.standard_normal(len(y))
         if self.prior is not None:
             for x, values in drawn.values():

@@ -89,12 +89,12 @@ class MemoryDataset(InMemory, DrawnDataset):
                 f"instead of {self.num_train} and {self.num_test}; delete it and fetch it again"
             )
         counts = self.counts()
-        order = split_order(train.y, "split", self.split_seed)
+        order = split_order(train.y, "split", self.split_seed or 0)
         val_full = part_size("val_size", self.val_size, self.num_train)
         chosen = {
             "train": (train, order[val_full : val_full + counts.train]),
             "val": (train, order[: counts.val]),
-            "test": (test, split_order(test.y, "test", self.split_seed)[: counts.test]),
+            "test": (test, split_order(test.y, "test", 0)[: counts.test]),
         }
         splits = {}
         for part in PARTS:

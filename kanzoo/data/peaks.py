@@ -27,6 +27,7 @@ class FivePeaks(MemoryDataset):
 
     num_train, num_test = 1000, 250
     reference_name = "training mean"
+    domain = "functions"
 
     def __init__(self, *, val_size: float = 0.2, **options: Any) -> None:
         super().__init__(val_size=val_size, **options)

@@ -37,6 +37,8 @@ class SequentialImages(Images):
     1504.00941). Splits, normalisation and augmentation are those of the images.
     """
 
+    domain = "sequence and text"
+
     def __init__(self, *, steps: str = "rows", **options: Any) -> None:
         super().__init__(**options)
         self.steps = steps

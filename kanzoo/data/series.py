@@ -49,6 +49,8 @@ class Series(InMemory):
     borders: ClassVar[tuple[int, int, int]]
     """The rows at which training, validation and test end."""
     reference_name = "last value"
+    domain = "series"
+    is_ordered = True
 
     def __init__(
         self, *, input_length: int = 96, horizon: int = 24, relative: str = "last", **options: Any

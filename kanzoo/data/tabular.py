@@ -17,7 +17,6 @@ from kanzoo.data.base import DataSpec, Split
 from kanzoo.data.files import File
 from kanzoo.data.memory import MemoryDataset, majority
 from kanzoo.data.remote import Downloaded
-from kanzoo.data.seeding import split_order
 
 Moments = tuple[Tensor, Tensor]
 
@@ -39,8 +38,11 @@ class Table(MemoryDataset):
 
     Features are standardised with mean and deviation of the training split, real targets too:
     errors are in units of the deviation of the training targets. There is no official test set; a
-    fixed fifth of the rows, drawn once for all and stratified by class, serves as one.
+    fifth of the rows that `split_seed` draws, stratified by class, serves as one.
     """
+
+    test_set = "resampled"
+    domain = "tables"
 
     num_features: ClassVar[int]
     num_classes: ClassVar[int] = 0
@@ -82,7 +84,7 @@ class Table(MemoryDataset):
             raise ValueError(
                 f"{self.name} is corrupt: it must be finite numbers of {self.num_features} features"
             )
-        order = split_order(y, type(self).__name__)
+        order = self.test_order(y, type(self).__name__)
         test, train = order[: self.num_test].sort().values, order[self.num_test :].sort().values
         return Split(x[train], y[train]), Split(x[test], y[test])
 

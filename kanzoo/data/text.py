@@ -69,6 +69,8 @@ class Text(InMemory):
     """
 
     reference_name = "letter frequencies"
+    domain = "sequence and text"
+    is_ordered = True
 
     def __init__(self, *, block_size: int = 128, **options: Any) -> None:
         super().__init__(**options)

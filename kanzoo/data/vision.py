@@ -14,7 +14,6 @@ from kanzoo.data.files import File, read_cifar, read_idx
 from kanzoo.data.loader import Transform
 from kanzoo.data.memory import MemoryDataset, majority
 from kanzoo.data.remote import Downloaded
-from kanzoo.data.seeding import split_order
 from kanzoo.data.transform import ImageTransform, channel_statistics
 
 
@@ -31,6 +30,7 @@ class Images(MemoryDataset):
     padding: ClassVar[int]
     flip: ClassVar[bool] = False
     reference_name = "most frequent class"
+    domain = "vision"
 
     def __init__(self, *, augment: bool = False, **options: Any) -> None:
         super().__init__(**options)
@@ -77,9 +77,11 @@ class Images(MemoryDataset):
 class Digits(Images):
     """1,797 handwritten digits of 8 x 8 pixels that come with scikit-learn.
 
-    There is no official test set: a fixed stratified 360 samples serve as one, so that with the
-    default `val_size` of 360 the splits hold 1,077, 360 and 360 samples.
+    There is no official test set: 360 stratified samples that `split_seed` draws serve as one, so
+    that with the default `val_size` of 360 the splits hold 1,077, 360 and 360 samples.
     """
+
+    test_set = "resampled"
 
     in_shape = (1, 8, 8)
     num_train, num_test = 1437, 360
@@ -96,7 +98,7 @@ class Digits(Images):
         digits = load_digits()
         x = torch.from_numpy(digits.images).mul(255 / 16).round().to(torch.uint8)[:, None]
         y = torch.from_numpy(digits.target).long()
-        order = split_order(y, "digits")
+        order = self.test_order(y, "digits")
         test, train = order[: self.num_test].sort().values, order[self.num_test :].sort().values
         return Split(x[train], y[train]), Split(x[test], y[test])
 

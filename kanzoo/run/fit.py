@@ -115,7 +115,7 @@ def fit(folder: RunDir, prepared: Prepared, callbacks: "Sequence[Callback]" = ()
             weights = trainer.checkpoint_callback.best_model_path  # type: ignore[union-attr]
             if in_phases:  # what was learned last, not best
                 weights = folder.last_checkpoint
-            scores = evaluate(trainer, task, data, weights, config.evaluation)
+            scores, items = evaluate(trainer, task, data, weights, config.evaluation)
             check_scores(scores)
         if in_phases:
             scores["test"]["forgetting"] = forgetting(phases.scores, objective.mode)
@@ -151,6 +151,7 @@ def fit(folder: RunDir, prepared: Prepared, callbacks: "Sequence[Callback]" = ()
         "mode": objective.mode,
         **scores,
         **({"outside_grid": outside} if outside else {}),
+        "split": dataset.split_facts(),
         "reference": dataset.reference(),
         "reference_name": dataset.reference_name,
         "data_version": dataset.spec.version or None,
@@ -158,6 +159,8 @@ def fit(folder: RunDir, prepared: Prepared, callbacks: "Sequence[Callback]" = ()
         "versions": _versions(),
         "config_hash": folder.config_hash,
     }
+    if items:
+        folder.write_items(items)
     folder.write_result(result)
     return result
 

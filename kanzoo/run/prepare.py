@@ -70,6 +70,7 @@ def describe_data(settings: RunConfig) -> "tuple[Dataset, Objective]":
     dataset.training_set = TrainingSet(
         wanted.fraction, wanted.label_noise, wanted.phases, trainer.max_epochs // wanted.phases
     )
+    dataset.draw_by(settings.seed)
     devices = trainer.num_devices
     dataset.check(world_size=devices * trainer.num_nodes if devices else 1)
     objective: Objective = registry.instantiate(settings.task)

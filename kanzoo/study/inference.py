@@ -1,12 +1,14 @@
 """Tests and intervals for paired differences.
 
-Every function takes differences of shape (rows, n), a row a comparison and a column a seed, and
-returns one value a row; what may be claimed from them is decided in `kanzoo.study.stats`.
+`d` are differences of shape (rows, n), a row a comparison and a column a seed; `mean`, `se` and
+`df` are those of estimates, one a row (`kanzoo.study.variance`). Every function returns one value a
+row; what may be claimed from them is decided in `kanzoo.study.stats`. Formulas and sources:
+`docs/statistics.md`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,36 +16,57 @@ from scipy import stats
 
 Array = NDArray[np.float64]
 
+POWER = 0.8
+SKEW_LEVEL = 0.05
 _BLOCK = 300_000  # numbers resampled at once: bounds the memory whatever the study's size
+_ROWS = 200  # rows whose resamples are kept at once
 
 
-def student(d: Array, alpha: float) -> tuple[Array, Array, Array]:
-    """Two-sided paired t-test and its interval at level 1 - alpha: p, low, high.
+class Tests(NamedTuple):
+    """p-values of one row: different from 0, beyond the margin, inside the margin."""
 
-    Where all differences of a row are equal, t does not exist: p is then the sign-flip test's,
-    2 / 2^n (1 for a difference of zero), and the interval is the single point.
+    different: Array
+    beyond: Array
+    inside: Array
+
+
+def student(mean: Array, se: Array, df: Array, margin: Array | float) -> Tests:
+    """Student's t-tests of a mean against 0 and against the margin.
+
+    `different`: two-sided. `beyond`: that the mean lies outside [-margin, margin], in its own
+    direction, by half the level as a two-sided interval would. `inside`: two one-sided tests
+    (Schuirmann 1987), the larger p. An estimate without error (`se` = 0) is left to `exact`.
     """
-    n = d.shape[-1]
-    mean, error = d.mean(-1), d.std(-1, ddof=1) / np.sqrt(n)
-    constant = np.ptp(d, axis=-1) == 0
     with np.errstate(divide="ignore", invalid="ignore"):
-        p = 2 * stats.t.sf(np.abs(mean) / error, n - 1)
-    p = np.where(constant, np.where(mean == 0, 1.0, 2.0 * 0.5**n), p)
-    half = np.where(constant, 0.0, stats.t.ppf(1 - alpha / 2, n - 1) * error)
-    return p, mean - half, mean + half
+        different = 2 * stats.t.sf(np.abs(mean) / se, df)
+        beyond = np.minimum(1.0, 2 * stats.t.sf((np.abs(mean) - margin) / se, df))
+        inside = stats.t.sf((margin - np.abs(mean)) / se, df)
+    return Tests(different, beyond, inside)
 
 
-def equivalence(d: Array, margin: Array | float) -> Array:
-    """TOST (Schuirmann 1987): the larger p of mean > -margin and mean < margin, by paired t-tests.
+def exact(mean: Array, n: int, margin: Array | float) -> Tests:
+    """The same where all n differences are equal: p of the sign-flip test, 2 / 2^n or 1."""
+    two, one = 2.0 * 0.5**n, 0.5**n
+    size = np.abs(mean)
+    return Tests(
+        np.where(size == 0, 1.0, two),
+        np.where(size > margin, two, 1.0),
+        np.where(size < margin, one, 1.0),
+    )
 
-    Where all differences of a row are equal: 1 / 2^n inside the margin, 1 outside.
+
+def interval(mean: Array, se: Array, df: Array, alpha: float) -> tuple[Array, Array]:
+    """Student's interval of a mean at level 1 - alpha."""
+    half = stats.t.ppf(1 - alpha / 2, df) * se
+    return mean - half, mean + half
+
+
+def detectable(se: Array, df: Array, level: float) -> Array:
+    """The true difference that a two-sided t-test at `level` finds with probability `POWER`.
+
+    By the usual sum of two quantiles, (t_(1 - level/2) + t_power) se.
     """
-    n = d.shape[-1]
-    mean, error = d.mean(-1), d.std(-1, ddof=1) / np.sqrt(n)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        p = stats.t.sf((margin - np.abs(mean)) / error, n - 1)
-    exact = np.where(np.abs(mean) < margin, 0.5**n, 1.0)
-    return np.where(np.ptp(d, axis=-1) == 0, exact, p)
+    return np.asarray((stats.t.ppf(1 - level / 2, df) + stats.t.ppf(POWER, df)) * se)
 
 
 def sign_flip(d: Array, *, seed: int = 0, n_resamples: int = 10_000) -> Array:
@@ -56,29 +79,69 @@ def sign_flip(d: Array, *, seed: int = 0, n_resamples: int = 10_000) -> Array:
     )  # fmt: skip
 
 
-def studentised_bootstrap(
-    d: Array, alpha: float, *, seed: int = 0, n_resamples: int = 10_000
-) -> tuple[Array, Array]:
-    """Bootstrap-t interval of the mean, NaN where too many resamples have no spread."""
-    ends, n = np.full((2, len(d)), np.nan), d.shape[-1]
-    varied = np.ptp(d, axis=-1) > 0
-    if not varied.any():
-        return ends[0], ends[1]
-    d = d[varied]
-    mean = d.mean(-1, keepdims=True)
-    error = d.std(-1, ddof=1) / np.sqrt(n)
+def bootstrap_t(
+    d: Array, mean: Array, se: Array, margin: Array, alpha: float, *, seed: int = 0,
+    n_resamples: int = 10_000,
+) -> tuple[Tests, Array, Array]:  # fmt: skip
+    """The tests of `student` and an interval by the studentised bootstrap over seeds.
+
+    The distribution of t is that of resampled differences (Efron and Tibshirani 1993, 12.5) instead
+    of Student's; `se` may be larger than theirs. NaN where too many resamples are constant.
+    """
+    out = np.full((5, len(d)), np.nan)
+    for start in range(0, len(d), _ROWS):
+        rows = np.arange(start, min(start + _ROWS, len(d)))
+        rows = rows[(np.ptp(d[rows], axis=-1) > 0) & (se[rows] > 0)]
+        if len(rows):
+            drawn = _resampled_t(d[rows], alpha, seed, n_resamples)
+            out[:, rows] = _by_bootstrap(drawn, mean[rows], se[rows], margin[rows], alpha)
+    out[:, ~np.isfinite(out).all(0)] = np.nan
+    return Tests(*out[:3]), out[3], out[4]
+
+
+def _resampled_t(d: Array, alpha: float, seed: int, n_resamples: int) -> Array:
+    n = d.shape[-1]
 
     def t(x: Array, axis: int) -> Array:
         return np.asarray(x.mean(axis) / (x.std(axis, ddof=1) / np.sqrt(n)))
 
     with np.errstate(all="ignore"):
-        t_star = stats.bootstrap(
-            (d - mean,), t, vectorized=True, axis=-1, n_resamples=n_resamples, batch=_batch(d),
-            method="percentile", confidence_level=1 - alpha, rng=np.random.default_rng(seed),
-        ).confidence_interval  # fmt: skip
-        low, high = mean[:, 0] - t_star.high * error, mean[:, 0] - t_star.low * error
-    ends[:, varied] = np.where(np.isfinite(low) & np.isfinite(high), (low, high), np.nan)
-    return ends[0], ends[1]
+        return np.asarray(
+            stats.bootstrap(
+                (d - d.mean(-1, keepdims=True),), t, vectorized=True, axis=-1,
+                n_resamples=n_resamples, batch=_batch(d), method="percentile",
+                confidence_level=1 - alpha, rng=np.random.default_rng(seed),
+            ).bootstrap_distribution
+        )  # fmt: skip
+
+
+def _by_bootstrap(drawn: Array, mean: Array, se: Array, margin: Array, alpha: float) -> Array:
+    def above(t: Array) -> Array:
+        return np.asarray((drawn >= t[:, None]).mean(-1))
+
+    def below(t: Array) -> Array:
+        return np.asarray((drawn <= t[:, None]).mean(-1))
+
+    with np.errstate(all="ignore"):
+        different = 2 * np.minimum(above(mean / se), below(mean / se))
+        beyond = np.where(mean > 0, above((mean - margin) / se), below((mean + margin) / se))
+        inside = np.maximum(above((mean + margin) / se), below((mean - margin) / se))
+        low, high = np.quantile(drawn, [alpha / 2, 1 - alpha / 2], axis=-1)
+    tests = np.minimum(1.0, np.stack([different, 2 * beyond, inside]))
+    return np.concatenate([tests, [mean - high * se, mean - low * se]])
+
+
+def skewness(d: Array) -> tuple[Array, Array]:
+    """Sample skewness g1 and its standard deviation under normality, for n >= 3 differences."""
+    n = d.shape[-1]
+    varied, g = np.ptp(d, axis=-1) > 0, np.zeros(len(d))
+    g[varied] = stats.skew(d[varied], axis=-1)
+    return g, np.full(len(d), np.sqrt(6 * (n - 2) / ((n + 1) * (n + 3))))
+
+
+def are_skewed(g: Array, std: Array) -> NDArray[np.bool_]:
+    """Whether skewness lies beyond what chance explains, by its normal approximation."""
+    return np.abs(g) > stats.norm.isf(SKEW_LEVEL / 2) * std
 
 
 def holm(p: Array) -> Array:
@@ -89,23 +152,6 @@ def holm(p: Array) -> Array:
     adjusted = np.empty_like(filled)
     adjusted[order] = np.minimum(1.0, np.maximum.accumulate(filled[order] * factors))
     return np.where(np.isnan(p), np.nan, adjusted)
-
-
-def power(
-    n: Array, mean: Array, std: Array, margin: Array | float, level: Sequence[float]
-) -> Array:
-    """Probability that n pairs decide, if mean and std of the differences are as given.
-
-    level: that of the two-sided t-test and that of TOST. The larger of the two powers, both by the
-    noncentral t distribution (for TOST the usual approximation, Diletti et al. 1991).
-    """
-    scale = np.sqrt(n) / std
-    ratio = np.abs(mean) * scale
-    different = stats.nct.sf(stats.t.ppf(1 - level[0] / 2, n - 1), n - 1, ratio)
-    critical = stats.t.ppf(1 - level[1], n - 1)
-    inside = stats.nct.cdf(-critical, n - 1, ratio - margin * scale)
-    inside = inside - stats.nct.cdf(critical, n - 1, ratio + margin * scale)
-    return np.asarray(np.fmax(different, np.fmax(inside, 0.0)))
 
 
 def _batch(d: Array) -> int:

@@ -2,70 +2,163 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import product
 
 import numpy as np
 import pandas as pd
 
 from kanzoo.study.inference import Array
+from kanzoo.study.items import item_values
+from kanzoo.study.variance import in_blocks
 
 COLUMNS = ("data", "model", "arm", "match", "seed", "status", "metric", "mode", "test")
+STATUSES = {"finished", "failed", "diverged"}
 KEY = ["data", "model", "match", "arm"]
 ORDINARY = ("data", "model")
+DECADE = 10.0  # errors whose largest is so many times the smallest are compared by their ratio
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """The seeds of one arm that finished beside the same seeds of the baseline.
+    """The runs of one arm beside those of the baseline with the same seeds.
 
-    arm, base: finished runs, a row a paired seed, both in the same order of seeds.
-    differences: (n,), positive where the arm is better. unpaired: seeds that make no pair.
+    arm, base: runs with a score, a row a paired seed, both in the same order of seeds; a run that
+    diverged has the score of a prediction without skill. unpaired: seeds that make no pair.
+    reference: for an interaction, the same comparison elsewhere on an axis; its differences are
+    subtracted.
     """
 
     key: tuple[str, str, str, str]  # data, model, match, arm
     metric: str
     arm: pd.DataFrame
     base: pd.DataFrame
-    differences: Array
     unpaired: int
+    baseline: str
     mode: str = "max"
     axes: dict[str, str] = field(default_factory=dict)  # its value on each further axis
+    scale: str = "difference"
+    contrast: str = ""  # what is compared, other than an arm with the baseline of the study
+    family: str = "primary"
+    reference: Pairs | None = None
 
     @property
     def size(self) -> int:
-        return len(self.differences)
+        return len(self.arm)
 
     @property
-    def mean(self) -> float:
-        return float(self.differences.mean()) if self.size else float("nan")
+    def sign(self) -> float:
+        return 1.0 if self.mode == "max" else -1.0
+
+    @cached_property
+    def scores(self) -> tuple[Array, Array]:
+        """Test scores of both arms on the scale of the comparison, a value a seed."""
+        both = (table["test"].to_numpy(dtype=float) for table in (self.arm, self.base))
+        if self.scale == "log ratio":
+            both = (np.log(values) for values in both)
+        ours, theirs = both
+        return ours, theirs
+
+    @cached_property
+    def differences(self) -> Array:
+        """(n,), positive where the arm is better; equal ones are so to the last digit."""
+        ours, theirs = self.scores
+        d = (ours - theirs) * self.sign
+        size = max(np.abs(ours).max(initial=0.0), np.abs(theirs).max(initial=0.0))
+        if len(d) and np.ptp(d) <= 1e-12 * size:
+            d = np.full(len(d), np.median(d))  # equal up to the rounding of a subtraction
+        return d - self.reference.differences if self.reference is not None else d
 
     @property
-    def std(self) -> float:
-        if self.size < 2:
-            return float("nan")
-        return float(self.differences.std(ddof=1)) if np.ptp(self.differences) else 0.0
+    def diverged(self) -> tuple[int, int]:
+        """How many of the paired runs diverged, of the arm and of the baseline."""
+        ours, theirs = (int(t["status"].eq("diverged").sum()) for t in (self.arm, self.base))
+        return ours, theirs
+
+    def item_table(self) -> Array | None:
+        """Differences (n, m) by seed and test item, with `differences` as means over items.
+
+        None where a run has no values an item, or where runs have other test sets.
+        """
+        ours, theirs = (self._values(table) for table in (self.arm, self.base))
+        if ours is None or theirs is None or ours.shape != theirs.shape:
+            return None
+        table = (ours - theirs) * self.sign
+        if self.reference is not None:
+            other = self.reference.item_table()
+            if other is None or other.shape != table.shape:
+                return None
+            table = table - other
+        # Scores are kept in single precision: the means are moved to what was reported.
+        return table - table.mean(1, keepdims=True) + self.differences[:, None]
+
+    def _values(self, table: pd.DataFrame) -> Array | None:
+        if "items" not in table or not self.size:
+            return None
+        prefix = ""
+        if self.axes.get("corruption", "clean") != "clean":
+            prefix = f"{self.axes['corruption']}_{self.axes['severity']}."
+        rows: list[Array | float] = []
+        is_ordered = self.split("is_ordered")
+        for score, status, path in zip(table["test"], table["status"], table["items"], strict=True):
+            if status == "diverged":
+                rows.append(float(score))
+                continue
+            values = item_values(str(path or ""), self.metric, float(score), prefix)
+            if values is None:
+                return None
+            if self.scale == "log ratio":
+                values = np.log(score) + (values - score) / score
+            rows.append(in_blocks(values) if is_ordered else values)
+        lengths = {len(row) for row in rows if isinstance(row, np.ndarray)}
+        if len(lengths) != 1:
+            return None
+        return np.stack([np.broadcast_to(row, next(iter(lengths))) for row in rows])
+
+    def split(self, name: str) -> object:
+        """What all runs say of the split: a size, or where the test set comes from; None else."""
+        if name not in self.arm or not self.size:
+            return None
+        found = {*self.arm[name].tolist(), *self.base[name].tolist()} - {"", None}
+        found = {value for value in found if value == value}
+        return found.pop() if len(found) == 1 else None
 
     def ratio(self, column: str) -> float:
         """Median of a cost over the arm's runs, over that of the baseline's; NaN if unknown."""
-        if column not in self.arm or not self.size:
+        if (
+            column not in self.arm
+            or self.arm[column].isna().all()
+            or self.base[column].isna().all()
+        ):
             return float("nan")
-        top, bottom = (pd.to_numeric(t[column]).median() for t in (self.arm, self.base))
+        top, bottom = (np.nanmedian(t[column].to_numpy(float)) for t in (self.arm, self.base))
         return float(top / bottom) if bottom else float("nan")
+
+    @property
+    def is_collapsed(self) -> bool:
+        """Whether some runs of an arm, not all, did no better than a prediction without skill."""
+        for table in (self.arm, self.base):
+            if "no_skill" in table and self.size:
+                gained = table["test"].to_numpy(float) - table["no_skill"].to_numpy(float)
+                lost = gained * self.sign <= 0
+                if lost.any() and not lost.all():
+                    return True
+        return False
 
 
 def pair_seeds(results: pd.DataFrame, baseline: str, axes: Sequence[str] = ()) -> list[Pairs]:
     """The pairs of every (data, model, match, *axes, arm), in a fixed order.
 
-    A run whose test value is not finite is no finished run. A baseline that was run under one
+    A run whose test value is not finite makes no pair. A baseline that was run under one
     budget mode only serves the arms of every mode, and one that an axis does not concern (its value
     there is empty) the arms at every value. ValueError on bad tables.
     """
     axes = list(axes)
     _check(results, baseline, axes)
     test = pd.to_numeric(results["test"], errors="coerce")
-    usable = results["status"].eq("finished") & np.isfinite(test)
+    usable = results["status"].ne("failed") & np.isfinite(test)
     results = results.assign(test=test, _usable=usable, **{a: results[a].map(str) for a in axes})
     results = results.sort_values("seed")
     twins: dict[tuple[str, ...], dict[str, pd.DataFrame]] = {}
@@ -80,8 +173,66 @@ def pair_seeds(results: pd.DataFrame, baseline: str, axes: Sequence[str] = ()) -
         modes = next((twins[names] for names in near if names in twins), {})
         only = next(iter(modes.values())) if len(modes) == 1 else results.iloc[:0]
         point = dict(zip(axes, values, strict=True))
-        pairs.append(_pair((data, model, match, arm), point, rows, modes.get(match, only)))
+        twin = modes.get(match, only)
+        pairs.append(_pair((data, model, match, arm), point, rows, twin, baseline))
     return sorted(pairs, key=_order)
+
+
+def contrasts(
+    results: pd.DataFrame, wanted: Iterable[Sequence[str]], axes: Sequence[str] = ()
+) -> list[Pairs]:
+    """Comparisons of one arm with another that is not the baseline, for each (arm, other)."""
+    found = []
+    for arm, other in wanted:
+        if not {arm, other} <= set(results["arm"]):  # a control that is not for these data
+            continue
+        rows = results[results["arm"].isin([arm, other])]
+        found += [
+            replace(pairs, contrast=f"against {other}", family="contrasts")
+            for pairs in pair_seeds(rows, other, axes)
+        ]
+    return found
+
+
+def interactions(pairs: Sequence[Pairs], references: Mapping[str, str]) -> list[Pairs]:
+    """How the comparisons change along axes, against their `references`, axis: value.
+
+    The baseline may lose more along an axis than the arm: then the change is positive.
+    """
+    known = {(p.key, p.metric, tuple(p.axes.items())): p for p in pairs}
+    found = []
+    for axis, value in references.items():
+        for p in pairs:
+            if p.axes.get(axis, value) == value:
+                continue
+            place = {**p.axes, axis: value}
+            if axis == "severity":
+                place["corruption"] = "clean"
+            other = known.get((p.key, p.metric, tuple(place.items())))
+            if other is not None:
+                seeds = set(p.arm["seed"]) & set(other.arm["seed"])
+                here, there = (at_seeds(which, seeds) for which in (p, other))
+                words = f"change from {axis.replace('_', ' ')} {value}"
+                found.append(replace(here, reference=there, contrast=words, family="contrasts"))
+    return found
+
+
+def with_scale(pairs: Sequence[Pairs]) -> list[Pairs]:
+    """The pairs, by the ratio of errors where these span decades: the same for all arms of a task.
+
+    Runs that diverged are left out of account.
+    """
+    groups: dict[tuple[str, ...], list[Pairs]] = {}
+    for p in pairs:
+        groups.setdefault((*p.key[:2], p.metric), []).append(p)
+    wide = set()
+    for group, members in groups.items():
+        tables = [table for p in members for table in (p.arm, p.base)]
+        values = pd.concat([t.loc[t["status"].eq("finished"), "test"] for t in tables])
+        positive = all((t["test"] > 0).all() for t in tables)
+        if members[0].mode == "min" and positive and len(values):
+            wide |= {group} if values.max() >= DECADE * values.min() else set()
+    return [replace(p, scale="log ratio") if (*p.key[:2], p.metric) in wide else p for p in pairs]
 
 
 def axis_order(value: str) -> tuple[int, float, str]:
@@ -90,6 +241,12 @@ def axis_order(value: str) -> tuple[int, float, str]:
         return (0, float(value), "")
     except ValueError:
         return (1 + (value == ""), 0.0, value)
+
+
+def at_seeds(pairs: Pairs, seeds: set[int]) -> Pairs:
+    """The pairs of some seeds; the others count as unpaired."""
+    arm, base = (table[table["seed"].isin(seeds)] for table in (pairs.arm, pairs.base))
+    return replace(pairs, arm=arm, base=base, unpaired=pairs.unpaired + pairs.size - len(arm))
 
 
 def _order(pairs: Pairs) -> tuple[object, ...]:
@@ -104,7 +261,7 @@ def _check(results: pd.DataFrame, baseline: str, axes: list[str]) -> None:
     arms = sorted(results["arm"].astype(str).unique())
     if baseline not in arms:
         raise ValueError(f"no run of the baseline arm {baseline!r}; arms with runs: {arms}")
-    for column, allowed in (("status", {"finished", "failed"}), ("mode", {"max", "min"})):
+    for column, allowed in (("status", STATUSES), ("mode", {"max", "min"})):
         if unknown := set(results[column]) - allowed:
             raise ValueError(f"unknown {column} {unknown}; allowed: {sorted(allowed)}")
     keys = [*KEY, *axes, "seed"]
@@ -113,19 +270,18 @@ def _check(results: pd.DataFrame, baseline: str, axes: list[str]) -> None:
 
 
 def _pair(
-    key: tuple[str, str, str, str], axes: dict[str, str], arm: pd.DataFrame, base: pd.DataFrame
-) -> Pairs:
+    key: tuple[str, str, str, str], axes: dict[str, str], arm: pd.DataFrame, base: pd.DataFrame,
+    baseline: str,
+) -> Pairs:  # fmt: skip
     named = set(zip(arm["metric"], arm["mode"], strict=True))
     named |= set(zip(base["metric"], base["mode"], strict=True))
     if len(named) != 1:
         raise ValueError(f"{'/'.join(key)} mixes metrics: {sorted(named)}; allowed: one")
     metric, mode = next(iter(named))
+    family = str(arm["family"].iloc[0]) if "family" in arm else "primary"
     seeds = set(arm["seed"]) | set(base["seed"])
     arm, base = arm[arm["_usable"]], base[base["_usable"]]
     shared = set(arm["seed"]) & set(base["seed"])
     arm, base = (table[table["seed"].isin(shared)] for table in (arm, base))
-    ours, theirs = (table["test"].to_numpy(dtype=float) for table in (arm, base))
-    d = (ours - theirs) * (1.0 if mode == "max" else -1.0)
-    if len(d) and np.ptp(d) <= 1e-12 * max(np.abs(ours).max(), np.abs(theirs).max()):
-        d = np.full(len(d), np.median(d))  # equal up to the rounding of a subtraction
-    return Pairs(key, metric, arm, base, d, len(seeds) - len(shared), mode, axes)
+    return Pairs(key, metric, arm, base, len(seeds) - len(shared), baseline, mode, axes,
+                 family=family)  # fmt: skip

@@ -12,6 +12,7 @@ from kanzoo.checks import build, check_name
 from kanzoo.rundir import Config, RunDir
 from kanzoo.settings import RunConfig, StudyConfig
 from kanzoo.study.controls import applies, borrowed, control_arms, is_borrowing, own_model
+from kanzoo.study.looks import check_looks
 
 MIN_SEEDS = 2
 Axes = tuple[tuple[str, str], ...]
@@ -110,7 +111,11 @@ def plan_cells(
         words = [f"data={data}", *chosen, *match_words(match), *common, *further]
         words += (tuned or {}).get(cell.kind, ())
         words += borrowed(arms[arm], lambda other: cell_of(data, model, other, match, point).config)
-        return replace(cell, config=compose(words), overrides=tuple(words))
+        config = compose(words)
+        if study["split"] == "fixed" and config["data"].get("split_seed", 0) is None:
+            words.append("data.split_seed=0")
+            config = {**config, "data": {**config["data"], "split_seed": 0}}
+        return replace(cell, config=config, overrides=tuple(words))
 
     first: list[Cell] = []
     for data, model in product(study["data"], study["models"]):
@@ -176,14 +181,14 @@ def arms_of(study: dict[str, Any]) -> dict[str, list[str]]:
 def axes_of(study: dict[str, Any]) -> list[Axis]:
     """The axes with more than one value, and all that the study names itself."""
     short = [
-        Axis(name, {_text(value): [f"{key}={value}"] for value in study[name]})
+        Axis(name, {value_text(value): [f"{key}={value}"] for value in study[name]})
         for name, key in SHORT_AXES.items()
         if study[name] != [{"train_fraction": 1.0, "label_noise": 0.0}[name]]
     ]
     named = [
         Axis(
             name,
-            {_text(value): list(words) for value, words in axis["values"].items()},
+            {value_text(value): list(words) for value, words in axis["values"].items()},
             tuple(axis["arms"]) if axis.get("arms") else None,
         )
         for name, axis in study["axes"].items()
@@ -213,6 +218,15 @@ def check_study(study: dict[str, Any]) -> None:
         raise ValueError(f"study.seeds must be at least {MIN_SEEDS}, got {study['seeds']}")
     if not 0 < study["alpha"] < 1:
         raise ValueError(f"study.alpha must be between 0 and 1, got {study['alpha']}")
+    check_looks(study["looks"], study["seeds"])
+    for pair in study["contrasts"]:
+        if len(set(pair)) != 2 or len(pair) != 2:
+            raise ValueError(f"study.contrasts must list pairs of arms, got {pair}")
+        for arm in pair:
+            check_name("arm of study.contrasts", arm, arms)
+    further = [*SHORT_AXES, *study["axes"], "severity"]
+    for axis in study["interactions"]:
+        check_name("axis of study.interactions", axis, further)
     for name in study["data"]:
         check_name("data", name, registry.names("data"))
     for name, words in study["models"].items():
@@ -253,5 +267,6 @@ def _values(axis: Axis, arm: str) -> list[tuple[str, list[str]]]:
     return list(axis.values.items())
 
 
-def _text(value: Any) -> str:
+def value_text(value: Any) -> str:
+    """A value of an axis as its column shows it."""
     return f"{value:g}" if isinstance(value, float) else str(value)

@@ -52,6 +52,8 @@ def print_plan(config: Config, cells: list[Cell], prepared: list[Any]) -> None:
     waiting = [cell for cell in runs if config["overwrite"] or cell.folder.result() is None]
     total = sum(seconds[cell.kind] for cell in waiting)
     words = [f"{len(cells)} cells, {len(runs)} different runs, {len(waiting)} of them to do"]
+    if study["seeds"] < study["looks"][0]:
+        words.append(f"no verdicts: the first planned look is at {study['looks'][0]} seeds")
     tune = study["tune"]
     if tune["trials"]:
         trials = tune["trials"] * tune["seeds"]

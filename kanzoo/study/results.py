@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,43 +10,68 @@ import pandas as pd
 
 from kanzoo import registry
 from kanzoo.data.corruption import CORRUPTIONS
+from kanzoo.errors import DIVERGED
 from kanzoo.study.plan import Cell
 
 Axes = tuple[str, ...]
+_CORRUPTED = re.compile(rf"test_({'|'.join(CORRUPTIONS)})_(.+)")
 
 COSTS = ("params", "flops", "step_time_ms", "peak_memory_mb", "train_seconds", "epochs")
+SIZES = ("train", "val", "test")
 
 
 def collect(cells: Iterable[Cell], study_folder: Path, axes: Sequence[str] = ()) -> pd.DataFrame:
     """A row a cell; what is not there yet counts as failed, with the reason.
 
     `axes` are the further axes that get a column. Test metrics beside the one that selects are in
-    columns `test_NAME`, those on corrupted inputs in `test_KIND_SEVERITY`.
+    columns `test_NAME`, those on corrupted inputs in `test_KIND_SEVERITY`. A run that diverged has
+    the scores of the prediction without skill of its data, `no_skill` and `no_skill_NAME`, where
+    that is known from a finished run, best of the same seed.
     """
     table = pd.DataFrame([_row(cell, study_folder, axes) for cell in cells])
     # Also where no cell has finished yet.
-    absent = [name for name in ("test", "val", "width", *COSTS) if name not in table]
-    return table.assign(**dict.fromkeys(absent, float("nan")))
+    absent = [name for name in ("test", "val", "width", "no_skill", *COSTS) if name not in table]
+    table = table.assign(**dict.fromkeys(absent, float("nan")))
+    lost = table["status"].eq("diverged")
+    if lost.any():
+        for name in [str(column) for column in table if str(column).startswith("no_skill")]:
+            known = table.groupby(["data", "seed"])[name].transform("first")
+            known = known.fillna(table.groupby("data")[name].transform("median"))
+            table[name] = table[name].fillna(known)
+            column = "test" + name.removeprefix("no_skill")
+            table.loc[lost, column] = table.loc[lost, name]
+        for column in filter(_CORRUPTED.fullmatch, map(str, table)):
+            table.loc[lost, column] = table.loc[lost, "no_skill"]
+    return table
 
 
-def judged(results: pd.DataFrame, metrics: dict[str, dict[str, Any]]) -> tuple[pd.DataFrame, Axes]:
+def judged(
+    results: pd.DataFrame, metrics: dict[str, dict[str, Any]], controls: Collection[str] = ()
+) -> tuple[pd.DataFrame, Axes]:
     """What verdicts are about: a row a run and judged value, and the axes that this adds.
 
     `metrics` are the further test metrics to judge, with their modes. Values on corrupted inputs
     are told apart by the axes `corruption` and `severity`, other metrics by the axis `metric`.
+    These and the arms in `controls` are the secondary family.
     """
-    parts = [results.assign(corruption="clean", severity="0")]
+    family = results["arm"].isin(controls).map({True: "secondary", False: "primary"})
+    parts = [results.assign(corruption="clean", severity="0", family=family)]
     for name, options in metrics.items():
         column = f"test_{name}"
         if column not in results and results["status"].eq("finished").any():
             raise ValueError(f"no finished run has the metric {name!r} of study.metrics")
-        values = results.get(column, float("nan"))
-        changes = {"metric": name, "mode": options["mode"], "test": values}
+        changes = {
+            "metric": name,
+            "mode": options["mode"],
+            "test": results.get(column, float("nan")),
+            "no_skill": results.get(f"no_skill_{name}", float("nan")),
+            "family": "secondary",
+        }
         parts.append(parts[0].assign(**changes))
-    corrupted = [re.fullmatch(rf"test_({'|'.join(CORRUPTIONS)})_(.+)", str(c)) for c in results]
+    corrupted = [_CORRUPTED.fullmatch(str(c)) for c in results]
     for found in filter(None, corrupted):
         changes = {"corruption": found[1], "severity": found[2], "test": results[found[0]]}
-        parts.append(results.assign(**changes))
+        parts.append(results.assign(**changes, family="secondary"))
     axes: Axes = (("metric",) if metrics else ()) + (
         ("corruption", "severity") if any(corrupted) else ()
     )
@@ -58,8 +83,10 @@ def _row(cell: Cell, study_folder: Path, axes: Sequence[str]) -> dict[str, Any]:
     result = cell.folder.result()
     # Data sets of one study may be for different tasks.
     objective = registry.locate(cell.config["task"]["_target_"])
+    dataset = registry.locate(cell.config["data"]["_target_"])
     row: dict[str, Any] = {
         "data": cell.data,
+        "domain": dataset.domain,  # type: ignore[attr-defined]
         "model": cell.model,
         "arm": cell.arm,
         "layers": cell.config["choices"]["layers"],
@@ -77,6 +104,8 @@ def _row(cell: Cell, study_folder: Path, axes: Sequence[str]) -> dict[str, Any]:
     if result is None:
         failure = path / "failure.txt"
         row["reason"] = failure.read_text().strip() if failure.is_file() else "not run"
+        if row["reason"].startswith(DIVERGED):
+            row["status"] = "diverged"
         return row
     (path / "failure.txt").unlink(missing_ok=True)
     row |= {
@@ -90,6 +119,7 @@ def _row(cell: Cell, study_folder: Path, axes: Sequence[str]) -> dict[str, Any]:
         "flops_sparse": result["flops_sparse"],
     }
     row |= {key: result[key] for key in COSTS}
+    row |= _split(result, path)
     others = {k: v for k, v in result["test"].items() if k not in ("loss", result["metric"])}
     row |= {f"test_{name}": value for name, value in others.items()}
     for kind, severities in result.get("corrupted", {}).items():
@@ -97,4 +127,15 @@ def _row(cell: Cell, study_folder: Path, axes: Sequence[str]) -> dict[str, Any]:
             row[f"test_{kind}_{severity}"] = scores[result["metric"]]
     if "phases" in result:
         row["phases"] = json.dumps(result["phases"])
+    return row
+
+
+def _split(result: dict[str, Any], path: Path) -> dict[str, Any]:
+    """What statistics have to know of the data, of the reference and of the items of a run."""
+    facts = result.get("split", {})
+    row: dict[str, Any] = {f"n_{part}": facts.get(part, float("nan")) for part in SIZES}
+    row |= {name: facts.get(name, "") for name in ("test_set", "is_ordered")}
+    row["items"] = str(path / "items.npz") if facts else ""
+    for name, value in result.get("reference", {}).get("test", {}).items():
+        row["no_skill" if name == result["metric"] else f"no_skill_{name}"] = value
     return row

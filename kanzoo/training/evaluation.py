@@ -5,7 +5,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+import torch.distributed as dist
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.strategies import FSDPStrategy
 from torch import nn
@@ -24,16 +26,22 @@ log = logging.getLogger("kanzoo")
 
 OUTSIDE = 0.1  # share of inputs outside a grid from which it is worth a line
 Scores = dict[str, float]
+Items = dict[str, np.ndarray]
 
 
 def evaluate(
     trainer: Trainer, task: Task, data: DataModule, weights: str | Path, wanted: EvaluationConfig
-) -> Config:
-    """Scores of the weights: `val`, `test` (None unless wanted), and `corrupted` test inputs."""
+) -> tuple[Config, Items]:
+    """Scores of the weights: `val`, `test` (None unless wanted), and `corrupted` test inputs.
+
+    Beside them what the objective keeps of every test sample, in the order of the test set; that
+    on corrupted inputs under `KIND_SEVERITY.NAME`.
+    """
     scores: Config = {"val": _scores(trainer.validate, task, data, weights), "test": None}
     if not wanted.test:
-        return scores
+        return scores, {}
     scores["test"] = _scores(trainer.test, task, data, weights)
+    items = gather_items(task.test_items)
     corrupted: dict[str, dict[str, Scores]] = {}
     try:
         for kind, severities in wanted.corruptions.items():
@@ -42,9 +50,31 @@ def evaluate(
                 task.test_title = f"test_{kind}_{severity:g}"
                 found = _scores(trainer.test, task, data, None)
                 corrupted.setdefault(kind, {})[f"{severity:g}"] = found
+                for name, values in gather_items(task.test_items).items():
+                    items[f"{kind}_{severity:g}.{name}"] = values
     finally:
         task.corrupt, task.test_title = None, "test"
-    return {**scores, "corrupted": corrupted} if corrupted else scores
+    return ({**scores, "corrupted": corrupted} if corrupted else scores), items
+
+
+def gather_items(batches: list[dict[str, torch.Tensor]]) -> Items:
+    """One array a name over all samples of all processes, in the order of the split.
+
+    Of every batch, process r of W has the samples r, r + W, ...
+    """
+    shares = [[{k: _compact(v) for k, v in batch.items()} for batch in batches]]
+    if dist.is_available() and dist.is_initialized():
+        every: list[Any] = [None] * dist.get_world_size()
+        dist.all_gather_object(every, shares[0])
+        shares = every
+    parts: dict[str, list[np.ndarray]] = {}
+    for batch in zip(*shares, strict=True):
+        for name, first in batch[0].items():
+            total = np.empty(sum(len(share[name]) for share in batch), first.dtype)
+            for rank, share in enumerate(batch):
+                total[rank :: len(batch)] = share[name]
+            parts.setdefault(name, []).append(total)
+    return {name: np.concatenate(arrays) for name, arrays in parts.items()}
 
 
 def outside_grid(trainer: Trainer, net: nn.Module, data: DataModule) -> dict[str, float]:
@@ -92,6 +122,10 @@ def _scores(
 ) -> Scores:
     (values,) = run(task, data, ckpt_path=weights, weights_only=True, verbose=False)
     return {name.rpartition("/")[2]: value for name, value in values.items()}
+
+
+def _compact(values: torch.Tensor) -> np.ndarray:
+    return (values.float() if values.is_floating_point() else values).cpu().numpy()
 
 
 class PhaseScores(Callback):

@@ -36,6 +36,10 @@ class Objective(ABC):
     def metrics(self, num_outputs: int) -> "MetricCollection":
         """Metrics over a whole split, each updated with (output, target)."""
 
+    @abstractmethod
+    def items(self, output: Tensor, target: Tensor) -> dict[str, Tensor]:
+        """What statistics keep of every sample of a batch, each `(B,)`: its loss among it."""
+
 
 class Classification(Objective):
     """Cross-entropy on logits `(B, num_outputs)` and classes `(B,)`; accuracy selects.
@@ -54,6 +58,11 @@ class Classification(Objective):
 
     def loss(self, output: Tensor, target: Tensor) -> Tensor:
         return F.cross_entropy(output, target, label_smoothing=self.label_smoothing)
+
+    def items(self, output: Tensor, target: Tensor) -> dict[str, Tensor]:
+        smoothing = self.label_smoothing
+        loss = F.cross_entropy(output, target, reduction="none", label_smoothing=smoothing)
+        return {"loss": loss, "correct": output.argmax(1) == target}
 
     def metrics(self, num_outputs: int) -> "MetricCollection":
         from torchmetrics import MetricCollection
@@ -85,12 +94,23 @@ class Language(Objective):
     def weight(self, target: Tensor) -> Tensor | int:
         return (target != IGNORE).sum()
 
+    def items(self, output: Tensor, target: Tensor) -> dict[str, Tensor]:
+        nats = F.cross_entropy(output.transpose(1, 2), target, reduction="none")  # (B, T)
+        count = (target != IGNORE).sum(1)
+        return {"loss": nats.sum(1) / count, "count": count}
+
     def metrics(self, num_outputs: int) -> "MetricCollection":
         from torchmetrics import MetricCollection
 
         from kanzoo.training.entropy import BitsPerCharacter, Perplexity
 
         return MetricCollection({"bits_per_char": BitsPerCharacter(), "perplexity": Perplexity()})
+
+
+def squared_error(output: Tensor, target: Tensor) -> dict[str, Tensor]:
+    """Mean squared and absolute error of every sample, `(B,)` each."""
+    error = (output - target).flatten(1)
+    return {"loss": error.square().mean(1), "absolute": error.abs().mean(1)}
 
 
 class Regression(Objective):
@@ -102,6 +122,9 @@ class Regression(Objective):
 
     def loss(self, output: Tensor, target: Tensor) -> Tensor:
         return F.mse_loss(output, target)
+
+    def items(self, output: Tensor, target: Tensor) -> dict[str, Tensor]:
+        return squared_error(output, target)
 
     def metrics(self, num_outputs: int) -> "MetricCollection":
         from torchmetrics import MeanAbsoluteError, MeanSquaredError, MetricCollection, R2Score
@@ -125,6 +148,9 @@ class Forecast(Objective):
     def loss(self, output: Tensor, target: Tensor) -> Tensor:
         return F.mse_loss(output, target)
 
+    def items(self, output: Tensor, target: Tensor) -> dict[str, Tensor]:
+        return squared_error(output, target)
+
     def metrics(self, num_outputs: int) -> "MetricCollection":
         from torchmetrics import MeanAbsoluteError, MeanSquaredError, MetricCollection
 
@@ -143,6 +169,9 @@ class Denoise(Objective):
 
     def loss(self, output: Tensor, target: Tensor) -> Tensor:
         return F.mse_loss(output, target)
+
+    def items(self, output: Tensor, target: Tensor) -> dict[str, Tensor]:
+        return squared_error(output, target)
 
     def metrics(self, num_outputs: int) -> "MetricCollection":
         from torchmetrics import MetricCollection
@@ -164,6 +193,10 @@ class Segmentation(Objective):
 
     def loss(self, output: Tensor, target: Tensor) -> Tensor:
         return F.cross_entropy(output, target)
+
+    def items(self, output: Tensor, target: Tensor) -> dict[str, Tensor]:
+        loss = F.cross_entropy(output, target, reduction="none").flatten(1).mean(1)
+        return {"loss": loss, "correct": (output.argmax(1) == target).flatten(1).float().mean(1)}
 
     def metrics(self, num_outputs: int) -> "MetricCollection":
         from torchmetrics import MetricCollection

@@ -23,7 +23,8 @@ class Task(LightningModule):
 
     Losses and metrics are accumulated over a whole split and all processes, every sample weighing
     the same, however it is cut into batches. `corrupt` changes test inputs, given the number of the
-    batch; `test_title` names what then comes of the test.
+    batch; `test_title` names what then comes of the test. `test_items` is what the objective keeps
+    of every sample of the last test, a table a batch, of this process only.
     """
 
     def __init__(
@@ -44,6 +45,7 @@ class Task(LightningModule):
         self.seed = seed
         self.corrupt: Callable[[Tensor, int], Tensor] | None = None
         self.test_title = "test"
+        self.test_items: list[dict[str, Tensor]] = []
         self.regulariser = EdgeRegulariser(**vars(regularise or RegulariseConfig()))
         self.losses = nn.ModuleDict({f"{split}_loss": MeanMetric() for split in SPLITS})
         self.metrics = nn.ModuleDict(
@@ -87,16 +89,22 @@ class Task(LightningModule):
         x, y = batch
         if self.corrupt is not None:
             x = self.corrupt(x, batch_index)
-        self._evaluate((x, y), "test")
+        output = self._evaluate((x, y), "test")
+        exact = output if output.dtype == torch.float64 else output.float()
+        self.test_items.append(self.objective.items(exact, y))
 
-    def _evaluate(self, batch: Batch, split: str) -> None:
+    def _evaluate(self, batch: Batch, split: str) -> Tensor:
         x, y = batch
-        output = self(x)
+        output: Tensor = self(x)
         loss, metrics = self.losses[f"{split}_loss"], self.metrics[f"{split}_metrics"]
         assert isinstance(loss, MeanMetric)
         assert isinstance(metrics, MetricCollection)
         loss.update(self.objective.loss(output, y), weight=self.objective.weight(y))
         metrics.update(output, y)
+        return output
+
+    def on_test_epoch_start(self) -> None:
+        self.test_items = []
 
     def on_validation_epoch_end(self) -> None:
         # What the best weights reach at the end is no further point of the learning curve.

@@ -16,7 +16,7 @@ from kanzoo.study.plan import SHORT_AXES
 from kanzoo.study.report import plots
 from kanzoo.study.report.plots import Panel
 from kanzoo.study.report.tables import axes_text, finished
-from kanzoo.study.stats import Verdict
+from kanzoo.study.verdict import Verdict
 
 MAX_PANELS = 24
 MAX_CURVES = 10  # runs read for one line
@@ -32,7 +32,8 @@ def effects(verdicts: Sequence[Verdict], colours: Mapping[str, int]) -> tuple[li
     """A forest of intervals per (data, model, *axes), and how many there were without the cap."""
     groups: dict[tuple[str, ...], list[Verdict]] = {}
     for verdict in verdicts:
-        place = (verdict.data, verdict.model, *filter(None, [axes_text(verdict.axes)]))
+        further = (axes_text(verdict.axes), verdict.contrast)
+        place = (verdict.data, verdict.model, *filter(None, further))
         groups.setdefault(place, []).append(verdict)
     several = len({v.match for v in verdicts}) > 1
     panels = [
@@ -51,6 +52,7 @@ def along(
     verdicts: Sequence[Verdict], baseline: str, alpha: float, colours: Mapping[str, int]
 ) -> tuple[list[Panel], int]:
     """The metric along every axis of the study, a panel per point of all else."""
+    verdicts = [v for v in verdicts if not v.contrast]
     several = len({v.match for v in verdicts}) > 1
     groups: dict[tuple[str, ...], list[Verdict]] = {}
     for over in dict.fromkeys(name for v in verdicts for name in v.axes):

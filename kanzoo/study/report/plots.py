@@ -25,7 +25,7 @@ from matplotlib.ticker import (
 from kanzoo.page import style
 from kanzoo.page.html import inline
 from kanzoo.study.pairs import axis_order
-from kanzoo.study.stats import Verdict
+from kanzoo.study.verdict import Verdict
 
 if TYPE_CHECKING:
     from kanzoo.interpret.edges import EdgeCurves
@@ -91,7 +91,7 @@ def forest(
         ax.axvline(0, color=style.MUTED, lw=1)
         ends = [-1.3 * margin, 1.3 * margin]
         for y, (row, name, index) in enumerate(zip(rows, names, colours, strict=True)):
-            word = style.LIGHT[row.verdict]
+            word = style.LIGHT[row.tone]
             text: dict[str, Any] = {
                 "xycoords": ("axes fraction", "data"),
                 "va": "bottom",
@@ -117,7 +117,7 @@ def forest(
         ax.spines["left"].set_visible(False)
         ax.grid(axis="y", visible=False)
         ax.locator_params(axis="x", nbins=5)
-        ax.set_xlabel(f"← worse\u2003difference in {rows[0].metric}\u2003better →")
+        ax.set_xlabel(f"← worse\u2003{rows[0].scale} in {rows[0].metric}\u2003better →")
     return Panel(title, svg[0])
 
 

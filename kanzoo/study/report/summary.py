@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from kanzoo import __version__
 from kanzoo.rundir import Config, git_sha
-from kanzoo.study.controls import control_arms, control_text
-from kanzoo.study.plan import Cell, active_axes, margins_of
+from kanzoo.study.controls import control_arms, control_text, parts_of_difference
+from kanzoo.study.plan import Cell, active_axes, margins_of, value_text
 
 if TYPE_CHECKING:
     from kanzoo.interpret.edges import EdgeCurves
@@ -32,6 +32,8 @@ def summarise(
     """Write the report, print the verdicts and return the number of failed cells."""
     from rich.console import Console
 
+    from kanzoo.study.looks import Looks
+    from kanzoo.study.pool import aggregate_effects, effects_of
     from kanzoo.study.report.tuning import tuning_record
     from kanzoo.study.report.write import verdict_table, write_report
     from kanzoo.study.results import collect, judged
@@ -40,11 +42,21 @@ def summarise(
     study = config["study"]
     axes = active_axes(study)
     results = collect(cells, folder, axes)
-    values, further = judged(results, study["metrics"])
-    margins = margins_of(study, cells)
+    values, further = judged(results, study["metrics"], control_arms(study))
     found = verdicts(
-        values, study["baseline"], margin=margins, alpha=study["alpha"], axes=[*axes, *further]
+        values,
+        study["baseline"],
+        margin=margins_of(study, cells),
+        ratio_margin=study["ratio_margin"],
+        alpha=study["alpha"],
+        axes=[*axes, *further],
+        looks=Looks(tuple(study["looks"]), study["seeds"]),
+        is_tuned=study["tune"]["trials"] > 0,
+        against=study["contrasts"],
+        parts=parts_of_difference(study),
+        changes={axis: value_text(value) for axis, value in study["interactions"].items()},
     )
+    effects = effects_of([v.to_dict() for v in found], results, study)
     shown = ("baseline", "margin", "alpha", "seeds", "overrides", "further")
     paths = write_report(
         folder / "report",
@@ -59,9 +71,10 @@ def summarise(
         command=command,
         edges=_edges(cells, study["baseline"]),
         tuning=tuning_record(tunings, study["tune"]),
+        aggregate=aggregate_effects(effects, study["alpha"]) if effects else None,
     )
     Console(width=None if sys.stdout.isatty() else 100).print(verdict_table(found))
-    failed = int((results["status"] != "finished").sum())
+    failed = int(results["status"].eq("failed").sum())
     if failed:
         log.error("%d of %d cells failed; the same command retries them", failed, len(cells))
     log.info("report: %s", paths["index.html"])
@@ -93,14 +106,21 @@ def protocol(study: dict[str, Any], cells: list[Cell]) -> list[str]:
         "equals that of the MLP twin; what mismatch remains is in the tables.",
         recipe,
         f"{study['seeds']} seeds pair the arms: the same seed means the same split and the same "
-        "batches in the same order.",
+        "batches in the same order. "
+        + (
+            "Every seed draws its own split into training and validation data, and into test data "
+            "where there is no official test set."
+            if study["split"] == "seeds"
+            else "All seeds share one split: verdicts hold for it alone."
+        ),
+        f"Looks are planned at {', '.join(map(str, study['looks']))} seeds and share the level.",
         "The best epoch is chosen on validation data; the test set is evaluated once, with that "
         "epoch's weights.",
         f"A difference below {_margin(study['margin'])} does not matter; that margin was set "
         "beforehand.",
     ]
     if any(cell.config["training_set"]["phases"] > 1 for cell in cells):
-        lines[4] = (
+        lines[5] = (
             "Groups of classes are shown one after another. The test set is evaluated with the "
             "weights after the last of them; its parts also after each, for the record only."
         )

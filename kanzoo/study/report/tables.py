@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from itertools import product
 from typing import Any
@@ -13,12 +14,16 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from kanzoo.study.decomposition import PARTS, sums
+from kanzoo.study.inference import POWER
 from kanzoo.study.pairs import axis_order
-from kanzoo.study.stats import MIN_SEEDS, POWER, Verdict
+from kanzoo.study.rows import MIN_SEEDS
+from kanzoo.study.verdict import Verdict
 
 CELL = ["data", "model", "match", "arm"]
 TONES = {"better": "green", "worse": "red", "equivalent": "blue", "undecided": "yellow"}
 TOLERANCE = 0.02  # of a matched budget
+RECIPE = " (recipe)"
 NONE = "–"  # noqa: RUF001
 TEXTS = ("data", "model", "arm", "match", "reason", "metric", "mode", "width", "run_dir", "command")
 NUMBERS = ("test", "val", "params", "flops", "step_time_ms", "peak_memory_mb", "train_seconds",
@@ -67,15 +72,60 @@ def arms_of(results: pd.DataFrame, baseline: str) -> dict[str, int]:
 
 def rule(verdicts: Sequence[Verdict]) -> str:
     """The rule that decided, for readers."""
-    verdict, rows = verdicts[0], len(verdicts)
-    margins = {v.metric: v.margin for v in verdicts}
-    return (
-        f"“Better” and “worse” need a paired t-test with p ≤ {verdict.alpha:g}, “equivalent” two "
-        f"one-sided paired t-tests that put the difference inside {_margins(margins)}; both are "
-        f"Holm-adjusted over the study's {rows} comparisons. No verdict below {MIN_SEEDS} paired "
-        f"seeds. Beside “undecided” stands the number of further seeds that would decide it with "
-        f"a probability of {100 * POWER:g} %, were the estimates the truth."
+    verdict = verdicts[0]
+    margins = {v.metric: v.margin for v in verdicts if v.scale == "difference"}
+    ratios = {v.margin for v in verdicts if v.scale != "difference"}
+    sizes = Counter(v.family for v in verdicts)
+    families = ", ".join(f"{name} ({size})" for name, size in sizes.items())
+    inside = " or ".join(
+        filter(None, [_margins(margins), *(f"±{r:.3g} (log ratio)" for r in ratios)])
     )
+    looks = ", ".join(map(str, verdict.looks))
+    spent = (
+        f" The level is spent over the looks at {looks} seeds." if len(verdict.looks) > 1 else ""
+    )
+    return (
+        f"“Better” and “worse” need a paired t-test with p ≤ {verdict.alpha:g}: “beyond the "
+        f"margin” where the difference is proved larger than {inside}, else “possibly negligible”. "
+        f"“Equivalent” needs two one-sided tests that put it inside. Each kind of claim is "
+        f"Holm-adjusted over its family: {families}.{spent} No verdict below {MIN_SEEDS} paired "
+        f"seeds. “(recipe)”: nothing was tuned. Detectable is the true difference that would have "
+        f"been found with a probability of {100 * POWER:g} %."
+    )
+
+
+METHODS = {
+    "seeds": "the seeds alone",
+    "splits": "the seeds, each with its own split of one sample, corrected for the overlap of "
+    "training sets (Nadeau and Bengio)",
+    "seeds and items": "the seeds and the items of the one test set that they share",
+    "sign-flip": "the signs of equal differences",
+}
+
+
+CLAIMS = {
+    "official": "It holds for this pool of training data; beside it in verdicts.json stand the "
+    "plain interval and one corrected for overlapping training sets.",
+    "fixed": "It holds for this one split into training and test data.",
+    "resampled": "The plain interval stands beside it in verdicts.json.",
+}
+
+
+def conditions(verdicts: Sequence[Verdict]) -> list[str]:
+    """What verdicts are conditional on, a sentence for each kind of data set."""
+    lines: dict[tuple[object, ...], list[str]] = {}
+    for v in verdicts:
+        if v.n_seeds:
+            key = (v.method, v.test_set, v.n_train, v.n_val, v.n_test)
+            lines.setdefault(key, []).append(v.data)
+    found = []
+    for (method, test_set, *sizes), data in lines.items():
+        text = f"On {', '.join(dict.fromkeys(data))} the interval rests on {METHODS[str(method)]}"
+        if None not in sizes:
+            train, val, test = (f"{size:,.0f}" for size in sizes)
+            text += f"; {train} samples of training, {val} of validation, {test} of test"
+        found.append(f"{text}. {CLAIMS.get(str(test_set), '')}".strip())
+    return found
 
 
 def _margins(margins: Mapping[str, float]) -> str:
@@ -84,16 +134,32 @@ def _margins(margins: Mapping[str, float]) -> str:
     return " or ".join(f"±{margin:g} ({metric})" for metric, margin in margins.items())
 
 
+def part_rows(verdicts: Sequence[Verdict]) -> list[dict[str, str]]:
+    """Each difference that was taken apart as text: its parts with intervals, and their sum."""
+    return [
+        {
+            "task": " · ".join(filter(None, (v.data, v.model, v.match, axes_text(v.axes)))),
+            "arm": row["parts"][-1].arm,
+            "total": signed(row["total"], 4),
+            **{
+                part.contrast: f"{signed(part.mean_difference, 4)} "
+                f"[{signed(part.ci_low, 4)}, {signed(part.ci_high, 4)}]"
+                for part in row["parts"]
+            },
+        }
+        for row in sums(verdicts, PARTS)
+        for v in row["parts"][:1]
+    ]
+
+
 def verdict_rows(verdicts: Sequence[Verdict]) -> list[dict[str, Any]]:
     """Each verdict as text, decimals chosen by the spread of its metric."""
-    spreads: dict[str, list[float]] = {}
+    spreads: dict[tuple[str, str], list[float]] = {}
     for v in verdicts:
         if v.std_difference:
-            spreads.setdefault(v.metric, []).append(v.std_difference)
-    num_decimals = {
-        metric: decimals(float(np.median(values))) for metric, values in spreads.items()
-    }
-    return [_verdict_row(v, num_decimals.get(v.metric, 4)) for v in verdicts]
+            spreads.setdefault((v.metric, v.scale), []).append(v.std_difference)
+    num_decimals = {key: decimals(float(np.median(values))) for key, values in spreads.items()}
+    return [_verdict_row(v, num_decimals.get((v.metric, v.scale), 4)) for v in verdicts]
 
 
 def _verdict_row(v: Verdict, num_decimals: int) -> dict[str, Any]:
@@ -101,15 +167,21 @@ def _verdict_row(v: Verdict, num_decimals: int) -> dict[str, Any]:
     interval = (
         f"[{signed(v.ci_low, num_decimals)}, {signed(v.ci_high, num_decimals)}]" if known else ""
     )
-    more = f"+{v.seeds_needed} seed{'s' * (v.seeds_needed > 1)}" if v.seeds_needed else ""
+    waits = v.word == "undecided" and v.next_look
+    ratios = v.scale == "log ratio"
     return {
         "data": v.data, "model": v.model, "arm": v.arm, "match": v.match, "verdict": v.verdict,
-        "axes": axes_text(v.axes),
-        "more": more, "difference": signed(v.mean_difference, num_decimals), "interval": interval,
+        "tone": v.tone, "axes": axes_text(v.axes), "family": v.family,
+        "contrast": v.contrast, "scale": "log ratio" if ratios else "",
+        "more": f"next look: {v.next_look} seeds" if waits else "",
+        "difference": signed(v.mean_difference, num_decimals), "interval": interval,
         "p_adjusted": p_value(v.p_adjusted), "p_permutation": p_value(v.p_permutation),
+        "p_welch": p_value(v.p_welch),
+        "correlation": NONE if v.correlation is None else signed(v.correlation, 2),
+        "detectable": NONE if v.detectable is None else f"{v.detectable:.{num_decimals}f}",
         "n_seeds": v.n_seeds, "note": v.note,
-        "ours": _mean(v.mean_arm, v.std_arm, num_decimals),
-        "theirs": _mean(v.mean_baseline, v.std_baseline, num_decimals),
+        "ours": _mean(v.mean_arm, v.std_arm, ratios, num_decimals),
+        "theirs": _mean(v.mean_baseline, v.std_baseline, ratios, num_decimals),
         "params": ratio(v.params_ratio), "flops": ratio(v.flops_ratio),
         "step_time": ratio(v.step_time_ratio), "memory": ratio(v.memory_ratio),
     }  # fmt: skip
@@ -122,7 +194,10 @@ def verdict_table(verdicts: Sequence[Verdict]) -> Group:
     points: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
         points.setdefault(row["axes"], []).append(row)
-    return Group(*(_table(point, rows, several) for point, rows in points.items()))
+    tables: list[Any] = [_table(point, found, several) for point, found in points.items()]
+    if any(RECIPE in row["verdict"] for row in rows):
+        tables.append(Text("Nothing was tuned: verdicts hold for the recipe.", style="dim"))
+    return Group(*tables)
 
 
 def _table(title: str, rows: Sequence[Mapping[str, Any]], several: bool) -> Table:
@@ -135,11 +210,13 @@ def _table(title: str, rows: Sequence[Mapping[str, Any]], several: bool) -> Tabl
     for name in ("difference [interval]", "p adj", "n", "params", "time"):
         table.add_column(name, justify="right", overflow="fold", no_wrap=name != "params")
     for row in rows:
-        word = Text(row["verdict"], style=TONES[row["verdict"]])
+        short = row["verdict"].replace(RECIPE, "").replace("the ", "").replace("possibly ", "")
+        word = Text(short, style=TONES[row["tone"]])
         arm = row["arm"] + (f" ({row['match']})" if several else "")
+        arm += f" ({row['contrast']})" if row["contrast"] else ""
         table.add_row(
             *(Text(text) for text in (row["data"], row["model"], arm)),
-            word + Text(row["more"].replace(" seeds", "").replace(" seed", "").replace("+", " +")),
+            word,
             Text(f"{row['difference']} {row['interval']}"),
             row["p_adjusted"], str(row["n_seeds"]), row["params"], row["step_time"],
         )  # fmt: skip
@@ -166,8 +243,8 @@ def budget_rows(
             twins.setdefault(cell_key, {})[cell["match"]] = row
     rows = []
     for cell, row in cells:
-        num_decimals = product((cell["data"],), (cell["model"],), *((cell[n], "") for n in axes))
-        modes = next((twins[cell_key] for cell_key in num_decimals if cell_key in twins), {})
+        places = product((cell["data"],), (cell["model"],), *((cell[n], "") for n in axes))
+        modes = next((twins[cell_key] for cell_key in places if cell_key in twins), {})
         only = next(iter(modes.values())) if len(modes) == 1 else None
         twin = modes.get(cell["match"], only)
         is_baseline = cell["arm"] == baseline
@@ -210,9 +287,11 @@ def signed(value: float | None, num_decimals: int) -> str:
     return f"{value:+.{num_decimals}f}".replace("-", "−")  # noqa: RUF001
 
 
-def _mean(mean: float | None, std: float | None, num_decimals: int) -> str:
+def _mean(mean: float | None, std: float | None, ratios: bool, num_decimals: int) -> str:
     if mean is None:
         return NONE
+    if ratios:
+        return f"{mean:.3g}" + (f" ± {std:.2g}" if std is not None else "")
     return f"{mean:.{num_decimals}f}" + (f" ± {std:.{num_decimals}f}" if std is not None else "")
 
 

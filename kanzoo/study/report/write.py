@@ -12,9 +12,10 @@ import pandas as pd
 
 from kanzoo.page.html import render
 from kanzoo.rundir import write_atomic
+from kanzoo.study.pool import pooled_rows
 from kanzoo.study.report import panels, plots, tables
 from kanzoo.study.report.tables import verdict_table
-from kanzoo.study.stats import Verdict
+from kanzoo.study.verdict import Verdict
 
 __all__ = ["verdict_table", "write_report"]
 
@@ -40,27 +41,30 @@ def write_report(
     axes: Sequence[str] = (),
     edges: Sequence[EdgeCurves] = (),
     tuning: Mapping[str, Any] | None = None,
+    aggregate: Mapping[str, Any] | None = None,
     runs: Path | None = None,
 ) -> dict[str, Path]:
-    """Write index.html, report.md, results.csv and verdicts.json into `folder`, each atomically.
+    """Write the page, report.md, results.csv, verdicts.json, aggregate.json, each atomically.
 
     results: a row a run. settings: shown as they are; `baseline` names the baseline arm where
     there is no verdict to tell. axes: columns of `results` that are further axes of the study.
-    tuning: what `tuning_record` gives. runs: the folder that `run_dir` is relative to, the parent
-    of `folder` unless given. Returns the path of each file by its name.
+    tuning: what `tuning_record` gives. aggregate: what `aggregate_effects` gives, if there is any.
+    runs: the folder that `run_dir` is relative to, the parent of `folder` unless given. Returns the
+    path of each file by its name.
     """
     results = tables.tidy(results, axes)
     context = _context(results, verdicts, settings, runs or folder.parent, list(axes))
     context |= {
         "title": title, "question": question, "protocol": list(protocol), "command": command,
         "settings": _shown(settings), "environment": _shown(environment),
-        "tuning": tuning,
+        "tuning": tuning, "pooled": pooled_rows(dict(aggregate)) if aggregate else [],
         "edges": [plots.edges(edge) for edge in edges[: panels.MAX_PANELS]],
     }  # fmt: skip
     context["shown"]["edges"] = _part(panels.MAX_PANELS, len(edges))
     files = {
-        "results.csv": results.to_csv(index=False),
+        "results.csv": results.drop(columns="items", errors="ignore").to_csv(index=False),
         "verdicts.json": json.dumps([v.to_dict() for v in verdicts], indent=1, allow_nan=False),
+        **({"aggregate.json": json.dumps(aggregate, indent=1)} if aggregate else {}),
         "report.md": render(TEMPLATES / "report.md.j2", context),
         "index.html": render(TEMPLATES / "report.html.j2", context),
     }
@@ -85,13 +89,14 @@ def _context(
     curves, all_curves = panels.curves(results, baseline, colours, runs, axes)
     along, all_along = panels.along(verdicts, baseline, alpha, colours)
     phases, all_phases = panels.phases(results, colours, axes)
-    words = Counter(verdict.verdict for verdict in verdicts)
+    words = Counter(verdict.tone for verdict in verdicts)
     failures = _records(results[~usable], axes)
     return {
         "baseline": baseline, "metric": ", ".join(sorted(set(results["metric"]))),
         "metrics": ", ".join(dict.fromkeys([*results["metric"], *(v.metric for v in verdicts)])),
         "level": f"{100 * (1 - alpha):g} %",
         "rule": tables.rule(verdicts) if verdicts else "",
+        "conditions": tables.conditions(verdicts), "decomposed": tables.part_rows(verdicts),
         "counts": [(word, words[word]) for word in tables.TONES],
         "planned": len(results), "finished": int(usable.sum()), "failed": int((~usable).sum()),
         "max_rows": MAX_ROWS, "several_modes": len({verdict.match for verdict in verdicts}) > 1,
