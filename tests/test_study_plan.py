@@ -89,6 +89,13 @@ def test_controls_of_another_architecture_have_the_budget_of_the_twin(tmp_path: 
     assert plans["mlp-residual"].params == pytest.approx(plans["mlp"].params, rel=0.01)
     for arm in ("kan", "kan-random", "mlp-spline", "mlp-prelu"):
         assert plans[arm].params == pytest.approx(plans["mlp"].params, rel=0.02), arm
+    small: dict[str, Any] = {"mlp": ["model.width=64", "budget=500"]}
+    cells = cells_of(
+        tmp_path, data=["wine"], models=small, controls=True, match=["params"], overrides=[]
+    )
+    plans = {c.arm: prepare(c.config).plan for c in first_of_kinds(cells)}
+    assert plans["mlp-residual"].params == pytest.approx(500, rel=0.1)
+    assert plans["linear"].params == 13 * 3 + 3
 
 
 def test_shares_and_noise_are_axes(tmp_path: Path) -> None:

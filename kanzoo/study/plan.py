@@ -103,8 +103,9 @@ def plan_cells(
         place: Axes = tuple(zip((axis.name for axis in axes), values, strict=True))
         cell = Cell(data, model, arm, match, 0, {}, (), place)
         further = [*study["models"][model], *(word for _, words in point for word in words)]
-        if own_model(arms[arm]):  # the options are those of the model's architecture
-            further = [word for word in further if not word.startswith(("model=", "model."))]
+        if own_model(arms[arm]):  # the sizes are those of the model's architecture
+            sizes = ("model=", "model.", "budget=")
+            further = [word for word in further if not word.startswith(sizes)]
         elif not own_model(further):
             further = [f"model={model}", *further]
         chosen = [word for word in arms[arm] if not is_borrowing(word)]
