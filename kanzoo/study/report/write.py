@@ -13,7 +13,7 @@ import pandas as pd
 from kanzoo.page.html import render
 from kanzoo.rundir import write_atomic
 from kanzoo.study.pool import pooled_rows
-from kanzoo.study.report import panels, plots, tables
+from kanzoo.study.report import panels, plots, tables, words
 from kanzoo.study.report.tables import verdict_table
 from kanzoo.study.verdict import Verdict
 
@@ -89,15 +89,15 @@ def _context(
     curves, all_curves = panels.curves(results, baseline, colours, runs, axes)
     along, all_along = panels.along(verdicts, baseline, alpha, colours)
     phases, all_phases = panels.phases(results, colours, axes)
-    words = Counter(verdict.tone for verdict in verdicts)
+    tones = Counter(verdict.tone for verdict in verdicts)
     failures = _records(results[~usable], axes)
     return {
         "baseline": baseline, "metric": ", ".join(sorted(set(results["metric"]))),
         "metrics": ", ".join(dict.fromkeys([*results["metric"], *(v.metric for v in verdicts)])),
         "level": f"{100 * (1 - alpha):g} %",
-        "rule": tables.rule(verdicts) if verdicts else "",
-        "conditions": tables.conditions(verdicts), "decomposed": tables.part_rows(verdicts),
-        "counts": [(word, words[word]) for word in tables.TONES],
+        "rule": words.rule(verdicts) if verdicts else "",
+        "conditions": words.conditions(verdicts), "decomposed": tables.part_rows(verdicts),
+        "counts": [(tone, tones[tone]) for tone in tables.TONES],
         "planned": len(results), "finished": int(usable.sum()), "failed": int((~usable).sum()),
         "max_rows": MAX_ROWS, "several_modes": len({verdict.match for verdict in verdicts}) > 1,
         "verdicts": tables.verdict_rows(verdicts),
