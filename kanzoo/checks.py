@@ -14,6 +14,8 @@ from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 T = TypeVar("T")
+MAX_FUNCTIONS = 10_000  # that a basis may have, as options say
+MAX_WHOLE = 2**63  # what PyTorch takes for a size is below
 
 
 @dataclass(frozen=True)
@@ -28,14 +30,19 @@ class Bounds:
         return self.low <= value <= self.high and not (self.above and value == self.low)
 
     def __str__(self) -> str:
-        low = f"above {self.low:g}" if self.above else f"of at least {self.low:g}"
+        low = f"above {self.low:.12g}" if self.above else f"of at least {self.low:.12g}"
         if self.high == math.inf:
             return f" {low}"
-        return f" {low}, at most {self.high:g}" if self.above else f" {self.low:g} to {self.high:g}"
+        return (
+            f" {low}, at most {self.high:.12g}"
+            if self.above
+            else f" {self.low:.12g} to {self.high:.12g}"
+        )
 
 
 Count = Annotated[int, Bounds(1)]
 Index = Annotated[int, Bounds(0)]
+Seed = Annotated[int, Bounds(0, 2**32 - 1)]  # what all random generators take
 Positive = Annotated[float, Bounds(0, above=True)]
 NotNegative = Annotated[float, Bounds(0)]
 Share = Annotated[float, Bounds(0, 1)]
@@ -77,6 +84,8 @@ def check_value(name: str, value: object, kind: Any) -> Any:
         raise wrong()
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError(f"{name} must be a finite number, got {value!r}")
+    if isinstance(value, int) and abs(value) >= MAX_WHOLE:
+        raise ValueError(f"{name} must be a whole number of 64 bits, got {value!r}")
     if is_dataclass(kind):
         assert isinstance(value, Mapping)
         return build(kind, value, f"{name}.")  # type: ignore[arg-type]
@@ -88,6 +97,11 @@ def check_value(name: str, value: object, kind: Any) -> Any:
     elif origin is list:
         assert isinstance(value, Sequence)
         return [check_value(name, entry, args[0]) for entry in value]
+    elif origin is tuple:
+        assert isinstance(value, Sequence)
+        if len(value) != len(args):
+            raise wrong()
+        return tuple(check_value(name, *pair) for pair in zip(value, args, strict=True))
     elif origin is dict:
         assert isinstance(value, Mapping)
         return {str(k): check_value(f"{name}.{k}", v, args[1]) for k, v in value.items()}
@@ -124,6 +138,8 @@ def describe(kind: Any, name: str = "") -> str:
         return f"{describe(args[0])}{args[1]}"
     if origin is Literal:
         return f"text, one of {', '.join(args)}" if len(args) > 1 else str(args[0])
+    if origin is tuple:
+        return f"[{', '.join(describe(member) for member in args)}]"
     if is_dataclass(kind):  # a section that a group chooses, as logger=wandb does
         return f"chosen by {name.replace('.', '=')}" if "." in name else "named values"
     plain = {
@@ -150,6 +166,6 @@ def _fits(value: object, kind: Any) -> bool:
     if kind in (int, float):
         kinds = int if kind is int else (int, float)
         return isinstance(value, kinds) and not isinstance(value, bool)
-    if kind is list:
+    if kind in (list, tuple):
         return isinstance(value, (list, tuple))
     return kind in (object, Any) or isinstance(value, kind)

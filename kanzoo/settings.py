@@ -7,7 +7,17 @@ choose a class (`model`, `data` and so on) stay plain: their options are those o
 from dataclasses import dataclass, fields
 from typing import Annotated, Literal
 
-from kanzoo.checks import Bounds, Count, Index, NotNegative, Positive, PositiveShare, Share
+from kanzoo.checks import (
+    MAX_FUNCTIONS,
+    Bounds,
+    Count,
+    Index,
+    NotNegative,
+    Positive,
+    PositiveShare,
+    Seed,
+    Share,
+)
 from kanzoo.rundir import Config
 
 
@@ -79,7 +89,7 @@ class GridConfig:
 
     update_every: Index
     update_until: int
-    refine: list[list[int]]
+    refine: list[tuple[Index, Annotated[int, Bounds(1, MAX_FUNCTIONS)]]]  # [epoch, grid size]
     optimizer_state: Literal["reset", "remap"]
     stop_at_interpolation: bool
     uniform_share: PositiveShare
@@ -138,7 +148,7 @@ class RunConfig:
 
     name: str
     runs: str
-    seed: Index
+    seed: Seed
     match: Literal["params", "flops", "width", "none"]
     match_scope: Literal["roles", "network"]
     match_by: Literal["size", "grid"]
@@ -187,7 +197,7 @@ class TuneConfig:
     trials: Index
     seeds: Count
     batch: Count
-    seed: Index
+    seed: Seed
     space: dict[str, Config]
     extra: dict[str, dict[str, Config]]
     allow_extra: bool
@@ -221,7 +231,7 @@ class StudyConfig:
     arms: dict[str, list[str]]
     baseline: str
     match: list[str]
-    first_seed: Index
+    first_seed: Seed
     seeds: Count
     margin: Positive | dict[str, Positive]
     alpha: Annotated[float, Bounds(0, 1)]

@@ -84,7 +84,16 @@ KINDS = [
 ]
 # Refused when the parts are described, before data are loaded.
 IMPOSSIBLE = [
-    ("seed=-1", "seed", "at least 0"),
+    ("seed=-1", "seed", "0 to 4294967295"),
+    ("seed=99999999999999999999", "seed", "64 bits"),
+    ("seed=4294967296", "seed", "0 to 4294967295"),
+    ("model.width=99999999999999999999999", "model.width", "64 bits"),
+    ("layers.kan_roles=[[stem]]", "kan_roles", "role or several"),
+    ("layers.kan_roles=[stem,5]", "kan_roles", "role or several"),
+    ("basis.spline_order=99", "spline_order", "30"),
+    ("callbacks=grid callbacks.grid.refine=[[4]]", "callbacks.grid.refine", "[4]"),
+    ("callbacks=grid callbacks.grid.refine=[[-1,8]]", "callbacks.grid.refine", "-1"),
+    ("callbacks=grid callbacks.grid.refine=[[1,1000000000]]", "callbacks.grid.refine", "10000"),
     ("name=../x", "name", "'../x'"),
     ("name=a/b", "name", "'a/b'"),
     ("match=flop", "'flop'", "'flops'"),

@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 import torch
 from samples import DOUBLE, points, shaken
-from torch import Tensor
+from torch import Tensor, nn
 
 from kanzoo import registry
 from kanzoo.bases.base import get_basis
 from kanzoo.layers.expansion import Expansion
-from kanzoo.layers.kan import KANConv2d, KANLinear
+from kanzoo.layers.kan import KANConv2d, KANConv3d, KANConvTranspose2d, KANLinear
 
 NAMES = registry.names("basis")
 
@@ -95,6 +95,23 @@ def test_autocast_trains_in_bfloat16(name: str) -> None:
         assert error < 0.02
         y.float().square().sum().backward()
         assert all(p.grad is not None and p.grad.isfinite().all() for p in layer.parameters())
+
+
+@pytest.mark.parametrize("name", ["bspline", "rbf", "bspline_prelu"])
+@pytest.mark.parametrize("backend", ["auto", "dense", "blocked"])
+def test_autocast_gives_the_dtypes_of_ordinary_layers(name: str, backend: str) -> None:
+    cases: list[tuple[Any, tuple[int, ...], Any, tuple[int, ...]]] = [
+        (KANLinear, (), nn.Linear, ()),
+        (KANConv2d, (3,), nn.Conv2d, (20, 20)),
+        (KANConv3d, (3,), nn.Conv3d, (9, 9, 9)),
+        (KANConvTranspose2d, (3,), nn.ConvTranspose2d, (20, 20)),
+    ]
+    for operator, kernel, plain, pixels in cases:
+        for dtype in (torch.float32, torch.float64):
+            x = torch.randn(8 if kernel else 1500, 8, *pixels, dtype=dtype, requires_grad=True)
+            layer = operator(8, 4, *kernel, basis=name, backend=backend, dtype=dtype)
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                assert layer(x).dtype == plain(8, 4, *kernel, dtype=dtype)(x).dtype
 
 
 def test_bfloat16_module() -> None:

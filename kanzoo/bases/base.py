@@ -14,9 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from kanzoo import registry
-from kanzoo.checks import check_name, check_whole
-
-MAX_FUNCTIONS = 10_000  # that a basis may have, as options say
+from kanzoo.checks import MAX_FUNCTIONS, check_name, check_whole
 
 
 @dataclass(frozen=True)

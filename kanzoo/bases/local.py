@@ -9,7 +9,7 @@ from kanzoo.bases.base import (
     Basis,
     Family,
 )
-from kanzoo.bases.spline import BSpline, check_range
+from kanzoo.bases.spline import MAX_ORDER, BSpline, check_range
 from kanzoo.checks import check_whole
 
 
@@ -67,7 +67,7 @@ class ReLUKAN(Basis):
         dtype: torch.dtype | None = None,
     ) -> None:
         check_whole("grid_size", grid_size, 1)
-        check_whole("spline_order", spline_order, 0)
+        check_whole("spline_order", spline_order, 0, MAX_ORDER)
         check_whole("power", power, 1)
         low, high = check_range(grid_range)
         super().__init__(in_features, grid_size + spline_order)

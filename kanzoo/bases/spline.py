@@ -25,6 +25,7 @@ from kanzoo.bases.knots import (
 from kanzoo.checks import check_name, check_whole
 
 GRIDS = ("uniform", "adaptive")
+MAX_ORDER = 30  # of splines that a recursion over the order computes in sensible time
 
 
 class BSpline(GridBasis):
@@ -57,7 +58,7 @@ class BSpline(GridBasis):
         dtype: torch.dtype | None = None,
     ) -> None:
         check_whole("grid_size", grid_size, 1)
-        check_whole("spline_order", spline_order, 0)
+        check_whole("spline_order", spline_order, 0, MAX_ORDER)
         low, high = check_range(grid_range)
         check_name("extrapolation", extrapolation, EXTRAPOLATIONS)
         check_name("grid", grid, GRIDS)

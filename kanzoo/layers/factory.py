@@ -41,6 +41,8 @@ class LayerFactory:
 
     def __post_init__(self) -> None:
         roles = [self.kan_roles] if isinstance(self.kan_roles, str) else list(self.kan_roles)
+        if not all(isinstance(role, str) for role in roles):
+            raise ValueError(f"kan_roles must be a role or several, got {self.kan_roles!r}")
         check_name("activation", self.activation, ACTIVATIONS)
         check_name("init", self.init, INITS)
         check_name("backend", self.backend, BACKENDS)

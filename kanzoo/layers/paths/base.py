@@ -78,7 +78,7 @@ class Request:
     def as_dense(self, y: Tensor) -> Tensor:
         """The output in the dtype that the dense path has: autocast's, or else the weight's."""
         kind = self.weight.device.type
-        lower = torch.is_autocast_enabled(kind)
+        lower = torch.is_autocast_enabled(kind) and self.weight.dtype != torch.float64
         return y.to(torch.get_autocast_dtype(kind) if lower else self.weight.dtype)
 
 

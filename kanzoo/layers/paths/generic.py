@@ -65,7 +65,8 @@ class GenericConv(Generic):
             **options._asdict(),
         )
         bias = request.bias
-        return y if bias is None else y + bias.view(-1, *[1] * len(options.stride))
+        y = y if bias is None else y + bias.view(-1, *[1] * len(options.stride))
+        return request.as_dense(y)
 
 
 class BlockedSplineLinear(GenericLinear):
