@@ -187,8 +187,8 @@ def test_a_run_is_locked_by_one_process_and_its_end_frees_it(tmp_path: Path) -> 
         ({"strategy": "ddp"}, True),
         ({"devices": 2}, True),
         ({"devices": "auto"}, True),
-        ({"devices": [3]}, False),
-        ({"devices": [0, 1]}, True),
+        ({"accelerator": "gpu", "devices": [3]}, False),
+        ({"accelerator": "gpu", "devices": [0, 1]}, True),
         ({"num_nodes": 2}, True),
     ],
 )
