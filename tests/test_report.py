@@ -53,7 +53,7 @@ def fake_study(
                             "test": test, "val": test + rng.normal(0, 0.002), "params": params,
                             "flops": 2.1 * params * slow, "step_time_ms": slow * rng.normal(3, 0.1),
                             "peak_memory_mb": 40 * slow, "train_seconds": 9 * slow,
-                            "epochs": epochs, "width": "" if arm == "mlp" else "width=21",
+                            "epochs": epochs, "sizes": "" if arm == "mlp" else "width 64 -> 21",
                             "run_dir": run, "command": f"python scripts/train.py model={model} "
                             f"layers={arm} data={name} seed={seed}",
                         }
@@ -189,7 +189,7 @@ def test_everything_is_escaped(tmp_path):
     attack = "<script>alert('x')</script>"
     results = fake_study(tmp_path, models={attack: 0.9}, data=(f'{attack}"',), epochs=0)
     results["arm"] = results["arm"].replace({"kan_rbf": f"{attack}$x$&|"})
-    results["command"] = results["width"] = results["metric"] = attack
+    results["command"] = results["sizes"] = results["metric"] = attack
     results.loc[3, "status"] = "failed"
     results["reason"] = f"{attack}\n| a `b`"
     files = report(
@@ -209,7 +209,7 @@ def test_everything_is_escaped(tmp_path):
     markdown = files["report.md"].read_text().replace(f"```\n{attack}\n```", "")
     assert "<script" not in markdown
     rows = [line for line in markdown.splitlines() if line.startswith("|")]
-    assert {len(re.findall(r"(?<!\\)\|", row)) for row in rows} == {15}
+    assert {len(re.findall(r"(?<!\\)\|", row)) for row in rows} == {8, 15}
 
 
 def test_verdicts_json_is_strict_and_complete(tmp_path, study):

@@ -25,7 +25,7 @@ SHORT_AXES = {
 }
 RESERVED = (
     *("data", "model", "arm", "match", "seed", "status", "reason", "metric", "mode", "test", "val"),
-    *("layers", "basis", "width", "corruption", "severity", "run_dir", "command"),
+    *("layers", "basis", "sizes", "corruption", "severity", "run_dir", "command"),
 )
 
 

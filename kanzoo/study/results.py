@@ -30,7 +30,7 @@ def collect(cells: Iterable[Cell], study_folder: Path, axes: Sequence[str] = ())
     """
     table = pd.DataFrame([_row(cell, study_folder, axes) for cell in cells])
     # Also where no cell has finished yet.
-    absent = [name for name in ("test", "val", "width", "no_skill", *COSTS) if name not in table]
+    absent = [name for name in ("test", "val", "sizes", "no_skill", *COSTS) if name not in table]
     table = table.assign(**dict.fromkeys(absent, float("nan")))
     lost = table["status"].eq("diverged")
     if lost.any():
@@ -114,7 +114,7 @@ def _row(cell: Cell, study_folder: Path, axes: Sequence[str]) -> dict[str, Any]:
         "mode": result["mode"],
         "test": result["test"][result["metric"]],
         "val": result["val"][result["metric"]],
-        "width": result["sizes"] + (", trunk changed" if result["trunk_changed"] else ""),
+        "sizes": result["sizes"] + (", trunk changed" if result["trunk_changed"] else ""),
         "roles": " ".join(result["kan_roles"]),
         "flops_sparse": result["flops_sparse"],
     }

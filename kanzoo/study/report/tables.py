@@ -22,7 +22,7 @@ TONES = {"better": "green", "worse": "red", "equivalent": "blue", "undecided": "
 TOLERANCE = 0.02  # of a matched budget
 RECIPE = " (recipe)"
 NONE = "–"  # noqa: RUF001
-TEXTS = ("data", "model", "arm", "match", "reason", "metric", "mode", "width", "run_dir", "command")
+TEXTS = ("data", "model", "arm", "match", "reason", "metric", "mode", "sizes", "run_dir", "command")
 NUMBERS = ("test", "val", "params", "flops", "step_time_ms", "peak_memory_mb", "train_seconds",
            "epochs")  # fmt: skip
 
@@ -165,7 +165,7 @@ def budget_rows(
     columns = ["params", "flops", "step_time_ms", "peak_memory_mb", "train_seconds", "epochs"]
     groups = usable.groupby(by, sort=False)
     table = groups[columns].median()
-    table["width"], table["runs"] = groups["width"].first(), groups.size()
+    table["sizes"], table["runs"] = groups["sizes"].first(), groups.size()
     twins: dict[tuple[str, ...], dict[str, Mapping[Hashable, Any]]] = {}
     records = table.reset_index().to_dict("records")
     cells = [({name: str(row[name]) for name in by}, row) for row in records]
@@ -183,7 +183,7 @@ def budget_rows(
         is_baseline = cell["arm"] == baseline
         rows.append(cell | {
             "axes": axes_text({name: cell[name] for name in axes}),
-            "width": row["width"] or NONE, "runs": int(row["runs"]),
+            "sizes": row["sizes"] or NONE, "runs": int(row["runs"]),
             "params": _budget(row, None if is_baseline else twin, "params", cell["match"]),
             "flops": _budget(row, None if is_baseline else twin, "flops", cell["match"]),
             "step": quantity(row["step_time_ms"], "ms"),

@@ -90,6 +90,8 @@ def _context(
     along, all_along = panels.along(verdicts, baseline, alpha, colours)
     phases, all_phases = panels.phases(results, colours, axes)
     tones = Counter(verdict.tone for verdict in verdicts)
+    budgets = tables.budget_rows(results, baseline, axes)
+    sizes = {_cell(row): row["sizes"] for row in budgets}
     failures = _records(results[~usable], axes)
     return {
         "baseline": baseline, "metric": ", ".join(sorted(set(results["metric"]))),
@@ -100,11 +102,11 @@ def _context(
         "counts": [(tone, tones[tone]) for tone in tables.TONES],
         "planned": len(results), "finished": int(usable.sum()), "failed": int((~usable).sum()),
         "max_rows": MAX_ROWS, "several_modes": len({verdict.match for verdict in verdicts}) > 1,
-        "verdicts": tables.verdict_rows(verdicts),
+        "verdicts": [r | {"sizes": sizes.get(_cell(r))} for r in tables.verdict_rows(verdicts)],
         "arms": [(arm, plots.tone(i), plots.dash_name(i)) for arm, i in colours.items()],
         "models": [(name, plots.sign(index)) for name, index in models.items()],
         "effects": effects, "costs": costs, "curves": curves, "along": along, "phases": phases,
-        "budgets": tables.budget_rows(results, baseline, axes),
+        "budgets": budgets,
         "failures": failures, "runs": _records(results[usable], axes),
         "shown": {
             "effects": _part(len(effects), all_effects), "costs": _part(len(costs), all_costs),
@@ -113,6 +115,10 @@ def _context(
             "failures": _part(len(failures), int((~usable).sum())),
         },
     }  # fmt: skip
+
+
+def _cell(row: Mapping[str, Any]) -> tuple[str, ...]:
+    return tuple(row[name] for name in ("data", "model", "match", "arm", "axes"))
 
 
 def _records(rows: pd.DataFrame, axes: Sequence[str]) -> list[dict[str, Any]]:
