@@ -1,6 +1,7 @@
 """Grids that follow the data and grow: the function of a layer stays, in every situation."""
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -9,13 +10,14 @@ import reference
 import torch
 from samples import DOUBLE, irregular, layers_on, normal, relative, skewed
 from scipy import interpolate
+from torch import Tensor
 
 from kanzoo.bases.base import get_basis
 from kanzoo.bases.knots import extend, split_cells
 from kanzoo.bases.spline import BSpline
 from kanzoo.layers.grid import sample_rows
 from kanzoo.layers.inputs import outside_shares
-from kanzoo.layers.kan import KANLinear
+from kanzoo.layers.kan import KANConv2d, KANLayer, KANLinear
 
 ADAPTIVE = get_basis("bspline_adaptive")
 
@@ -276,6 +278,28 @@ def test_few_valued_data_keep_their_outputs(grid: str) -> None:
     assert relative(layer(x), before) < 1e-3
     layer.refine(9, x)
     assert relative(layer(x), before) < 1e-3
+
+
+def test_wrong_sizes_change_nothing() -> None:
+    changes: list[Callable[[KANLayer, Tensor], object]] = [
+        lambda layer, x: layer.update_grid(x),
+        lambda layer, x: layer.refine(9, x),
+        lambda layer, x: layer.edge_norms(x),
+        lambda layer, x: layer.outside_share(x),
+    ]
+    cases: list[tuple[KANLayer, Tensor]] = [
+        (KANLinear(3, 4), torch.randn(3, 5)),
+        (KANConv2d(3, 4, 3), torch.randn(2, 6, 3, 3)),
+    ]
+    for layer, x in cases:
+        before = copy.deepcopy(layer.state_dict())
+        for change in changes:
+            with pytest.raises(ValueError, match="expected 3 features"):
+                change(layer, x)
+        with pytest.raises(ValueError, match="1 to 10000"):
+            layer.refine(10**9)
+        after = layer.state_dict()
+        assert all(torch.equal(value, after[key]) for key, value in before.items())
 
 
 def test_empty_and_unknown_data_change_nothing() -> None:

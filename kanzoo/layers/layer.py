@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kanzoo.bases.base import Basis, BasisFactory, GridBasis, as_factory
-from kanzoo.checks import check_name, check_whole
+from kanzoo.checks import MAX_FUNCTIONS, check_name, check_whole
 from kanzoo.layers.constraint import monotone_on_data
 from kanzoo.layers.dispatch import choose, explain
 from kanzoo.layers.edges import STRUCTURE, EdgeLayer, check_loaded
@@ -101,6 +101,7 @@ class KANLayer(EdgeLayer):
 
     def rows(self, x: Tensor) -> Tensor:
         """All values that the basis gets to see, as `(N, C)`."""
+        check_channels(x, -1, self.in_features)
         return x.reshape(-1, self.in_features)
 
     def map_functions(self, tensor: Tensor, matrix: Tensor) -> Tensor:
@@ -171,6 +172,7 @@ class KANLayer(EdgeLayer):
         """
         self.check_stored()
         basis = self._grid_basis()
+        check_whole("grid_size", grid_size, 1, MAX_FUNCTIONS)
         sample = None if x is None else self._sample(x)
         old, before = copy.deepcopy(basis), self.unmasked_weight()
         basis.resize_grid(grid_size)
