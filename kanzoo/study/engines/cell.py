@@ -93,7 +93,7 @@ def prepare_worker(threads: int, memory_limit_gb: float | None, gpu: str | None 
     import kanzoo.training.trainer  # noqa: F401  seconds that the first cell is not to be charged
 
     torch.set_num_threads(threads)
-    logging.getLogger("kanzoo").setLevel(logging.WARNING)
+    logging.getLogger("kanzoo").setLevel(logging.ERROR)  # the rest stands in each cell's result
     _whole.update(os.environ)
     if gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu

@@ -100,10 +100,11 @@ def protocol(study: dict[str, Any], cells: list[Cell]) -> list[str]:
         for arm, space in tune["extra"].items():
             recipe += f" {arm} had more freedom than the others: {', '.join(space)} as well."
     lines = [
-        "Every architecture is written once. The KAN arms replace each activation and linear "
-        "operator by KAN layers; depth, normalisation, initialisation and data are the same.",
-        f"Budget: {', '.join(study['match'])}. The width of each KAN is solved so that its cost "
-        "equals that of the MLP twin; what mismatch remains is in the tables.",
+        "Every architecture is written once. The KAN arms replace an activation and the linear "
+        "operator after it by a KAN layer, in the roles that their overrides name; depth, "
+        "normalisation, initialisation and data are the same.",
+        f"Budget: {', '.join(study['match'])}. {_budget(study['match'])} Sizes and what mismatch "
+        "remains are in the tables.",
         recipe,
         f"{study['seeds']} seeds pair the arms: the same seed means the same split and the same "
         "batches in the same order. "
@@ -143,6 +144,20 @@ def protocol(study: dict[str, Any], cells: list[Cell]) -> list[str]:
             "severities are explained in kanzoo/data/corruption.py."
         )
     return lines
+
+
+def _budget(matches: list[str]) -> str:
+    """What is solved, for each mode of matching."""
+    sentences = {
+        "": "Sizes inside the KAN roles are solved so that the cost equals that of the MLP twin; "
+        "the trunk is kept unless the table says so.",
+        "network": "Where the scope is the network, all its sizes are scaled alike.",
+        "grid": "Where the grid is solved, all sizes are kept and the number of functions is not.",
+        "width": "At equal width all sizes are those of the twin, and costs differ.",
+        "none": "Without a budget all sizes are as configured.",
+    }
+    modes = {match if match in sentences else match.partition(":")[2] for match in matches}
+    return " ".join(text for mode, text in sentences.items() if mode in modes)
 
 
 def references(cells: list[Cell]) -> list[str]:
