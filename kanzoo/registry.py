@@ -36,7 +36,7 @@ def extensions() -> dict[str, Path]:
     for name in filter(None, os.environ.get("KANZOO_EXTENSIONS", "").replace(" ", "").split(",")):
         try:
             file = importlib.import_module(name).__file__
-        except ImportError as error:
+        except Exception as error:  # whatever a module of somebody else's says
             raise ValueError(f"KANZOO_EXTENSIONS={name} cannot be imported: {error}") from error
         if file is None:
             raise ValueError(f"KANZOO_EXTENSIONS={name} is not a package with an __init__.py")
@@ -76,8 +76,13 @@ def options(group: str, name: str) -> dict[str, Any]:
     What the file chooses in other groups, its `defaults`, is for Hydra alone.
     """
     check_name(group, name, names(group))
-    with files(group)[name].open(encoding="utf-8") as file:
-        content = yaml.safe_load(file) or {}
+    path = files(group)[name]
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not readable YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds no options")
     content.pop("defaults", None)
     return content
 

@@ -64,15 +64,26 @@ def test_names_that_are_taken_and_packages_that_are_missing_are_refused(
     taken.parent.mkdir(parents=True)
     (tmp_path / "thief" / "__init__.py").touch()
     taken.write_text("_target_: kanzoo.bases.spline.BSpline\n")
-    for package, reason in (("thief", "has the name of"), ("no_such", "cannot be imported")):
+    broken = tmp_path / "broken" / "conf" / "model" / "mine.yaml"
+    broken.parent.mkdir(parents=True)
+    (tmp_path / "broken" / "__init__.py").touch()
+    broken.write_text("{[")
+    (tmp_path / "failing").mkdir()
+    (tmp_path / "failing" / "__init__.py").write_text("1 / 0\n")
+    for package, model, reason in (
+        ("thief", "mlp", "has the name of"),
+        ("no_such", "mlp", "cannot be imported"),
+        ("failing", "mlp", "cannot be imported: division by zero"),
+        ("broken", "mine", "mine.yaml"),
+    ):
         variables = {
             **environment(),
             "PYTHONPATH": os.pathsep.join([str(site), str(tmp_path)]),
             "KANZOO_EXTENSIONS": package,
         }
-        code = "import sys; from kanzoo.train import main; sys.argv = ['t', 'model=mlp']; main()"
+        code = "from kanzoo.train import main; main()"
         done = subprocess.run(
-            [sys.executable, "-c", code],
+            [sys.executable, "-c", code, f"model={model}"],
             cwd=tmp_path,
             env=variables,
             capture_output=True,

@@ -7,16 +7,13 @@ from torch import nn
 
 from kanzoo.layers.layer import check_sizes
 
-# What a sample is and what is asked of it, as `kind` of a data set says.
-KINDS = ("image", "sequence", "table", "tokens", "dense")
-
 
 class Architecture(nn.Module):
     """A network written once against a `LayerFactory`.
 
     A subclass takes `(in_shape, num_outputs, layers, **options)` and declares
 
-    - `kinds`: the kinds of data that it accepts, of `KINDS`;
+    - `kinds`: the kinds of data that it accepts, of those in `kanzoo.data.base.KINDS`;
     - `roles`: the roles that its layers ask the factory for;
     - `activated`: those of them in which the MLP twin is not linear;
     - `coarse`, `fine`: the options that scale the network where budget matching may: a whole number

@@ -232,10 +232,10 @@ def user_errors() -> Iterator[None]:
 
 @contextmanager
 def _one_line() -> Iterator[None]:
-    """Hydra's and OmegaConf's errors as a `ValueError` of one line."""
+    """Errors of Hydra, OmegaConf and YAML as a `ValueError` of one line."""
     try:
         yield
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
         raise ValueError(" ".join(str(error).split())) from error
 
 
