@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from zoo import inputs, make
+from zoo import SHAPES, inputs, make
 
 import kanzoo
 from kanzoo.layers.attention import Attention, Rotary
@@ -156,7 +156,7 @@ def test_inputs_of_another_kind_are_refused(name: str) -> None:
     tokens, sequence = make(name, (), "tokens"), make(name, (), "sequence")
     for net, x, word in [
         (tokens, inputs("sequence"), "tokens"),
-        (sequence, inputs("tokens"), "3 features"),
+        (sequence, inputs("tokens"), f"{SHAPES['sequence'][1]} features"),
     ]:
         with pytest.raises(ValueError, match=f"{name} reads .*{word}"):
             net(x)
