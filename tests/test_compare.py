@@ -266,7 +266,13 @@ def test_a_study_where_smaller_is_better(tmp_path: Path) -> None:
     arms = {"mlp": ["layers=mlp", "optim.lr=0.01"], "kan": ["layers=kan", "optim.lr=1e-9"]}
     overrides = [*SHORT, "trainer.max_epochs=5"]
     config = configured(
-        tmp_path, data=["diabetes"], match=["none"], seeds=5, arms=arms, overrides=overrides
+        tmp_path,
+        data=["diabetes"],
+        match=["none"],
+        seeds=5,
+        looks=[5],
+        arms=arms,
+        overrides=overrides,
     )
     _job(config)
     report = tmp_path / "runs" / "smoke" / "report"
@@ -278,10 +284,11 @@ def test_a_study_where_smaller_is_better(tmp_path: Path) -> None:
     assert verdict["mean_difference"] == pytest.approx(
         verdict["mean_baseline"] - verdict["mean_arm"]
     )
-    assert verdict["verdict"] == "worse"
+    assert verdict["direction"] == "worse"
+    assert verdict["verdict"].startswith("worse")
     page = (report / "index.html").read_text()
     assert "rmse" in page
-    result = next((tmp_path / "runs").rglob("result.json")).read_text()
+    result = next((tmp_path / "runs").rglob("seed0/result.json")).read_text()
     without_learning = json.loads(result)["reference"]["test"]["rmse"]
     assert f"(training mean) reaches a test rmse of {without_learning:.4g}" in page
 
@@ -308,7 +315,7 @@ def test_a_study_whose_cells_all_fail_is_reported(tmp_path: Path) -> None:
     assert end.value.code == 1
     folder = tmp_path / "runs" / "smoke" / "report"
     table = pd.read_csv(folder / "results.csv")
-    assert (table["status"] == "failed").all()
+    assert (table["status"] == "diverged").all()
     assert table["reason"].str.contains("loss").all()
     assert table["reason"][0] in (folder / "index.html").read_text()
     verdicts = json.loads((folder / "verdicts.json").read_text())

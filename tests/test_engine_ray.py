@@ -100,7 +100,7 @@ def test_a_study_equals_the_local_one(tmp_path: Path) -> None:
         ("0", "kan"): "the worker or its node died",
         ("0", "mlp"): "",
         ("1", "kan"): "took longer than cell_timeout=20 s",
-        ("1", "mlp"): "diverged: the loss became nan at epoch 0, step 2",
+        ("1", "mlp"): "diverged: the loss became nan in epoch 0, by step 2",
     }
     code, said = engine_study.finish(runs, 2, *words)
     assert code == 0, said

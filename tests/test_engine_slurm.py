@@ -75,14 +75,14 @@ def test_a_study_equals_the_local_one_over_a_killed_driver(tmp_path: Path) -> No
     wait_for(lambda: len(queue()) == 4)
     ids = {line.split()[0] for line in queue()}
     driver.kill()
-    driver.wait()
+    driver.communicate()
     assert queue()  # jobs outlive the driver
     again = engine_study.start(runs, 2, *WORDS)
     seen: set[str] = set()
     while again.poll() is None:
         seen |= {line.split()[0] for line in queue()}
         time.sleep(0.2)
-    said = again.stdout.read() if again.stdout else ""
+    said, _ = again.communicate()
     assert again.returncode == 0, said
     assert seen <= ids  # nothing was submitted twice
     assert engine_study.results(runs) == engine_study.results(local)

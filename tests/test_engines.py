@@ -266,12 +266,13 @@ def test_cells_that_crash_hang_exhaust_memory_or_diverge(
     assert code == 1, said
     assert "Traceback" not in said
     rows = engine_study.results(runs)
-    reasons = {row["seed"]: row["reason"] for row in rows if row["status"] == "failed"}
+    reasons = {row["seed"]: row["reason"] for row in rows if row["status"] != "finished"}
     assert reasons.keys() == {"0", "1", "2", "3"}
+    assert [row["seed"] for row in rows if row["status"] == "diverged"] == ["3"]
     assert "SIGSEGV" in reasons["0"]
     assert "cell_timeout=50 s" in reasons["1"]
     assert reasons["2"].startswith("out of memory")
-    assert reasons["3"] == "diverged: the loss became nan at epoch 0, step 2"
+    assert reasons["3"].startswith("diverged: the loss became nan in epoch 0, by step ")
     assert [row["status"] for row in rows if row["arm"] == "mlp"] == ["finished"] * 4
     # All were tried twice but the one that would diverge again.
     log = (tmp_path / "log").read_text().split()

@@ -9,10 +9,13 @@ import ctypes
 import json
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from kanzoo.rundir import RunDir
 
+RESTORE: list[Callable[[], None]] = []  # what undoes the deeds in runs before
 PLAN = json.loads(os.environ.get("SABOTAGE", "{}"))
 write_config = RunDir.write_config
 
@@ -20,6 +23,8 @@ write_config = RunDir.write_config
 def sabotage(self: RunDir) -> None:
     """Stands for `RunDir.write_config`, which training calls first."""
     write_config(self)
+    while RESTORE:
+        RESTORE.pop()()
     deed = PLAN.get(f"{self.config['seed']} {self.config['choices']['layers']}")
     if deed is None:
         return
@@ -35,7 +40,20 @@ def sabotage(self: RunDir) -> None:
         hoard = [bytearray(2**28) for _ in range(400)]
         del hoard
     elif deed == "nan":
-        self.config["optim"]["lr"] = 1e30
+        spoil_losses()
+
+
+def spoil_losses() -> None:
+    """Make every loss of this run nan; a worker goes on with other runs."""
+    from kanzoo.training.task import Task
+
+    plain = Task.training_step
+
+    def spoilt(self: Task, batch: Any, batch_index: int) -> Any:
+        return plain(self, batch, batch_index) * float("nan")
+
+    Task.training_step = spoilt  # type: ignore[method-assign]
+    RESTORE.append(lambda: setattr(Task, "training_step", plain))
 
 
 RunDir.write_config = sabotage  # type: ignore[method-assign]

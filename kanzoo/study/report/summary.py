@@ -74,9 +74,15 @@ def summarise(
         aggregate=aggregate_effects(effects, study["alpha"]) if effects else None,
     )
     Console(width=None if sys.stdout.isatty() else 100).print(verdict_table(found))
-    failed = int(results["status"].eq("failed").sum())
+    counts = results["status"].value_counts()
+    failed, diverged = (int(counts.get(status, 0)) for status in ("failed", "diverged"))
     if failed:
         log.error("%d of %d cells failed; the same command retries them", failed, len(cells))
+    if diverged:
+        log.warning("%d of %d cells diverged, which counts as no skill", diverged, len(cells))
+    if not counts.get("finished", 0):
+        log.error("no cell has finished: there is nothing to compare")
+        failed = len(cells)
     log.info("report: %s", paths["index.html"])
     return failed
 
