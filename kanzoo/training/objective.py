@@ -107,24 +107,24 @@ class Language(Objective):
         return MetricCollection({"bits_per_char": BitsPerCharacter(), "perplexity": Perplexity()})
 
 
-def squared_error(output: Tensor, target: Tensor) -> dict[str, Tensor]:
-    """Mean squared and absolute error of every sample, `(B,)` each."""
-    error = (output - target).flatten(1)
-    return {"loss": error.square().mean(1), "absolute": error.abs().mean(1)}
-
-
-class Regression(Objective):
-    """Squared error of `(B, num_outputs)`; the root of its mean over a split selects."""
-
-    task: ClassVar[str] = "regression"
-    monitor: ClassVar[str] = "rmse"
-    mode: ClassVar[str] = "min"
+class SquaredError(Objective):
+    """What all objectives of real values share: the mean of squares, over all values of a batch."""
 
     def loss(self, output: Tensor, target: Tensor) -> Tensor:
         return F.mse_loss(output, target)
 
     def items(self, output: Tensor, target: Tensor) -> dict[str, Tensor]:
-        return squared_error(output, target)
+        """Mean squared and absolute error of every sample, `(B,)` each."""
+        error = (output - target).flatten(1)
+        return {"loss": error.square().mean(1), "absolute": error.abs().mean(1)}
+
+
+class Regression(SquaredError):
+    """Squared error of `(B, num_outputs)`; the root of its mean over a split selects."""
+
+    task: ClassVar[str] = "regression"
+    monitor: ClassVar[str] = "rmse"
+    mode: ClassVar[str] = "min"
 
     def metrics(self, num_outputs: int) -> "MetricCollection":
         from torchmetrics import MeanAbsoluteError, MeanSquaredError, MetricCollection, R2Score
@@ -138,18 +138,12 @@ class Regression(Objective):
         )
 
 
-class Forecast(Objective):
+class Forecast(SquaredError):
     """Squared error of `(B, horizon * channels)`; its mean over all steps and channels selects."""
 
     task: ClassVar[str] = "forecast"
     monitor: ClassVar[str] = "mse"
     mode: ClassVar[str] = "min"
-
-    def loss(self, output: Tensor, target: Tensor) -> Tensor:
-        return F.mse_loss(output, target)
-
-    def items(self, output: Tensor, target: Tensor) -> dict[str, Tensor]:
-        return squared_error(output, target)
 
     def metrics(self, num_outputs: int) -> "MetricCollection":
         from torchmetrics import MeanAbsoluteError, MeanSquaredError, MetricCollection
@@ -157,7 +151,7 @@ class Forecast(Objective):
         return MetricCollection({"mse": MeanSquaredError(), "mae": MeanAbsoluteError()})
 
 
-class Denoise(Objective):
+class Denoise(SquaredError):
     """Squared error of images `(B, C, H, W)`; the peak signal-to-noise ratio in dB selects.
 
     As usual it is the mean over images of each image's ratio, with a data range of 1.
@@ -166,12 +160,6 @@ class Denoise(Objective):
     task: ClassVar[str] = "denoise"
     monitor: ClassVar[str] = "psnr"
     mode: ClassVar[str] = "max"
-
-    def loss(self, output: Tensor, target: Tensor) -> Tensor:
-        return F.mse_loss(output, target)
-
-    def items(self, output: Tensor, target: Tensor) -> dict[str, Tensor]:
-        return squared_error(output, target)
 
     def metrics(self, num_outputs: int) -> "MetricCollection":
         from torchmetrics import MetricCollection
