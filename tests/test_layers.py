@@ -211,9 +211,27 @@ def test_other_initialisations_have_their_stated_deviations() -> None:
     assert paper[:, :8].std() == pytest.approx(0.1 / (8 * 100) ** 0.5, rel=0.02)
     assert paper[:, 8].std() == pytest.approx((2 / 400) ** 0.5, rel=0.02)
     power = KANLinear(100, 300, basis="bspline", init="power_law").weight.detach()
-    assert power.std() == pytest.approx(9**-0.25 * 100**-0.5, rel=0.02)
+    assert power[:, :8].std() == pytest.approx((9 * 100) ** -1.75, rel=0.02)
+    assert power[:, 8].std() == pytest.approx((9 * 100) ** -0.25, rel=0.02)
+    alone = KANLinear(100, 300, basis="bspline", residual=None, init="power_law").weight.detach()
+    assert alone.std() == pytest.approx((8 * 100) ** -0.5, rel=0.02)
     kernel = KANConv2d(8, 64, 3, groups=2, basis="bspline", init="paper").weight.detach()
     assert kernel[:, :, 8].std() == pytest.approx((2 / (36 + 64 * 9)) ** 0.5, rel=0.05)
+
+
+def test_glorot_shares_the_variances_of_outputs_and_gradients() -> None:
+    torch.manual_seed(0)
+    layer = KANLinear(100, 300, basis="chebyshev", residual="identity", init="glorot")
+    x = torch.randn(200_000, 1, dtype=torch.float64).requires_grad_()
+    values = [f.sum() for f in layer.expansion.double().univariate(x)]  # (K + 1)
+    slopes = [torch.autograd.grad(f, x, retain_graph=True)[0] for f in values]
+    count = len(values)
+    output = layer.expansion.univariate(x).detach()[:-1].square().mean()
+    gradient = torch.stack(slopes[:-1]).square().mean()
+    wanted = (2 / (count * (100 * output + 300 * gradient))) ** 0.5
+    weight = layer.weight.detach()  # (in, K + 1, out)
+    assert weight[:, :-1].std() == pytest.approx(float(wanted), rel=0.02)
+    assert weight[:, -1].std() == pytest.approx((2 / (count * 400)) ** 0.5, rel=0.02)
 
 
 @pytest.mark.parametrize("init", INITS)

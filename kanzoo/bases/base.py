@@ -227,15 +227,24 @@ def normal_quantiles(count: int = 4096) -> Tensor:
 
 
 @lru_cache(maxsize=1024)
-def second_moment(factory: BasisFactory, transform: Callable[[Tensor], Tensor]) -> float:
+def second_moment(
+    factory: BasisFactory, transform: Callable[[Tensor], Tensor], derivative: bool = False
+) -> float:
     """E[sum_k phi_k(transform(x))^2] for x ~ N(0, 1), by quadrature in float64.
 
-    Several features are averaged, since the functions of some bases differ between features or are
-    drawn. Drawing must neither depend on nor advance the global generator.
+    With `derivative` that of d phi_k / dx, by central differences. Several features are averaged,
+    since the functions of some bases differ between features or are drawn. Drawing must neither
+    depend on nor advance the global generator.
     """
-    features = 64
+    features, step = 64, 1e-5
     with torch.no_grad(), torch.device("cpu"), torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)
         basis = factory(features, device="cpu", dtype=torch.float64)
-        x = transform(normal_quantiles(1024)).unsqueeze(-1).expand(-1, features)
-        return float(basis(x).square().sum(0).mean())
+
+        def values(x: Tensor) -> Tensor:
+            found: Tensor = basis(transform(x).unsqueeze(-1).expand(-1, features))
+            return found
+
+        x = normal_quantiles(1024)
+        found = (values(x + step) - values(x - step)) / (2 * step) if derivative else values(x)
+        return float(found.square().sum(0).mean())

@@ -18,7 +18,7 @@ from kanzoo.layers.squash import SQUASHES, identity
 
 # For every function phi_k the index j and the sign s of phi_k(-x) = s phi_j(x).
 Mirror = tuple[tuple[int, ...], tuple[float, ...]]
-INITS = ("variance", "paper", "power_law")
+INITS = ("variance", "paper", "glorot", "power_law")
 
 
 class Expansion(nn.Module):
@@ -128,13 +128,16 @@ class Expansion(nn.Module):
         residual = self.residual not in (None, "identity")
         return self.basis.flops + residual + self.squasher.flops
 
-    def moments(self) -> tuple[float, float]:
-        """E[sum_k phi_k(x)^2] of the basis and E[act(x)^2] of the residual, for x ~ N(0, 1)."""
-        basis = second_moment(self.factory, SQUASHES[self.squash].at_start)
+    def moments(self, derivative: bool = False) -> tuple[float, float]:
+        """E[sum_k phi_k(x)^2] of the basis and E[act(x)^2] of the residual, for x ~ N(0, 1).
+
+        With `derivative` those of the derivatives in x.
+        """
+        basis = second_moment(self.factory, SQUASHES[self.squash].at_start, derivative)
         if self.residual is None:
             return basis, 0.0
         residual = BasisFactory(Activation, (("function", self.residual),))
-        return basis, second_moment(residual, identity)
+        return basis, second_moment(residual, identity, derivative)
 
     @torch.no_grad()
     def init_weight(
@@ -145,24 +148,37 @@ class Expansion(nn.Module):
         Shapes: weight `(K + R, ...)`; `fan_out` is its size over fan-in unless given. Schemes:
         "variance" keeps the variance of N(0, 1) inputs: std = 1 / sqrt(fan_in E[sum phi^2]);
         "paper" (2404.19756, section 2.2) draws the basis with std 0.1 / sqrt(K) over fan-in and
-        the residual by Glorot; "power_law" (2509.03417, eq. 13) has
-        std = 1 / ((K + R)^a fan_in^b) with a = 0.25 and b = 0.5.
+        the residual by Glorot; "glorot" (2509.03417) gives every function an equal share of the
+        variances of outputs and of gradients,
+        std = sqrt(2 / ((K + R) (fan_in E[phi^2] + fan_out E[phi'^2]))), E being the mean over the
+        basis, or that of the residual; "power_law" (2509.03417) has std (fan_in (K + R))^-1.75 for
+        the basis and (fan_in (K + R))^-0.25 for the residual, or (fan_in (K + R))^-0.5 where one of
+        the two is missing.
         """
         check_name("init", scheme, INITS)
         if weight.is_meta:
             return
-        num_basis = self.basis.num_functions
-        basis_moment, residual_moment = self.moments()
+        num_basis, count = self.basis.num_functions, self.num_functions
+        fan_out = fan_out or weight[0].numel() / fan_in
         if scheme == "variance":
-            weight.normal_(0.0, (fan_in * (basis_moment + residual_moment)) ** -0.5)
-        elif scheme == "power_law":
-            weight.normal_(0.0, self.num_functions**-0.25 * fan_in**-0.5)
+            weight.normal_(0.0, (fan_in * sum(self.moments())) ** -0.5)
+            return
+        if scheme == "paper":
+            basis = 0.1 * (max(num_basis, 1) * fan_in) ** -0.5
+            residual = (2.0 / (fan_in + fan_out)) ** 0.5
+        elif scheme == "glorot":
+            outputs, gradients = self.moments(), self.moments(derivative=True)
+            sums = [fan_in * m + fan_out * g for m, g in zip(outputs, gradients, strict=True)]
+            basis, residual = (
+                (2 * num / (count * total)) ** 0.5 if total else 0.0
+                for num, total in zip((num_basis, 1), sums, strict=True)
+            )
         else:
-            fan_out = fan_out or weight[0].numel() / fan_in
-            if num_basis:
-                weight[:num_basis].normal_(0.0, 0.1 * (num_basis * fan_in) ** -0.5)
-            if self.residual is not None:
-                weight[num_basis:].normal_(0.0, (2.0 / (fan_in + fan_out)) ** 0.5)
+            both = num_basis > 0 and self.residual is not None
+            powers = (-1.75, -0.25) if both else (-0.5, -0.5)
+            basis, residual = ((fan_in * count) ** power for power in powers)
+        weight[:num_basis].normal_(0.0, basis)
+        weight[num_basis:].normal_(0.0, residual)
 
     def extra_repr(self) -> str:
         options = "".join(f", {name}={value!r}" for name, value in self.factory.options)
