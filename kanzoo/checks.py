@@ -7,13 +7,14 @@ are dataclasses: the annotations of their fields say what is allowed, in the wor
 
 import difflib
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from functools import cache
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 T = TypeVar("T")
+Check = Callable[[str, Any], Any]  # of the name of an option and its value
 MAX_FUNCTIONS = 10_000  # that a basis may have, as options say
 MAX_WHOLE = 2**63  # what PyTorch takes for a size is below
 
@@ -66,60 +67,104 @@ def check_name(kind: str, name: object, allowed: Iterable[str]) -> None:
 
 def check_whole(name: str, value: object, low: float, high: float = math.inf) -> int:
     """The value, if it is a whole number from `low` to `high`; else `ValueError`."""
+    if type(value) is int and low <= value <= high and abs(value) < MAX_WHOLE:
+        return value
     return check_value(name, value, Annotated[int, Bounds(low, high)])  # type: ignore[no-any-return]
 
 
 def check_value(name: str, value: object, kind: Any) -> Any:
     """The value, if it is of a kind: an annotation, whose dataclasses are built from mappings."""
+    return _check_of(kind)(name, value)
 
-    def wrong() -> ValueError:
-        return ValueError(f"{name} must be {describe(kind, name)}, got {value!r}")
 
+@cache  # studies check thousands of configurations against a few hundred annotations
+def _check_of(kind: Any) -> Check:
+    """What checks values of an annotation: a function of their name and the value."""
     if get_origin(kind) in (Union, UnionType):
-        fitting = [member for member in get_args(kind) if _fits(value, member)]
-        if not fitting:
-            raise wrong()
-        return check_value(name, value, fitting[0])
-    if not _fits(value, kind) and not (get_origin(kind) is Literal and isinstance(value, str)):
-        raise wrong()
-    if isinstance(value, float) and not math.isfinite(value):
-        raise ValueError(f"{name} must be a finite number, got {value!r}")
-    if isinstance(value, int) and abs(value) >= MAX_WHOLE:
-        raise ValueError(f"{name} must be a whole number of 64 bits, got {value!r}")
-    if is_dataclass(kind):
-        assert isinstance(value, Mapping)
-        return build(kind, value, f"{name}.")  # type: ignore[arg-type]
+        return _check_of_union(kind)
+    fits, inside = _fits_of(kind), _check_inside(kind)
+    is_literal = get_origin(kind) is Literal
+
+    def check(name: str, value: Any) -> Any:
+        if not fits(value) and not (is_literal and isinstance(value, str)):
+            raise _wrong(name, value, kind)
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"{name} must be a finite number, got {value!r}")
+        if isinstance(value, int) and abs(value) >= MAX_WHOLE:
+            raise ValueError(f"{name} must be a whole number of 64 bits, got {value!r}")
+        return inside(name, value) if inside else value
+
+    return check
+
+
+def _check_of_union(kind: Any) -> Check:
+    members = [(_fits_of(member), _check_of(member)) for member in get_args(kind)]
+
+    def check(name: str, value: Any) -> Any:
+        for fits, check_member in members:
+            if fits(value):
+                return check_member(name, value)
+        raise _wrong(name, value, kind)
+
+    return check
+
+
+def _check_inside(kind: Any) -> Check | None:
+    """What is left to check of a value that fits: names, bounds and entries; None for nothing."""
     origin, args = get_origin(kind), get_args(kind)
-    if origin is Literal:
+
+    def bounds(name: str, value: Any) -> Any:
+        if not args[1].hold(value):
+            raise _wrong(name, value, kind)
+        return value
+
+    def names(name: str, value: Any) -> Any:
         check_name(name, value, args)
-    elif origin is Annotated and not args[1].hold(value):
-        raise wrong()
-    elif origin is list:
-        assert isinstance(value, Sequence)
-        return [check_value(name, entry, args[0]) for entry in value]
-    elif origin is tuple:
-        assert isinstance(value, Sequence)
+        return value
+
+    def entries(name: str, value: Any) -> list[Any]:
+        return [checks[0](name, each) for each in value]
+
+    def pairs(name: str, value: Any) -> tuple[Any, ...]:
         if len(value) != len(args):
-            raise wrong()
-        return tuple(check_value(name, *pair) for pair in zip(value, args, strict=True))
-    elif origin is dict:
-        assert isinstance(value, Mapping)
-        return {str(k): check_value(f"{name}.{k}", v, args[1]) for k, v in value.items()}
-    return value
+            raise _wrong(name, value, kind)
+        return tuple(entry(name, each) for entry, each in zip(checks, value, strict=True))
+
+    def values(name: str, value: Any) -> dict[str, Any]:
+        return {str(k): checks[1](f"{name}.{k}", each) for k, each in value.items()}
+
+    if is_dataclass(kind):
+        return lambda name, value: build(kind, value, f"{name}.")  # type: ignore[arg-type]
+    if origin in (list, tuple, dict):
+        checks = [_check_of(entry) for entry in args]
+    known: dict[Any, Check] = {
+        Annotated: bounds, Literal: names, list: entries, tuple: pairs, dict: values,
+    }  # fmt: skip
+    return known.get(origin)
+
+
+def _wrong(name: str, value: object, kind: Any) -> ValueError:
+    return ValueError(f"{name} must be {describe(kind, name)}, got {value!r}")
 
 
 def build(cls: type[T], values: Mapping[str, object], path: str = "") -> T:
     """A section of a configuration from plain values; `path` stands before its keys in messages."""
-    kinds = field_kinds(cls)  # type: ignore[arg-type]
+    checks, needed = _section(cls)  # type: ignore[arg-type]
     for key in values:
-        if key not in kinds:
+        if key not in checks:
             full = f"{path}{key}"
-            allowed = [f"{path}{name}" for name in kinds]
+            allowed = [f"{path}{name}" for name in checks]
             raise ValueError(f"unknown key {full!r}: {nearest(full, allowed)}")
-    needed = [f.name for f in fields(cls) if f.default is MISSING and f.default_factory is MISSING]  # type: ignore[arg-type]
     if missing := [f"{path}{key}" for key in needed if key not in values]:
         raise ValueError(f"keys are missing: {', '.join(missing)}")
-    return cls(**{k: check_value(f"{path}{k}", v, kinds[k]) for k, v in values.items()})
+    return cls(**{key: checks[key](f"{path}{key}", value) for key, value in values.items()})
+
+
+@cache
+def _section(cls: type) -> tuple[dict[str, Check], list[str]]:
+    """What checks the fields of a section, and which of them have no default."""
+    needed = [f.name for f in fields(cls) if f.default is MISSING and f.default_factory is MISSING]
+    return {name: _check_of(kind) for name, kind in field_kinds(cls).items()}, needed
 
 
 @cache
@@ -153,19 +198,23 @@ def _is_none(kind: Any) -> bool:
     return kind is NoneType
 
 
-def _fits(value: object, kind: Any) -> bool:
-    """Whether a value is of the kind of thing that an annotation means, whatever its bounds."""
+@cache
+def _fits_of(kind: Any) -> Callable[[object], bool]:
+    """Whether values are of the kind of thing that an annotation means, whatever its bounds."""
     origin, args = get_origin(kind), get_args(kind)
     if origin in (Union, UnionType):
-        return any(_fits(value, member) for member in args)
+        members = [_fits_of(member) for member in args]
+        return lambda value: any(fits(value) for fits in members)
     if origin is Annotated:
-        return _fits(value, args[0])
+        return _fits_of(args[0])
     if origin is Literal:
-        return value in args
+        return lambda value: value in args
     kind = dict if is_dataclass(kind) else origin or kind
     if kind in (int, float):
-        kinds = int if kind is int else (int, float)
-        return isinstance(value, kinds) and not isinstance(value, bool)
+        numbers = int if kind is int else (int, float)
+        return lambda value: isinstance(value, numbers) and not isinstance(value, bool)
     if kind in (list, tuple):
-        return isinstance(value, (list, tuple))
-    return kind in (object, Any) or isinstance(value, kind)
+        return lambda value: isinstance(value, (list, tuple))
+    if kind in (object, Any):
+        return lambda value: True
+    return lambda value: isinstance(value, kind)

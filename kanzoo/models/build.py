@@ -144,18 +144,12 @@ def plan_model(
     layers.check_roles(name, declared)
     layers = layers.resolve(cls.activated)
     twin = solve_twin(shape, layers, options, budget)
-    check_memory(shape.params(twin.layers, twin.options))
+    twin_cost = shape.cost(twin.layers, twin.options)
+    check_memory(twin_cost.params)
     solved = solve_sizes(shape, layers, options, budget)
-    check_memory(shape.params(layers, solved.options))
-    roles = layers.roles_among(declared)
-    return ModelPlan(
-        shape,
-        solved,
-        twin,
-        cost=shape.cost(solved.layers, solved.options),
-        twin_cost=shape.cost(twin.layers, twin.options),
-        kan_roles=roles,
-    )
+    cost = shape.cost(solved.layers, solved.options)
+    check_memory(cost.params)
+    return ModelPlan(shape, solved, twin, cost, twin_cost, layers.roles_among(declared))
 
 
 def build_layers(

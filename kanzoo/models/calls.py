@@ -74,8 +74,6 @@ def count_planned(
     in_shape: tuple[int, ...],
     calls: Calls,
     sizes: dict[str, Any],
-    *,
-    with_flops: bool = True,
 ) -> Cost:
     """The cost of a network that was built of `CountingLayers`, which is of no use afterwards."""
     params, others = 0, set()
@@ -85,8 +83,7 @@ def count_planned(
         else:
             others |= {p for p in module._parameters.values() if p is not None and p.requires_grad}
     params += sum(p.numel() for p in others)
-    dense, sparse = calls.flops(net, in_shape, sizes) if with_flops else (0, 0)
-    return Cost(params, dense, sparse)
+    return Cost(params, *calls.flops(net, in_shape, sizes))
 
 
 @dataclass(frozen=True)
@@ -99,15 +96,11 @@ class Shape:
 
     def cost(self, layers: LayerFactory, options: Options) -> Cost:
         """Everything that a network costs; its layers are not built."""
-        return _count(self, layers, _items(options), True)
-
-    def params(self, layers: LayerFactory, options: Options) -> int:
-        """Trainable parameters."""
-        return self.one_cost("params", layers, options)
+        return _count(self, layers, _items(options))
 
     def one_cost(self, counted: str, layers: LayerFactory, options: Options) -> int:
-        """The number that is made equal."""
-        cost = _count(self, layers, _items(options), counted == "flops")
+        """The number that is made equal, "params" or "flops"."""
+        cost = self.cost(layers, options)
         return cost.flops if counted == "flops" else cost.params
 
     def quick(
@@ -131,16 +124,14 @@ def _hashable(value: Any) -> Any:
 
 
 @cache
-def _count(
-    shape: Shape, layers: LayerFactory, options: tuple[tuple[str, Any], ...], flops: bool
-) -> Cost:
+def _count(shape: Shape, layers: LayerFactory, options: tuple[tuple[str, Any], ...]) -> Cost:
     with torch.random.fork_rng(devices=[]), torch.device("meta"), counting(dict(options)):
         counted = counting_layers(layers)
         net = shape.cls(shape.in_shape, shape.num_outputs, counted, **dict(options))
         sizes = {name: value for name, value in options if _is_size(shape.cls, name)}
         rest = tuple(option for option in options if option[0] not in sizes)
         calls = _calls(shape, rest)
-        return count_planned(net, shape.in_shape, calls, sizes, with_flops=flops)
+        return count_planned(net, shape.in_shape, calls, sizes)
 
 
 def _is_size(cls: type[Architecture], option: str) -> bool:

@@ -84,9 +84,11 @@ class Counted(nn.Module):
     `calls` are the sizes on which the cost of every call depends.
     """
 
+    calls: list[tuple[int, ...]]
+
     def __init__(self, module: Any) -> None:
         super().__init__()
-        self.calls: list[tuple[int, ...]] = []
+        self.__dict__["calls"] = []  # plans make many of these, and `__setattr__` is slow
 
     def cost(self, call: tuple[int, ...]) -> tuple[int, int]:
         """FLOPs of a call that PyTorch does not see, and the same without products with zeros."""

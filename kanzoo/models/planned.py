@@ -117,10 +117,12 @@ def _basis_params(layer: KANLayer, features: int) -> int:
 class PlannedNorm(Free):
     """Normalisation of so many features."""
 
+    params: int
+
     def __init__(self, name: str, features: int) -> None:
         check_name("norm", name, norm.NORMS)
         super().__init__(None)
-        self.params = 0 if name == "none" else 2 * features
+        self.__dict__["params"] = 0 if name == "none" else 2 * features
 
 
 class PlannedLayer(Counted):

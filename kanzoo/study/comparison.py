@@ -62,9 +62,11 @@ def check_cells(cells: list[Cell], here: bool = True) -> "list[Prepared]":
     kinds = first_of_kinds(cells)
     for cell in kinds:
         cell.folder.check_config()
-        if here:
-            check_machine(cell.settings.trainer)
-    return [prepare(cell.config) for cell in kinds]
+    prepared = [prepare(cell.config) for cell in kinds]
+    if here:
+        for parts in prepared:
+            check_machine(parts.config.trainer)
+    return prepared
 
 
 def check_trials(config: Config, cells: list[Cell], here: bool = True) -> None:

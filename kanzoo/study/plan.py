@@ -49,7 +49,7 @@ class Cell:
     def settings(self) -> RunConfig:
         return build(RunConfig, self.config)
 
-    @property
+    @cached_property
     def folder(self) -> RunDir:
         return RunDir.of(self.config)
 
