@@ -10,7 +10,6 @@ needs_compiler = pytest.mark.skipif(
     not kernels.is_available(), reason=f"compiled kernels: {kernels.unavailable_reason()}"
 )
 COMPILED = pytest.param(kernels.spline_linear, marks=needs_compiler, id="compiled")
-BLOCKED = pytest.param(kernels.blocked_spline_linear, id="blocked")
 DENSE = pytest.param(kernels.dense_linear, id="dense")
 
 EXTRAPOLATIONS = ("zero", "clamp", "linear")

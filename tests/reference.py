@@ -85,9 +85,9 @@ _NONE = (
     "constant_pad_nd copy copy_ detach empty empty_like eq expand fill fill_ flip full full_like "
     "gather ge gt index index_select isnan le lift_fresh linspace logical_and logical_not "
     "logical_or lt movedim nan_to_num narrow ne new_empty new_full new_ones new_zeros ones "
-    "ones_like permute reshape scalar_tensor scatter searchsorted select slice split squeeze stack "
-    "t transpose unbind unfold unsqueeze view where zeros zeros_like _local_scalar_dense bucketize "
-    "slice_scatter select_scatter _reshape_alias item"
+    "ones_like permute reshape scalar_tensor scatter scatter_ searchsorted select slice split "
+    "squeeze stack t transpose unbind unfold unsqueeze view where zeros zeros_like "
+    "_local_scalar_dense bucketize slice_scatter select_scatter _reshape_alias item"
 )
 FREE = set(_NONE.split())
 

@@ -10,7 +10,6 @@ import kanzoo
 from kanzoo import kernels
 from kanzoo.benchmark.timing import saved_bytes
 from kanzoo.kernels.generic import linear as blocked
-from kanzoo.kernels.spline import blocked as blocked_spline
 from kanzoo.layers.dispatch import BACKENDS, choose
 from kanzoo.layers.kan import KANConv2d, KANLinear
 from kanzoo.layers.paths.base import SMALL
@@ -33,8 +32,7 @@ def outputs_and_gradients(layer: nn.Module, x: Tensor, backend: str) -> list[Ten
 def test_backends_agree_with_the_dense_definition(
     name: str, backend: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (blocked, blocked_spline):
-        monkeypatch.setattr(module, "BLOCK_BYTES", 4 * 130 * 9 * 7)  # about seven inputs a block
+    monkeypatch.setattr(blocked, "BLOCK_BYTES", 4 * 130 * 9 * 7)  # about seven inputs a block
     torch.manual_seed(0)
     layer = KANLinear(45, 33, basis=name)
     x = 1.5 * torch.randn(130, 45)

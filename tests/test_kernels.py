@@ -3,7 +3,6 @@
 import pytest
 import torch
 from kernel_cases import (
-    BLOCKED,
     COMPILED,
     DENSE,
     EXTRAPOLATIONS,
@@ -24,7 +23,7 @@ from kanzoo.kernels.spline import linear as compiled
     order=range(6),
     knots=["uniform", "random", "repeated", "clamped", "empty cell"],
     kind=EXTRAPOLATIONS,
-    layer=[COMPILED, BLOCKED, DENSE],
+    layer=[COMPILED, DENSE],
 )
 def test_equals_cox_de_boor(layer, order: int, knots: str, kind: str) -> None:  # type: ignore[no-untyped-def]
     check(layer, make_case(24, 3, 5, 4, order, knots), order, kind, torch.float64)
@@ -98,7 +97,7 @@ def test_empty(shape: tuple[int, int, int]) -> None:
     assert torch.equal(x.grad, torch.zeros_like(x))
 
 
-@pairwise(order=[0, 1, 3, 5], kind=EXTRAPOLATIONS, layer=[COMPILED, BLOCKED])
+@pairwise(order=[0, 1, 3, 5], kind=EXTRAPOLATIONS, layer=[COMPILED, DENSE])
 def test_nan_stays_in_its_row(layer, order: int, kind: str) -> None:  # type: ignore[no-untyped-def]
     x, weight, _, knots = make_case(8, 4, 5, 6, order, "random", residual=False)
     clean = layer(x, weight, None, knots, order, kind)
@@ -114,7 +113,7 @@ def test_nan_stays_in_its_row(layer, order: int, kind: str) -> None:  # type: ig
         assert x.grad[3, 2].isnan()
 
 
-@pytest.mark.parametrize("layer", [COMPILED, BLOCKED])
+@pytest.mark.parametrize("layer", [COMPILED, DENSE])
 def test_infinite_and_huge_inputs(layer) -> None:  # type: ignore[no-untyped-def]
     x, weight, _, knots = make_case(4, 3, 5, 6, 3, "uniform", residual=False)
     for value in (torch.inf, -torch.inf, 3e38, -1e30):

@@ -2,15 +2,13 @@
 
 import pytest
 import torch
-from kernel_cases import EXTRAPOLATIONS, assert_close, make_case, make_knots
+from kernel_cases import EXTRAPOLATIONS, assert_close
 from torch import Tensor
 
 import kanzoo
 from kanzoo import kernels
 from kanzoo.kernels.generic import linear as blocked
 from kanzoo.kernels.native import scratch
-from kanzoo.kernels.spline import blocked as blocked_spline
-from kanzoo.kernels.spline import plan as spline_plan
 from kanzoo.layers.paths import base as paths
 
 
@@ -57,58 +55,12 @@ def test_second_derivative_where_input_depends_on_the_parameter() -> None:
     torch.testing.assert_close(*results)
 
 
-@pytest.mark.parametrize("kind", EXTRAPOLATIONS)
-@pytest.mark.parametrize("grid", ["uniform", "random"])
-@pytest.mark.parametrize("order", [0, 1, 2, 3, 5])
-def test_splines_in_several_blocks_equal_dense(
-    monkeypatch: pytest.MonkeyPatch, order: int, grid: str, kind: str
-) -> None:
-    monkeypatch.setattr(blocked_spline, "BLOCK_BYTES", 4000)
-    case = make_case(24, 7, 6, 7, order, grid)
-    x, weight, residual, knots = (None if t is None else t.double() for t in case)
-    variables = [t.requires_grad_() for t in (x, weight, residual)]
-    results = []
-    for layer in (kernels.blocked_spline_linear, kernels.dense_linear):
-        y = layer(x, weight, residual, knots, order, kind)
-        results.append((y, *torch.autograd.grad((y * y).sum(), variables)))
-    for found, want in zip(*results, strict=True):
-        assert_close(found.detach(), want.detach(), 1e-12)
-
-
-@pytest.mark.parametrize("needed", [(0,), (1,), (2,), (0, 1), (1, 2)])
-@pytest.mark.parametrize("grid", ["uniform", "random"])
-def test_only_the_needed_gradients_are_computed(grid: str, needed: tuple[int, ...]) -> None:
-    x, weight, residual, knots = make_case(24, 4, 5, 6, 3, grid)
-    tensors = (x, weight, residual)
-    variables = [tensors[n].requires_grad_() for n in needed]
-    results = []
-    for layer in (kernels.blocked_spline_linear, kernels.dense_linear):
-        y = layer(x, weight, residual, knots, 3, "clamp")
-        results.append(torch.autograd.grad(y.sum(), variables))
-    torch.testing.assert_close(*results, rtol=1e-4, atol=1e-4)
-
-
-@pytest.mark.parametrize("grid", ["uniform", "random"])
-@pytest.mark.parametrize("shape", [(0, 4, 3), (5, 4, 0)])
-def test_empty_splines(shape: tuple[int, int, int], grid: str) -> None:
-    rows, inputs, outputs = shape
-    weight = torch.randn(inputs, 9, outputs, requires_grad=True)
-    x = torch.randn(rows, inputs, requires_grad=True)
-    knots = make_knots(5, 3, inputs, grid)
-    y = kernels.blocked_spline_linear(x, weight, x.sin(), knots, 3, "zero")
-    assert y.shape == (rows, outputs)
-    y.sum().backward()
-    assert torch.equal(weight.grad, torch.zeros_like(weight))
-    assert torch.equal(x.grad, torch.zeros_like(x))
-
-
 @pytest.mark.parametrize("extrapolation", EXTRAPOLATIONS)
 @pytest.mark.parametrize(("adaptive", "groups"), [(False, 1), (False, 2), (True, 1)])
 @pytest.mark.parametrize("cells", [3, 20])
 def test_convolutions_of_splines_equal_dense(
     monkeypatch: pytest.MonkeyPatch, cells: int, adaptive: bool, groups: int, extrapolation: str
 ) -> None:
-    monkeypatch.setattr(spline_plan, "INPUTS", 300)  # several parts
     monkeypatch.setattr(paths, "SMALL", 0)
     torch.manual_seed(0)
     basis = kanzoo.get_basis(

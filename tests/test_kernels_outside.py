@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from kernel_cases import BLOCKED, COMPILED, DENSE, EXTRAPOLATIONS, assert_close, needs_compiler
+from kernel_cases import COMPILED, DENSE, EXTRAPOLATIONS, assert_close, needs_compiler
 from pairwise import pairwise
 from scipy import interpolate
 from torch import Tensor
@@ -46,7 +46,7 @@ def points(count: int) -> Tensor:
 
 @pairwise(
     order=range(6),
-    layer=[COMPILED, BLOCKED, DENSE],
+    layer=[COMPILED, DENSE],
     kind=EXTRAPOLATIONS,
     grid=["uniform", "adaptive"],
 )
@@ -82,7 +82,7 @@ def test_convolution_equals_the_basis(order: int, grid: str, kind: str) -> None:
         assert_close(one, other, 1e-12)
 
 
-@pairwise(order=range(6), layer=[COMPILED, BLOCKED, DENSE], grid=["uniform", "adaptive"])
+@pairwise(order=range(6), layer=[COMPILED, DENSE], grid=["uniform", "adaptive"])
 def test_functions_and_slopes_equal_scipy(layer, order: int, grid: str) -> None:  # type: ignore[no-untyped-def]
     basis = make_basis(order, "zero", grid)
     knots = knots_of(basis)
@@ -106,7 +106,7 @@ def test_functions_and_slopes_equal_scipy(layer, order: int, grid: str) -> None:
             assert_close(found[:, 0], torch.from_numpy(slopes), 1e-12)
 
 
-@pytest.mark.parametrize("layer", [COMPILED, BLOCKED])
+@pytest.mark.parametrize("layer", [COMPILED, DENSE])
 def test_decay_in_float32_next_to_points_inside(layer) -> None:  # type: ignore[no-untyped-def]
     torch.manual_seed(0)
     basis = make_basis(3, "zero", "adaptive")

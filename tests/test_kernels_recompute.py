@@ -31,12 +31,13 @@ CASES = [  # dimensions, transposed, groups, options
 CHANNELS, FUNCTIONS = 4, 3
 
 
-def expansion(rate: Tensor) -> Callable[[Tensor], Tensor]:
+def expansion(rate: Tensor, groups: int = 1) -> Callable[[Tensor], Tensor]:
     """A constant, a wave with a rate for every channel and a square."""
 
     def features(x: Tensor) -> Tensor:
         wave = torch.sin(x * rate.to(x.dtype).view(-1, *[1] * (x.dim() - 2)))
-        return torch.stack([torch.ones_like(x), wave, x.square()], 2).flatten(1, 2)
+        values = torch.stack([torch.ones_like(x), wave, x.square()], 1)  # (B, T, C, *S)
+        return values.unflatten(2, (groups, -1)).movedim(2, 1).flatten(1, 3)
 
     return features
 
@@ -46,8 +47,8 @@ def make_case(
 ) -> tuple[Tensor, Tensor, Tensor]:
     torch.manual_seed(dims)
     x = torch.randn(2, CHANNELS, *[size] * dims, dtype=torch.float64)
-    channels = CHANNELS * FUNCTIONS
-    sides = (channels, outputs // groups) if transposed else (outputs, channels // groups)
+    ends = (CHANNELS, outputs // groups) if transposed else (outputs, CHANNELS // groups)
+    sides = (ends[0], FUNCTIONS, ends[1]) if transposed else (*ends, FUNCTIONS)
     weight = torch.randn(*sides, *[2] * dims, dtype=torch.float64)
     rate = torch.rand(CHANNELS, dtype=torch.float64)
     return x.requires_grad_(), weight.requires_grad_(), rate.requires_grad_()
@@ -55,11 +56,12 @@ def make_case(
 
 def both(case: tuple[Any, ...], x: Tensor, weight: Tensor, rate: Tensor) -> tuple[Tensor, Tensor]:
     dims, transposed, groups, options = case
-    features = expansion(rate)
+    features = expansion(rate, groups)
     y = kernels.recomputed_conv(
         features, x, weight, [rate], groups=groups, transposed=transposed, **options
     )
-    return y, PLAIN[dims, transposed](features(x), weight, groups=groups, **options)
+    flat = kernels.flat_weight(weight, (*[()] * 3, transposed, (), groups))
+    return y, PLAIN[dims, transposed](features(x), flat, groups=groups, **options)
 
 
 @pytest.mark.parametrize("needed", [(0, 1, 2), (0,), (1,), (2,), (0, 2)])
@@ -122,7 +124,7 @@ def test_only_the_pixels_are_saved() -> None:
     with torch.autograd.graph.saved_tensors_hooks(
         lambda t: (saved.append(t.numel()), t)[1], lambda t: t
     ):
-        kernels.recomputed_conv(expansion(rate), x, weight, [rate], groups=4, **case[3])
+        kernels.recomputed_conv(expansion(rate, 4), x, weight, [rate], groups=4, **case[3])
     assert sorted(saved) == sorted(t.numel() for t in (x, weight, rate))
 
 
@@ -146,7 +148,7 @@ def test_autocast_lowers_the_convolution_only() -> None:
     case = CASES[2]
     x, weight, rate = (t.detach().float().requires_grad_() for t in make_case(*case[:3], size=8))
     seen: list[torch.dtype] = []
-    features = expansion(rate)
+    features = expansion(rate, 4)
 
     def watched(x: Tensor) -> Tensor:
         values = features(x)
@@ -156,7 +158,8 @@ def test_autocast_lowers_the_convolution_only() -> None:
 
     with torch.autocast("cpu", torch.bfloat16):
         y = kernels.recomputed_conv(watched, x, weight, [rate], groups=4, **case[3])
-    want = F.conv2d(features(x).bfloat16(), weight.bfloat16(), groups=4, **case[3])
+    flat = weight.bfloat16().transpose(1, 2).flatten(1, 2)
+    want = F.conv2d(features(x).bfloat16(), flat, groups=4, **case[3])
     assert y.dtype == torch.bfloat16
     torch.testing.assert_close(y, want, rtol=2e-2, atol=2e-2)
     found = torch.autograd.grad(y.float().sum(), (x, weight, rate))
@@ -175,7 +178,7 @@ def test_wrong_options(change: dict[str, Any], message: str) -> None:
     options = {"stride": (1, 1), "padding": (0, 0), "dilation": (1, 1)} | change
     with pytest.raises(ValueError, match=message):
         kernels.recomputed_conv(expansion(rate), x, weight, [rate], **options)
-    with pytest.raises(ValueError, match="as many dimensions"):
+    with pytest.raises(ValueError, match="one dimension more"):
         kernels.recomputed_conv(
             expansion(rate), x, weight[0], stride=(1, 1), padding=(0, 0), dilation=(1, 1)
         )

@@ -3,7 +3,14 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from kernel_cases import BLOCKED, COMPILED, EXTRAPOLATIONS, make_case, make_knots, needs_compiler
+from kernel_cases import (
+    COMPILED,
+    DENSE,
+    EXTRAPOLATIONS,
+    make_case,
+    make_knots,
+    needs_compiler,
+)
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -12,7 +19,7 @@ from kanzoo import kernels
 
 @pytest.mark.parametrize("kind", EXTRAPOLATIONS)
 @pytest.mark.parametrize("order", [2, 3, 5])
-@pytest.mark.parametrize("layer", [COMPILED, BLOCKED])
+@pytest.mark.parametrize("layer", [COMPILED, DENSE])
 def test_gradcheck_and_gradgradcheck(layer, order: int, kind: str) -> None:  # type: ignore[no-untyped-def]
     torch.manual_seed(1)
     knots = make_knots(3, order, 2, "uniform").double()

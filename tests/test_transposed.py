@@ -23,7 +23,7 @@ def test_tiles_are_the_plain_operator(kernel: Any, basis: str) -> None:
     assert layer.tiles
     nn.init.normal_(layer.bias)
     x = points(3, 4, *(5, 4)[:dims]).requires_grad_()
-    weight = layer.weight.flatten(0, 1)
+    weight = layer.weight.transpose(0, 1).flatten(0, 1)
     features = channel_features(layer.expansion, weight.dtype, x)
     expected = TRANSPOSED[dims](features, weight, layer.bias, stride=layer.stride)
     out = layer(x)

@@ -269,11 +269,11 @@ def families_conv() -> int:
 
         def dense(a: Arguments, layer: Any = layer) -> Tensor:
             planes = channel_features(layer.expansion, layer.weight.dtype, F.pad(a["x"], [1] * 4))
-            return F.conv2d(planes, a["weight"], a["bias"])
+            return F.conv2d(planes, kernels.flat_weight(a["weight"], options), a["bias"])
 
         arguments = {
             "x": torch.randn(9, INPUTS, 5, 4),
-            "weight": layer.weight.detach().flatten(1, 2),
+            "weight": layer.weight.detach(),
             "bias": layer.bias,
         }
         count += check_all(f"families_conv {name}", native, dense, arguments)  # type: ignore[arg-type]

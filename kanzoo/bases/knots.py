@@ -5,6 +5,7 @@ lies between knots j and j + 1; functions j - k .. j are not zero there.
 """
 
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -45,31 +46,90 @@ def _between(x: Tensor, low: Tensor, high: Tensor) -> Tensor:
 def _all_values(x: Tensor, knots: Tensor, order: int, outer: int) -> Tensor:
     """The functions as they are; x keeps out of the first and last `outer` cells."""
     first, last = knots[..., 0], knots[..., -1]
+    count = knots.shape[-1] - order - 1
+    around: Tensor | None = None
     if knots.dim() == 1:
         cells = len(knots) - 1
         position = ((x - first) * (cells / (last - first))).clamp(0, cells)
         cell = position.detach().nan_to_num().floor().clamp(max=cells - 1).long()
-        values = local_values(position - cell, order)  # (order + 1, ..., C)
+        inside = position - cell
     else:
         inside = _between(x, first, last)
         cell = cells_of(inside.detach(), knots, outer)
-        values = local_values_on(inside, knots_around(cell, knots, order), order)
-    if order == 0 or knots.dim() == 2:  # functions that may not be zero at the outermost knots
-        values = torch.where((x < first) | (x > last), 0, values)
-        values = torch.where(x.isnan(), x, values)
+        around = knots_around(cell, knots, order)
+    if order == 0 or around is not None:  # functions that may not be zero at the outermost knots
+        cell = torch.where((x < first) | (x > last), count + order, cell)
     # Function f is one of the order + 1 that live on cell f + order; the first and the last
     # cells also touch functions that do not exist, which the slice leaves out.
-    count = knots.shape[-1] - order - 1
-    steps = torch.arange(order + 1, device=x.device).view(-1, *[1] * x.dim())
-    dense = values.new_zeros((count + 2 * order, *x.shape)).scatter(0, cell + steps, values)
-    return dense[order : order + count]
+    planes: Tensor = _Planes.apply(inside, around, cell, order, count + 2 * order + 1)
+    values = planes[order : order + count]
+    return torch.where(x.isnan(), x, values) if order == 0 else values
 
 
-def local_values(t: Tensor, order: int) -> Tensor:
+class _Planes(torch.autograd.Function):
+    """The functions that are not zero on the cell of every x, in planes: `(...) -> (P, ...)`.
+
+    Function j of a cell is in plane `cell + j`. Derivatives are differences of functions of one
+    degree less, computed again from x: autograd keeps no functions.
+    """
+
+    @staticmethod
+    def forward(x: Tensor, around: Tensor | None, cell: Tensor, order: int, count: int) -> Tensor:
+        planes = x.new_zeros((count, *x.shape))
+        values = _equal_cells(x, order) if around is None else _uneven_cells(x, around, order)
+        for index, value in enumerate(values):
+            planes[index:].scatter_(0, cell.unsqueeze(0), value.unsqueeze(0))
+        return planes
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        *tensors, ctx.order, ctx.count = inputs
+        ctx.save_for_backward(*tensors)
+        ctx.save_for_forward(*tensors)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        x, around, cell = ctx.saved_tensors
+        index = cell.unsqueeze(0)
+        slopes = 0 * x  # NaN for NaN
+        for j, rate in enumerate(_rates(x, around, ctx.order)):
+            change = grad[j + 1 :].gather(0, index) - grad[j:].gather(0, index)
+            slopes = slopes + rate * change.squeeze(0)
+        return slopes, None, None, None, None
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor, *_: None) -> Tensor:
+        x, around, cell = ctx.saved_tensors
+        index = cell.unsqueeze(0)
+        planes = tangent.new_zeros((ctx.count, *x.shape))
+        for j, rate in enumerate(_rates(x, around, ctx.order)):
+            change = (rate * tangent).unsqueeze(0)
+            planes = planes.scatter_add(0, index + j, -change).scatter_add(0, index + j + 1, change)
+        return planes
+
+    @staticmethod
+    def vmap(info: Any, dims: Any, x: Tensor, around: Any, cell: Tensor, *sizes: int) -> Any:
+        def lead(t: Tensor, dim: int | None, to: int) -> Tensor:
+            return t.unsqueeze(to) if dim is None else t.movedim(dim, to)
+
+        x, cell = torch.broadcast_tensors(lead(x, dims[0], 0), lead(cell, dims[2], 0))
+        around = None if around is None else lead(around, dims[1], 1)
+        return _Planes.apply(x, around, cell, *sizes), 1
+
+
+def _rates(x: Tensor, around: Tensor | None, order: int) -> list[Tensor]:
+    """How fast function j of a cell falls, and the next one rises with it, for every j < order."""
+    if order == 0 or around is None:
+        return _equal_cells(x, order - 1) if order else []
+    lower = _uneven_cells(x, around[1:-1], order - 1)
+    return [order * value / (around[order + j] - around[j]) for j, value in enumerate(lower)]
+
+
+def _equal_cells(t: Tensor, order: int) -> list[Tensor]:
     """The order + 1 uniform B-splines that are not zero on a cell, at t in [0, 1] along the cell.
 
-    Shapes: `(...) -> (order + 1, ...)`, the function that began first in front. (Piegl and Tiller,
-    The NURBS Book, algorithm A2.2, where all knot differences of degree d are d cells.)
+    The function that began first in front. (Piegl and Tiller, The NURBS Book, algorithm A2.2, where
+    all knot differences of degree d are d cells.)
     """
     values = [torch.ones_like(t)]
     for degree in range(1, order + 1):
@@ -79,28 +139,27 @@ def local_values(t: Tensor, order: int) -> Tensor:
             raised[-1] = raised[-1] + (index + 1 - t) * share
             raised.append((t + (degree - 1 - index)) * share)
         values = raised
-    return torch.stack(values)
+    return values
 
 
-def local_values_on(x: Tensor, around: Tensor, order: int) -> Tensor:
+def _uneven_cells(x: Tensor, around: Tensor, order: int) -> list[Tensor]:
     """The order + 1 B-splines that are not zero on the cell of x, for knots of any distance.
 
-    Shapes: `(...), (2 order, ...) -> (order + 1, ...)`; `around` holds the knots nearest to the
-    cell, `order` on each side. (The NURBS Book, algorithm A2.2, after de Boor.)
+    `around` `(2 order, ...)` holds the knots nearest to the cell, `order` on each side. (The NURBS
+    Book, algorithm A2.2, after de Boor.)
     """
     left = [x - around[order - step] for step in range(1, order + 1)]
     right = [around[order - 1 + step] - x for step in range(1, order + 1)]
     values = [torch.ones_like(x)]
     for degree in range(1, order + 1):
-        raised: list[Tensor] = []
-        carried: Tensor | None = None
-        for index, value in enumerate(values):
-            share = value / (right[index] + left[degree - 1 - index])
-            lower = right[index] * share
-            raised.append(lower if carried is None else lower + carried)
-            carried = left[degree - 1 - index] * share
-        values = [*raised, carried] if carried is not None else raised
-    return torch.stack(values)
+        before = left[:degree][::-1]
+        triples = zip(values, before, right, strict=False)
+        shares = [value / (b + a) for value, b, a in triples]
+        falling = [a * share for a, share in zip(right, shares, strict=False)]
+        rising = [b * share for b, share in zip(before, shares, strict=True)]
+        inner = [a + b for a, b in zip(falling[1:], rising[:-1], strict=True)]
+        values = [falling[0], *inner, rising[-1]]
+    return values
 
 
 def cells_of(x: Tensor, knots: Tensor, outer: int = 0) -> Tensor:
@@ -143,17 +202,11 @@ def end_slopes(knots: Tensor, order: int) -> Tensor:
     """Derivatives of all functions at both ends of the grids: `(C, M) -> (2, K, C)`."""
     features, count = knots.shape
     slopes = knots.new_zeros(2, count - order - 1, features)
-    if order == 0:
-        return slopes
-    columns = knots.t()
     for end, x in enumerate((knots[:, order], knots[:, count - 1 - order])):
         cell = cells_of(x.unsqueeze(0), knots, order).squeeze(0)
-        lower = local_values_on(x, knots_around(cell, knots, order - 1), order - 1)
-        for index, value in enumerate(lower):  # the functions of one degree less, on this cell
-            function = (cell - order + 1 + index).unsqueeze(0)
-            width = columns.gather(0, function + order) - columns.gather(0, function)
-            rate = order * value / width
-            slopes[end].scatter_add_(0, function, rate).scatter_add_(0, function - 1, -rate)
+        for j, rate in enumerate(_rates(x, knots_around(cell, knots, order), order)):
+            function, change = (cell - order + j).unsqueeze(0), rate.unsqueeze(0)
+            slopes[end].scatter_add_(0, function, -change).scatter_add_(0, function + 1, change)
     return slopes
 
 

@@ -8,10 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kanzoo.bases.base import (
-    GridBasis,
-    Splines,
-)
+from kanzoo.bases.base import GridBasis, Splines
 from kanzoo.bases.knots import (
     EXTRAPOLATIONS,
     blended_breaks,
@@ -78,8 +75,13 @@ class BSpline(GridBasis):
         self._remember(knots)
 
     def forward(self, x: Tensor) -> Tensor:
-        knots = self.knots.to(x.dtype)
-        return spline_values(x, knots, self.spline_order, self.extrapolation, self.end_slopes)
+        return self.on_features(x, slice(None))
+
+    def on_features(self, x: Tensor, block: slice) -> Tensor:
+        knots, slopes = self.knots.to(x.dtype), self.end_slopes
+        if self.grid == "adaptive":
+            knots, slopes = knots[block], slopes[..., block]
+        return spline_values(x, knots, self.spline_order, self.extrapolation, slopes)
 
     def splines(self) -> Splines:
         return Splines(self.knots, self.spline_order, self.extrapolation)

@@ -22,8 +22,6 @@ from kanzoo.layers.paths.dense import Dense, Plain
 from kanzoo.layers.paths.families import FamiliesConv, FamiliesLinear
 from kanzoo.layers.paths.generic import (
     BlockedRational,
-    BlockedSplineConv,
-    BlockedSplineLinear,
     GenericConv,
     GenericLinear,
 )
@@ -66,8 +64,6 @@ _set_paths(
         Rational(),
         FamiliesLinear(),
         FamiliesConv(),
-        BlockedSplineLinear(),
-        BlockedSplineConv(),
         GenericLinear(),
         GenericConv(),
         BlockedRational(),

@@ -1,7 +1,7 @@
 """Convolutions of basis functions, some images at a time, as ``functions`` does for matrices.
 
 Functions come before channels. With enough channels these are last in memory, as convolutions like
-it most; few channels stay first, so that vectors run along pixels, and are turned afterwards.
+it most; few channels stay first, so that vectors run along pixels, and are transposed afterwards.
 
 Axes: b images of a block, C channels, T functions with the residual branch, S the pixels in any
 dimensions.
@@ -14,32 +14,20 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kanzoo.kernels.families.linear import LANES, Functions, Plan
-from kanzoo.kernels.generic.conv import differentiable_gradients, operate
+from kanzoo.kernels.generic.conv import (
+    Options,
+    check_dims,
+    differentiable_gradients,
+    flat_weight,
+    operate,
+    unflatten_weight,
+)
 from kanzoo.kernels.generic.linear import even_size
 from kanzoo.kernels.native.scratch import scratch
-from kanzoo.kernels.spline.plan import SplineFunctions, SplinePlan
 
 BLOCK_BYTES = 8 << 20
 FEW_IMAGES = 8  # up to here margins cost less as pixels than as an image of their own
 FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
-
-Options = tuple[Sequence[int], Sequence[int], Sequence[int], bool, Sequence[int], int]
-
-
-def functions_first(weight: Tensor, options: Options, functions: int) -> Tensor:
-    """The weight with functions before channels in every group, as the planes are."""
-    *_, transposed, _, groups = options
-    if transposed:  # (groups, C / groups, T, ...)
-        parts = weight.unflatten(0, (groups, -1, functions)).transpose(1, 2)
-        return parts.flatten(0, 2)
-    return weight.unflatten(1, (-1, functions)).transpose(1, 2).flatten(1, 2)
-
-
-def channels_first(weight: Tensor, options: Options, functions: int) -> Tensor:
-    """The way back."""
-    *_, transposed, _, groups = options
-    inner = weight.shape[0] // groups if transposed else weight.shape[1]
-    return functions_first(weight, options, inner // functions)
 
 
 def pad(x: Tensor, margins: Sequence[int]) -> Tensor:
@@ -50,11 +38,11 @@ def pad(x: Tensor, margins: Sequence[int]) -> Tensor:
 class _Images:
     """Blocks of images and their functions as channels."""
 
-    def __init__(self, x: Tensor, functions: Functions | SplineFunctions, groups: int) -> None:
+    def __init__(self, x: Tensor, functions: Functions, groups: int) -> None:
         self.functions, self.channels = functions, x.shape[1]
         self.inner = x.shape[1] // groups
         apart = functions.each and groups > 1  # a group's table is not that of all channels
-        self.last = functions.last or (self.inner >= LANES and not apart)
+        self.last = self.inner >= LANES and not apart
         self.turns = not self.last and groups == 1 and x.dim() in FORMATS
         self.x = x.movedim(1, -1) if self.last else x
         size = max(x[:1].numel() * functions.total, 1)
@@ -138,8 +126,8 @@ class _Margins:
 def _check_weight(weight: Tensor, x: Tensor, functions: int, options: Options) -> None:
     """Raise ``ValueError`` unless a weight fits x (B, C, *S) and the number of functions."""
     *_, transposed, _, groups = options
-    inner = weight.shape[0] // groups if transposed else weight.shape[1]
-    if weight.dim() != x.dim() or inner * groups != x.shape[1] * functions or x.shape[1] % groups:
+    shape = weight.shape[:2] if transposed else (groups * weight.shape[1], weight.shape[2])
+    if tuple(shape) != (x.shape[1], functions) or x.shape[1] % groups:
         raise ValueError(
             f"weight {tuple(weight.shape)} does not fit x {tuple(x.shape)}, {functions} functions a"
             f" channel and {groups} groups"
@@ -154,7 +142,7 @@ class _Conv(torch.autograd.Function):
     @staticmethod
     def forward(  # type: ignore[no-untyped-def]
         ctx,
-        plan: Plan | SplinePlan,
+        plan: Plan,
         features: Callable[[Tensor], Tensor],
         margins: Sequence[int],
         options: Options,
@@ -168,17 +156,17 @@ class _Conv(torch.autograd.Function):
         functions = plan.prepare(x, False)
         _check_weight(weight, x, functions.total, options)
         every = _Images(x, functions, options[-1])
-        turned = functions_first(weight, options, every.functions.total)
+        flat = flat_weight(weight, options)
         border = None
         if any(margins):
             image = _Margins(every, margins).image(x.shape[2:])
-            border = torch.ops.aten.convolution(image, turned, bias, *options)
+            border = torch.ops.aten.convolution(image, flat, bias, *options)
             bias, options = None, (options[0], list(margins), *options[2:])
         y = x.new_empty(0)
         for images, pixels, planes in every.blocks():
             every.run(pixels, planes)
             channels = every.shown(planes, pixels)
-            part = torch.ops.aten.convolution(channels, turned, bias, *options)
+            part = torch.ops.aten.convolution(channels, flat, bias, *options)
             if images.start == 0:
                 y = part.new_empty(x.shape[0], *part.shape[1:])
             if border is None:
@@ -204,14 +192,14 @@ class _Conv(torch.autograd.Function):
             return None, None, None, None, grad_x, grad_weight, grad_bias, *found
         functions = ctx.plan.prepare(x, any(p.requires_grad for p in parameters))
         every = _Images(x, functions, ctx.options[-1])
-        turned = functions_first(weight, ctx.options, functions.total)
+        flat = flat_weight(weight, ctx.options)
         backward, options = torch.ops.aten.convolution_backward, ctx.options
-        grad_weight = torch.zeros_like(turned) if need_weight else None
+        grad_weight = torch.zeros_like(flat) if need_weight else None
         if any(ctx.margins):
             edge = _Margins(every, ctx.margins)
             mask = [functions.trained, need_weight, False]
             image = edge.image(x.shape[2:])
-            back, grad_weight, _ = backward(total, image, turned, None, *options, mask)
+            back, grad_weight, _ = backward(total, image, flat, None, *options, mask)
             if functions.trained:
                 edge.take_back(back, x.shape[2:])
             options = (options[0], list(ctx.margins), *options[2:])
@@ -221,22 +209,22 @@ class _Conv(torch.autograd.Function):
             own = every.laid(grad[images])
             if need_x or functions.trained:
                 shape = every.shown(planes, pixels)  # all that is used of it
-                back = backward(own, shape, turned, None, *options, [True, False, False])[0]
+                back = backward(own, shape, flat, None, *options, [True, False, False])[0]
             every.run(pixels, planes if need_weight else None, back, into)
             if grad_x is not None and into is not None:
                 grad_x[images] = into.movedim(-1, 1) if every.last else into
             if grad_weight is not None:
                 channels = every.shown(planes, pixels)
-                more = backward(own, channels, turned, None, *options, [False, True, False])[1]
+                more = backward(own, channels, flat, None, *options, [False, True, False])[1]
                 grad_weight += more
         if grad_weight is not None:
-            grad_weight = channels_first(grad_weight, ctx.options, functions.total)
+            grad_weight = unflatten_weight(grad_weight, weight, ctx.options)
         more = functions.parameter_gradients(parameters)
         return None, None, None, None, grad_x, grad_weight, grad_bias, *more
 
 
 def function_conv(
-    plan: Plan | SplinePlan,
+    plan: Plan,
     features: Callable[[Tensor], Tensor],
     x: Tensor,
     weight: Tensor,
@@ -250,11 +238,7 @@ def function_conv(
     x: (B, C, *S); margins: zeros on each side of the pixels that go through the functions as all
     do; options: those of ``torch.ops.aten.convolution`` after the bias. Returns (B, out, *S').
     """
-    if x.dim() < 3 or weight.dim() != x.dim():
-        raise ValueError(
-            f"x must be (B, C, *S) and weight of as many dimensions, got {tuple(x.shape)} and"
-            f" {tuple(weight.shape)}"
-        )
+    check_dims(x, weight)
     if bias is not None and (bias.dtype, bias.device) != (weight.dtype, weight.device):
         raise ValueError(f"bias must be {weight.dtype} on {weight.device}, as weight")
     with torch.autocast(x.device.type, enabled=False):

@@ -56,7 +56,6 @@ class Functions:
         _check_family(family, self.values, x.shape[1])
         self.trained = self.table.requires_grad
         self.each = self.trained or self.values.shape[2] > 1
-        self.last = False  # channels need not be last in memory
         self.gradient = torch.zeros_like(self.values) if self.trained else None
 
     def run(

@@ -1,6 +1,7 @@
 """Convolutions of basis functions that save the pixels only and expand them again in the backward.
 
-Axes: B batch, C channels of the pixels, K functions a channel, S the pixels in any dimensions.
+Axes: B batch, C channels of the pixels, T functions a channel, G groups of channels, S the pixels.
+As channels of a convolution, functions come before the channels of a group.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -10,6 +11,26 @@ import torch
 from torch import Tensor
 
 Expand = Callable[[Tensor], Tensor]
+Options = tuple[Sequence[int], Sequence[int], Sequence[int], bool, Sequence[int], int]
+
+
+def flat_weight(weight: Tensor, options: Options) -> Tensor:
+    """The weight for functions as channels: `(O, C / G, T, ...) -> (O, T C / G, ...)`.
+
+    Of a transposed convolution `(C, T, O / G, ...) -> (T C, O / G, ...)`.
+    """
+    *_, transposed, _, groups = options
+    if transposed:
+        return weight.unflatten(0, (groups, -1)).transpose(1, 2).flatten(0, 2)
+    return weight.transpose(1, 2).flatten(1, 2)
+
+
+def unflatten_weight(flat: Tensor, weight: Tensor, options: Options) -> Tensor:
+    """The way back, to the shape of `weight`."""
+    *_, transposed, _, groups = options
+    if transposed:
+        return flat.unflatten(0, (groups, weight.shape[1], -1)).transpose(1, 2).flatten(0, 1)
+    return flat.unflatten(1, (weight.shape[2], -1)).transpose(1, 2)
 
 
 class _Gate(torch.autograd.Function):
@@ -61,7 +82,7 @@ class _RecomputedConv(torch.autograd.Function):
     def forward(  # type: ignore[no-untyped-def]
         ctx,
         features: Expand,
-        options: tuple[Any, ...],
+        options: Options,
         dtype: torch.dtype,
         x: Tensor,
         weight: Tensor,
@@ -89,11 +110,11 @@ class _RecomputedConv(torch.autograd.Function):
 
 
 def operate(
-    features: Expand, x: Tensor, weight: Tensor, options: tuple[Any, ...], dtype: torch.dtype
+    features: Expand, x: Tensor, weight: Tensor, options: Options, dtype: torch.dtype
 ) -> Tensor:
     with torch.autocast(x.device.type, enabled=False):
         y: Tensor = torch.ops.aten.convolution(
-            features(x).to(dtype), weight.to(dtype), None, *options
+            features(x).to(dtype), flat_weight(weight.to(dtype), options), None, *options
         )
     return y
 
@@ -111,7 +132,7 @@ def _gradients(
     grad_values, grad_weight, _ = torch.ops.aten.convolution_backward(
         grad,
         values.detach().to(ctx.dtype),
-        weight.detach().to(ctx.dtype),
+        flat_weight(weight.detach().to(ctx.dtype), ctx.options),
         None,
         *ctx.options,
         [moving, need_weight, False],
@@ -122,8 +143,18 @@ def _gradients(
     else:
         found = iter([torch.zeros_like(t) for t in sources])
     grad_x = next(found) if need_x else None
-    grad_weight = grad_weight.to(weight.dtype) if need_weight else None
+    if need_weight:
+        grad_weight = unflatten_weight(grad_weight, weight, ctx.options).to(weight.dtype)
     return [grad_x, grad_weight, *spread(found, parameters)]
+
+
+def check_dims(x: Tensor, weight: Tensor) -> None:
+    """Raise ``ValueError`` unless the weight has the dimensions of images and of functions."""
+    if x.dim() < 3 or weight.dim() != x.dim() + 1:
+        raise ValueError(
+            f"x must be (B, C, *S) and weight of one dimension more, got {tuple(x.shape)} and"
+            f" {tuple(weight.shape)}"
+        )
 
 
 def recomputed_conv(
@@ -139,11 +170,11 @@ def recomputed_conv(
     transposed: bool = False,
     output_padding: Sequence[int] | None = None,
 ) -> Tensor:
-    """The convolution of ``features(x)`` (B, C K, *S) with weight, saving x only.
+    """The convolution of ``features(x)`` (B, T C, *S) with weight, saving x only.
 
     x: (B, C, *S), padded already where padding shall go through the functions; features: a
-    function of x without side effects; weight: (out, C K / groups, *kernel), or for a transposed
-    convolution (C K, out / groups, *kernel); parameters: tensors that ``features`` uses and that
+    function of x without side effects; weight: (out, C / groups, T, *kernel), or for a transposed
+    convolution (C, T, out / groups, *kernel); parameters: tensors that ``features`` uses and that
     want gradients. The options are those of ``F.conv2d`` and ``F.conv_transpose2d``, a number for
     each dimension. Under autocast the convolution, not the features, runs in its lower precision.
     Returns (B, out, *S').
@@ -156,11 +187,7 @@ def recomputed_conv(
             raise ValueError(
                 f"{name} must be {dims} numbers for x of {tuple(x.shape)}, got {value}"
             )
-    if dims < 1 or weight.dim() != x.dim():
-        raise ValueError(
-            f"x must be (B, C, *S) and weight of as many dimensions, got {tuple(x.shape)} and"
-            f" {tuple(weight.shape)}"
-        )
+    check_dims(x, weight)
     lists = (list(stride), list(padding), list(dilation), transposed, list(output_padding))
     options = (*lists, groups)
     kind = x.device.type

@@ -52,12 +52,10 @@ class Request:
 
     def features_of(self) -> "partial[Tensor]":
         """A function of pixels: see `channel_features`."""
-        return partial(channel_features, self.expansion, self.weight.dtype)
-
-    def flat_weight(self) -> Tensor:
-        """The weight of the ordinary convolution: channels and functions are one dimension."""
         assert self.options is not None
-        return self.weight.flatten(0, 1) if self.options.transposed else self.weight.flatten(1, 2)
+        return partial(
+            channel_features, self.expansion, self.weight.dtype, groups=self.options.groups
+        )
 
     def margins(self) -> tuple[Sequence[int] | None, ConvOptions]:
         """Zeros around the pixels that must go through the functions, and the other options.
@@ -103,12 +101,18 @@ class Path(ABC):
         """The output."""
 
 
-def channel_features(expansion: "Expansion", dtype: torch.dtype, pixels: Tensor) -> Tensor:
-    """Functions of all pixels as channels, functions fastest: `(B, C, *S) -> (B, C K, *S)`."""
+def channel_features(
+    expansion: "Expansion", dtype: torch.dtype, pixels: Tensor, groups: int = 1
+) -> Tensor:
+    """Functions of all pixels as channels: `(B, C, *S) -> (B, K C, *S)`.
+
+    Functions come before the channels of a group: what is copied are rows of channels.
+    """
     single = expansion.num_functions == 1  # keeps the order in memory: no copies
     last = pixels.movedim(1, -1)
-    values: Tensor = expansion(last if single else last.contiguous())
-    return values.movedim(0, -1).flatten(-2).movedim(-1, 1).to(dtype)
+    values: Tensor = expansion(last if single else last.contiguous())  # (K, B, *S, C)
+    grouped = values.to(dtype).unflatten(-1, (groups, -1)).movedim(0, -2)  # (B, *S, G, K, C / G)
+    return grouped.flatten(-3).movedim(-1, 1)
 
 
 def not_recomputed(request: Request) -> str | None:

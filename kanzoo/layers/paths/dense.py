@@ -82,7 +82,7 @@ def convolve(
 ) -> Tensor:
     """The ordinary convolution of features `(B, C K, *S)`."""
     stride, padding, dilation, transposed, output_padding, groups = options
-    weight, dims = request.flat_weight(), len(stride)
+    weight, dims = kernels.flat_weight(request.weight, options), len(stride)
     if not transposed:
         return CONVOLUTIONS[dims](features, weight, bias, stride, padding, dilation, groups)
     extra = (output_padding, groups, dilation)

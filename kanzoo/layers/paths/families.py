@@ -58,25 +58,20 @@ class FamiliesConv(Families):
         return "autocast" if torch.is_autocast_enabled("cpu") else super().can(request)
 
     def run(self, request: Request) -> Tensor:
-        return function_conv(request, plan_of(request))
+        margins, options = request.margins()
+        return kernels.function_conv(
+            plan_of(request),
+            request.features_of(),
+            request.expansion.wide(request.x),
+            request.weight,
+            request.bias,
+            request.trained(),
+            margins or (0,) * len(options.stride),
+            options,
+        )
 
 
 def plan_of(request: Request) -> Plan:
     """What the kernel needs to know."""
     expansion = request.expansion
     return Plan(expansion.basis.family, expansion.squash, expansion.residual)
-
-
-def function_conv(request: Request, plan: Plan | kernels.SplinePlan) -> Tensor:
-    """The convolution of functions that a plan knows."""
-    margins, options = request.margins()
-    return kernels.function_conv(
-        plan,
-        request.features_of(),
-        request.expansion.wide(request.x),
-        request.flat_weight(),
-        request.bias,
-        request.trained(),
-        margins or (0,) * len(options.stride),
-        options,
-    )
