@@ -186,4 +186,4 @@ def test_auto_chooses_by_basis_and_size() -> None:
     spline = KANLinear(8, 8)
     if kernels.is_available():
         assert choose(spline.request(small)).name == "direct"
-    assert choose(spline.request(large.to("meta"))).name == "plain"
+    assert choose(spline.request(large.to("meta"))).name == "one product"

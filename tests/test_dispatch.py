@@ -52,7 +52,7 @@ def test_every_path_is_chosen_where_it_should_be() -> None:
     assert path_of(KANLinear(16, 8, basis="bspline_prelu"), rows) == "native"
     assert path_of(spline, rows.t().contiguous().t()) == "direct"  # any strides
     assert path_of(spline, rows[:0]) == "native"
-    assert path_of(spline, rows.to("meta")) == "plain"
+    assert path_of(spline, rows.to("meta")) == "one product"
     assert path_of(KANLinear(16, 8, basis="relu"), rows) == "plain"
     assert path_of(bells, rows) == "families"
     assert path_of(bells, rows[:5]) == "dense"

@@ -3,8 +3,9 @@
 from kanzoo.kernels.families.conv import function_conv, pad
 from kanzoo.kernels.families.linear import function_linear
 from kanzoo.kernels.families.rational import blocked_rational
-from kanzoo.kernels.generic.conv import flat_weight, recomputed_conv
+from kanzoo.kernels.generic.conv import flat_weight, product_dtype, recomputed_conv
 from kanzoo.kernels.generic.linear import blocked_linear
+from kanzoo.kernels.generic.product import product_linear
 from kanzoo.kernels.native.build import CompileError, is_available, unavailable_reason
 from kanzoo.kernels.spline.conv import spline_conv2d
 from kanzoo.kernels.spline.definition import dense_conv2d, dense_linear
@@ -23,6 +24,8 @@ __all__ = [
     "function_linear",
     "is_available",
     "pad",
+    "product_dtype",
+    "product_linear",
     "recomputed_conv",
     "spline_conv2d",
     "spline_linear",

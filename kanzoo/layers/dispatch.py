@@ -4,7 +4,7 @@ All paths compute the same function, at different speed and memory. The first on
 serves a request; `backend` restricts the choice:
 
 - "auto": the fastest that can be had for the basis, the device and the size;
-- "dense": all features at once, then one product a function; autograd keeps what it needs;
+- "dense": all features at once, then their product; autograd keeps what it needs;
 - "blocked": features are computed again in the backward, and only inputs are kept; "dense" where
   that cannot be;
 - "compiled": kernels in C++, on the CPU.
@@ -24,6 +24,7 @@ from kanzoo.layers.paths.generic import (
     BlockedRational,
     GenericConv,
     GenericLinear,
+    ProductLinear,
 )
 from kanzoo.layers.paths.native import Direct, OperatorConv, OperatorLinear, Rational
 
@@ -65,6 +66,7 @@ _set_paths(
         FamiliesLinear(),
         FamiliesConv(),
         GenericLinear(),
+        ProductLinear(),
         GenericConv(),
         BlockedRational(),
         Dense(),

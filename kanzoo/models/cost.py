@@ -137,6 +137,7 @@ class CountedConv(Counted):
         super().__init__(module)
         self.share = num_zeros(module.expansion) / module.expansion.num_functions
         module.expansion = _CountedExpansion(module.expansion)  # type: ignore[assignment]
+        module.backend = "dense"  # one convolution, which PyTorch sees
         self.layer = module
 
     def cost(self, call: tuple[int, ...]) -> tuple[int, int]:

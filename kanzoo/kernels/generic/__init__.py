@@ -1,1 +1,1 @@
-"""Any basis, a block of features at a time, computed again in the backward."""
+"""Any basis: features are computed again in the backward."""

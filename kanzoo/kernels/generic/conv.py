@@ -5,6 +5,7 @@ As channels of a convolution, functions come before the channels of a group.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -72,6 +73,19 @@ def differentiable_gradients(
     return [next(found) if t is not None and t.requires_grad else None for t in every]
 
 
+def product_dtype(weight: Tensor) -> torch.dtype:
+    """The dtype of products with a weight: autocast's, or else its own."""
+    kind = weight.device.type
+    if weight.is_meta or weight.dtype == torch.float64 or not torch.is_autocast_enabled(kind):
+        return weight.dtype
+    return torch.get_autocast_dtype(kind)
+
+
+def full_precision(x: Tensor) -> AbstractContextManager[Any]:
+    """Operations in the dtypes of their inputs on the device of x."""
+    return nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False)
+
+
 def spread(found: Iterator[Tensor], tensors: Sequence[Tensor]) -> list[Tensor | None]:
     """Gradients in the places of the tensors that require one."""
     return [next(found) if t.requires_grad else None for t in tensors]
@@ -95,7 +109,7 @@ class _RecomputedConv(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad: Tensor):  # type: ignore[no-untyped-def]
         x, weight, *parameters = ctx.saved_tensors
-        with torch.autocast(x.device.type, enabled=False):
+        with full_precision(x):
             if torch.is_grad_enabled():  # a second derivative will follow
                 every = differentiable_gradients(
                     lambda x, w: operate(ctx.features, x, w, ctx.options, ctx.dtype),
@@ -112,7 +126,7 @@ class _RecomputedConv(torch.autograd.Function):
 def operate(
     features: Expand, x: Tensor, weight: Tensor, options: Options, dtype: torch.dtype
 ) -> Tensor:
-    with torch.autocast(x.device.type, enabled=False):
+    with full_precision(x):
         y: Tensor = torch.ops.aten.convolution(
             features(x).to(dtype), flat_weight(weight.to(dtype), options), None, *options
         )
@@ -190,8 +204,6 @@ def recomputed_conv(
     check_dims(x, weight)
     lists = (list(stride), list(padding), list(dilation), transposed, list(output_padding))
     options = (*lists, groups)
-    kind = x.device.type
-    lower = torch.is_autocast_enabled(kind) and weight.dtype != torch.float64
-    dtype = torch.get_autocast_dtype(kind) if lower else weight.dtype
+    dtype = product_dtype(weight)
     y: Tensor = _RecomputedConv.apply(features, options, dtype, x, weight, *parameters)
     return y

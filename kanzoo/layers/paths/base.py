@@ -75,9 +75,7 @@ class Request:
 
     def as_dense(self, y: Tensor) -> Tensor:
         """The output in the dtype that the dense path has: autocast's, or else the weight's."""
-        kind = self.weight.device.type
-        lower = torch.is_autocast_enabled(kind) and self.weight.dtype != torch.float64
-        return y.to(torch.get_autocast_dtype(kind) if lower else self.weight.dtype)
+        return y.to(kernels.product_dtype(self.weight))
 
 
 class Path(ABC):
@@ -123,7 +121,7 @@ def not_recomputed(request: Request) -> str | None:
     if is_traced():
         return "traced by torch.compile or torch.export"
     if not x.is_cpu:
-        return "not on the CPU"
+        return None
     if is_small(request):
         return "few features"
     if not (torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)):

@@ -1,4 +1,4 @@
-"""All features at once, then one product a function; autograd keeps what it needs."""
+"""All features at once, then their product; autograd keeps what it needs."""
 
 from collections.abc import Callable
 from typing import ClassVar
@@ -27,7 +27,8 @@ class Dense(Path):
 
     def run(self, request: Request) -> Tensor:
         if request.operator == "linear":
-            return products(request.expansion(request.x), request.weight, request.bias)
+            multiply = products if request.x.is_cpu else product
+            return multiply(request.expansion(request.x), request.weight, request.bias)
         if request.operator == "values":
             values: Tensor = request.expansion.basis(request.x)
             return values
@@ -45,7 +46,8 @@ class Plain(Dense):
     backends = ()
 
     def can(self, request: Request) -> str | None:
-        if request.expansion.num_functions == 1 or request.x.is_meta:
+        named = request.backend not in ("auto", "blocked")
+        if request.expansion.num_functions == 1 or (request.x.is_meta and named):
             return None
         return "several functions a channel"
 
@@ -75,6 +77,14 @@ def products(values: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     for value, matrix in others:
         y = y + F.linear(value, matrix.t())
     return y
+
+
+def product(values: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """One product over contiguous features: `(K, ..., C), (C, K, O) -> (..., O)`."""
+    if weight.shape[1] == 1:
+        return products(values, weight, bias)
+    last = values.to(weight.dtype).movedim(0, -1).flatten(-2)  # (..., C K)
+    return F.linear(last, weight.flatten(0, 1).t(), bias)
 
 
 def convolve(

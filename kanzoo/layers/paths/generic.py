@@ -31,13 +31,31 @@ class GenericLinear(Generic):
     def can(self, request: Request) -> str | None:
         if not request.expansion.squash_is_elementwise:
             return "the squash looks at other features or rows"
-        return super().can(request)
+        return super().can(request) or (None if request.x.is_cpu else "not on the CPU")
 
     def run(self, request: Request) -> Tensor:
         expansion, x = request.expansion, request.expansion.wide(request.x)
         trained = request.trained()
         y = kernels.blocked_linear(expansion.on_features, x, request.weight, trained)
         return request.as_dense(y if request.bias is None else y + request.bias)
+
+
+class ProductLinear(Generic):
+    """One product over contiguous features."""
+
+    name = "one product"
+    rank = 62
+    operators = ("linear",)
+
+    def can(self, request: Request) -> str | None:
+        if request.expansion.squash == "batch":
+            return "statistics over the batch would be updated again"
+        return super().can(request) or ("on the CPU" if request.x.is_cpu else None)
+
+    def run(self, request: Request) -> Tensor:
+        arguments = (request.expansion, request.x, request.weight, request.trained())
+        y = kernels.product_linear(*arguments)
+        return y if request.bias is None else y + request.bias.to(y.dtype)
 
 
 class GenericConv(Generic):
@@ -53,16 +71,20 @@ class GenericConv(Generic):
 
     def run(self, request: Request) -> Tensor:
         margins, options = request.margins()
-        pixels = request.x if margins is None else kernels.pad(request.x, margins)
+        features = request.features_of()
+
+        def padded(x: Tensor) -> Tensor:
+            return features(x if margins is None else kernels.pad(x, margins))
+
         y = kernels.recomputed_conv(
-            request.features_of(),
-            pixels,
+            padded,
+            request.x,
             request.weight,
             request.trained(),
             **options._asdict(),
         )
         bias = request.bias
-        y = y if bias is None else y + bias.view(-1, *[1] * len(options.stride))
+        y = y if bias is None else y + bias.to(y.dtype).view(-1, *[1] * len(options.stride))
         return request.as_dense(y)
 
 
