@@ -53,7 +53,7 @@ def _print_summary(result: dict[str, Any], folder: RunDir) -> None:
         f"test {name}": f"{_short(test[name])}"
         + (f" ({result['reference_name']}: {_short(reference[name])})" if name in reference else "")
         for name in (metric, *others)
-        if test
+        if test and test[name] is not None
     }
     rows |= {
         f"validation {metric}": _short(result["val"][metric]),

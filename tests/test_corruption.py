@@ -87,10 +87,24 @@ def test_blur_is_for_images() -> None:
         check_corruptions({"blur": [1.0]}, (7,))
 
 
-def test_forgetting_is_what_was_lost_since_learning() -> None:
+def test_forgetting_is_the_share_of_what_was_learned() -> None:
     scores = [[0.9, 0.1, 0.0], [0.5, 0.8, 0.1], [0.2, 0.6, 0.95]]
-    assert forgetting(scores, "max") == pytest.approx(((0.9 - 0.2) + (0.8 - 0.6)) / 2)
-    assert forgetting(scores, "min") == pytest.approx(-((0.9 - 0.2) + (0.8 - 0.6)) / 2)
+    lost, learned = forgetting(scores, [0.3, 0.4, 0.5], "max")
+    # Beyond a constant answer 0.6 and 0.4 were learned of the first two; -0.1 and 0.2 are left.
+    assert lost == pytest.approx(((1 + 0.1 / 0.6) + (1 - 0.2 / 0.4)) / 2)
+    assert learned == 1
+    errors = [[1 - s for s in row] for row in scores]
+    assert forgetting(errors, [0.7, 0.6, 0.5], "min") == pytest.approx((lost, learned))
+
+
+def test_what_was_not_learned_is_not_forgotten() -> None:
+    errors = [[0.1, 1.0, 1.0], [0.3, 0.45, 1.0], [0.4, 0.6, 0.1]]
+    lost, learned = forgetting(errors, [0.5, 0.5, 0.5], "min")  # the second: 0.05 of 0.5
+    assert lost == pytest.approx(1 - 0.1 / 0.4)
+    assert learned == pytest.approx(2 / 3)
+    nothing = [[0.5] * 3] * 3
+    assert forgetting(nothing, [0.5] * 3, "min") == (None, 0)
+    assert forgetting([[0.9, 0.9], [0.9, 0.1]], [0.5, 0.5], "min") == (None, 0.5)
 
 
 def test_a_run_keeps_its_scores_on_corrupted_inputs(train_run: Run) -> None:
@@ -125,13 +139,18 @@ def test_phases_are_scored_by_part_also_over_an_interruption(
 ) -> None:
     from kanzoo.training.evaluation import PhaseScores
 
-    words = ("training_set.phases=2", "trainer.max_epochs=4", "sched=constant", "data.batch_size=8")
+    words = ("training_set.phases=2", "trainer.max_epochs=4", "sched=constant")
+    words += ("data.batch_size=8", "data.limit_train=512", "optim.lr=0.005")
     whole = train_run(*words)
     assert [len(row) for row in whole["phases"]] == [2, 2]
     first, last = whole["phases"]
     assert first[0] > first[1], "only the first half of the classes was shown"
     assert last[1] > last[0]
-    assert whole["test"]["forgetting"] == pytest.approx(first[0] - last[0])
+    constant = whole["phases_constant"][0]
+    assert constant == pytest.approx(0.2, abs=0.05), "of five classes that are equally frequent"
+    share = 1 - (last[0] - constant) / (first[0] - constant)
+    assert whole["test"]["forgetting"] == pytest.approx(share)
+    assert whole["test"]["learned"] == 1
 
     (path,) = tmp_path.rglob("result.json")
     calls: list[int] = []

@@ -17,7 +17,7 @@ from kanzoo.study.rows import estimates
 from kanzoo.study.stats import verdicts
 from kanzoo.training.evaluation import gather_items
 
-OTHERS = {"ece", "loss", "forgetting"}  # of no single sample
+OTHERS = {"ece", "loss", "forgetting", "learned"}  # of no single sample
 
 
 @pytest.mark.parametrize(

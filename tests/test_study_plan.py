@@ -35,7 +35,7 @@ def places(tmp_path: Path, **study: Any) -> list[tuple[str, ...]]:
 def test_control_arms_are_there_unless_they_are_not_wanted(tmp_path: Path) -> None:
     for name in registry.names("study"):
         arms = arms_of(read(name))
-        wanted = name not in ("demo", "smoke", "smoke_dense", "depth")
+        wanted = read(name)["controls"] is True
         assert set(CONTROLS) <= set(arms) if wanted else not set(CONTROLS) & set(arms)
     own = {"mlp": ["layers=mlp"], "mlp-prelu": ["layers=kan", "basis=prelu", "optim.lr=0.1"]}
     arms = arms_of(configured(tmp_path, arms=own, controls=True)["study"])

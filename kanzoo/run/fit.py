@@ -69,7 +69,7 @@ def fit(folder: RunDir, prepared: Prepared, callbacks: "Sequence[Callback]" = ()
     from kanzoo.interpret.pictures.animation import make_pictures
     from kanzoo.models.weights import save_recipe
     from kanzoo.training.data import DataModule
-    from kanzoo.training.evaluation import PhaseScores, evaluate, forgetting, outside_grid
+    from kanzoo.training.evaluation import PhaseScores, evaluate, outside_grid
     from kanzoo.training.finite import StopWhenDiverged, check_scores
     from kanzoo.training.interrupt import stopping_between_batches
     from kanzoo.training.measure import StepTimer, peak_step_memory
@@ -118,8 +118,8 @@ def fit(folder: RunDir, prepared: Prepared, callbacks: "Sequence[Callback]" = ()
             scores, items = evaluate(trainer, task, data, weights, config.evaluation)
             check_scores(scores)
         if in_phases:
-            scores["test"]["forgetting"] = forgetting(phases.scores, objective.mode)
-            scores["phases"] = phases.scores
+            scores["test"] |= phases.summary()
+            scores |= {"phases": phases.scores, "phases_constant": phases.constants}
     finally:
         close_wandb()
     if not trainer.is_global_zero:

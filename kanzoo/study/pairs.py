@@ -28,7 +28,7 @@ class Pairs:
     arm, base: runs with a score, a row a paired seed, both in the same order of seeds; a run that
     diverged has the score of a prediction without skill. unpaired: seeds that make no pair.
     reference: for an interaction, the same comparison elsewhere on an axis; its differences are
-    subtracted.
+    subtracted. missing: finished runs without the metric, as forgetting where nothing was learned.
     """
 
     key: tuple[str, str, str, str]  # data, model, match, arm
@@ -43,6 +43,7 @@ class Pairs:
     contrast: str = ""  # what is compared, other than an arm with the baseline of the study
     family: str = "primary"
     reference: Pairs | None = None
+    missing: int = 0
 
     @property
     def size(self) -> int:
@@ -280,8 +281,9 @@ def _pair(
     metric, mode = next(iter(named))
     family = str(arm["family"].iloc[0]) if "family" in arm else "primary"
     seeds = set(arm["seed"]) | set(base["seed"])
+    missing = sum(int((t["status"].eq("finished") & ~t["_usable"]).sum()) for t in (arm, base))
     arm, base = arm[arm["_usable"]], base[base["_usable"]]
     shared = set(arm["seed"]) & set(base["seed"])
     arm, base = (table[table["seed"].isin(shared)] for table in (arm, base))
     return Pairs(key, metric, arm, base, len(seeds) - len(shared), baseline, mode, axes,
-                 family=family)  # fmt: skip
+                 family=family, missing=missing)  # fmt: skip

@@ -73,7 +73,8 @@ def make_verdict(
     notes = {
         f"verdicts come at the first planned look, {looks.planned[0]} seeds": looks.number == 0,
         f"{p.size} paired seeds, {MIN_SEEDS} needed": p.size < MIN_SEEDS and looks.number > 0,
-        f"{p.unpaired} seeds without a finished pair": p.unpaired > 0,
+        f"{p.unpaired} seeds without a finished pair": p.unpaired > 0 and not p.missing,
+        f"{p.missing} finished runs have no {p.metric}: too little was learned": p.missing > 0,
         f"{diverged} runs of {arm} and {diverged_baseline} of {p.baseline} diverged and count as "
         "predictions without skill": diverged + diverged_baseline > 0,
         "all differences are equal, so the sign-flip test decides: do the seeds differ?": constant,

@@ -1,7 +1,7 @@
 """What a trained network is measured on at the end, and between phases of training."""
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -128,17 +128,23 @@ def _compact(values: torch.Tensor) -> np.ndarray:
     return (values.float() if values.is_floating_point() else values).cpu().numpy()
 
 
+LEARNED = 0.5  # share of the way from the best constant answer to a perfect one
+
+
 class PhaseScores(Callback):
     """Scores the groups of a data set that is shown in phases, after each of these.
 
-    `scores[p][q]` is the monitored metric on the test samples of phase q after phase p. It only
-    records: nothing is chosen by it.
+    `scores[p][q]` is the monitored metric on the test samples of phase q after phase p, among the
+    classes of that phase where there are classes: which of them is asked, not which phase (what
+    continual learning calls task-incremental). `constants[q]` is that of the best constant answer.
+    It only records: nothing is chosen by it.
     """
 
     def __init__(self, dataset: Dataset, objective: Objective) -> None:
         self.dataset = dataset
         self.objective = objective
         self.scores: list[list[float]] = []
+        self.constants: list[float] = []
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # Before the checkpoint of the epoch is written, so that a resumed run knows it.
@@ -150,25 +156,65 @@ class PhaseScores(Callback):
         with torch.no_grad(), precision.forward_context():
             batches = [(pl_module(precision.convert_input(x)), y) for x, y in loaders.test]
         output, target = (torch.cat(parts) for parts in zip(*batches, strict=True))
-        row = []
-        for group in self.dataset.groups("test", self.dataset.training_set.phases):
-            metrics = self.objective.metrics(self.dataset.spec.num_outputs).to(output.device)
-            index = group.to(output.device)
-            metrics.update(output[index], target[index])
-            row.append(float(metrics.compute()[self.objective.monitor]))
+        groups = self.dataset.groups("test", self.dataset.training_set.phases)
+        pairs = [(output[i], target[i]) for i in (group.to(output.device) for group in groups)]
         phase = (trainer.current_epoch + 1) // length
+        row = [self._score(_among_present(out, truth), truth) for out, truth in pairs]
         self.scores = [*self.scores[: phase - 1], row]
+        self.constants = [self._score(_constant(out, truth), truth) for out, truth in pairs]
+
+    def summary(self) -> dict[str, float | None]:
+        """What is lost of what was learned, see `forgetting`, and the share of phases learned."""
+        lost, learned = forgetting(self.scores, self.constants, self.objective.mode)
+        return {"forgetting": lost, "learned": learned}
+
+    def _score(self, output: torch.Tensor, target: torch.Tensor) -> float:
+        metrics = self.objective.metrics(self.dataset.spec.num_outputs).to(output.device)
+        metrics.update(output, target)
+        return float(metrics.compute()[self.objective.monitor])
 
     def state_dict(self) -> dict[str, Any]:
-        return {"scores": self.scores}
+        return {"scores": self.scores, "constants": self.constants}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.scores = state_dict["scores"]
+        self.scores, self.constants = state_dict["scores"], state_dict["constants"]
 
 
-def forgetting(scores: list[list[float]], mode: str) -> float:
-    """How much worse each phase but the last is at the end than right after it, on average."""
-    sign = 1.0 if mode == "max" else -1.0
-    last = scores[-1]
-    lost = [sign * (scores[p][p] - last[p]) for p in range(len(scores) - 1)]
-    return sum(lost) / len(lost)
+def forgetting(
+    scores: Sequence[Sequence[float]], constants: Sequence[float], mode: str
+) -> tuple[float | None, float]:
+    """How much of what was learned of each phase but the last is lost at the end, on average.
+
+    Of a phase, what was learned is its score right after it beyond that of the best constant
+    answer: 0 where all is kept, 1 where a constant would do as well. Only phases count that were
+    learned, by `LEARNED` of what a perfect answer gains; None where there are none. The second
+    value is the share of all phases that were learned.
+    """
+    sign, perfect = (1.0, 1.0) if mode == "max" else (-1.0, 0.0)
+    gains = [sign * (scores[p][p] - c) for p, c in enumerate(constants)]
+    learned = [
+        gain >= LEARNED * sign * (perfect - c) for gain, c in zip(gains, constants, strict=True)
+    ]
+    kept = [sign * (score - c) for score, c in zip(scores[-1], constants, strict=True)]
+    lost = [1 - k / g for k, g, is_learned in zip(kept, gains, learned, strict=True) if is_learned]
+    if learned[-1]:
+        lost = lost[:-1]  # nothing came after it
+    return float(np.mean(lost)) if lost else None, float(np.mean(learned))
+
+
+def _among_present(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """The outputs with only the classes that occur in the target left, where there are classes."""
+    if target.is_floating_point():
+        return output
+    present = torch.zeros(output.shape[1], dtype=torch.bool, device=output.device)
+    present[target] = True
+    return output.masked_fill(~present, -torch.inf)
+
+
+def _constant(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """The best constant answer: the mean of the targets, or the most frequent class."""
+    if target.is_floating_point():
+        return target.mean(0, keepdim=True).expand_as(output)
+    answer = torch.zeros_like(output)
+    answer[:, target.mode().values] = 1.0
+    return answer
