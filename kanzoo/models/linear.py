@@ -15,9 +15,10 @@ from kanzoo.models.base import Architecture
 
 
 class Linear(Architecture):
-    """One linear layer on flattened inputs; with weight decay, ridge or softmax regression.
+    """One layer on flattened inputs; ordinary and with weight decay, ridge or softmax regression.
 
-    Shapes: `(B, *in_shape) -> (B, num_outputs)`.
+    Shapes: `(B, *in_shape) -> (B, num_outputs)`. As KAN it is [in, out]; without the `bias`, what
+    local functions learn in one region leaves all others alone.
     """
 
     kinds: ClassVar[tuple[str, ...]] = ("image", "sequence", "table")
@@ -25,9 +26,17 @@ class Linear(Architecture):
     activated: ClassVar[tuple[str, ...]] = ()
     coarse: ClassVar[str | None] = None
 
-    def __init__(self, in_shape: tuple[int, ...], num_outputs: int, layers: LayerFactory) -> None:
+    def __init__(
+        self,
+        in_shape: tuple[int, ...],
+        num_outputs: int,
+        layers: LayerFactory,
+        *,
+        bias: bool = True,
+    ) -> None:
         super().__init__()
-        self.head = layers.linear("head", math.prod(in_shape), num_outputs, activate=False)
+        features = math.prod(in_shape)
+        self.head = layers.linear("head", features, num_outputs, activate=False, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(x.flatten(1))
