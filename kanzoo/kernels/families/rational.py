@@ -1,8 +1,7 @@
 """Group-rational functions P(x) / (1 + |Q(x)|) that save their input only.
 
-``kanzoo::rational`` and its backward are operators over a compiled kernel that makes one pass over
-the inputs for all gradients; without a compiler, PyTorch's operations run a block at a time. Second
-derivatives go through the definition.
+``kanzoo::rational`` is an operator over a compiled kernel that makes one pass over the inputs for
+all gradients; without a compiler, PyTorch's operations run a block at a time.
 
 Axes: C channels last, G groups. P = a_0 + .. + a_5 x^5 for all, Q = b_1 x + .. + b_4 x^4 by group.
 """
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor
 
 from kanzoo.kernels.native.call import Argument, call, thread_count, whole_numbers
-from kanzoo.kernels.spline.definition import differentiate_gradient
+from kanzoo.kernels.native.operator import register
 
 BLOCK = 2**15  # numbers of a block without a compiler: its buffers stay in the cache
 
@@ -67,20 +66,6 @@ def _functions(
     return arguments, (*sizes, below.shape[1])
 
 
-torch.library.define(
-    "kanzoo::rational",
-    "(Tensor x, Tensor above, Tensor below, Tensor group_of) -> Tensor",
-    tags=torch.Tag.pt2_compliant_tag,
-)
-torch.library.define(
-    "kanzoo::rational_backward",
-    "(Tensor grad, Tensor x, Tensor above, Tensor below, Tensor group_of, bool need_x)"
-    " -> (Tensor, Tensor, Tensor)",
-    tags=torch.Tag.pt2_compliant_tag,
-)
-
-
-@torch.library.impl("kanzoo::rational", "cpu")
 def _forward(x: Tensor, above: Tensor, below: Tensor, group_of: Tensor) -> Tensor:
     x, sizes = _layout(x)
     y = torch.empty_like(x)
@@ -92,10 +77,10 @@ def _forward(x: Tensor, above: Tensor, below: Tensor, group_of: Tensor) -> Tenso
     return y
 
 
-@torch.library.impl("kanzoo::rational_backward", "cpu")
 def _backward(
-    grad: Tensor, x: Tensor, above: Tensor, below: Tensor, group_of: Tensor, need_x: bool
+    grad: Tensor, x: Tensor, above: Tensor, below: Tensor, group_of: Tensor, *needs: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
+    need_x, need_above, need_below = needs
     x, sizes = _layout(x)
     grad_x = torch.empty_like(x) if need_x else x.new_empty(0)
     grad_above = torch.zeros_like(above, memory_format=torch.contiguous_format)
@@ -116,53 +101,25 @@ def _backward(
         ]
         threads = thread_count(2 * x.numel())
         call("kanzoo_rational_backward", None, arguments, whole_numbers(*numbers, threads))
-    return grad_x, grad_above, grad_below
+    empty = x.new_empty(0)
+    return grad_x, grad_above if need_above else empty, grad_below if need_below else empty
 
 
-@torch.library.register_fake("kanzoo::rational")  # type: ignore[untyped-decorator]
-def _forward_fake(x: Tensor, above: Tensor, below: Tensor, group_of: Tensor) -> Tensor:
+def _fake(x: Tensor, above: Tensor, below: Tensor, group_of: Tensor) -> Tensor:
     if any(t.device != x.device for t in (above, below, group_of)):
         raise ValueError(f"all tensors of rational functions must be on {x.device}, as x")
     return torch.empty_like(_layout(x)[0])
 
 
-@torch.library.register_fake("kanzoo::rational_backward")  # type: ignore[untyped-decorator]
-def _backward_fake(
-    grad: Tensor, x: Tensor, above: Tensor, below: Tensor, group_of: Tensor, need_x: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    grad_x = torch.empty_like(_layout(x)[0]) if need_x else x.new_empty(0)
-    return grad_x, above.new_empty(above.shape), below.new_empty(below.shape)
-
-
-def _save(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
-    ctx.save_for_backward(*inputs)
-
-
-def _first_derivative(ctx, grad: Tensor):  # type: ignore[no-untyped-def]
-    needs = ctx.needs_input_grad[:3]
-    found = torch.ops.kanzoo.rational_backward(grad, *ctx.saved_tensors, needs[0])
-    return *(g if need else None for g, need in zip(found, needs, strict=True)), None
-
-
-def _save_backward(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
-    *tensors, ctx.need_x = inputs
-    ctx.save_for_backward(*tensors)
-
-
-def _second_derivative(ctx, *grads):  # type: ignore[no-untyped-def]
-    *variables, group_of = ctx.saved_tensors
-    second = differentiate_gradient(
-        lambda x, above, below: dense_rational(x, above, below, group_of),  # type: ignore[arg-type]
-        variables,
-        grads,
-        (ctx.need_x, True, True),
-    )
-    return *second, None, None
-
-
-torch.library.register_autograd("kanzoo::rational", _first_derivative, setup_context=_save)
-torch.library.register_autograd(
-    "kanzoo::rational_backward", _second_derivative, setup_context=_save_backward
+register(
+    "rational",
+    "Tensor x, Tensor above, Tensor below, Tensor group_of",
+    3,
+    forward=_forward,
+    backward=_backward,
+    fake=_fake,
+    definition=dense_rational,
+    layout=lambda t: _layout(t)[0],
 )
 
 

@@ -1,8 +1,4 @@
-"""The B-spline convolution as PyTorch operators over the compiled kernels.
-
-As ``compiled``: ``kanzoo::spline_conv2d`` convolves images; the forward saves its inputs
-only, second derivatives go through the dense definition.
-"""
+"""The B-spline convolution of images as PyTorch operators over the compiled kernels."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -14,22 +10,9 @@ from torch.utils.flop_counter import register_flop_formula
 
 from kanzoo.bases.knots import EXTRAPOLATIONS
 from kanzoo.kernels.native.call import Argument, call, in_float32, thread_count, whole_numbers
+from kanzoo.kernels.native.operator import register
 from kanzoo.kernels.spline.calls import check_spline
-from kanzoo.kernels.spline.definition import dense_conv2d, differentiate_gradient
-
-SIGNATURE = (
-    "Tensor x, Tensor weight, Tensor? residual, Tensor knots, int order, str extrapolation,"
-    " SymInt[2] stride, SymInt[2] padding, SymInt[2] dilation, SymInt groups"
-)
-torch.library.define(
-    "kanzoo::spline_conv2d", f"({SIGNATURE}) -> Tensor", tags=torch.Tag.pt2_compliant_tag
-)
-torch.library.define(
-    "kanzoo::spline_conv2d_backward",
-    f"(Tensor grad, {SIGNATURE}, bool need_x, bool need_weight, bool need_residual)"
-    " -> (Tensor, Tensor, Tensor)",
-    tags=torch.Tag.pt2_compliant_tag,
-)
+from kanzoo.kernels.spline.definition import dense_conv2d
 
 
 class Convolution(NamedTuple):
@@ -110,7 +93,6 @@ def _pad(images: Tensor, margins: Sequence[int], value: float = 0.0) -> Tensor:
     return F.pad(images, [margins[1], margins[1], margins[0], margins[0]], value=value)
 
 
-@torch.library.impl("kanzoo::spline_conv2d", "cpu")
 def _forward(*arguments: Any) -> Tensor:
     conv = Convolution(*arguments).contiguous()
     conv.check()
@@ -122,7 +104,6 @@ def _forward(*arguments: Any) -> Tensor:
     return y
 
 
-@torch.library.impl("kanzoo::spline_conv2d_backward", "cpu")
 def _backward(grad: Tensor, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
     *given, need_x, need_weight, need_residual = arguments
     conv = Convolution(*given).contiguous()
@@ -148,56 +129,15 @@ def _backward(grad: Tensor, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
     return first, second, third
 
 
-@torch.library.register_fake("kanzoo::spline_conv2d")  # type: ignore[untyped-decorator]
-def _forward_fake(*arguments: Any) -> Tensor:
-    return arguments[0].new_empty(Convolution(*arguments).output_shape)  # type: ignore[no-any-return]
-
-
-@torch.library.register_fake("kanzoo::spline_conv2d_backward")
-def _backward_fake(grad, x, weight, residual, *options):  # type: ignore[no-untyped-def]
-    *_, need_x, need_weight, need_residual = options
-    return (
-        x.new_empty(x.shape if need_x else 0),
-        weight.new_empty(weight.shape if need_weight else 0),
-        x.new_empty(x.shape if residual is not None and need_residual else 0),
-    )
-
-
-def _save(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
-    ctx.save_for_backward(*inputs[:4])
-    ctx.options = inputs[4:]
-
-
-def _first_derivative(ctx, grad: Tensor):  # type: ignore[no-untyped-def]
-    x, weight, residual, knots = ctx.saved_tensors
-    needs = ctx.needs_input_grad[:3]
-    found = torch.ops.kanzoo.spline_conv2d_backward(
-        grad, x, weight, residual, knots, *ctx.options, *needs
-    )
-    wanted = (*needs[:2], needs[2] and residual is not None)
-    gradients = [g if need else None for g, need in zip(found, wanted, strict=True)]
-    return *gradients, *[None] * 7
-
-
-def _save_backward(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
-    ctx.save_for_backward(*inputs[:5])
-    ctx.options, ctx.needs = inputs[5:-3], inputs[-3:]
-
-
-def _second_derivative(ctx, *grads):  # type: ignore[no-untyped-def]
-    *variables, knots = ctx.saved_tensors
-    second = differentiate_gradient(
-        lambda x, w, r: Convolution(x, w, r, knots, *ctx.options).dense(),
-        variables,
-        grads,
-        ctx.needs,
-    )
-    return *second, *[None] * (len(ctx.needs_input_grad) - len(second))
-
-
-torch.library.register_autograd("kanzoo::spline_conv2d", _first_derivative, setup_context=_save)
-torch.library.register_autograd(
-    "kanzoo::spline_conv2d_backward", _second_derivative, setup_context=_save_backward
+register(
+    "spline_conv2d",
+    "Tensor x, Tensor weight, Tensor? residual, Tensor knots, int order, str extrapolation,"
+    " SymInt[2] stride, SymInt[2] padding, SymInt[2] dilation, SymInt groups",
+    3,
+    forward=_forward,
+    backward=_backward,
+    fake=lambda x, *rest: x.new_empty(Convolution(x, *rest).output_shape),
+    definition=lambda *arguments: Convolution(*arguments).dense(),
 )
 torch.library.register_autocast("kanzoo::spline_conv2d", "cpu", torch.float32)
 

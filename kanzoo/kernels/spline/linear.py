@@ -1,73 +1,48 @@
-"""The B-spline layer as PyTorch operators over the compiled kernels.
+"""The B-spline layer as PyTorch operators over the compiled kernels."""
 
-``kanzoo::spline_linear`` and its backward are custom operators with a fake, an autograd, an
-autocast and a FLOP rule. The forward saves its inputs only; second derivatives go through the
-dense definition.
-"""
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from kanzoo.kernels.native.call import check_features, in_float32, max_threads
+from kanzoo.kernels.native.operator import register
 from kanzoo.kernels.spline.calls import Sizes, bind_backward, bind_forward, check_spline, sizes_of
-from kanzoo.kernels.spline.definition import dense_linear, differentiate_gradient
+from kanzoo.kernels.spline.definition import dense_linear
+
+Options = tuple[int, str]  # order and extrapolation
 
 
 def _sizes(
-    x: Tensor, weight: Tensor, residual: Tensor | None, knots: Tensor, order: int, mode: str
+    x: Tensor, weight: Tensor, residual: Tensor | None, knots: Tensor, options: Options
 ) -> Sizes:
     """A residual is added by PyTorch, as any tensor."""
-    beside = int(residual is not None)
-    return sizes_of(x.shape, weight.shape, knots.shape, order, mode, None, max_threads(), beside)
+    rows_beside = int(residual is not None)
+    shapes = (x.shape, weight.shape, knots.shape)
+    return sizes_of(*shapes, *options, None, max_threads(), rows_beside)
 
 
-torch.library.define(
-    "kanzoo::spline_linear",
-    "(Tensor x, Tensor weight, Tensor? residual, Tensor knots, int order, str extrapolation)"
-    " -> Tensor",
-    tags=torch.Tag.pt2_compliant_tag,
-)
-torch.library.define(
-    "kanzoo::spline_linear_backward",
-    "(Tensor grad, Tensor x, Tensor weight, Tensor? residual, Tensor knots, int order,"
-    " str extrapolation, bool need_x, bool need_weight, bool need_residual)"
-    " -> (Tensor, Tensor, Tensor)",
-    tags=torch.Tag.pt2_compliant_tag,
-)
-
-
-@torch.library.impl("kanzoo::spline_linear", "cpu")
 def _forward(
-    x: Tensor,
-    weight: Tensor,
-    residual: Tensor | None,
-    knots: Tensor,
-    order: int,
-    extrapolation: str,
+    x: Tensor, weight: Tensor, residual: Tensor | None, knots: Tensor, *options: Any
 ) -> Tensor:
     x, weight, knots = x.contiguous(), weight.contiguous(), knots.contiguous()
     y = x.new_empty(x.shape[0], weight.shape[2])
     if y.numel() == 0 or x.numel() == 0:
         return y.zero_()
-    sizes = _sizes(x, weight, residual, knots, order, extrapolation)
-    bind_forward(sizes, x, weight, None, knots, y, None)()
+    bind_forward(_sizes(x, weight, residual, knots, options), x, weight, None, knots, y, None)()
     return y if residual is None else y.addmm_(residual, weight[:, -1])
 
 
-@torch.library.impl("kanzoo::spline_linear_backward", "cpu")
 def _backward(
     grad: Tensor,
     x: Tensor,
     weight: Tensor,
     residual: Tensor | None,
     knots: Tensor,
-    order: int,
-    extrapolation: str,
-    need_x: bool,
-    need_weight: bool,
-    need_residual: bool,
+    *rest: Any,
 ) -> tuple[Tensor, Tensor, Tensor]:
+    *options, need_x, need_weight, need_residual = rest
     grad, x, weight, knots = (t.contiguous() for t in (grad, x, weight, knots))
     empty = grad.numel() == 0 or x.numel() == 0
     make = torch.zeros_like if empty else torch.empty_like
@@ -77,89 +52,22 @@ def _backward(
     if residual is not None and need_residual:
         grad_residual = torch.mm(grad, weight[:, -1].t())
     if not empty and (need_x or need_weight):
-        wanted = (grad_x if need_x else None, grad_weight if need_weight else None)
-        sizes = _sizes(x, weight, residual, knots, order, extrapolation)
-        bind_backward(sizes, grad, x, weight, knots, *wanted, None)()
+        results = (grad_x if need_x else None, grad_weight if need_weight else None)
+        sizes = _sizes(x, weight, residual, knots, (options[0], options[1]))
+        bind_backward(sizes, grad, x, weight, knots, *results, None)()
     if residual is not None and need_weight and not empty:
         torch.mm(residual.t(), grad, out=grad_weight[:, -1])
     return grad_x, grad_weight, grad_residual
 
 
-@torch.library.register_fake("kanzoo::spline_linear")  # type: ignore[untyped-decorator]
-def _forward_fake(
-    x: Tensor,
-    weight: Tensor,
-    residual: Tensor | None,
-    knots: Tensor,
-    order: int,
-    extrapolation: str,
-) -> Tensor:
-    return x.new_empty(x.shape[0], weight.shape[2])
-
-
-@torch.library.register_fake("kanzoo::spline_linear_backward")  # type: ignore[untyped-decorator]
-def _backward_fake(
-    grad: Tensor,
-    x: Tensor,
-    weight: Tensor,
-    residual: Tensor | None,
-    knots: Tensor,
-    order: int,
-    extrapolation: str,
-    need_x: bool,
-    need_weight: bool,
-    need_residual: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    return (
-        x.new_empty(x.shape if need_x else 0),
-        weight.new_empty(weight.shape if need_weight else 0),
-        x.new_empty(x.shape if residual is not None and need_residual else 0),
-    )
-
-
-def _save(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
-    *tensors, ctx.order, ctx.extrapolation = inputs
-    ctx.save_for_backward(*tensors)
-
-
-def _first_derivative(ctx, grad: Tensor):  # type: ignore[no-untyped-def]
-    x, weight, residual, knots = ctx.saved_tensors
-    need_x, need_weight, need_residual = ctx.needs_input_grad[:3]
-    found = torch.ops.kanzoo.spline_linear_backward(
-        grad,
-        x,
-        weight,
-        residual,
-        knots,
-        ctx.order,
-        ctx.extrapolation,
-        need_x,
-        need_weight,
-        need_residual,
-    )
-    wanted = (need_x, need_weight, need_residual and residual is not None)
-    return *(g if need else None for g, need in zip(found, wanted, strict=True)), None, None, None
-
-
-def _save_backward(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
-    *tensors, ctx.order, ctx.extrapolation, ctx.need_x, ctx.need_weight, ctx.need_residual = inputs
-    ctx.save_for_backward(*tensors)
-
-
-def _second_derivative(ctx, *grads):  # type: ignore[no-untyped-def]
-    *variables, knots = ctx.saved_tensors
-    second = differentiate_gradient(
-        lambda x, w, r: dense_linear(x, w, r, knots, ctx.order, ctx.extrapolation),
-        variables,
-        grads,
-        (ctx.need_x, ctx.need_weight, ctx.need_residual),
-    )
-    return *second, *[None] * (len(ctx.needs_input_grad) - len(second))
-
-
-torch.library.register_autograd("kanzoo::spline_linear", _first_derivative, setup_context=_save)
-torch.library.register_autograd(
-    "kanzoo::spline_linear_backward", _second_derivative, setup_context=_save_backward
+register(
+    "spline_linear",
+    "Tensor x, Tensor weight, Tensor? residual, Tensor knots, int order, str extrapolation",
+    3,
+    forward=_forward,
+    backward=_backward,
+    fake=lambda x, weight, *_: x.new_empty(x.shape[0], weight.shape[2]),
+    definition=dense_linear,
 )
 torch.library.register_autocast("kanzoo::spline_linear", "cpu", torch.float32)
 
