@@ -135,8 +135,9 @@ def test_the_origin_of_the_test_set_decides_the_estimate(tmp_path, test_set, met
     if method == "splits":
         assert decides.se == pytest.approx(p.differences.std(ddof=1) * np.sqrt(1 / 6 + 0.5))
     if method == "seeds and items":
-        table = p.item_table()
-        assert table is not None
+        rows = p.item_rows()
+        assert rows is not None
+        table = np.stack(rows)
         np.testing.assert_allclose(table.mean(1), p.differences)
         assert decides.se**2 >= (table.mean(0).var(ddof=1) / 80) * (1 - 1e-9)
     (v,) = verdicts(runs(tmp_path, test_set), "mlp", margin=0.01, n_resamples=50)

@@ -22,6 +22,7 @@ import numpy as np
 import torch
 
 from kanzoo import compare
+from kanzoo.models.weights import save_recipe
 from kanzoo.run.config import compose
 from kanzoo.run.fit import train
 from kanzoo.run.prepare import prepare
@@ -45,6 +46,7 @@ ARMS = {
 }
 SHORT = ["callbacks.progress=false", "data.limit_train=64", "trainer.max_epochs=1"]
 EPOCHS = 20  # of the learning curves that are made up
+ITEMS = 10_000  # test samples of the runs that are made up
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,8 @@ def large_study(folder: Path, count: int) -> tuple[float, float, float]:
     logging.getLogger("kanzoo").setLevel(logging.ERROR)
     config = _study(folder, models=MODELS, arms=ARMS, match=["params", "flops"])
     kinds = len(MODELS) * len(ARMS) * 2
-    config["study"] |= {"seeds": max(2, -(-count // kinds))}
+    seeds = max(2, -(-count // kinds))
+    config["study"] |= {"seeds": seeds, "looks": [seeds]}
     began = time.perf_counter()
     cells = comparison.plan(config)
     comparison.check_cells(cells)
@@ -111,7 +114,8 @@ def varied_study(folder: Path, count: int, seeds: int = 5) -> tuple[float, int]:
     )
     values = max(1, round(count / (seeds * len(MODELS) * len(ARMS) * 2)))
     widths = {8 * n: [f"model.width={8 * n}"] for n in range(2, 2 + values)}
-    config["study"] |= {"seeds": seeds, "axes": {"width_of": {"values": widths}}}
+    axes = {"width_of": {"values": widths}}
+    config["study"] |= {"seeds": seeds, "looks": [seeds], "axes": axes}
     began = time.perf_counter()
     cells = comparison.plan(config)
     comparison.check_cells(cells)
@@ -165,8 +169,10 @@ def _must_work(cell: Cell, reason: str) -> None:
 
 
 def _make_up_results(cells: list[Cell]) -> None:
-    """Leave what finished runs leave: results, learning curves, and weights of the first seed."""
+    """Leave what finished runs leave: results, test items, curves, weights of the first seed."""
     noise = np.random.default_rng(0)
+    hard = noise.random(ITEMS)  # the same items are hard for all
+    facts = {"test_set": "official", "is_ordered": False, "train": 50_000, "val": 10_000}
     rows = ["epoch,step,train/loss,val/loss,val/accuracy"]
     rows += [f"{e},{10 * e},{1 / (e + 1)},{1.1 / (e + 1)},{1 - 1 / (e + 2)}" for e in range(EPOCHS)]
     curve = "\n".join(rows) + "\n"
@@ -174,17 +180,20 @@ def _make_up_results(cells: list[Cell]) -> None:
         folder = cell.folder
         (folder.path / "checkpoints").mkdir(parents=True, exist_ok=True)
         folder.path.joinpath("metrics.csv").write_text(curve)
-        score = 0.95 + 0.01 * noise.standard_normal()
+        correct = noise.random(ITEMS) > 0.1 * hard
+        folder.write_items({"correct": correct, "loss": noise.random(ITEMS, np.float32)})
+        score = float(correct.mean())
         result = {
             **{"status": "finished", "metric": "accuracy", "mode": "max", "seed": cell.seed},
             **{"sizes": "width 64", "trunk_changed": "", "kan_roles": [], "flops_sparse": 20_000},
-            **{"val": {"accuracy": score, "loss": 0.1}},
+            **{"val": {"accuracy": score, "loss": 0.1}, "split": {**facts, "test": ITEMS}},
             **{"test": {"accuracy": score, "loss": 0.1}, "params": 10_000, "flops": 20_000},
             **{"step_time_ms": 1.0, "peak_memory_mb": 1.0, "train_seconds": 1.0, "epochs": EPOCHS},
         }
         folder.path.joinpath("result.json").write_text(json.dumps(result))
         if cell.seed == cells[0].seed:
             folder.write_config()
-            state = prepare(cell.config).plan.build(cell.seed).state_dict()
-            weights = {"state_dict": {f"net.{name}": value for name, value in state.items()}}
-            torch.save(weights, folder.path / "checkpoints" / "best.ckpt")
+            net = prepare(cell.config).plan.build(cell.seed)
+            save_recipe(net, folder.path)
+            state = {f"net.{name}": value for name, value in net.state_dict().items()}
+            torch.save({"state_dict": state}, folder.path / "checkpoints" / "best.ckpt")

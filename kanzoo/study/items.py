@@ -8,7 +8,8 @@ exponential. Metrics over pairs of samples, such as calibration, have none.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
@@ -16,7 +17,16 @@ import numpy as np
 
 from kanzoo.study.inference import Array
 
-Stored = Mapping[str, Array]
+
+@dataclass(frozen=True)
+class Stored:
+    """The arrays of one `items.npz`, each read when it is asked for."""
+
+    path: str
+    prefix: str
+
+    def __getitem__(self, name: str) -> Array:
+        return _read(self.path, self.prefix + name).astype(np.float64)
 
 
 def _first_order(parts: Array, slope: float, score: float) -> Array:
@@ -56,19 +66,14 @@ def item_values(path: str | Path, metric: str, score: float, prefix: str = "") -
     if metric not in METRICS or not str(path):
         return None
     try:
-        stored = {
-            name.removeprefix(prefix): values.astype(np.float64)
-            for name, values in _read(str(path)).items()
-            if name.startswith(prefix) and ("." in name) == bool(prefix)
-        }
         with np.errstate(divide="ignore", invalid="ignore"):
-            values = np.asarray(METRICS[metric](stored, score))
+            values = np.asarray(METRICS[metric](Stored(str(path), prefix), score))
     except (OSError, KeyError, ValueError):
         return None
     return values if len(values) and np.isfinite(values).all() else None
 
 
-@lru_cache(maxsize=64)  # a baseline's are read for each of its arms
-def _read(path: str) -> dict[str, Array]:
+@lru_cache(maxsize=1024)  # a baseline's are read for each of its arms
+def _read(path: str, name: str) -> Array:
     with np.load(path, allow_pickle=False) as file:
-        return {name: file[name] for name in file.files}
+        return np.asarray(file[name])

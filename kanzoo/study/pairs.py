@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import product
@@ -78,45 +78,42 @@ class Pairs:
         ours, theirs = (int(t["status"].eq("diverged").sum()) for t in (self.arm, self.base))
         return ours, theirs
 
-    def item_table(self) -> Array | None:
-        """Differences (n, m) by seed and test item, with `differences` as means over items.
+    def item_rows(self) -> list[Array] | None:
+        """Differences at the test items, (m,) a seed, with `differences` as their means.
 
         None where a run has no values an item, or where runs have other test sets.
         """
-        ours, theirs = (self._values(table) for table in (self.arm, self.base))
-        if ours is None or theirs is None or ours.shape != theirs.shape:
+        other = self.reference.item_rows() if self.reference is not None else []
+        if other is None:
             return None
-        table = (ours - theirs) * self.sign
-        if self.reference is not None:
-            other = self.reference.item_table()
-            if other is None or other.shape != table.shape:
+        rows: list[Array] = []
+        for ours, theirs in zip(*map(self._item_values, (self.arm, self.base)), strict=True):
+            if ours is None or theirs is None:
                 return None
-            table = table - other
-        # Scores are kept in single precision: the means are moved to what was reported.
-        return table - table.mean(1, keepdims=True) + self.differences[:, None]
-
-    def _values(self, table: pd.DataFrame) -> Array | None:
-        if "items" not in table or not self.size:
-            return None
-        prefix = ""
-        if self.axes.get("corruption", "clean") != "clean":
-            prefix = f"{self.axes['corruption']}_{self.axes['severity']}."
-        rows: list[Array | float] = []
-        is_ordered = self.split("is_ordered")
-        for score, status, path in zip(table["test"], table["status"], table["items"], strict=True):
-            if status == "diverged":
-                rows.append(float(score))
-                continue
-            values = item_values(str(path or ""), self.metric, float(score), prefix)
-            if values is None:
-                return None
-            if self.scale == "log ratio":
-                values = np.log(score) + (values - score) / score
-            rows.append(in_blocks(values) if is_ordered else values)
-        lengths = {len(row) for row in rows if isinstance(row, np.ndarray)}
+            rows.append((ours - theirs) * self.sign)
+        lengths = {row.size for row in [*rows, *other] if row.ndim}
         if len(lengths) != 1:
             return None
-        return np.stack([np.broadcast_to(row, next(iter(lengths))) for row in rows])
+        for seed, difference in enumerate(self.differences):
+            row = np.broadcast_to(rows[seed], lengths) - (other[seed] if other else 0.0)
+            # Scores are kept in single precision: the mean is moved to what was reported.
+            rows[seed] = row + (difference - row.mean())
+        return rows
+
+    def _item_values(self, table: pd.DataFrame) -> Iterator[Array | None]:
+        """Values of each run, (m,), or () of one that diverged."""
+        prefix, is_ordered = "", self.split("is_ordered")
+        if self.axes.get("corruption", "clean") != "clean":
+            prefix = f"{self.axes['corruption']}_{self.axes['severity']}."
+        paths = table["items"] if "items" in table else [""] * len(table)
+        for score, status, path in zip(table["test"], table["status"], paths, strict=True):
+            if status == "diverged":
+                yield np.asarray(float(score))
+                continue
+            values = item_values(str(path or ""), self.metric, float(score), prefix)
+            if values is not None and self.scale == "log ratio":
+                values = np.log(score) + (values - score) / score
+            yield in_blocks(values) if is_ordered and values is not None else values
 
     def split(self, name: str) -> object:
         """What all runs say of the split: a size, or where the test set comes from; None else."""

@@ -43,9 +43,9 @@ def estimates(p: Pairs) -> tuple[Estimate, Estimate, Estimate | None]:
         corrected = variance.over_splits(d, float(str(train)), float(str(test)))
     if test_set == "resampled" and corrected is not None:
         return corrected, plain, corrected
-    table = p.item_table() if test_set in SHARED else None
-    if table is not None and table.shape[1] > 1:
-        return variance.over_seeds_and_items(table), plain, corrected
+    rows = p.item_rows() if test_set in SHARED else None
+    if rows is not None and len(rows[0]) > 1:
+        return variance.over_seeds_and_items(rows), plain, corrected
     return plain, plain, corrected
 
 

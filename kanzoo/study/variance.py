@@ -6,6 +6,7 @@ depends on where the test sets of the seeds come from; formulas and sources: `do
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,31 +42,34 @@ def over_splits(d: Array, num_train: float, num_test: float) -> Estimate:
     return Estimate(plain.mean, float(plain.se * inflated), plain.df, "splits")
 
 
-def over_seeds_and_items(table: Array) -> Estimate:
-    """One test set for all seeds: two-way random effects without replication.
+def over_seeds_and_items(rows: Sequence[Array] | Array) -> Estimate:
+    """One test set for all seeds, a row (m,) each: two-way random effects without replication.
 
     d[s, i] = mean + seed_s + item_i + residual_si. The variance of the mean is estimated by
     (MS_seed + MS_item - MS_residual) / (n m), not less than by either alone, its degrees of freedom
     by Satterthwaite's formula (1946).
     """
-    n, m = table.shape
-    mean = table.mean()
-    seeds, items = table.mean(1) - mean, table.mean(0) - mean
-    ms_seed = m * float(seeds @ seeds) / (n - 1)
+    n, m = len(rows), len(rows[0])  # large together: sums are taken a row at a time
+    mean = float(np.mean([row.mean() for row in rows]))
+    items, size, total = np.zeros(m), 0.0, 0.0
+    ms_seed = m / (n - 1) * sum(float(row.mean() - mean) ** 2 for row in rows)
+    for row in rows:
+        centred = row - mean
+        items += centred / n
+        total += float(centred @ centred)
+        size += float(row @ row)
     ms_item = n * float(items @ items) / (m - 1)
-    total = float(np.square(table - mean).sum())
     rest = max(0.0, total - (n - 1) * ms_seed - (m - 1) * ms_item)
     ms_rest = rest / ((n - 1) * (m - 1))
-    tiny = 1e-20 * n * m * float(np.square(table).max(initial=0.0))
-    if total <= tiny:
-        return Estimate(float(mean), 0.0, n - 1.0, "seeds and items")
+    if total <= 1e-20 * size:
+        return Estimate(mean, 0.0, n - 1.0, "seeds and items")
     combined = ms_seed + ms_item - ms_rest
     if combined <= max(ms_seed, ms_item):
         ms, df = max((ms_seed, n - 1.0), (ms_item, m - 1.0))
-        return Estimate(float(mean), float(np.sqrt(ms / (n * m))), df, "seeds and items")
+        return Estimate(mean, float(np.sqrt(ms / (n * m))), df, "seeds and items")
     parts = ms_seed**2 / (n - 1) + ms_item**2 / (m - 1) + ms_rest**2 / ((n - 1) * (m - 1))
     se = float(np.sqrt(combined / (n * m)))
-    return Estimate(float(mean), se, combined**2 / parts, "seeds and items")
+    return Estimate(mean, se, combined**2 / parts, "seeds and items")
 
 
 def in_blocks(values: Array, count: int = BLOCKS) -> Array:
