@@ -248,6 +248,7 @@ class StudyConfig:
     ratio_margin: Positive
     contrasts: list[list[str]]
     interactions: dict[str, float | str]
+    slope: str | None
     tune: TuneConfig
 
 

@@ -181,6 +181,8 @@ def test_impossible_axes_are_refused(tmp_path: Path, study: dict[str, Any], hint
         ({"contrasts": [["kan", "kna"]]}, "'kan'"),
         ({"contrasts": [["kan", "kan"]]}, "pairs of arms"),
         ({"interactions": {"label_nois": 0}}, "'label_noise'"),
+        ({"slope": "dept", "axes": {"depth": DEPTH}}, "'depth'"),
+        ({"slope": "depth", "axes": {"depth": DEPTH}}, "needs 3 sizes"),
     ],
 )
 def test_impossible_statistics_are_refused(

@@ -15,6 +15,7 @@ from kanzoo.study.controls import applies, borrowed, control_arms, is_borrowing,
 from kanzoo.study.looks import check_looks
 
 MIN_SEEDS = 2
+MIN_SIZES = 3  # of a slope
 Axes = tuple[tuple[str, str], ...]
 Point = Sequence[tuple[str, list[str]]]  # the value on every axis, and its overrides
 
@@ -228,6 +229,12 @@ def check_study(study: dict[str, Any]) -> None:
     further = [*SHORT_AXES, *study["axes"], "severity"]
     for axis in study["interactions"]:
         check_name("axis of study.interactions", axis, further)
+    if study["slope"] is not None:
+        check_name("axis of study.slope", study["slope"], study["axes"])
+        if len(study["axes"][study["slope"]]["values"]) < MIN_SIZES:
+            raise ValueError(
+                f"study.slope: axis {study['slope']!r} needs {MIN_SIZES} sizes for a slope"
+            )
     for name in study["data"]:
         check_name("data", name, registry.names("data"))
     for name, words in study["models"].items():

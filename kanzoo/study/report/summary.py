@@ -37,6 +37,7 @@ def summarise(
     from kanzoo.study.report.tuning import tuning_record
     from kanzoo.study.report.write import verdict_table, write_report
     from kanzoo.study.results import collect, judged
+    from kanzoo.study.slopes import slopes
     from kanzoo.study.stats import verdicts
 
     study = config["study"]
@@ -56,6 +57,9 @@ def summarise(
         parts=parts_of_difference(study),
         changes={axis: value_text(value) for axis, value in study["interactions"].items()},
     )
+    falls = []
+    if study["slope"] is not None:
+        falls = slopes(results, study["baseline"], study["slope"], axes, study["alpha"])
     effects = effects_of([v.to_dict() for v in found], results, study)
     shown = ("baseline", "margin", "alpha", "seeds", "overrides", "further")
     paths = write_report(
@@ -71,6 +75,7 @@ def summarise(
         command=command,
         edges=_edges(cells, study["baseline"]),
         tuning=tuning_record(tunings, study["tune"]),
+        slopes=falls,
         aggregate=aggregate_effects(effects, study["alpha"]) if effects else None,
     )
     Console(width=None if sys.stdout.isatty() else 100).print(verdict_table(found))

@@ -15,6 +15,7 @@ from rich.text import Text
 
 from kanzoo.study.decomposition import PARTS, sums
 from kanzoo.study.pairs import axis_order
+from kanzoo.study.slopes import Slope
 from kanzoo.study.verdict import Verdict
 
 CELL = ["data", "model", "match", "arm"]
@@ -118,6 +119,27 @@ def part_rows(verdicts: Sequence[Verdict]) -> list[dict[str, str]]:
         for row in sums(verdicts, PARTS)
         for v in row["parts"][:1]
     ]
+
+
+def slope_rows(slopes: Sequence[Slope]) -> list[dict[str, str]]:
+    """The slope of every arm over sizes as text, and its difference from the baseline's."""
+    return [
+        {
+            "task": " · ".join(filter(None, s.place.values())),
+            "arm": s.arm,
+            "sizes": ", ".join(quantity(size) for size in s.sizes),
+            "seeds": str(s.num_seeds),
+            "slope": _with_interval(s.slope, s.interval),
+            "difference": _with_interval(s.difference, s.difference_interval),
+            "bend": signed(s.bend, 2),
+        }
+        for s in slopes
+    ]
+
+
+def _with_interval(value: float | None, ends: tuple[float, float] | None) -> str:
+    interval = f" [{signed(ends[0], 2)}, {signed(ends[1], 2)}]" if ends else ""
+    return signed(value, 2) + interval
 
 
 def verdict_table(verdicts: Sequence[Verdict]) -> Group:

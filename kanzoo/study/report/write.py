@@ -15,6 +15,7 @@ from kanzoo.rundir import write_atomic
 from kanzoo.study.pool import pooled_rows
 from kanzoo.study.report import panels, plots, tables, words
 from kanzoo.study.report.tables import verdict_table
+from kanzoo.study.slopes import Slope
 from kanzoo.study.verdict import Verdict
 
 __all__ = ["verdict_table", "write_report"]
@@ -42,15 +43,16 @@ def write_report(
     edges: Sequence[EdgeCurves] = (),
     tuning: Mapping[str, Any] | None = None,
     aggregate: Mapping[str, Any] | None = None,
+    slopes: Sequence[Slope] = (),
     runs: Path | None = None,
 ) -> dict[str, Path]:
     """Write the page, report.md, results.csv, verdicts.json, aggregate.json, each atomically.
 
     results: a row a run. settings: shown as they are; `baseline` names the baseline arm where
     there is no verdict to tell. axes: columns of `results` that are further axes of the study.
-    tuning: what `tuning_record` gives. aggregate: what `aggregate_effects` gives, if there is any.
-    runs: the folder that `run_dir` is relative to, the parent of `folder` unless given. Returns the
-    path of each file by its name.
+    slopes: of errors over sizes, which make slopes.json. tuning: what `tuning_record` gives.
+    aggregate: what `aggregate_effects` gives, if there is any. runs: the folder that `run_dir` is
+    relative to, the parent of `folder` unless given. Returns the path of each file by its name.
     """
     results = tables.tidy(results, axes)
     context = _context(results, verdicts, settings, runs or folder.parent, list(axes))
@@ -58,12 +60,14 @@ def write_report(
         "title": title, "question": question, "protocol": list(protocol), "command": command,
         "settings": _shown(settings), "environment": _shown(environment),
         "tuning": tuning, "pooled": pooled_rows(dict(aggregate)) if aggregate else [],
+        "slopes": tables.slope_rows(slopes),
         "edges": [plots.edges(edge) for edge in edges[: panels.MAX_PANELS]],
     }  # fmt: skip
     context["shown"]["edges"] = _part(panels.MAX_PANELS, len(edges))
     files = {
         "results.csv": results.drop(columns="items", errors="ignore").to_csv(index=False),
         "verdicts.json": json.dumps([v.to_dict() for v in verdicts], indent=1, allow_nan=False),
+        **({"slopes.json": json.dumps([s.to_dict() for s in slopes], indent=1)} if slopes else {}),
         **({"aggregate.json": json.dumps(aggregate, indent=1)} if aggregate else {}),
         "report.md": render(TEMPLATES / "report.md.j2", context),
         "index.html": render(TEMPLATES / "report.html.j2", context),
