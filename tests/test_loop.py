@@ -10,12 +10,14 @@ import pytest
 import torch
 from conftest import SMALL, Run, folder_of
 from torch import Tensor
+from torch.utils._pytree import tree_map_only
 
 from kanzoo.benchmark import loop
 from kanzoo.errors import DivergedError
 from kanzoo.run.config import compose
 from kanzoo.rundir import RunDir
 from kanzoo.training import trainer as trainers
+from kanzoo.training.loop import is_direct
 from kanzoo.training.measure import StepTimer
 from kanzoo.training.task import Task
 
@@ -49,6 +51,69 @@ def test_every_logged_step_is_written_once(
     assert [int(row["step"]) + 1 for row in rows] == logged
     for row in rows:
         assert float(row["train/loss"]) == pytest.approx(losses[int(row["step"]) + 1], rel=1e-6)
+
+
+def state_and_rows(folder: Path) -> tuple[dict[str, Any], list[dict[str, str]]]:
+    """The last checkpoint as plain values, without the callbacks' paths and times, and all rows."""
+    state = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+    del state["callbacks"]
+    state = tree_map_only(Tensor, Tensor.tolist, state)
+    with (folder / "metrics.csv").open(newline="") as file:
+        return state, list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [],
+        ["trainer.precision=64-true", "trainer.gradient_clip_val=null", "model.dropout=0.2"],
+        ["callbacks=grid", "callbacks.grid.update_every=3", "callbacks.regularise.lamb=0.01"],
+    ],
+    ids=["plain", "double", "grid"],
+)
+def test_steps_of_its_own_change_nothing(
+    train_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str]
+) -> None:
+    words = [*WORDS, "trainer.log_every_n_steps=3", "layers=kan", *words]
+    states = []
+    for name, direct in (("fast", True), ("slow", False)):
+        asked: list[bool] = []
+
+        def decide(trainer: Any, direct: bool = direct, asked: list[bool] = asked) -> bool:
+            asked.append(is_direct(trainer))
+            return direct and asked[-1]
+
+        monkeypatch.setattr("kanzoo.training.loop.is_direct", decide)
+        train_run(*words, f"name={name}")
+        assert asked == [True] * 3
+        states.append(state_and_rows(folder_of(*SMALL, *words, f"name={name}", f"runs={tmp_path}")))
+    assert states[0] == states[1]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["trainer.accumulate_grad_batches=2"],
+        ["optim=lbfgs", "data.batch_size=128", "trainer.max_epochs=1"],
+    ],
+)
+def test_steps_that_are_more_than_one_pass_are_lightnings(
+    train_run: Run, monkeypatch: pytest.MonkeyPatch, words: list[str]
+) -> None:
+    asked: list[bool] = []
+    monkeypatch.setattr(
+        "kanzoo.training.loop.is_direct", lambda t: asked.append(is_direct(t)) or asked[-1]
+    )
+    train_run(*words)
+    assert asked
+    assert not any(asked)
+
+
+def test_a_hook_inside_the_step_is_called(train_run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+    monkeypatch.setattr(StepTimer, "on_after_backward", lambda *_: calls.append(1), raising=False)
+    train_run(*WORDS)
+    assert len(calls) == 12
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
@@ -123,6 +188,12 @@ def test_the_bare_loop_trains_the_same_network(
     assert len(loops) == 3
     for name, value in loops[0].scores.items():
         assert float(last[f"val/{name}"]) == pytest.approx(value, rel=1e-5)
+
+
+def test_lightning_alone_trains_the_same_network(tmp_path: Path) -> None:
+    row = loop.compare_lightning(small(tmp_path))  # which refuses other weights
+    assert (row.data, row.logger) == ("digits", "lightning")
+    assert row.epoch_ratio > 0
 
 
 def test_other_training_beside_it_is_refused(

@@ -1,8 +1,15 @@
 """Training by `scripts/train.py` against a bare loop around the same network.
 
 Both train a KAN [784, 64, 10] (digits: [64, 64, 10]) with the same weights, batches, optimiser,
-schedule, clipping and validation, an epoch here and an epoch there, and must end with the same
-weights bit for bit. The bare loop logs nothing, writes nothing and cannot be interrupted.
+schedule, clipping and validation, an epoch here and an epoch there in one process, and must end
+with the same weights bit for bit. The bare loop logs nothing, writes nothing and cannot be
+interrupted. Every ratio is the median over pairs of neighbouring epochs, the first pair left out: a
+machine that slows down slows both. A step is the time from the start of an epoch to its validation
+over its number of batches, so that it holds a share of what is done between steps; an epoch is the
+time to the start of the next one, with validation, checkpoints and logging.
+
+One row is Lightning's trainer around the bare loop's own parts, without a callback, a logger or a
+checkpoint: what its loop costs by itself.
 """
 
 import os
@@ -15,19 +22,25 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
 
 from kanzoo.run.config import compose
 from kanzoo.run.fit import fit
 from kanzoo.run.prepare import Prepared, prepare
 from kanzoo.rundir import RunDir
 from kanzoo.training.optim import build_optimizer
+from kanzoo.training.trainer import quieten
 
 LOGGERS = ("csv", "wandb")
+FLOOR = "lightning"
 
 
 @dataclass(frozen=True)
 class Row:
-    """Median times of one way of logging and of the bare loop, and medians of their ratios."""
+    """Median times of one way of logging and of the bare loop, and medians of their ratios.
+
+    `logger` is `FLOOR` for Lightning's trainer alone.
+    """
 
     data: str
     logger: str
@@ -83,8 +96,11 @@ class BareLoop:
     @torch.no_grad()
     def _validate(self) -> dict[str, float]:
         self.net.eval()
-        outputs, targets = zip(*((self.net(x), y) for x, y in self.loaders.val), strict=True)
-        output, target = torch.cat(outputs), torch.cat(targets)
+        return self.score([(self.net(x), y) for x, y in self.loaders.val])
+
+    def score(self, batches: list[tuple[Tensor, Tensor]]) -> dict[str, float]:
+        """Loss and metrics of all outputs and targets."""
+        output, target = (torch.cat(tensors) for tensors in zip(*batches, strict=True))
         metrics = self.objective.metrics(self.num_outputs)
         metrics.update(output, target)
         scores = {"loss": self.objective.loss(output, target), **metrics.compute()}
@@ -120,8 +136,34 @@ class Alternation(Callback):
             )
 
 
+class Minimal(LightningModule):
+    """The parts of a bare loop as a module that does nothing else."""
+
+    def __init__(self, bare: BareLoop) -> None:
+        super().__init__()
+        self.net = bare.net
+        self.parts = bare
+        self.outputs: list[tuple[Tensor, Tensor]] = []
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> Tensor:
+        x, y = batch
+        return self.parts.objective.loss(self.net(x), y)
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> None:
+        x, y = batch
+        self.outputs.append((self.net(x), y))
+
+    def on_validation_epoch_end(self) -> None:
+        self.parts.score(self.outputs)
+        self.outputs = []
+
+    def configure_optimizers(self) -> Any:
+        schedule = {"scheduler": self.parts.schedule, "interval": "step"}
+        return {"optimizer": self.parts.optimizer, "lr_scheduler": schedule}
+
+
 def measure(rounds: int, overrides: tuple[str, ...] = ()) -> Iterator[Row]:
-    """Train so many epochs, and one to warm up, with each logger.
+    """Train so many epochs, and one to warm up, with each logger and with Lightning alone.
 
     On MNIST where `KANZOO_DATA` names the folder that holds it, else on digits.
     """
@@ -132,6 +174,7 @@ def measure(rounds: int, overrides: tuple[str, ...] = ()) -> Iterator[Row]:
             words += [f"logger={logger}", f"runs={folder}", f"trainer.max_epochs={rounds + 1}"]
             config = compose("train", [*words, "evaluation.test=false", *overrides])
             yield compare(config)
+    yield compare_lightning(config)
 
 
 def compare(config: dict[str, Any]) -> Row:
@@ -142,20 +185,49 @@ def compare(config: dict[str, Any]) -> Row:
     """
     prepared = prepare(config)
     prepared.dataset.load()
-    bare = BareLoop(config, prepared)
-    alternation = Alternation(bare)
+    alternation = Alternation(BareLoop(config, prepared))
     folder = RunDir.of(config)
     fit(folder, prepared, [alternation])
     state = torch.load(folder.last_checkpoint, weights_only=True)["state_dict"]
-    weights = bare.net.state_dict()
-    if not all(torch.equal(value, state[f"net.{name}"]) for name, value in weights.items()):
+    weights = {name.removeprefix("net."): value for name, value in state.items()}
+    return _row(config, config["choices"]["logger"], alternation, weights)
+
+
+def compare_lightning(config: dict[str, Any]) -> Row:
+    """The same with Lightning's trainer alone, which is given what the bare loop has."""
+    prepared = prepare(config)
+    prepared.dataset.load()
+    module = Minimal(BareLoop(config, prepared))
+    alternation = Alternation(BareLoop(config, prepared))
+    quieten()
+    trainer = Trainer(
+        accelerator="cpu",
+        max_epochs=config["trainer"]["max_epochs"],
+        gradient_clip_val=config["trainer"]["gradient_clip_val"],
+        callbacks=[alternation],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+    )
+    trainer.fit(module, module.parts.loaders.train, module.parts.loaders.val)
+    return _row(config, FLOOR, alternation, module.net.state_dict())
+
+
+def _row(
+    config: dict[str, Any], logger: str, alternation: Alternation, weights: dict[str, Tensor]
+) -> Row:
+    bare = alternation.bare
+    if not all(torch.equal(value, weights[key]) for key, value in bare.net.state_dict().items()):
         raise RuntimeError("the trainer and the bare loop ended with other weights")
     ours, theirs = alternation.epochs[1:], alternation.bare_epochs[1:]
     pairs = list(zip(ours, theirs, strict=True))
     steps = len(bare.loaders.train)
     return Row(
         data=config["choices"]["data"],
-        logger=config["choices"]["logger"],
+        logger=logger,
         step_ms=1e3 * median(epoch.training for epoch in ours) / steps,
         bare_step_ms=1e3 * median(epoch.training for epoch in theirs) / steps,
         step_ratio=median(a.training / b.training for a, b in pairs),

@@ -1,6 +1,7 @@
 """The LightningModule that trains every network: any objective, any optimiser."""
 
 import inspect
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -22,9 +23,10 @@ class Task(LightningModule):
     """A network, an objective and how to optimise it, which evaluation alone does not need.
 
     Losses and metrics are accumulated over a whole split and all processes, every sample weighing
-    the same, however it is cut into batches. `corrupt` changes test inputs, given the number of the
-    batch; `test_title` names what then comes of the test. `test_items` is what the objective keeps
-    of every sample of the last test, a table a batch, of this process only.
+    the same, however it is cut into batches. `step_loss` is the loss of the last training batch,
+    without penalties. `corrupt` changes test inputs, given the number of the batch; `test_title`
+    names what then comes of the test. `test_items` is what the objective keeps of every sample of
+    the last test, a table a batch, of this process only.
     """
 
     def __init__(
@@ -43,6 +45,7 @@ class Task(LightningModule):
         self.make_optimizer = make_optimizer
         self.make_schedule = make_schedule
         self.seed = seed
+        self.step_loss: Tensor | float = math.nan
         self.corrupt: Callable[[Tensor, int], Tensor] | None = None
         self.test_title = "test"
         self.test_items: list[dict[str, Tensor]] = []
@@ -53,9 +56,9 @@ class Task(LightningModule):
         )
 
     def __setattr__(self, name: str, value: Any) -> None:
-        # Lightning notes about 40 times a step which hook runs; a module would go through all of
-        # its parameters, buffers and modules each time.
-        if name == "_current_fx_name":
+        # Lightning notes about 40 times a step which hook runs, and a loss comes every step; a
+        # module would go through all of its parameters, buffers and modules each time.
+        if name in ("_current_fx_name", "step_loss"):
             self.__dict__[name] = value
         else:
             super().__setattr__(name, value)
@@ -70,17 +73,9 @@ class Task(LightningModule):
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         x, y = batch
         with self.regulariser.watching(self.net):
-            loss = self.objective.loss(self(x), y)
-        if self._logs_this_step():
-            # On a bar that nobody sees, it would be converted again after every batch.
-            self.log("train/loss", loss, prog_bar=self.trainer.progress_bar_callback is not None)
+            loss = self.objective.loss(self.net(x), y)
+        self.step_loss = loss.detach()
         return loss + self.regulariser.penalty()
-
-    def _logs_this_step(self) -> bool:
-        """Whether loggers write after this batch; `log` takes as long as a small layer."""
-        trainer = self.trainer
-        every = trainer.log_every_n_steps  # type: ignore[attr-defined]
-        return trainer.should_stop or (self.global_step + 1) % every == 0
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
         self._evaluate(batch, "val")

@@ -1,8 +1,6 @@
 """The Lightning trainer of a run: its callbacks, loggers and checkpoints."""
 
 import logging
-import netrc
-import os
 import sys
 import time
 import warnings
@@ -19,13 +17,14 @@ from lightning.pytorch.callbacks import (
     ModelCheckpoint,
     RichProgressBar,
 )
-from lightning.pytorch.loggers import Logger, WandbLogger
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.profilers import PassThroughProfiler
 
 from kanzoo.rundir import Config, RunDir, is_first_process
-from kanzoo.settings import RunConfig, WandbConfig
+from kanzoo.settings import RunConfig
 from kanzoo.training.grid import GridSchedule
-from kanzoo.training.metrics_csv import MetricsCSV
+from kanzoo.training.loggers import LogSteps, MetricsCSV, RowLogger, wandb_logger
+from kanzoo.training.loop import EpochLoop
 from kanzoo.training.objective import Objective
 from kanzoo.training.optim import is_lbfgs
 from kanzoo.training.sync_norm import SyncNorms
@@ -50,9 +49,10 @@ def build_trainer(
     loggers: list[Logger] = [MetricsCSV(folder.path, resume_epoch=epoch)]
     wandb = config.logger.wandb
     if wandb is not None and wandb.mode != "disabled" and is_first_process():
-        loggers.append(_wandb_logger(wandb, config, folder, facts))
+        loggers.append(wandb_logger(wandb, config, folder, facts))
     callbacks: list[Callback] = [
         *own,
+        LogSteps(),
         EpochCheckpoint(
             folder.path / "checkpoints",
             filename="best",
@@ -82,7 +82,7 @@ def build_trainer(
         log.info("LBFGS: gradients are not clipped, which would mislead its line search")
         options = replace(options, gradient_clip_val=None)
     on_gpus = torch.cuda.is_available() and options.accelerator in ("auto", "gpu")
-    return Trainer(
+    trainer = Trainer(
         **{**vars(options), "sync_batchnorm": False},
         plugins=[SyncNorms(options.sync_batchnorm, on_gpus=on_gpus)],
         logger=loggers,
@@ -95,6 +95,8 @@ def build_trainer(
         use_distributed_sampler=False,
         barebones=False,
     )
+    EpochLoop.install(trainer)
+    return trainer
 
 
 def dtype_of(precision: str) -> torch.dtype:
@@ -121,6 +123,12 @@ class EpochCheckpoint(ModelCheckpoint):
 
     def on_train_batch_end(self, *args: Any) -> None:
         """Leave it to the end of the epoch."""
+
+    def _save_checkpoint(self, trainer: Trainer, filepath: str) -> None:
+        for logger in trainer.loggers:  # a run that resumes does not log again what came before
+            if isinstance(logger, RowLogger):
+                logger.flush()
+        super()._save_checkpoint(trainer, filepath)
 
 
 class ProgressBar(RichProgressBar):
@@ -153,42 +161,6 @@ def close_wandb() -> None:
     wandb = sys.modules.get("wandb")
     if wandb is not None:
         wandb.finish()
-
-
-def _wandb_logger(
-    options: WandbConfig, config: RunConfig, folder: RunDir, facts: Config
-) -> WandbLogger:
-    import wandb  # seconds to import, and not everyone wants it
-
-    mode = options.mode
-    if mode == "online" and not _logged_in():
-        log.warning("not logged in to W&B: logging offline; run `wandb login` first")
-        mode = "offline"
-    choices = config.choices
-    title = "-".join(str(choices[key]) for key in ("data", "model", "layers"))
-    run = wandb.init(
-        dir=folder.path,
-        mode=mode,
-        project=options.project,
-        entity=options.entity,
-        group=options.group or config.name,
-        tags=options.tags,
-        name=f"{title}-seed{config.seed}",
-        id=f"{config.name}-{folder.config_hash}-seed{config.seed}",
-        config={**folder.config, **facts},
-        # The list of installed packages takes longer than all else, and is in the result.
-        settings=wandb.Settings(silent=True, x_save_requirements=False),
-    )
-    return WandbLogger(experiment=run)
-
-
-def _logged_in() -> bool:
-    if os.environ.get("WANDB_API_KEY"):
-        return True
-    try:
-        return netrc.netrc().authenticators("api.wandb.ai") is not None
-    except (FileNotFoundError, netrc.NetrcParseError):
-        return False
 
 
 def quieten() -> None:

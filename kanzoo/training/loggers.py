@@ -1,0 +1,191 @@
+"""Where the numbers of training go: `metrics.csv`, and Weights & Biases beside it.
+
+Both keep rows for `DELAY` seconds and write them at once: to write takes as long as a small network
+needs for a step, or for several. Nothing is lost by that: before a checkpoint all rows are written,
+and a run that was killed trains anew, and logs anew, from its last one.
+"""
+
+import csv
+import logging
+import netrc
+import os
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import Logger, WandbLogger
+from lightning.pytorch.utilities import rank_zero_only
+
+from kanzoo.rundir import Config, RunDir
+from kanzoo.settings import RunConfig, WandbConfig
+
+log = logging.getLogger("kanzoo")
+
+DELAY = 2.0
+
+
+class RowLogger(Logger, ABC):
+    """A logger that keeps rows and writes them at the latest `DELAY` seconds after the last ones.
+
+    A row is metrics and the step that they belong to, `"step"`.
+    """
+
+    _written_at = 0.0
+
+    @abstractmethod
+    def write(self) -> None:
+        """Write what was logged since."""
+
+    @rank_zero_only
+    def flush(self) -> None:
+        """Write now."""
+        self.write()
+        self._written_at = time.monotonic()
+
+    def save(self) -> None:
+        """Write, if it is time; Lightning asks for it after every row."""
+        if time.monotonic() - self._written_at >= DELAY:
+            self.flush()
+
+    def finalize(self, status: str) -> None:
+        """Write at the end, whatever it was."""
+        self.flush()
+
+
+class MetricsCSV(RowLogger):
+    """Writes one row a logged step into `FOLDER/metrics.csv` and keeps the rows of earlier parts.
+
+    Lightning's own CSV logger deletes the file when a run goes on. `resume_epoch` is the first
+    epoch that will be trained again: rows from there on are dropped, since they come anew.
+    """
+
+    def __init__(self, folder: Path, resume_epoch: int = 0) -> None:
+        super().__init__()
+        self.path = folder / "metrics.csv"
+        self.rows: list[dict[str, Any]] = []
+        self.columns = ["epoch", "step"]
+        self._written = 0
+        if resume_epoch and self.path.is_file():
+            with self.path.open(newline="", encoding="utf-8") as file:
+                reader = csv.DictReader(file)
+                self.columns = list(reader.fieldnames or self.columns)
+                self.rows = [row for row in reader if float(row["epoch"] or 0) < resume_epoch]
+
+    @property
+    def name(self) -> str:
+        return "metrics"
+
+    @property
+    def version(self) -> str:
+        return ""
+
+    @rank_zero_only
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        """Nothing to do: `config.yaml` holds them."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        new = [name for name in metrics if name not in self.columns]
+        if new:
+            self.columns += sorted(new)
+            self._written = 0  # the header changes: write the file anew
+        self.rows.append({**metrics, "step": step})
+
+    def write(self) -> None:
+        if self._written == len(self.rows):
+            return
+        fresh = self._written == 0
+        with self.path.open("w" if fresh else "a", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, self.columns, restval="")
+            if fresh:
+                writer.writeheader()
+            writer.writerows(self.rows[self._written :])
+        self._written = len(self.rows)
+
+
+class WandbRows(RowLogger, WandbLogger):
+    """Lightning's logger of W&B, but one that sends rows together; the run shows them all."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._rows: list[tuple[dict[str, float], int | None]] = []
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        self._rows.append((dict(metrics), step))
+
+    def write(self) -> None:
+        rows, self._rows = self._rows, []
+        for metrics, step in rows:
+            WandbLogger.log_metrics(self, metrics, step)
+
+    def finalize(self, status: str) -> None:
+        super().finalize(status)
+        WandbLogger.finalize(self, status)
+
+
+class LogSteps(Callback):
+    """Logs `train/loss` after every `log_every_n_steps`-th step of the optimiser.
+
+    Where gradients add up it is the loss of the last batch of the step. Lightning's `log` would
+    take as long for it as a small layer needs.
+    """
+
+    def __init__(self) -> None:
+        self._last_step = 0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._last_step = trainer.global_step
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        step = trainer.global_step
+        if step == self._last_step or step % trainer.log_every_n_steps:  # type: ignore[attr-defined]
+            return
+        self._last_step = step
+        loss = float(pl_module.step_loss)  # type: ignore[arg-type]
+        trainer.progress_bar_metrics["train/loss"] = loss
+        for logger in trainer.loggers:
+            logger.log_metrics({"train/loss": loss, "epoch": trainer.current_epoch}, step - 1)
+            logger.save()
+
+
+def wandb_logger(
+    options: WandbConfig, config: RunConfig, folder: RunDir, facts: Config
+) -> WandbRows:
+    """The W&B run of a configuration, of which `facts` are known beside it."""
+    import wandb  # seconds to import, and not everyone wants it
+
+    mode = options.mode
+    if mode == "online" and not _logged_in():
+        log.warning("not logged in to W&B: logging offline; run `wandb login` first")
+        mode = "offline"
+    choices = config.choices
+    title = "-".join(str(choices[key]) for key in ("data", "model", "layers"))
+    run = wandb.init(
+        dir=folder.path,
+        mode=mode,
+        project=options.project,
+        entity=options.entity,
+        group=options.group or config.name,
+        tags=options.tags,
+        name=f"{title}-seed{config.seed}",
+        id=f"{config.name}-{folder.config_hash}-seed{config.seed}",
+        config={**folder.config, **facts},
+        # The list of installed packages takes longer than all else, and is in the result.
+        settings=wandb.Settings(silent=True, x_save_requirements=False),
+    )
+    return WandbRows(experiment=run)
+
+
+def _logged_in() -> bool:
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    try:
+        return netrc.netrc().authenticators("api.wandb.ai") is not None
+    except (FileNotFoundError, netrc.NetrcParseError):
+        return False
