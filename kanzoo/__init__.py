@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from kanzoo.bases.base import get_basis
     from kanzoo.estimators.sklearn import KANClassifier, KANRegressor
-    from kanzoo.layers.factory import LayerFactory
-    from kanzoo.layers.kan import (
+    from kanzoo.layers import (
         KANConv1d,
         KANConv2d,
         KANConv3d,
@@ -16,6 +15,7 @@ if TYPE_CHECKING:
         KANConvTranspose2d,
         KANLinear,
     )
+    from kanzoo.layers.factory import LayerFactory
     from kanzoo.layers.kanify import kanify
     from kanzoo.layers.kanify_report import kanify_report
     from kanzoo.models.build import create_model, list_bases, list_models
@@ -29,12 +29,12 @@ except PackageNotFoundError:  # imported from a checkout that is not installed
 # Imported at first use, so that the command line can refuse a typo before PyTorch is loaded.
 _HOMES = {
     "KANClassifier": "kanzoo.estimators.sklearn",
-    "KANConv1d": "kanzoo.layers.kan",
-    "KANConv2d": "kanzoo.layers.kan",
-    "KANConv3d": "kanzoo.layers.kan",
-    "KANConvTranspose1d": "kanzoo.layers.kan",
-    "KANConvTranspose2d": "kanzoo.layers.kan",
-    "KANLinear": "kanzoo.layers.kan",
+    "KANConv1d": "kanzoo.layers",
+    "KANConv2d": "kanzoo.layers",
+    "KANConv3d": "kanzoo.layers",
+    "KANConvTranspose1d": "kanzoo.layers",
+    "KANConvTranspose2d": "kanzoo.layers",
+    "KANLinear": "kanzoo.layers",
     "KANRegressor": "kanzoo.estimators.sklearn",
     "LayerFactory": "kanzoo.layers.factory",
     "create_model": "kanzoo.models.build",

@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from kanzoo.layers import KANLinear
+
 
 def cox_de_boor(x: float, knots: np.ndarray, index: int, order: int) -> float:
     """B-spline `index` of degree `order` at x by the recursion; the last interval is closed."""
@@ -138,3 +140,23 @@ def flops_per_input(module: torch.nn.Module, features: int) -> float:
             module(x)
         counts.append(counter.count)
     return (counts[1] - counts[0]) / (16 * features)
+
+
+@torch.no_grad()
+def fit_least_squares(layer: KANLinear, x: Tensor, y: Tensor) -> None:
+    """Give a layer the weights and biases of least squared error; of many, the smallest.
+
+    Shapes: x `(N, C)`, y `(N, O)`. A KAN layer is linear in them, so this is the best it can do:
+    an oracle for training. Solved by singular values in float64, so that constant inputs and fewer
+    samples than coefficients do no harm.
+    """
+    layer.check_stored("weight", "bias")
+    features = layer.expansion(x.to(layer.weight.dtype)).double()  # (K, N, C)
+    matrix = features.permute(1, 2, 0).flatten(1)  # (N, C K)
+    if layer.bias is not None:
+        matrix = torch.cat([matrix, torch.ones_like(matrix[:, :1])], dim=1)
+    solution = torch.linalg.lstsq(matrix.cpu(), y.double().cpu(), driver="gelsd").solution
+    if layer.bias is not None:
+        layer.bias.copy_(solution[-1])
+        solution = solution[:-1]
+    layer.weight.copy_(solution.view(layer.weight.shape))

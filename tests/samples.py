@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from kanzoo.bases.spline import BSpline
-from kanzoo.layers.kan import KANConv2d, KANConvTranspose1d, KANLinear
+from kanzoo.layers import KANConv2d, KANConvTranspose1d, KANLinear
 
 DOUBLE: dict[str, Any] = {"dtype": torch.float64}
 

@@ -10,8 +10,8 @@ import kanzoo
 from kanzoo import kernels
 from kanzoo.benchmark.timing import saved_bytes
 from kanzoo.kernels.generic import linear as blocked
+from kanzoo.layers import KANConv2d, KANLinear
 from kanzoo.layers.dispatch import BACKENDS, choose
-from kanzoo.layers.kan import KANConv2d, KANLinear
 from kanzoo.layers.paths.base import SMALL
 
 NAMES = kanzoo.list_bases()

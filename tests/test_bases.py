@@ -14,8 +14,8 @@ from torch import Tensor
 from kanzoo import registry
 from kanzoo.bases.base import Basis, as_factory, get_basis, make_factory, second_moment
 from kanzoo.bases.spline import BSpline
+from kanzoo.layers import KANLinear
 from kanzoo.layers.expansion import Expansion
-from kanzoo.layers.kan import KANLinear
 
 NAMES = registry.names("basis")
 

@@ -15,8 +15,8 @@ from zoo import plan as plan_of
 import kanzoo
 from kanzoo import registry
 from kanzoo.bases.base import get_basis
+from kanzoo.layers import KANConv2d, KANLinear
 from kanzoo.layers.factory import LayerFactory
-from kanzoo.layers.kan import KANConv2d, KANLinear
 from kanzoo.layers.parameters import count_params
 from kanzoo.layers.transformer import SwiGLU
 from kanzoo.models.budget import CLOSE, match_budget

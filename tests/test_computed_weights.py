@@ -11,9 +11,8 @@ from torch.nn.utils import parametrizations, parametrize, prune
 
 from kanzoo.bases.base import get_basis
 from kanzoo.fit.compiled_mse import compiled_mse
+from kanzoo.layers import KANConv2d, KANConvTranspose1d, KANLinear
 from kanzoo.layers.constraint import KINDS
-from kanzoo.layers.kan import KANConv2d, KANConvTranspose1d, KANLinear
-from kanzoo.layers.lstsq import fit_least_squares
 from kanzoo.training.optim import param_groups
 
 
@@ -99,7 +98,6 @@ CHANGES: dict[str, Any] = {
     ),
     "share_inputs": lambda layer, x: layer.share_inputs(torch.zeros(3, dtype=torch.long)),
     "reset_parameters": lambda layer, x: layer.reset_parameters(),
-    "fit_least_squares": lambda layer, x: fit_least_squares(layer, x, x[:, :1].repeat(1, 4)),
 }
 
 

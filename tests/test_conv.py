@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from kanzoo import registry
-from kanzoo.layers.kan import (
+from kanzoo.layers import (
     KANConv1d,
     KANConv2d,
     KANConv3d,

@@ -15,9 +15,8 @@ from torch import Tensor, nn
 import kanzoo
 from kanzoo import kernels
 from kanzoo.bases.base import Basis
-from kanzoo.layers import dispatch
+from kanzoo.layers import KANConv2d, KANConvTranspose2d, KANLayer, KANLinear, dispatch
 from kanzoo.layers.dispatch import PATHS, add_path, choose, remove_path
-from kanzoo.layers.kan import KANConv2d, KANConvTranspose2d, KANLayer, KANLinear
 from kanzoo.training.measure import PeakMemory
 
 PACKAGE = Path(kanzoo.__file__).parent

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from kanzoo import registry
 from kanzoo.bases.base import get_basis
-from kanzoo.layers.kan import KANLinear
+from kanzoo.layers import KANLinear
 
 CASES: list[tuple[str, dict[str, Any]]] = [
     *((name, {}) for name in registry.names("basis")),

@@ -17,7 +17,7 @@ from kanzoo.data.tabular import BreastCancer, Diabetes, Wine
 from kanzoo.explain import explain
 from kanzoo.interpret.edges import edge_functions
 from kanzoo.interpret.pictures import animation
-from kanzoo.layers.kan import KANLinear
+from kanzoo.layers import KANLinear
 from kanzoo.run.config import compose
 from kanzoo.run.fit import train
 from kanzoo.run.prepare import prepare
@@ -220,7 +220,7 @@ def test_frames_are_what_the_network_was(train_run: Run, tmp_path: Path) -> None
 def test_taps_survive_a_frame(tmp_path: Path) -> None:
     from torch import nn
 
-    from kanzoo.layers.kan import KANConv2d
+    from kanzoo.layers import KANConv2d
 
     net = nn.Sequential(KANConv2d(1, 2, 2), nn.Flatten(), KANLinear(8, 2))
     found = edge_functions(net, torch.randn(3, 1, 3, 3))

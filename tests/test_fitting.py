@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from reference import fit_least_squares
 from torch import nn
 
 from kanzoo import KANLinear, get_basis
 from kanzoo.data.functions import Functions
 from kanzoo.layers.grid import adjust_optimizer
-from kanzoo.layers.lstsq import fit_least_squares
 from kanzoo.registry import options
 from kanzoo.reproduce import poisson
 from kanzoo.run.config import compose

@@ -10,8 +10,8 @@ from conftest import SMALL
 from torch import Tensor, nn
 from torch.nn.utils import prune
 
+from kanzoo.layers import KANLinear
 from kanzoo.layers.inputs import layer_inputs
-from kanzoo.layers.kan import KANLinear
 from kanzoo.models.build import create_model
 from kanzoo.models.weights import find_checkpoint
 from kanzoo.run.config import compose

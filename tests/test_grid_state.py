@@ -12,8 +12,8 @@ from torch import Tensor
 
 from kanzoo.bases.base import get_basis
 from kanzoo.bases.spline import BSpline
+from kanzoo.layers import KANLinear
 from kanzoo.layers.grid import adjust_optimizer
-from kanzoo.layers.kan import KANLinear
 
 # --- bad input -----------------------------------------------------------------------------------
 

@@ -15,9 +15,9 @@ from torch import Tensor
 from kanzoo.bases.base import get_basis
 from kanzoo.bases.knots import extend, split_cells
 from kanzoo.bases.spline import BSpline
+from kanzoo.layers import KANConv2d, KANLayer, KANLinear
 from kanzoo.layers.grid import sample_rows
 from kanzoo.layers.inputs import outside_shares
-from kanzoo.layers.kan import KANConv2d, KANLayer, KANLinear
 
 ADAPTIVE = get_basis("bspline_adaptive")
 

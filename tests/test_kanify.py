@@ -14,7 +14,7 @@ from torch.nn.utils import parametrizations, prune
 
 import kanzoo
 from kanzoo import registry
-from kanzoo.layers.kan import KANConv2d, KANLayer, KANLinear
+from kanzoo.layers import KANConv2d, KANLayer, KANLinear
 from kanzoo.layers.kanify import REPLACEMENTS
 from kanzoo.layers.parameters import count_params
 from kanzoo.models.cost import count_flops

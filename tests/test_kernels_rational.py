@@ -12,7 +12,7 @@ from kanzoo import kernels
 from kanzoo.bases.rational import GroupRational
 from kanzoo.kernels.families import rational as module
 from kanzoo.kernels.families.rational import dense_rational
-from kanzoo.layers.kan import KANConv2d, KANLinear
+from kanzoo.layers import KANConv2d, KANLinear
 from kanzoo.layers.paths import generic
 from kanzoo.layers.paths.native import Rational
 

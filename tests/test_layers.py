@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from kanzoo import registry
+from kanzoo.layers import KANConv2d, KANLinear
 from kanzoo.layers.expansion import INITS
-from kanzoo.layers.kan import KANConv2d, KANLinear
 
 NAMES = registry.names("basis")
 

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from kanzoo import registry
 from kanzoo.bases.base import get_basis
+from kanzoo.layers import KANConv2d, KANConv3d, KANConvTranspose2d, KANLinear
 from kanzoo.layers.expansion import Expansion
-from kanzoo.layers.kan import KANConv2d, KANConv3d, KANConvTranspose2d, KANLinear
 
 NAMES = registry.names("basis")
 

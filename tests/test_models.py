@@ -27,8 +27,8 @@ from zoo import (
 import kanzoo
 from kanzoo import registry
 from kanzoo.data.base import KINDS
+from kanzoo.layers import KANLayer
 from kanzoo.layers.factory import LayerFactory
-from kanzoo.layers.kan import KANLayer
 from kanzoo.models.build import build_layers, build_plan
 from kanzoo.training.optim import param_groups
 

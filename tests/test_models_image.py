@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from zoo import inputs, make
 
 import kanzoo
-from kanzoo.layers.kan import KANConvTranspose2d
+from kanzoo.layers import KANConvTranspose2d
 from kanzoo.layers.patches import Patches
 
 

@@ -18,8 +18,8 @@ import kanzoo
 from kanzoo.interpret import edges as module
 from kanzoo.interpret.edges import Edge, edge_deviations, edge_functions, layer_values
 from kanzoo.interpret.pictures import graph, grids
+from kanzoo.layers import KANConv2d, KANConvTranspose2d, KANLayer, KANLinear
 from kanzoo.layers.grid import spread
-from kanzoo.layers.kan import KANConv2d, KANConvTranspose2d, KANLayer, KANLinear
 from kanzoo.page import style
 
 TINY = {

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from samples import DOUBLE, points, shaken
 
 from kanzoo.bases.base import get_basis
+from kanzoo.layers import KANConv2d, KANLinear
 from kanzoo.layers.expansion import Expansion
-from kanzoo.layers.kan import KANConv2d, KANLinear
 from kanzoo.layers.squash import SQUASHES
 
 

@@ -13,7 +13,7 @@ from kanzoo.fit.least_squares import fit_lbfgs, fit_squares
 from kanzoo.interpret.formula.hybrid import HybridLinear, set_edge, share_edge
 from kanzoo.interpret.pruning import alive, prune, shrink, smallest
 from kanzoo.interpret.scores import attribution, contrast, edge_scores, layer_scores
-from kanzoo.layers.kan import KANLayer
+from kanzoo.layers import KANLayer
 from kanzoo.training.regularise import EdgeRegulariser, edge_penalty, entropy
 from tests.conftest import Run
 

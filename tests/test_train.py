@@ -464,7 +464,7 @@ def test_the_offline_run_of_wandb_is_a_mirror(train_run: Run, tmp_path: Path) ->
 
 def test_weight_decay_is_for_the_weights_of_layers() -> None:
     from kanzoo import create_model
-    from kanzoo.layers.kan import KANLayer
+    from kanzoo.layers import KANLayer
 
     for name, options in (("mlp", {}), ("resnet", {"width": 4}), ("vit", {"patch_size": 2})):
         net = create_model(name, basis="rational", in_shape=(1, 8, 8), **options)

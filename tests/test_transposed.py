@@ -7,7 +7,7 @@ import torch
 from samples import DOUBLE, points
 from torch import nn
 
-from kanzoo.layers.kan import KANConvTranspose1d, KANConvTranspose2d
+from kanzoo.layers import KANConvTranspose1d, KANConvTranspose2d
 from kanzoo.layers.paths.base import channel_features
 from kanzoo.layers.paths.dense import TRANSPOSED
 

@@ -15,7 +15,7 @@ from zoo import ON_IMAGES
 import kanzoo
 from kanzoo import registry
 from kanzoo.bases.activation import Activation
-from kanzoo.layers.kan import KANLayer, KANLinear
+from kanzoo.layers import KANLayer, KANLinear
 from kanzoo.models.weights import _match_dtypes
 
 SHAPE = (1, 8, 8)

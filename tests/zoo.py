@@ -9,7 +9,7 @@ from torch import Tensor, nn
 import kanzoo
 from kanzoo import registry
 from kanzoo.bases.base import BasisFactory, get_basis
-from kanzoo.layers.kan import KANLayer
+from kanzoo.layers import KANLayer
 from kanzoo.models.base import Architecture
 from kanzoo.models.build import ModelPlan, build_layers, build_plan
 from kanzoo.models.solve import Budget

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from kanzoo.bases.base import get_basis
 from kanzoo.data.functions import Functions
 from kanzoo.fit.compiled_mse import compiled_mse
+from kanzoo.layers import KANLinear
 from kanzoo.layers.factory import LayerFactory
-from kanzoo.layers.kan import KANLinear
 from kanzoo.models.mlp import MLP
 from kanzoo.registry import options
 from kanzoo.training.optim import build_optimizer

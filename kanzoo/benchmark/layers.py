@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from kanzoo.bases.base import BasisFactory, get_basis
 from kanzoo.benchmark.peers import Peer
 from kanzoo.benchmark.timing import ratio, saved_bytes, training_step
-from kanzoo.layers.kan import KANConv2d, KANLinear
+from kanzoo.layers import KANConv2d, KANLinear
 
 
 @dataclass(frozen=True)

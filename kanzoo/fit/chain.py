@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from kanzoo.layers import KANLayer, KANLinear
 from kanzoo.layers.inputs import evaluating
-from kanzoo.layers.kan import KANLayer, KANLinear
 from kanzoo.layers.products import Products, multiply
 
 NORMS = (nn.LayerNorm, nn.BatchNorm1d, nn.RMSNorm)

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from kanzoo.fit.chain import chain
 from kanzoo.kernels.native.call import max_threads
 from kanzoo.kernels.spline.calls import bind_backward, bind_forward, sizes_of
+from kanzoo.layers import KANLinear
 from kanzoo.layers.dispatch import choose
-from kanzoo.layers.kan import KANLinear
 from kanzoo.layers.parameters import count_params
 
 

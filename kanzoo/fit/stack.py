@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from kanzoo.bases.base import get_basis
 from kanzoo.fit.least_squares import fit_lbfgs, fit_squares
-from kanzoo.layers.kan import KANLinear
+from kanzoo.layers import KANLinear
 from kanzoo.layers.parameters import count_params
 from kanzoo.training.regularise import edge_penalty
 

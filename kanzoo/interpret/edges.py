@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from kanzoo.fit.chain import kan_layers
+from kanzoo.layers import KANLayer
 from kanzoo.layers.grid import spread
 from kanzoo.layers.inputs import layer_inputs
-from kanzoo.layers.kan import KANLayer
 
 ROWS = 4096  # values of every channel that are looked at, spread over all
 CENTRE = 0.99  # share of the data that a curve is drawn over

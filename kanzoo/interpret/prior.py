@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from kanzoo.fit.chain import Stage, chain
 from kanzoo.interpret.pruning import alive
+from kanzoo.layers import KANLinear
 from kanzoo.layers.constraint import KINDS, kind_number
 from kanzoo.layers.edges import check_equal_rows
-from kanzoo.layers.kan import KANLinear
 from kanzoo.layers.products import node_of
 
 

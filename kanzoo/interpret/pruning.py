@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from kanzoo.fit.chain import Stage, chain, check_finite, kan_layers
 from kanzoo.fit.least_squares import fit_squares, network_rmse, rmse
 from kanzoo.interpret.scores import attribution, edge_scores
+from kanzoo.layers import KANLayer, KANLinear
 from kanzoo.layers.constraint import tie
 from kanzoo.layers.conv import KANConv
 from kanzoo.layers.inputs import evaluating
-from kanzoo.layers.kan import KANLayer, KANLinear
 from kanzoo.layers.products import node_of
 
 log = logging.getLogger("kanzoo")

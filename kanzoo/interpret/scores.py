@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from kanzoo.fit.chain import chain, kan_layers
 from kanzoo.interpret.edges import ROWS, edge_deviations, layer_values
+from kanzoo.layers import KANLayer
 from kanzoo.layers.grid import spread
-from kanzoo.layers.kan import KANLayer
 from kanzoo.layers.products import node_of
 
 

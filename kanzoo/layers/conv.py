@@ -4,17 +4,17 @@ Axes: B batch, C input channels, O output channels, K functions a channel, S the
 """
 
 import math
-from typing import Any, ClassVar, Never
+from typing import ClassVar, Never
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kanzoo.bases.base import Basis, BasisFactory, as_factory
+from kanzoo.bases.base import Basis, BasisFactory
 from kanzoo.checks import check_name
 from kanzoo.layers.dispatch import compute
-from kanzoo.layers.expansion import Expansion
-from kanzoo.layers.layer import KANLayer, check_channels, check_sizes, refuse_unknown, weighted_sum
+from kanzoo.layers.layer import KANLayer
+from kanzoo.layers.options import OPTIONS, check_channels, check_sizes, refuse_unknown
 from kanzoo.layers.paths.base import ConvOptions, Request
 
 Sizes = int | tuple[int, ...]
@@ -59,45 +59,33 @@ class ConvLayer(KANLayer):
                 f"groups={groups} must divide in_channels={in_channels} and "
                 f"out_channels={out_channels}"
             )
-        kernel = self._sizes("kernel_size", kernel_size, 1)
-        strides = self._sizes("stride", stride, 1)
         check_name("padding_mode", padding_mode, self.padding_modes)
-        place: dict[str, Any] = {"device": device, "dtype": dtype}
-        expansion = Expansion(
-            in_channels, as_factory(basis), residual=residual, squash=squash, **place
-        )
-        self._stride = strides  # the initialisation of transposed convolutions depends on it
+        self.kernel_size = self._sizes("kernel_size", kernel_size, 1)
+        self.stride = self._sizes("stride", stride, 1)
+        self.dilation = self._sizes("dilation", dilation, 1)
+        self.padding = self._padding(padding)
+        if padding == "same" and max(self.stride) > 1:
+            raise ValueError(f"padding 'same' needs stride 1, got {stride}")
+        self.padding_mode = padding_mode
+        self.groups = groups
+        self.output_padding = (0,) * self.dims
         super().__init__(
             in_channels,
             out_channels,
-            self.weight_shape(in_channels, out_channels, groups, expansion.num_functions, kernel),
             bias=bias,
-            expansion=expansion,
+            basis=basis,
+            residual=residual,
+            squash=squash,
             init=init,
-            **place,
+            device=device,
+            dtype=dtype,
         )
-        self.kernel_size = kernel
-        self.stride = strides
-        self.dilation = self._sizes("dilation", dilation, 1)
-        self.padding = self._padding(padding)
-        self.padding_mode = padding_mode
-        if padding == "same" and max(strides) > 1:
-            raise ValueError(f"padding 'same' needs stride 1, got {stride}")
-        self.groups = groups
-        self.output_padding = (0,) * self.dims
-        sizes = zip(kernel, self.dilation, self.margins, strict=True)
+        sizes = zip(self.kernel_size, self.dilation, self.margins, strict=True)
         self.set_backend(backend, (1, in_channels, *(k * d + sum(m) for k, d, m in sizes)))
-
-    @staticmethod
-    def weight_shape(
-        channels: int, outputs: int, groups: int, functions: int, kernel: tuple[int, ...]
-    ) -> tuple[int, ...]:
-        """Shape of the weight."""
-        raise TypeError("a convolution must say how its weight is laid out")
 
     @property
     def taps(self) -> int:
-        return math.prod(self.weight.shape[3:])
+        return math.prod(self.kernel_size)
 
     def _sizes(self, name: str, value: Sizes | str, least: int) -> tuple[int, ...]:
         sizes = (value,) * self.dims if isinstance(value, int) else value
@@ -118,13 +106,13 @@ class ConvLayer(KANLayer):
         check_name("padding", padding, self.named_paddings)
         return padding
 
-    def _tap(self, tap: tuple[int, ...] | None) -> int:
-        place = 0
+    def tap_index(self, tap: tuple[int, ...] | None) -> int:
+        number = 0
         for index, size in zip(tap or (0,) * self.dims, self.kernel_size, strict=True):
             if not 0 <= index < size:
                 raise ValueError(f"tap {tap} is outside a kernel of size {self.kernel_size}")
-            place = place * size + index
-        return place
+            number = number * size + index
+        return number
 
     def rows(self, x: Tensor) -> Tensor:
         return super().rows(x.movedim(-1 - self.dims, -1))
@@ -175,7 +163,7 @@ class ConvLayer(KANLayer):
 
 
 class KANConv(ConvLayer):
-    """Convolution of basis functions; sizes and options as `nn.Conv2d`.
+    __doc__ = f"""Convolution of basis functions; sizes and options as `nn.Conv2d`.
 
     Shapes: `(B, C, S) -> (B, O, S')`, also unbatched; weight `(O, C / groups, K, *kernel_size)`.
 
@@ -192,27 +180,7 @@ class KANConv(ConvLayer):
         Whether a trained number is added to every output channel.
     padding_mode : str, default "zeros"
         Where the pixels of the padding come from: "zeros", "reflect", "replicate" or "circular".
-    basis : str, BasisFactory or Basis class, default "bspline"
-        The functions that every input is expanded in: a name of `kanzoo.list_bases()`, or
-        `kanzoo.get_basis(name, **options)` for other options than those of `conf/basis/NAME.yaml`.
-    residual : str or None, default "auto"
-        Activation of the branch beside the basis, one more function of every edge: "identity",
-        "relu", "gelu", "silu" or "tanh"; None for no such branch; "auto" for what the literature
-        combines the basis with (SiLU for B-splines).
-    squash : str, default "auto"
-        What brings inputs into the range of the basis before it: "none", "tanh", "sigmoid",
-        "affine" (a trained scale and shift of every feature), "layer" or "batch" normalisation;
-        "auto" for what the literature combines the basis with.
-    init : str, default "variance"
-        Scheme of the initial weights: "variance" (output variance 1 for standard normal inputs at
-        any fan-in), "paper" (KAN, 2404.19756: small splines beside a Glorot residual), "glorot" or
-        "power_law" (2509.03417).
-    backend : str, default "auto"
-        Code that computes the layer: "auto" (the fastest that can be had), "dense" (all features at
-        once), "blocked" (features are computed again in the backward; only x is kept) or "compiled"
-        (C++ kernels on the CPU). `explain_backend(x)` says which code runs, and why.
-    device, dtype : optional
-        As for `nn.Conv2d`.
+    {OPTIONS}
 
     Raises
     ------
@@ -224,11 +192,8 @@ class KANConv(ConvLayer):
     named_paddings = ("valid", "same")
     padding_modes = ("zeros", "reflect", "replicate", "circular")
 
-    @staticmethod
-    def weight_shape(
-        channels: int, outputs: int, groups: int, functions: int, kernel: tuple[int, ...]
-    ) -> tuple[int, ...]:
-        return (outputs, channels // groups, functions, *kernel)
+    def weight_shape(self, functions: int) -> tuple[int, ...]:
+        return (self.out_features, self.in_features // self.groups, functions, *self.kernel_size)
 
     def rows(self, x: Tensor) -> Tensor:
         return super().rows(self.padded(x))
@@ -238,18 +203,6 @@ class KANConv(ConvLayer):
         grouped = tensor.to(matrix.dtype).unflatten(0, (self.groups, -1))
         mapped = torch.einsum("gclk,gock...->gocl...", matrix, grouped)
         return mapped.flatten(0, 1).to(tensor.dtype)
-
-    def edge(self, i: int, o: int, x: Tensor, tap: tuple[int, ...] | None = None) -> Tensor:
-        """Value at x of the function on the edge i -> o at one tap of the kernel, else the first.
-
-        With groups, i counts within the group of o.
-        """
-        channel = i + (o * self.groups // self.out_features) * (self.in_features // self.groups)
-        inputs = x.new_zeros((*x.shape, self.in_features))
-        inputs[..., channel] = x
-        values = self.expansion.univariate(inputs)[..., channel]
-        taps = self.masked_weight()[o, i].flatten(1)  # (K, taps)
-        return weighted_sum(taps[:, self._tap(tap)], values)
 
 
 class KANConv1d(KANConv):

@@ -28,6 +28,7 @@ class EdgeLayer(nn.Module):
     function_dim: ClassVar[int]  # the dimension of the weight that counts functions
     in_features: int
     out_features: int
+    groups: int = 1
     weight: nn.Parameter
     expansion: Expansion
     edge_mask: Tensor | None
@@ -154,14 +155,13 @@ class EdgeLayer(nn.Module):
     def mask_channels(self, keep: Tensor) -> None:
         """`mask_edges`, with `keep` laid out as `edge_weight`: `(C, E)`."""
         if self.function_dim != 1:
-            groups = self.out_features // self.edges_out
-            keep = keep.unflatten(0, (groups, -1)).transpose(1, 2).flatten(0, 1)
+            keep = keep.unflatten(0, (self.groups, -1)).transpose(1, 2).flatten(0, 1)
         self.mask_edges(keep)
 
     @property
     def edges_out(self) -> int:
         """How many outputs an input channel reaches: O / groups."""
-        return self.out_features // int(getattr(self, "groups", 1))
+        return self.out_features // self.groups
 
     def by_function(self) -> Tensor:
         """The weight as a view with functions first."""

@@ -14,7 +14,7 @@ from kanzoo.checks import check_name
 from kanzoo.layers.dispatch import compute
 from kanzoo.layers.inputs import evaluating
 from kanzoo.layers.paths.base import Request
-from kanzoo.layers.squash import SQUASHES, identity
+from kanzoo.layers.squash import SQUASHES, Squash
 
 # For every function phi_k the index j and the sign s of phi_k(-x) = s phi_j(x).
 Mirror = tuple[tuple[int, ...], tuple[float, ...]]
@@ -137,7 +137,7 @@ class Expansion(nn.Module):
         if self.residual is None:
             return basis, 0.0
         residual = BasisFactory(Activation, (("function", self.residual),))
-        return basis, second_moment(residual, identity, derivative)
+        return basis, second_moment(residual, Squash.at_start, derivative)
 
     @torch.no_grad()
     def init_weight(

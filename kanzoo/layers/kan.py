@@ -3,34 +3,22 @@
 Axes: C input channels, O output channels, K functions a channel (basis and residual).
 """
 
-from typing import Any, Never
+from typing import Never
 
 import torch
 from torch import Tensor
 
-from kanzoo.bases.base import Basis, BasisFactory, as_factory
+from kanzoo.bases.base import Basis, BasisFactory
 from kanzoo.layers.constraint import check_tied, tie
-from kanzoo.layers.conv import KANConv1d, KANConv2d, KANConv3d
 from kanzoo.layers.dispatch import compute
 from kanzoo.layers.edges import check_equal_rows
-from kanzoo.layers.expansion import Expansion
-from kanzoo.layers.layer import KANLayer, check_channels, check_sizes, refuse_unknown, weighted_sum
+from kanzoo.layers.layer import KANLayer
+from kanzoo.layers.options import OPTIONS, check_channels, check_sizes, refuse_unknown
 from kanzoo.layers.paths.base import Request
-from kanzoo.layers.transposed import KANConvTranspose1d, KANConvTranspose2d
-
-__all__ = [
-    "KANConv1d",
-    "KANConv2d",
-    "KANConv3d",
-    "KANConvTranspose1d",
-    "KANConvTranspose2d",
-    "KANLayer",
-    "KANLinear",
-]
 
 
 class KANLinear(KANLayer):
-    """Linear map of basis functions: y_o = b_o + sum_i sum_k W[i, k, o] phi_k(x_i).
+    __doc__ = f"""Linear map of basis functions: y_o = b_o + sum_i sum_k W[i, k, o] phi_k(x_i).
 
     Shapes: `(..., in_features) -> (..., out_features)`, as `nn.Linear`; weight `(C, K, O)`. Every
     edge i -> o has its own function sum_k W[i, k, o] phi_k, the residual branch being the last phi
@@ -42,27 +30,7 @@ class KANLinear(KANLayer):
         Sizes of the last axis of inputs and outputs.
     bias : bool, default True
         Whether a trained number is added to every output.
-    basis : str, BasisFactory or Basis class, default "bspline"
-        The functions that every input is expanded in: a name of `kanzoo.list_bases()`, or
-        `kanzoo.get_basis(name, **options)` for other options than those of `conf/basis/NAME.yaml`.
-    residual : str or None, default "auto"
-        Activation of the branch beside the basis, one more function of every edge: "identity",
-        "relu", "gelu", "silu" or "tanh"; None for no such branch; "auto" for what the literature
-        combines the basis with (SiLU for B-splines).
-    squash : str, default "auto"
-        What brings inputs into the range of the basis before it: "none", "tanh", "sigmoid",
-        "affine" (a trained scale and shift of every feature), "layer" or "batch" normalisation;
-        "auto" for what the literature combines the basis with.
-    init : str, default "variance"
-        Scheme of the initial weights: "variance" (output variance 1 for standard normal inputs at
-        any fan-in), "paper" (KAN, 2404.19756: small splines beside a Glorot residual), "glorot" or
-        "power_law" (2509.03417).
-    backend : str, default "auto"
-        Code that computes the layer: "auto" (the fastest that can be had), "dense" (all features at
-        once), "blocked" (features are computed again in the backward; only x is kept) or "compiled"
-        (C++ kernels on the CPU). `explain_backend(x)` says which code runs, and why.
-    device, dtype : optional
-        As for `nn.Linear`.
+    {OPTIONS}
 
     Raises
     ------
@@ -95,20 +63,21 @@ class KANLinear(KANLayer):
     ) -> None:
         refuse_unknown(type(self), basis, unknown)
         check_sizes(in_features=in_features, out_features=out_features)
-        place: dict[str, Any] = {"device": device, "dtype": dtype}
-        expansion = Expansion(
-            in_features, as_factory(basis), residual=residual, squash=squash, **place
-        )
         super().__init__(
             in_features,
             out_features,
-            (in_features, expansion.num_functions, out_features),
             bias=bias,
-            expansion=expansion,
+            basis=basis,
+            residual=residual,
+            squash=squash,
             init=init,
-            **place,
+            device=device,
+            dtype=dtype,
         )
         self.set_backend(backend, (1, in_features))
+
+    def weight_shape(self, functions: int) -> tuple[int, ...]:
+        return (self.in_features, functions, self.out_features)
 
     def request(self, x: Tensor) -> Request:
         check_channels(x, -1, self.in_features)
@@ -137,10 +106,3 @@ class KANLinear(KANLayer):
         shared = tie(self.unmasked_weight().movedim(1, 0), group).movedim(0, 1)
         self.input_group = group
         self._set_effective(shared, self.edge_kind)
-
-    def edge(self, i: int, o: int, x: Tensor) -> Tensor:
-        """Value of the edge function i -> o at x, of any shape; the bias belongs to no edge."""
-        inputs = x.new_zeros((*x.shape, self.in_features))
-        inputs[..., i] = x
-        values = self.expansion.univariate(inputs)[..., i]  # (K, ...)
-        return weighted_sum(self.masked_weight()[i, :, o], values)

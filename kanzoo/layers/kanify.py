@@ -18,17 +18,12 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from kanzoo.bases.base import Basis, BasisFactory, as_factory
-from kanzoo.layers.kan import (
-    KANConv1d,
-    KANConv2d,
-    KANConv3d,
-    KANConvTranspose1d,
-    KANConvTranspose2d,
-    KANLayer,
-    KANLinear,
-)
+from kanzoo.layers.conv import KANConv1d, KANConv2d, KANConv3d
+from kanzoo.layers.kan import KANLinear
 from kanzoo.layers.kanify_reads import readers
 from kanzoo.layers.kanify_report import kanify_report
+from kanzoo.layers.layer import KANLayer
+from kanzoo.layers.transposed import KANConvTranspose1d, KANConvTranspose2d
 
 log = logging.getLogger("kanzoo")
 

@@ -4,8 +4,7 @@ Axes: C input channels, O output channels, K functions a channel (basis and resi
 """
 
 import copy
-import inspect
-from collections.abc import Mapping
+from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
 import torch
@@ -13,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kanzoo.bases.base import Basis, BasisFactory, GridBasis, as_factory
-from kanzoo.checks import MAX_FUNCTIONS, check_name, check_whole
+from kanzoo.checks import MAX_FUNCTIONS, check_whole
 from kanzoo.layers.constraint import monotone_on_data
 from kanzoo.layers.dispatch import choose, explain
 from kanzoo.layers.edges import STRUCTURE, EdgeLayer, check_loaded
@@ -27,13 +26,14 @@ from kanzoo.layers.grid import (
     spread,
     transfer,
 )
+from kanzoo.layers.options import check_channels
 from kanzoo.layers.paths.base import Request
 
 # What a computed weight is stored as, by pruning, norms and other parametrizations.
 SOURCES = ("weight_orig", "weight_v", *(f"parametrizations.weight.original{n}" for n in ("", 1)))
 
 
-class KANLayer(EdgeLayer):
+class KANLayer(EdgeLayer, ABC):
     """What all KAN layers share: expansion, weight, bias, edges and initialisation.
 
     A fixed activation as basis (K = 1) makes it the ordinary "activation, then linear" layer, which
@@ -47,31 +47,38 @@ class KANLayer(EdgeLayer):
         self,
         in_features: int,
         out_features: int,
-        weight_shape: tuple[int, ...],
         *,
         bias: bool,
-        expansion: Expansion,
+        basis: str | BasisFactory | type[Basis],
+        residual: str | None,
+        squash: str,
         init: str,
         device: torch.device | str | None,
         dtype: torch.dtype | None,
     ) -> None:
         super().__init__()
+        tensors: dict[str, Any] = {"device": device, "dtype": dtype}
         self.in_features = in_features
         self.out_features = out_features
-        self.expansion = expansion
-        self.init = init
-        self.weight = nn.Parameter(torch.empty(weight_shape, device=device, dtype=dtype))
-        self.bias = (
-            nn.Parameter(torch.empty(out_features, device=device, dtype=dtype)) if bias else None
+        self.expansion = Expansion(
+            in_features, as_factory(basis), residual=residual, squash=squash, **tensors
         )
+        self.init = init
+        shape = self.weight_shape(self.expansion.num_functions)
+        self.weight = nn.Parameter(torch.empty(shape, **tensors))
+        self.bias = nn.Parameter(torch.empty(out_features, **tensors)) if bias else None
         for name in STRUCTURE:
             self.register_buffer(name, None)
         self.register_load_state_dict_post_hook(check_loaded)
         self.reset_parameters()
 
+    @abstractmethod
+    def weight_shape(self, functions: int) -> tuple[int, ...]:
+        """Shape of the weight for a number of functions a channel."""
+
+    @abstractmethod
     def request(self, x: Tensor) -> Request:
         """What is to be computed of an input."""
-        raise NotImplementedError
 
     def explain_backend(self, x: Tensor) -> str:
         """One line: the path which computes the layer on inputs like x, and why others do not."""
@@ -129,6 +136,24 @@ class KANLayer(EdgeLayer):
     def taps(self) -> int:
         """How many weights a function has on one edge: the pixels of a kernel, or 1."""
         return 1
+
+    def tap_index(self, tap: tuple[int, ...] | None) -> int:
+        """The number of a tap among those of an edge, the first unless given."""
+        return 0
+
+    def edge(self, i: int, o: int, x: Tensor, tap: tuple[int, ...] | None = None) -> Tensor:
+        """Value at x, of any shape, of the function on the edge i -> o; the bias is on no edge.
+
+        Of a kernel, at one of its taps, else the first. With groups, i counts within that of o.
+        """
+        group, output = divmod(o, self.edges_out)
+        channel = i + group * (self.in_features // self.groups)
+        inputs = x.new_zeros((*x.shape, self.in_features))
+        inputs[..., channel] = x
+        values = self.expansion.univariate(inputs)[..., channel]  # (K, ...)
+        weight = self.edge_weight()[channel, :, output, self.tap_index(tap)].to(values.dtype)
+        # Not a matrix product, which autocast would compute in reduced precision.
+        return (weight.view(-1, *[1] * x.dim()) * values).sum(0)
 
     @property
     def num_params(self) -> int:
@@ -244,39 +269,3 @@ class KANLayer(EdgeLayer):
 
     def extra_repr(self) -> str:
         return f"{self.in_features}, {self.out_features}, bias={self.bias is not None}"
-
-
-def weighted_sum(weight: Tensor, values: Tensor) -> Tensor:
-    """sum_k weight_k values_k, never in reduced precision: `(K), (K, ...) -> (...)`."""
-    return (weight.to(values.dtype).view(-1, *[1] * (values.dim() - 1)) * values).sum(0)
-
-
-def check_sizes(**sizes: int) -> None:
-    """Raise `ValueError` for a size that is not a positive whole number."""
-    for name, size in sizes.items():
-        check_whole(name, size, 1)
-
-
-def check_channels(x: Tensor, dim: int, expected: int) -> None:
-    """Raise `ValueError` unless dimension `dim` of x, from behind, has `expected` features."""
-    if x.dim() < -dim or x.shape[dim] != expected:
-        raise ValueError(
-            f"expected {expected} features in dimension {dim}, got an input of shape "
-            f"{tuple(x.shape)}"
-        )
-
-
-def refuse_unknown(
-    layer: type, basis: str | BasisFactory | type[Basis], unknown: Mapping[str, object]
-) -> None:
-    """Raise `ValueError` for options that a layer does not have; those of a basis are set there."""
-    for name in unknown:
-        factory = as_factory(basis)
-        options = dict(factory.options)
-        if name in options:
-            raise ValueError(
-                f"{layer.__name__} has no option {name!r}, its basis has: "
-                f"basis=kanzoo.get_basis({factory.name!r}, {name}={unknown[name]!r})"
-            )
-        known = [p for p in inspect.signature(layer).parameters if p != "unknown"]
-        check_name(f"option of {layer.__name__}", name, [*known, *options])

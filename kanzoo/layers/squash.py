@@ -4,30 +4,22 @@ Axes: C features, last. Every class has `flops` per value, `at_start` (what it d
 normal inputs before training) and `univariate`, the function of one value that edges show.
 """
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-def identity(x: Tensor) -> Tensor:
-    """x as it is."""
-    return x
-
-
 class Squash(nn.Module):
-    """Leaves its input alone, and is the contract of the others: `(..., C) -> (..., C)`."""
+    """Leaves its input alone, and is the contract of the others: `(..., C) -> (..., C)`.
+
+    `options` are device and dtype of parameters.
+    """
 
     flops: ClassVar[int] = 0
 
-    def __init__(
-        self,
-        in_features: int,
-        *,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
+    def __init__(self, in_features: int, **options: Any) -> None:
         super().__init__()
 
     @staticmethod
@@ -40,7 +32,7 @@ class Squash(nn.Module):
 
     def univariate(self, x: Tensor) -> Tensor:
         """The same without looking at other features or rows, and without side effects."""
-        return x
+        return self.at_start(x)
 
 
 class Tanh(Squash):
@@ -50,9 +42,6 @@ class Tanh(Squash):
 
     @staticmethod
     def at_start(x: Tensor) -> Tensor:
-        return torch.tanh(x)
-
-    def univariate(self, x: Tensor) -> Tensor:
         return torch.tanh(x)
 
 
@@ -65,25 +54,16 @@ class Sigmoid(Squash):
     def at_start(x: Tensor) -> Tensor:
         return torch.sigmoid(x)
 
-    def univariate(self, x: Tensor) -> Tensor:
-        return torch.sigmoid(x)
-
 
 class Affine(Squash):
     """scale_c x + shift_c with one trained pair per feature; the identity at the start."""
 
     flops = 2
 
-    def __init__(
-        self,
-        in_features: int,
-        *,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
+    def __init__(self, in_features: int, **options: Any) -> None:
         super().__init__(in_features)
-        self.scale = nn.Parameter(torch.ones(in_features, device=device, dtype=dtype))
-        self.shift = nn.Parameter(torch.zeros(in_features, device=device, dtype=dtype))
+        self.scale = nn.Parameter(torch.ones(in_features, **options))
+        self.shift = nn.Parameter(torch.zeros(in_features, **options))
 
     def univariate(self, x: Tensor) -> Tensor:
         return x * self.scale.to(x.dtype) + self.shift.to(x.dtype)
@@ -97,16 +77,10 @@ class LayerSquash(Affine):
 
     flops = 7
 
-    def __init__(
-        self,
-        in_features: int,
-        *,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
+    def __init__(self, in_features: int, **options: Any) -> None:
         if in_features < 2:
             raise ValueError("squash 'layer' needs at least 2 features: it turns a single one to 0")
-        super().__init__(in_features, device=device, dtype=dtype)
+        super().__init__(in_features, **options)
 
     def forward(self, x: Tensor) -> Tensor:
         scale, shift = self.scale.to(x.dtype), self.shift.to(x.dtype)
@@ -121,15 +95,9 @@ class BatchSquash(Squash):
 
     flops = 4
 
-    def __init__(
-        self,
-        in_features: int,
-        *,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
+    def __init__(self, in_features: int, **options: Any) -> None:
         super().__init__(in_features)
-        self.norm = nn.BatchNorm1d(in_features, device=device, dtype=dtype)
+        self.norm = nn.BatchNorm1d(in_features, **options)
 
     def forward(self, x: Tensor) -> Tensor:
         rows = x.reshape(-1, x.shape[-1]).to(self.norm.weight.dtype)

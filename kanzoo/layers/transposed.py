@@ -4,15 +4,13 @@ Axes: B batch, C input channels, O output channels, K functions a channel, S the
 """
 
 import math
-from typing import Never
+from typing import Unpack
 
-import torch
 from torch import Tensor
 
-from kanzoo.bases.base import Basis, BasisFactory
 from kanzoo.layers.conv import ConvLayer, Sizes
 from kanzoo.layers.dispatch import compute
-from kanzoo.layers.layer import check_channels, weighted_sum
+from kanzoo.layers.options import LayerOptions, check_channels
 from kanzoo.layers.paths.base import Request
 
 
@@ -40,15 +38,7 @@ class KANConvTranspose(ConvLayer):
         bias: bool = True,
         dilation: Sizes = 1,
         padding_mode: str = "zeros",
-        *,
-        basis: str | BasisFactory | type[Basis] = "bspline",
-        residual: str | None = "auto",
-        squash: str = "auto",
-        init: str = "variance",
-        backend: str = "auto",
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-        **unknown: Never,
+        **options: Unpack[LayerOptions],
     ) -> None:
         super().__init__(
             in_channels,
@@ -60,14 +50,7 @@ class KANConvTranspose(ConvLayer):
             groups,
             bias,
             padding_mode,
-            basis=basis,
-            residual=residual,
-            squash=squash,
-            init=init,
-            backend=backend,
-            device=device,
-            dtype=dtype,
-            **unknown,
+            **options,
         )
         self.output_padding = self._sizes("output_padding", output_padding, 0)
         for extra, stride_, dilation_ in zip(
@@ -78,15 +61,12 @@ class KANConvTranspose(ConvLayer):
                     f"output_padding must be smaller than stride or dilation, got {output_padding}"
                 )
 
-    @staticmethod
-    def weight_shape(
-        channels: int, outputs: int, groups: int, functions: int, kernel: tuple[int, ...]
-    ) -> tuple[int, ...]:
-        return (channels, functions, outputs // groups, *kernel)
+    def weight_shape(self, functions: int) -> tuple[int, ...]:
+        return (self.in_features, functions, self.edges_out, *self.kernel_size)
 
     @property
     def fan_in(self) -> float:
-        return super().fan_in / math.prod(self._stride)  # an output is reached by so many taps
+        return super().fan_in / math.prod(self.stride)  # an output is reached by so many taps
 
     @property
     def tiles(self) -> bool:
@@ -115,19 +95,6 @@ class KANConvTranspose(ConvLayer):
         sides = [n * k for n, k in zip(x.shape[lead + 1 :], self.kernel_size, strict=True)]
         y = y.reshape(*x.shape[:lead], self.out_features, *sides)
         return y if self.bias is None else y + self.bias.view(-1, *[1] * dims)
-
-    def edge(self, i: int, o: int, x: Tensor, tap: tuple[int, ...] | None = None) -> Tensor:
-        """Value at x of the function on the edge i -> o at one tap of the kernel, else the first.
-
-        With groups, i counts within the group of o.
-        """
-        group, place = divmod(o, self.out_features // self.groups)
-        channel = i + group * (self.in_features // self.groups)
-        inputs = x.new_zeros((*x.shape, self.in_features))
-        inputs[..., channel] = x
-        values = self.expansion.univariate(inputs)[..., channel]
-        taps = self.masked_weight()[channel, :, place].flatten(1)  # (K, taps)
-        return weighted_sum(taps[:, self._tap(tap)], values)
 
 
 class KANConvTranspose1d(KANConvTranspose):

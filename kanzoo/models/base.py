@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 
 from torch import nn
 
-from kanzoo.layers.layer import check_sizes
+from kanzoo.layers.options import check_sizes
 
 
 class Architecture(nn.Module):

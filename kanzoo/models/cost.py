@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from kanzoo.layers import KANLinear
 from kanzoo.layers.attention import Attention
 from kanzoo.layers.conv import ConvLayer
 from kanzoo.layers.expansion import Expansion
-from kanzoo.layers.kan import KANLinear
 from kanzoo.layers.parameters import count_params
 from kanzoo.layers.recurrent import Recurrent
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from kanzoo.checks import check_name
 from kanzoo.layers.factory import LayerFactory
-from kanzoo.layers.layer import check_sizes
+from kanzoo.layers.options import check_sizes
 from kanzoo.layers.transformer import Block, check_token_norm
 from kanzoo.models.base import size_or, transformer_sizes
 from kanzoo.models.sequence import SequenceModel

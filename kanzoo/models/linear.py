@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kanzoo.layers.factory import LayerFactory
-from kanzoo.layers.layer import check_sizes
+from kanzoo.layers.options import check_sizes
 from kanzoo.models.base import Architecture
 
 

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from kanzoo.layers.factory import LayerFactory
-from kanzoo.layers.layer import check_sizes
+from kanzoo.layers.options import check_sizes
 from kanzoo.layers.patches import Patches
 from kanzoo.layers.transformer import FeedForward, check_token_norm
 from kanzoo.models.base import Architecture, check_image, size_or

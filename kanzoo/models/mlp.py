@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from kanzoo.checks import check_whole
 from kanzoo.layers.factory import LayerFactory
-from kanzoo.layers.layer import check_sizes
+from kanzoo.layers.options import check_sizes
 from kanzoo.layers.products import Products
 from kanzoo.models.base import Architecture, size_or
 

@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from kanzoo.checks import check_name
-from kanzoo.layers import norm
+from kanzoo.layers import KANLinear, norm
 from kanzoo.layers.conv import ConvLayer, KANConv2d
 from kanzoo.layers.expansion import Expansion
 from kanzoo.layers.factory import LayerFactory
-from kanzoo.layers.kan import KANLinear
-from kanzoo.layers.layer import KANLayer, check_sizes
+from kanzoo.layers.layer import KANLayer
+from kanzoo.layers.options import check_sizes
 from kanzoo.layers.parameters import count_params
 from kanzoo.models.cost import (
     Counted,

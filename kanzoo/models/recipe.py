@@ -11,8 +11,8 @@ import torch
 from kanzoo import registry
 from kanzoo.bases.base import Basis, BasisFactory, make_factory
 from kanzoo.checks import check_name
+from kanzoo.layers import KANLinear
 from kanzoo.layers.factory import LayerFactory
-from kanzoo.layers.kan import KANLinear
 from kanzoo.models.base import Architecture
 from kanzoo.models.build import construct
 

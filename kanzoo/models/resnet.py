@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kanzoo.layers.factory import LayerFactory
-from kanzoo.layers.layer import check_sizes
+from kanzoo.layers.options import check_sizes
 from kanzoo.models.base import Architecture, check_image, scaled
 
 

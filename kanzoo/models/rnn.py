@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from kanzoo.layers.factory import LayerFactory
-from kanzoo.layers.layer import check_sizes
+from kanzoo.layers.options import check_sizes
 from kanzoo.layers.recurrent import find_cell
 from kanzoo.layers.transformer import check_token_norm
 from kanzoo.models.base import scaled, size_or

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from kanzoo.layers.factory import LayerFactory
-from kanzoo.layers.layer import check_sizes
+from kanzoo.layers.options import check_sizes
 from kanzoo.layers.patches import Patches
 from kanzoo.layers.transformer import Block, check_token_norm
 from kanzoo.models.base import Architecture, check_image, size_or, transformer_sizes

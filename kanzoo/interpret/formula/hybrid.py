@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from kanzoo.interpret.formula.library import CONSTANT, EdgeFit, Elementary, get_function
-from kanzoo.layers.kan import KANLinear
+from kanzoo.layers import KANLinear
 from kanzoo.layers.products import multiply
 
 

@@ -1,0 +1,80 @@
+"""Options that all KAN layers share: what they are, what documents them and what checks them."""
+
+import inspect
+from collections.abc import Mapping
+from typing import TypedDict
+
+import torch
+from torch import Tensor
+
+from kanzoo.bases.base import Basis, BasisFactory, as_factory
+from kanzoo.checks import check_name, check_whole
+
+# What the docstrings of layers say of the options that all have.
+OPTIONS = """basis : str, BasisFactory or Basis class, default "bspline"
+        The functions that every input is expanded in: a name of `kanzoo.list_bases()`, or
+        `kanzoo.get_basis(name, **options)` for other options than those of `conf/basis/NAME.yaml`.
+    residual : str or None, default "auto"
+        Activation of the branch beside the basis, one more function of every edge: "identity",
+        "relu", "gelu", "silu" or "tanh"; None for no such branch; "auto" for what the literature
+        combines the basis with (SiLU for B-splines).
+    squash : str, default "auto"
+        What brings inputs into the range of the basis before it: "none", "tanh", "sigmoid",
+        "affine" (a trained scale and shift of every feature), "layer" or "batch" normalisation;
+        "auto" for what the literature combines the basis with.
+    init : str, default "variance"
+        Scheme of the initial weights: "variance" (output variance 1 for standard normal inputs at
+        any fan-in), "paper" (KAN, 2404.19756: small splines beside a Glorot residual), "glorot" or
+        "power_law" (2509.03417).
+    backend : str, default "auto"
+        Code that computes the layer: "auto" (the fastest that can be had), "dense" (all features at
+        once), "blocked" (features are computed again in the backward; only x is kept) or "compiled"
+        (C++ kernels on the CPU). `explain_backend(x)` says which code runs, and why.
+    device, dtype : optional
+        As for layers of `torch.nn`."""
+
+
+class LayerOptions(TypedDict, total=False):
+    """Keyword options that all KAN layers have."""
+
+    basis: str | BasisFactory | type[Basis]
+    residual: str | None
+    squash: str
+    init: str
+    backend: str
+    device: torch.device | str | None
+    dtype: torch.dtype | None
+
+
+def check_sizes(**sizes: int) -> None:
+    """Raise `ValueError` for a size that is not a positive whole number."""
+    for name, size in sizes.items():
+        check_whole(name, size, 1)
+
+
+def check_channels(x: Tensor, dim: int, expected: int) -> None:
+    """Raise `ValueError` unless dimension `dim` of x, from behind, has `expected` features."""
+    if x.dim() < -dim or x.shape[dim] != expected:
+        raise ValueError(
+            f"expected {expected} features in dimension {dim}, got an input of shape "
+            f"{tuple(x.shape)}"
+        )
+
+
+def refuse_unknown(
+    layer: type, basis: str | BasisFactory | type[Basis], unknown: Mapping[str, object]
+) -> None:
+    """Raise `ValueError` for options that a layer does not have; those of a basis are set there."""
+    for name in unknown:
+        factory = as_factory(basis)
+        options = dict(factory.options)
+        if name in options:
+            raise ValueError(
+                f"{layer.__name__} has no option {name!r}, its basis has: "
+                f"basis=kanzoo.get_basis({factory.name!r}, {name}={unknown[name]!r})"
+            )
+        known = [
+            p.name for p in inspect.signature(layer).parameters.values() if p.kind != p.VAR_KEYWORD
+        ]
+        allowed = dict.fromkeys([*known, *LayerOptions.__annotations__, *options])
+        check_name(f"option of {layer.__name__}", name, allowed)
