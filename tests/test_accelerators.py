@@ -8,7 +8,7 @@ import kanzoo
 from kanzoo.benchmark.timing import saved_bytes
 from kanzoo.kernels.generic import product
 from kanzoo.layers.dispatch import choose
-from kanzoo.layers.kan import (
+from kanzoo.layers import (
     KANConv1d,
     KANConv2d,
     KANConv3d,
