@@ -7,7 +7,6 @@ from torch import Tensor, nn
 import kanzoo
 from kanzoo.benchmark.timing import saved_bytes
 from kanzoo.kernels.generic import product
-from kanzoo.layers.dispatch import choose
 from kanzoo.layers import (
     KANConv1d,
     KANConv2d,
@@ -17,6 +16,7 @@ from kanzoo.layers import (
     KANLayer,
     KANLinear,
 )
+from kanzoo.layers.dispatch import choose
 from kanzoo.layers.paths.dense import Dense
 from kanzoo.layers.paths.generic import GenericConv, ProductLinear
 
