@@ -5,8 +5,10 @@ are dataclasses: the annotations of their fields say what is allowed, in the wor
 `Bounds` for numbers.
 """
 
+import contextlib
 import difflib
 import math
+import operator
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from functools import cache
@@ -66,7 +68,10 @@ def check_name(kind: str, name: object, allowed: Iterable[str]) -> None:
 
 
 def check_whole(name: str, value: object, low: float, high: float = math.inf) -> int:
-    """The value, if it is a whole number from `low` to `high`; else `ValueError`."""
+    """The value, if it is a whole number from `low` to `high`, NumPy's too; else `ValueError`."""
+    if not isinstance(value, bool):
+        with contextlib.suppress(TypeError):
+            value = operator.index(value)  # type: ignore[arg-type]
     if type(value) is int and low <= value <= high and abs(value) < MAX_WHOLE:
         return value
     return check_value(name, value, Annotated[int, Bounds(low, high)])  # type: ignore[no-any-return]

@@ -351,3 +351,25 @@ def test_samples_are_spread_over_many_rows() -> None:
     # No column of an image is always passed over, as it would be by a fixed step.
     columns = sample_rows((torch.arange(100_000) % 10).double().unsqueeze(-1), 1000)
     assert columns.flatten().long().bincount(minlength=10).min() > 50
+
+
+@pytest.mark.parametrize("layer", [KANLinear(4, 3), KANConv2d(4, 3, 1, basis="bspline_adaptive")])
+def test_layers_whose_grid_changed_in_inference_mode_can_be_trained(layer: Any) -> None:
+    x = torch.randn(40, 4) if isinstance(layer, KANLinear) else torch.randn(8, 4, 3, 2)
+    with torch.inference_mode():
+        layer.update_grid(x)
+        y = layer(x)
+        layer.refine(10, x)
+        torch.testing.assert_close(layer(x), y, rtol=1e-4, atol=1e-4)
+    layer(x).sum().backward()
+    assert all(p.grad is not None for p in layer.parameters())
+    torch.optim.SGD(layer.parameters(), lr=0.1).step()
+    layer.load_state_dict(layer.state_dict())
+
+
+def test_meta_layers_have_no_function_to_keep() -> None:
+    layer = KANLinear(4, 3, device="meta")
+    for change in (lambda: layer.refine(10), lambda: layer.update_grid(torch.randn(5, 4))):
+        with pytest.raises(ValueError, match="meta device has no function"):
+            change()
+    assert layer.weight.shape == (4, 9, 3)

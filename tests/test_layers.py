@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
 import reference
 import torch
@@ -10,7 +11,7 @@ from samples import DOUBLE, points, shaken
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from kanzoo import registry
+from kanzoo import get_basis, registry
 from kanzoo.layers import KANConv2d, KANLinear
 from kanzoo.layers.expansion import INITS
 
@@ -274,3 +275,22 @@ def test_operator_flops_are_those_of_the_formula(name: str) -> None:
         filters(torch.zeros(2, 4, 5, 5))
     pixels, functions = 2 * 25, filters.expansion.num_functions
     assert counter.get_total_flops() == 2 * pixels * 6 * 2 * functions * 9
+
+
+def test_sizes_may_be_numpys() -> None:
+    sizes = np.array([6, 4, 3, 2])
+    linear = KANLinear(sizes[0], sizes[1], basis=get_basis("bspline", grid_size=sizes[0]))
+    conv = KANConv2d(sizes[0], sizes[1], (sizes[2], 1), stride=sizes[3], groups=sizes[3])
+    assert str(linear) == str(KANLinear(6, 4, basis=get_basis("bspline", grid_size=6)))
+    assert str(conv) == str(KANConv2d(6, 4, (3, 1), stride=2, groups=2))
+    linear.refine(sizes[0] + sizes[1])
+    assert type(linear.in_features) is type(linear.expansion.basis.grid_size) is int
+    for wrong in (2.0, True, np.float64(2), "2"):
+        with pytest.raises(ValueError, match="whole number"):
+            KANLinear(wrong, 4)
+
+
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.int64, torch.float8_e5m2])
+def test_dtypes_that_cannot_be_trained_are_refused(dtype: torch.dtype) -> None:
+    with pytest.raises(ValueError, match="dtype must be one of"):
+        KANLinear(4, 3, dtype=dtype)

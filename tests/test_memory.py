@@ -5,8 +5,9 @@ from typing import Any
 import pytest
 
 from kanzoo.bases.base import get_basis
+from kanzoo.layers import KANConv2d, KANLinear
+from kanzoo.layers.memory import available_memory, check_memory
 from kanzoo.models.build import create_model
-from kanzoo.models.memory import available_memory, check_memory
 from kanzoo.run.config import compose
 from kanzoo.run.prepare import prepare
 
@@ -42,3 +43,11 @@ def test_training_needs_more_than_weights() -> None:
         check_memory(params, training=True)
     with pytest.raises(ValueError, match=r"GiB are free"):
         prepare(compose("train", ["model=mlp", "model.taper=1e7"]))
+
+
+def test_layers_that_do_not_fit() -> None:
+    with pytest.raises(ValueError, match=r"weights \(10000000, 9, 10000000\) need .* GiB .* free"):
+        KANLinear(10**7, 10**7)
+    with pytest.raises(ValueError, match="GiB are free"):
+        KANConv2d(10**6, 10**6, 3)
+    assert KANLinear(10**7, 10**7, device="meta").weight.is_meta

@@ -49,3 +49,25 @@ def test_taps_that_meet_are_no_tiles(options: dict[str, Any]) -> None:
     assert not layer.tiles
     x = torch.zeros(1, 4, 5, 5)
     assert layer(x).shape == plain(x).shape
+
+
+@pytest.mark.parametrize(("kernel", "options"), [(2, {"stride": 2}), (3, {"stride": (3, 2)})])
+def test_output_size_is_that_of_torch(kernel: int, options: dict[str, Any]) -> None:
+    """Every size that `nn.ConvTranspose2d` can give, which KAN of one activation then equals."""
+    plain = nn.ConvTranspose2d(4, 3, kernel, **options, **DOUBLE)
+    layer = KANConvTranspose2d(4, 3, kernel, **options, basis="identity", residual=None, **DOUBLE)
+    kan = KANConvTranspose2d(4, 3, kernel, **options, **DOUBLE)
+    with torch.no_grad():
+        layer.weight.copy_(plain.weight.unsqueeze(1))
+        layer.bias.copy_(plain.bias)
+    x = points(2, 4, 4, 5)
+    low = plain(x).shape[2:]
+    for height in range(plain.stride[0]):
+        for width in range(plain.stride[1]):
+            sides = [low[0] + height, low[1] + width]
+            torch.testing.assert_close(layer(x, sides), plain(x, sides))
+            assert kan(x, torch.Size([2, 3, *sides])).shape == (2, 3, *sides)
+            torch.testing.assert_close(kan(x, sides)[..., : low[0], : low[1]], kan(x))
+    for wrong in ([low[0] - 1, low[1]], [low[0], low[1] + plain.stride[1]], [low[0]]):
+        with pytest.raises(ValueError, match="output_size must be from"):
+            layer(x, wrong)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, ClassVar, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -188,11 +189,8 @@ def get_basis(name: str, **options: Any) -> BasisFactory:
 
 
 def make_factory(cls: type[Basis], name: str = "", **options: Any) -> BasisFactory:
-    """A factory over a class; sequences become tuples so that factories can be compared."""
-    frozen = tuple(
-        (key, tuple(value) if isinstance(value, list) else value)
-        for key, value in sorted(options.items())
-    )
+    """A factory over a class; its options are plain values, so that factories can be compared."""
+    frozen = tuple((key, _plain(value)) for key, value in sorted(options.items()))
     factory = BasisFactory(cls, frozen, name or cls.__name__.lower())
     for key, value in frozen:
         if isinstance(value, int) and value > MAX_FUNCTIONS:
@@ -206,6 +204,13 @@ def make_factory(cls: type[Basis], name: str = "", **options: Any) -> BasisFacto
     except TypeError as error:
         raise ValueError(f"basis {factory.name!r}: {error}") from error
     return factory
+
+
+def _plain(value: Any) -> Any:
+    """Tuples for lists, and Python's numbers for NumPy's."""
+    if isinstance(value, list | tuple):
+        return tuple(map(_plain, value))
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def as_factory(basis: str | BasisFactory | type[Basis]) -> BasisFactory:

@@ -76,7 +76,7 @@ class StackEstimator(BaseEstimator):
             sizes[name] = (getattr(self, name),)
         for name, values in sizes.items():
             for value in values:
-                check_whole(name, value.item() if isinstance(value, np.integer) else value, 1)
+                check_whole(name, value, 1)
         if not self.grid_sizes:
             raise ValueError("grid_sizes must name at least one grid size")
         if self.formula not in FORMULA_CHOICES:

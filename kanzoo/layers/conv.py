@@ -3,6 +3,7 @@
 Axes: B batch, C input channels, O output channels, K functions a channel, S the pixels.
 """
 
+import contextlib
 import math
 from typing import ClassVar, Never
 
@@ -11,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kanzoo.bases.base import Basis, BasisFactory
-from kanzoo.checks import check_name
+from kanzoo.checks import check_name, check_whole
 from kanzoo.layers.dispatch import compute
 from kanzoo.layers.layer import KANLayer
 from kanzoo.layers.options import OPTIONS, check_channels, check_sizes, refuse_unknown
@@ -53,7 +54,8 @@ class ConvLayer(KANLayer):
         **unknown: Never,
     ) -> None:
         refuse_unknown(type(self), basis, unknown)
-        check_sizes(in_channels=in_channels, out_channels=out_channels, groups=groups)
+        sizes = {"in_channels": in_channels, "out_channels": out_channels, "groups": groups}
+        in_channels, out_channels, groups = check_sizes(**sizes)
         if in_channels % groups or out_channels % groups:
             raise ValueError(
                 f"groups={groups} must divide in_channels={in_channels} and "
@@ -80,24 +82,21 @@ class ConvLayer(KANLayer):
             device=device,
             dtype=dtype,
         )
-        sizes = zip(self.kernel_size, self.dilation, self.margins, strict=True)
-        self.set_backend(backend, (1, in_channels, *(k * d + sum(m) for k, d, m in sizes)))
+        sides = zip(self.kernel_size, self.dilation, self.margins, strict=True)
+        self.set_backend(backend, (1, in_channels, *(k * d + sum(m) for k, d, m in sides)))
 
     @property
     def taps(self) -> int:
         return math.prod(self.kernel_size)
 
     def _sizes(self, name: str, value: Sizes | str, least: int) -> tuple[int, ...]:
-        sizes = (value,) * self.dims if isinstance(value, int) else value
-        if (
-            not isinstance(sizes, (tuple, list))
-            or not all(isinstance(size, int) for size in sizes)
-            or len(sizes) != self.dims
-            or min(sizes) < least
-        ):
-            allowed = "a whole number" if self.dims == 1 else f"one or {self.dims} whole numbers"
-            raise ValueError(f"{name} must be {allowed} from {least}, got {value!r}")
-        return tuple(sizes)
+        sizes = value if isinstance(value, tuple | list) else (value,) * self.dims
+        with contextlib.suppress(ValueError):
+            checked = tuple(check_whole(name, size, least) for size in sizes)
+            if len(checked) == self.dims:
+                return checked
+        allowed = "a whole number" if self.dims == 1 else f"one or {self.dims} whole numbers"
+        raise ValueError(f"{name} must be {allowed} from {least}, got {value!r}")
 
     def _padding(self, padding: Sizes | str) -> tuple[int, ...] | str:
         """Padding as pixels of every dimension, or its name."""

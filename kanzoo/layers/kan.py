@@ -62,10 +62,9 @@ class KANLinear(KANLayer):
         **unknown: Never,
     ) -> None:
         refuse_unknown(type(self), basis, unknown)
-        check_sizes(in_features=in_features, out_features=out_features)
+        sizes = check_sizes(in_features=in_features, out_features=out_features)
         super().__init__(
-            in_features,
-            out_features,
+            *sizes,
             bias=bias,
             basis=basis,
             residual=residual,

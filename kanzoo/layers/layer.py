@@ -26,9 +26,11 @@ from kanzoo.layers.grid import (
     spread,
     transfer,
 )
+from kanzoo.layers.memory import check_tensor
 from kanzoo.layers.options import check_channels
 from kanzoo.layers.paths.base import Request
 
+DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 # What a computed weight is stored as, by pruning, norms and other parametrizations.
 SOURCES = ("weight_orig", "weight_v", *(f"parametrizations.weight.original{n}" for n in ("", 1)))
 
@@ -57,6 +59,8 @@ class KANLayer(EdgeLayer, ABC):
         dtype: torch.dtype | None,
     ) -> None:
         super().__init__()
+        if dtype is not None and dtype not in DTYPES:
+            raise ValueError(f"dtype must be one of {', '.join(map(str, DTYPES))}, got {dtype}")
         tensors: dict[str, Any] = {"device": device, "dtype": dtype}
         self.in_features = in_features
         self.out_features = out_features
@@ -65,6 +69,7 @@ class KANLayer(EdgeLayer, ABC):
         )
         self.init = init
         shape = self.weight_shape(self.expansion.num_functions)
+        check_tensor(shape, torch.empty(0, **tensors))
         self.weight = nn.Parameter(torch.empty(shape, **tensors))
         self.bias = nn.Parameter(torch.empty(out_features, **tensors)) if bias else None
         for name in STRUCTURE:
@@ -166,6 +171,7 @@ class KANLayer(EdgeLayer, ABC):
         """Whether `update_grid` and `refine` can be called."""
         return isinstance(self.expansion.basis, GridBasis)
 
+    @torch.inference_mode(False)  # else what is made here could not be trained
     def update_grid(
         self, x: Tensor, *, uniform_share: float = 0.1, margin: float = 0.01
     ) -> GridChange:
@@ -180,14 +186,14 @@ class KANLayer(EdgeLayer, ABC):
             raise ValueError(f"uniform_share must be above 0 and at most 1, got {uniform_share}")
         if not 0 <= margin < float("inf"):
             raise ValueError(f"margin must be at least 0, got {margin}")
-        self.check_stored()
-        basis = self._grid_basis()
+        basis = self._grid_to_change()
         sample = self._sample(x)
         old, before = copy.deepcopy(basis), self.unmasked_weight()
         if sample.isfinite().any():
             basis.fit_grid(sample, uniform_share, margin)
         return self._refit(old, before, sample)
 
+    @torch.inference_mode(False)
     def refine(self, grid_size: int, x: Tensor | None = None) -> GridChange:
         """Change the number of grid cells; the function stays, on the inputs x above all if given.
 
@@ -195,9 +201,8 @@ class KANLayer(EdgeLayer, ABC):
         ones when they grow by a whole factor. The weight stays the same `Parameter`, with another
         shape: wrap the layer in DDP or FSDP afterwards, and adjust the optimiser as above.
         """
-        self.check_stored()
-        basis = self._grid_basis()
-        check_whole("grid_size", grid_size, 1, MAX_FUNCTIONS)
+        basis = self._grid_to_change()
+        grid_size = check_whole("grid_size", grid_size, 1, MAX_FUNCTIONS)
         sample = None if x is None else self._sample(x)
         old, before = copy.deepcopy(basis), self.unmasked_weight()
         basis.resize_grid(grid_size)
@@ -215,6 +220,13 @@ class KANLayer(EdgeLayer, ABC):
         if not isinstance(basis, GridBasis):
             raise ValueError(f"basis {self.expansion.factory.name!r} has no grid")
         return basis
+
+    def _grid_to_change(self) -> GridBasis:
+        """The basis; `ValueError` where its grid cannot be changed while the function stays."""
+        self.check_stored()
+        if self.weight.is_meta:
+            raise ValueError("a layer on the meta device has no function: make it with that grid")
+        return self._grid_basis()
 
     def _sample(self, x: Tensor) -> Tensor:
         with torch.no_grad():

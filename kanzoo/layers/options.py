@@ -46,10 +46,9 @@ class LayerOptions(TypedDict, total=False):
     dtype: torch.dtype | None
 
 
-def check_sizes(**sizes: int) -> None:
-    """Raise `ValueError` for a size that is not a positive whole number."""
-    for name, size in sizes.items():
-        check_whole(name, size, 1)
+def check_sizes(**sizes: int) -> list[int]:
+    """The sizes as Python's numbers; `ValueError` for what is not a positive whole number."""
+    return [check_whole(name, size, 1) for name, size in sizes.items()]
 
 
 def check_channels(x: Tensor, dim: int, expected: int) -> None:

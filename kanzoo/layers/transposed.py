@@ -4,6 +4,7 @@ Axes: B batch, C input channels, O output channels, K functions a channel, S the
 """
 
 import math
+from collections.abc import Sequence
 from typing import Unpack
 
 from torch import Tensor
@@ -74,17 +75,46 @@ class KANConvTranspose(ConvLayer):
         plain = not any((*self.padding, *self.output_padding)) and self.groups == 1
         return plain and self.stride == self.kernel_size and max(self.dilation) == 1
 
-    def request(self, x: Tensor) -> Request:
-        if not self.tiles:
-            return super().request(x)
+    def request(self, x: Tensor, output_size: Sequence[int] | None = None) -> Request:
         check_channels(x, -1 - self.dims, self.in_features)
+        extra = self.output_padding
+        if output_size is not None:
+            extra = self._padding_for(x, output_size)
+        if not self.tiles or any(extra):
+            request = super().request(x)
+            assert request.options is not None
+            request.options = request.options._replace(output_padding=extra)
+            return request
         last = x.movedim(x.dim() - self.dims - 1, -1)
         # A linear map of every pixel to its tile: the same at the speed of linear layers.
         weight = self.masked_weight().flatten(2)
         return Request("linear", self.expansion, last, weight, None, self.backend)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self._joined(compute(self.request(x)), x) if self.tiles else super().forward(x)
+    def _padding_for(self, x: Tensor, output_size: Sequence[int]) -> tuple[int, ...]:
+        """The output padding that gives a size, of pixels alone or of all dimensions."""
+        sizes = list(output_size)
+        sizes = sizes[-self.dims :] if len(sizes) == x.dim() else sizes
+        options = zip(self.stride, self._sizes("padding", self.padding, 0), strict=True)
+        edges = zip(self.dilation, self.kernel_size, strict=True)
+        least = [
+            (n - 1) * s - 2 * p + d * (k - 1) + 1
+            for n, (s, p), (d, k) in zip(x.shape[-self.dims :], options, edges, strict=True)
+        ]
+        extra = tuple(size - low for size, low in zip(sizes, least, strict=False))
+        if len(sizes) != self.dims or any(
+            not 0 <= e < s for e, s in zip(extra, self.stride, strict=True)
+        ):
+            most = [low + s - 1 for low, s in zip(least, self.stride, strict=True)]
+            raise ValueError(f"output_size must be from {least} to {most}, got {[*output_size]}")
+        return extra
+
+    def forward(self, x: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
+        """The output; `output_size`, with or without channels, as `nn.ConvTranspose2d` takes it."""
+        request = self.request(x, output_size)
+        y = compute(request)
+        if request.operator == "linear":
+            return self._joined(y, x)
+        return y if x.dim() == self.dims + 2 else y.squeeze(0)
 
     def _joined(self, y: Tensor, x: Tensor) -> Tensor:
         """The output from the tiles of all pixels: `(.., *S, O taps) -> (.., O, *S')`."""

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -11,10 +12,10 @@ from kanzoo import registry
 from kanzoo.bases.base import Basis, BasisFactory, make_factory
 from kanzoo.checks import check_name
 from kanzoo.layers.factory import LayerFactory
+from kanzoo.layers.memory import check_memory
 from kanzoo.models.base import Architecture
 from kanzoo.models.calls import Shape
 from kanzoo.models.cost import Cost
-from kanzoo.models.memory import check_memory
 from kanzoo.models.solve import Budget, Sizes, describe, solve_sizes, solve_twin
 
 NO_BUDGET = Budget()
@@ -119,7 +120,9 @@ def _target(cls: type) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """The value with lists for tuples, as JSON has them."""
+    """The value with lists for tuples and without NumPy's numbers, as JSON has them."""
+    if isinstance(value, np.generic):
+        return value.item()
     if isinstance(value, dict):
         return {key: _plain(entry) for key, entry in value.items()}
     return [_plain(entry) for entry in value] if isinstance(value, (tuple, list)) else value

@@ -33,8 +33,8 @@ def prepare(config: Config) -> Prepared:
     """
     from torch import nn
 
+    from kanzoo.layers.memory import check_memory
     from kanzoo.models.build import build_layers, build_plan, check_kind
-    from kanzoo.models.memory import check_memory
     from kanzoo.models.solve import Budget
     from kanzoo.training.optim import build_optimizer, check_lbfgs, is_lbfgs
 
