@@ -4,7 +4,7 @@ import logging
 import sys
 
 from kanzoo.errors import EngineError
-from kanzoo.run.config import fail, run_command, user_errors
+from kanzoo.run.command import fail, run_command, user_errors
 from kanzoo.rundir import Config
 from kanzoo.study.comparison import (
     best_words,
@@ -24,7 +24,6 @@ log = logging.getLogger("kanzoo")
 
 def main() -> None:
     """Entry of `scripts/compare.py`."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
     run_command("compare", _job)
 
 

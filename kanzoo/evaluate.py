@@ -1,10 +1,9 @@
 """The command that evaluates a finished run again from its folder."""
 
-import logging
 from pathlib import Path
 
 from kanzoo.checks import build
-from kanzoo.run.config import run_command, user_errors
+from kanzoo.run.command import run_command, user_errors
 from kanzoo.run.load import load_run
 from kanzoo.rundir import Config
 from kanzoo.settings import EvaluateConfig
@@ -12,7 +11,6 @@ from kanzoo.settings import EvaluateConfig
 
 def main() -> None:
     """Entry of `scripts/evaluate.py`."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
     run_command("evaluate", _job)
 
 

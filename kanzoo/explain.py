@@ -4,7 +4,7 @@ import logging
 from pathlib import Path
 
 from kanzoo.checks import build, check_name
-from kanzoo.run.config import run_command, user_errors
+from kanzoo.run.command import run_command, user_errors
 from kanzoo.run.load import load_run
 from kanzoo.rundir import Config, RunDir, is_kan, read_config
 from kanzoo.settings import ExplainConfig
@@ -14,7 +14,6 @@ log = logging.getLogger("kanzoo")
 
 def main() -> None:
     """Entry of `scripts/explain.py`."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
     run_command("explain", _job)
 
 

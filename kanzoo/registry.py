@@ -8,6 +8,7 @@ import ast
 import importlib
 import inspect
 import os
+from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -49,9 +50,20 @@ def packages() -> tuple[str, ...]:
     return ("kanzoo.", *(f"{name}." for name in extensions()))
 
 
+_added: list[Path] = []
+
+
+def add_conf_dir(folder: Path) -> None:
+    """Add a folder of configuration files for the rest of the process, as `--config-dir` does."""
+    if not folder.is_dir():
+        raise ValueError(f"--config-dir {folder} is not a folder")
+    _added.append(folder.resolve())
+    targets.cache_clear()
+
+
 def conf_dirs() -> list[Path]:
-    """All folders of configuration files: that of kanzoo, then those of the extensions."""
-    return [conf_dir(), *(folder / "conf" for folder in extensions().values())]
+    """All folders of configuration files: that of kanzoo, those of extensions, and added ones."""
+    return [conf_dir(), *(folder / "conf" for folder in extensions().values()), *_added]
 
 
 def files(group: str) -> dict[str, Path]:
@@ -85,6 +97,27 @@ def options(group: str, name: str) -> dict[str, Any]:
         raise ValueError(f"{path} holds no options")
     content.pop("defaults", None)
     return content
+
+
+@cache
+def targets(group: str) -> frozenset[str]:
+    """The classes that the files of a group name."""
+    nodes = (options(group, name) for name in names(group))
+    return frozenset(node["_target_"] for node in nodes if "_target_" in node)
+
+
+def check_targets(config: Mapping[str, Any], groups: Iterable[str]) -> None:
+    """Raise a `ValueError` where a configuration names a class that no file of its group names.
+
+    A configuration may have been found beside a downloaded run: nothing of it is imported before.
+    """
+    for group in groups:
+        target = config[group].get("_target_")
+        if not isinstance(target, str) or target not in targets(group):
+            raise ValueError(
+                f"{group}._target_ {target!r} is not allowed: it must be one of "
+                f"{', '.join(sorted(targets(group)))}"
+            )
 
 
 def locate(target: str) -> type:

@@ -61,16 +61,24 @@ class RunDir:
         """The result of a finished run, None for a missing or unfinished one."""
         try:
             result = json.loads((self.path / "result.json").read_text(encoding="utf-8"))
-        except (FileNotFoundError, json.JSONDecodeError):
+        except (FileNotFoundError, ValueError):
             return None
-        return result if result.get("status") == "finished" else None
+        is_finished = isinstance(result, dict) and result.get("status") == "finished"
+        return result if is_finished else None
 
     def check_config(self) -> None:
         """Raise a `ValueError` that names the keys in which the saved configuration differs."""
         path = self.path / "config.yaml"
         if not path.is_file():
             return
-        saved, new = flatten(identity(read_config(path))), flatten(identity(self.config))
+        content = read_config(path)
+        try:
+            saved = flatten(identity(content))
+        except (KeyError, TypeError) as error:
+            raise ValueError(
+                f"{path} is damaged: choose another name or set overwrite=true"
+            ) from error
+        new = flatten(identity(self.config))
         keys = sorted(k for k in saved.keys() | new.keys() if saved.get(k) != new.get(k))
         if keys:
             raise ValueError(
@@ -144,7 +152,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not readable YAML: {error}") from error
+        text = " ".join(str(error).split())
+        raise ValueError(f"{path} is not readable YAML: {text}") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds no configuration")
     return content

@@ -7,6 +7,7 @@ choose a class (`model`, `data` and so on) stay plain: their options are those o
 from dataclasses import dataclass, fields
 from typing import Annotated, Literal
 
+from kanzoo import registry
 from kanzoo.checks import (
     MAX_FUNCTIONS,
     Bounds,
@@ -19,6 +20,8 @@ from kanzoo.checks import (
     Share,
 )
 from kanzoo.rundir import Config
+
+RUN_GROUPS = ("task", "data", "model", "layers", "basis", "sched", "optim")  # that choose a class
 
 
 @dataclass(frozen=True)
@@ -169,6 +172,7 @@ class RunConfig:
     choices: dict[str, str]
 
     def __post_init__(self) -> None:
+        registry.check_targets(vars(self), RUN_GROUPS)
         pictures, phases = self.callbacks.pictures, self.training_set.phases
         if pictures.every and self.trainer.strategy == "fsdp":
             raise ValueError("callbacks.pictures needs whole weights: not trainer.strategy=fsdp")
@@ -262,6 +266,9 @@ class CompareConfig:
     study: StudyConfig
     engine: Config
     choices: dict[str, str]
+
+    def __post_init__(self) -> None:
+        registry.check_targets(vars(self), ("engine",))
 
 
 @dataclass(frozen=True)

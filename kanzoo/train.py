@@ -1,12 +1,11 @@
 """The command that trains one run, or with `-m` several one after the other."""
 
-import logging
 import sys
 from pathlib import Path
 from typing import Any
 
 from kanzoo.errors import BUSY_CODE, BusyError, DivergedError
-from kanzoo.run.config import run_command, user_errors
+from kanzoo.run.command import os_error_line, run_command, user_errors
 from kanzoo.run.fit import fit_alone, skip
 from kanzoo.run.prepare import check_machine, prepare
 from kanzoo.rundir import Config, RunDir
@@ -14,7 +13,6 @@ from kanzoo.rundir import Config, RunDir
 
 def main() -> None:
     """Entry of `scripts/train.py`: one run, or with `-m` several one after the other."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
     run_command("train", _job)
 
 
@@ -31,6 +29,9 @@ def _job(config: Config) -> None:
     except (BusyError, DivergedError) as error:
         print(f"kanzoo: {error}", file=sys.stderr)
         raise SystemExit(BUSY_CODE if isinstance(error, BusyError) else 1) from None
+    except OSError as error:  # a disk that is full, a folder that is gone or not writable
+        print(f"kanzoo: {os_error_line(error)}; the same command goes on", file=sys.stderr)
+        raise SystemExit(1) from None
     except (KeyboardInterrupt, SystemExit) as end:
         # Lightning turns an interrupt into an exit with code 1.
         if KeyboardInterrupt not in (type(end), type(end.__context__)):

@@ -46,7 +46,7 @@ TYPOS = [
     ("choices.model=vit", "'choices'", "allowed are"),
     ("~model.width", "'~model.width'", "removed"),
     ("~model", "'~model'", "removed"),
-    ("model.width", "model.width", "EQUAL"),
+    ("model.width", "model.width", "KEY=VALUE"),
     ("model=null", "'null'", "mixer, mlp, nlinear"),
     ("model=[vit,mlp]", "model", "mixer, mlp, nlinear"),
     ("model._target_=os.system", "model._target_", "cannot be changed"),

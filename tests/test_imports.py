@@ -23,7 +23,7 @@ ROOMS: dict[str, set[str]] = {
 }
 LEAVES = {"reproduce", "benchmark"}  # may import every room; nothing imports them
 COMMANDS = {"train", "evaluate", "compare", "aggregate", "explain", "document"}  # likewise
-HYDRA = {"run/config.py"}
+HYDRA = {"run/config.py", "run/command.py"}
 
 
 def name_of(path: Path) -> str:

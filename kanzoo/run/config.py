@@ -1,17 +1,15 @@
-"""The command line: Hydra, and checks that refuse a typo before anything heavy is imported."""
+"""Configurations by Hydra, and checks that refuse a typo before anything heavy is imported."""
 
 import copy
 import re
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, NoReturn
+from typing import Any
 
 import hydra
 import yaml
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.global_hydra import GlobalHydra
-from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.core.plugins import Plugins
@@ -23,10 +21,12 @@ from omegaconf.errors import OmegaConfBaseException
 
 from kanzoo import registry
 from kanzoo.checks import check_name, check_value, field_kinds, nearest
-from kanzoo.rundir import Config
+from kanzoo.rundir import Config, flatten
 from kanzoo.settings import CompareConfig, EvaluateConfig, ExplainConfig, RunConfig
 
 OPTIONAL_GROUPS = ("experiment", "debug")
+RESOLVER = r"\$\{.*:"  # ${oc.env:NAME} and its kind; not ${key}
+FROM_ENVIRONMENT = ("data.root", "root")
 ROOTS: dict[str, type] = {
     "train": RunConfig,
     "compare": CompareConfig,
@@ -46,34 +46,6 @@ class Extensions(SearchPathPlugin):
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
         for folder in registry.conf_dirs()[1:]:
             search_path.append("extension", f"file://{folder}")
-
-
-def run_command(config_name: str, job: Callable[[Config], None]) -> None:
-    """Run `job` on the configuration of the command line.
-
-    Bad input ends the process with code 2 and one line on standard error that says what was wrong,
-    what is allowed and the nearest valid name.
-    """
-    words = [word for word in sys.argv[1:] if not word.startswith("-")]
-    multirun = bool({"-m", "--multirun"} & set(sys.argv))
-    with user_errors():
-        if multirun and config_name != "train":
-            raise ValueError("-m is for scripts/train.py only")
-        check_overrides(config_name, words, multirun=multirun)
-
-    @hydra.main(version_base="1.3", config_path=str(registry.conf_dir()), config_name=config_name)
-    def main(config: DictConfig) -> None:
-        with user_errors():
-            plain = to_plain(config, dict(HydraConfig.get().runtime.choices))
-        job(plain)
-
-    Extensions.register()
-    main()
-
-
-def command_words() -> list[str]:
-    """The overrides on the command line of the running command; none outside of one."""
-    return list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
 
 
 def compose(config_name: str, overrides: list[str]) -> Config:
@@ -165,6 +137,12 @@ def _inside(values: Config, path: list[str]) -> Config:
 def to_plain(config: DictConfig, choices: dict[str, Any]) -> Config:
     """Plain resolved values, with the names chosen in the groups under `choices`."""
     own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+    for key, value in flatten(_raw(own)).items():
+        if key not in FROM_ENVIRONMENT and re.search(RESOLVER, str(value)):
+            raise ValueError(
+                f"{key}={value} would write a value of the environment into the files of a run; "
+                f"only {' and '.join(FROM_ENVIRONMENT)} may come from there"
+            )
     with _one_line():
         plain = OmegaConf.to_container(own, resolve=True, throw_on_missing=True)
     assert isinstance(plain, dict)
@@ -179,8 +157,7 @@ def check_overrides(config_name: str, overrides: list[str], *, multirun: bool = 
     The files of `conf/` are the schema: a key that the chosen files do not have is refused, also
     with Hydra's `+`, which would otherwise add it and have no effect.
     """
-    with _one_line():
-        parsed = OverridesParser.create().parse_overrides(overrides)
+    parsed = _parse(overrides)
     groups, keys = _root_names(config_name)
     plain: list[str] = []
     for override in parsed:
@@ -192,6 +169,8 @@ def check_overrides(config_name: str, overrides: list[str], *, multirun: bool = 
             raise ValueError(f"{text!r}: keys cannot be removed, only changed")
         if "." not in name:
             check_name("key", name, [*groups, *keys])
+        if name in groups and text.startswith("+"):
+            raise ValueError(f"{text!r}: a file of a group is chosen without +: {text.lstrip('+')}")
         values = _values(override)
         if len(values) > 1 and not multirun:
             raise ValueError(f"{text!r} has several values: add -m to run them all")
@@ -215,19 +194,20 @@ def check_overrides(config_name: str, overrides: list[str], *, multirun: bool = 
     _check_keys(config_name, _raw(final), _raw(schema))
 
 
-def fail(error: object) -> NoReturn:
-    """End the process with code 2 and one line on standard error."""
-    print(f"kanzoo: {' '.join(str(error).split())}", file=sys.stderr)
-    raise SystemExit(2)
-
-
-@contextmanager
-def user_errors() -> Iterator[None]:
-    """Turn a `ValueError` of what is inside into one line on standard error and exit code 2."""
-    try:
-        yield
-    except ValueError as error:
-        fail(error)
+def _parse(overrides: list[str]) -> list[Override]:
+    """Overrides as Hydra reads them; `ValueError` names the one that it cannot read."""
+    parser = OverridesParser.create()
+    parsed = []
+    for text in overrides:
+        try:
+            parsed += parser.parse_overrides([text])
+        except HydraException as error:
+            raise ValueError(
+                f"{text!r} cannot be read: it must be KEY=VALUE, and a value with other characters "
+                "than letters, digits and _ - . / : % + @ in quotes of its own, as "
+                """'name="a (b)"'"""
+            ) from error
+    return parsed
 
 
 @contextmanager

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kanzoo import registry
-from kanzoo.run.config import Composer, command_words
+from kanzoo.run.command import command_words
+from kanzoo.run.config import Composer
 from kanzoo.rundir import Config
 from kanzoo.study.engines.base import Engine
 from kanzoo.study.plan import Cell, check_study, distinct, first_of_kinds, margins_of, plan_cells

@@ -9,17 +9,21 @@ import ctypes
 import functools
 import hashlib
 import importlib.util
+import logging
 import os
 import platform
 import shlex
 import shutil
+import stat
 import subprocess
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from kanzoo.kernels.native.enumerations import macros
+
+log = logging.getLogger("kanzoo")
 
 SOURCES = Path(__file__).parent / "src"
 COMPILERS = ("g++", "clang++", "c++")
@@ -134,20 +138,44 @@ def _checksum(path: Path) -> str:
 
 
 def is_intact(binary: Path) -> bool:
-    """Whether the binary is there and equals what was built."""
+    """Whether the binary is there, belongs to this user and equals what was built."""
     try:
-        return _checksum(binary) == binary.with_suffix(".sha256").read_text().strip()
-    except OSError:
+        return (
+            _is_private(binary, stat.S_ISREG)
+            and _checksum(binary) == binary.with_suffix(".sha256").read_text().strip()
+        )
+    except (OSError, UnicodeDecodeError):
         return False
 
 
+def _is_private(path: Path, is_kind: Callable[[int], bool]) -> bool:
+    """Whether a path is of a kind, no link, and nobody but this user may change it."""
+    state = path.lstat()
+    others = stat.S_IWGRP | stat.S_IWOTH
+    return is_kind(state.st_mode) and state.st_uid == os.geteuid() and not state.st_mode & others
+
+
 def _write_directory() -> Path:
+    """The cache, or a folder of this process alone where others could put code into the cache."""
     directory = cache_dir()
     try:
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        is_private = _is_private(directory.resolve(), stat.S_ISDIR)
     except OSError:
         return _private_directory()
+    if not is_private:
+        _warn_shared(directory)
+        return _private_directory()
     return directory if os.access(directory, os.W_OK | os.X_OK) else _private_directory()
+
+
+@functools.cache
+def _warn_shared(directory: Path) -> None:
+    log.warning(
+        "others may write into %s: kernels are built in a folder of this process instead; "
+        "chmod go-w, or set KANZOO_CACHE to a folder of yours",
+        directory,
+    )
 
 
 @functools.cache
@@ -160,10 +188,13 @@ def _locked(path: Path) -> Iterator[None]:
     """Hold an exclusive lock; file systems without locks rely on the atomic rename alone."""
     import fcntl
 
-    with path.open("w") as handle:
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    try:
         with contextlib.suppress(OSError):
             fcntl.flock(handle, fcntl.LOCK_EX)
         yield
+    finally:
+        os.close(handle)
 
 
 def _build(compiler: tuple[str, ...], flags: tuple[str, ...], source: Path, binary: Path) -> None:
@@ -171,6 +202,7 @@ def _build(compiler: tuple[str, ...], flags: tuple[str, ...], source: Path, bina
     with tempfile.TemporaryDirectory(dir=binary.parent, prefix="build-") as scratch:
         made = Path(scratch) / binary.name
         _run([*compiler, *flags, str(source), "-o", str(made), "-ldl"])
+        made.chmod(0o700)  # whatever the umask
         note = made.with_suffix(".sha256")
         note.write_text(_checksum(made))
         made.replace(binary)

@@ -1,0 +1,82 @@
+"""What the commands share: Hydra's command line, and bad input as one line on standard error."""
+
+import logging
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NoReturn
+
+import hydra
+from hydra._internal.utils import get_args_parser
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from kanzoo import registry
+from kanzoo.run.config import Extensions, check_overrides, to_plain
+from kanzoo.rundir import Config
+
+
+def run_command(config_name: str, job: Callable[[Config], None]) -> None:
+    """Run `job` on the configuration of the command line.
+
+    Bad input ends the process with code 2 and one line on standard error that says what was wrong,
+    what is allowed and the nearest valid name. Hydra's own flags work: `--cfg job`, `--info`,
+    `--help` and so on, and `--config-dir DIR` adds a folder of YAML files to `conf/`.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    parser = get_args_parser()
+    parser.error = fail  # type: ignore[assignment,method-assign]
+    arguments = parser.parse_intermixed_args()
+    words = arguments.overrides
+    flags = [word for word in sys.argv[1:] if word not in words]
+    sys.argv[1:] = [*flags, *words]  # Hydra takes no flag between overrides
+    with user_errors():
+        if arguments.multirun and config_name != "train":
+            raise ValueError("-m is for scripts/train.py only")
+        for flag, value in (("-cp", arguments.config_path), ("-cn", arguments.config_name)):
+            if value is not None:
+                raise ValueError(f"{flag} {value}: the root file is fixed; add files by -cd FOLDER")
+        if arguments.config_dir is not None:
+            registry.add_conf_dir(Path(arguments.config_dir))
+        check_overrides(config_name, words, multirun=arguments.multirun)
+
+    @hydra.main(version_base="1.3", config_path=str(registry.conf_dir()), config_name=config_name)
+    def main(config: DictConfig) -> None:
+        with user_errors():
+            plain = to_plain(config, dict(HydraConfig.get().runtime.choices))
+        job(plain)
+
+    Extensions.register()
+    main()
+
+
+def command_words() -> list[str]:
+    """The overrides on the command line of the running command; none outside of one."""
+    return list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
+
+
+def fail(error: object) -> NoReturn:
+    """End the process with code 2 and one line on standard error."""
+    print(f"kanzoo: {' '.join(str(error).split())}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+@contextmanager
+def user_errors() -> Iterator[None]:
+    """Turn what a user can mend into one line on standard error and exit code 2.
+
+    That is a `ValueError`, and what the operating system says to folders that are missing, full or
+    not writable.
+    """
+    try:
+        yield
+    except OSError as error:
+        fail(os_error_line(error))
+    except ValueError as error:
+        fail(error)
+
+
+def os_error_line(error: OSError) -> str:
+    """What the operating system said, and of which file."""
+    return f"{error.strerror or error}" + (f": {error.filename}" if error.filename else "")
