@@ -9,6 +9,7 @@ from test_compare import cells_of, configured
 
 from kanzoo import registry
 from kanzoo.compare import _job
+from kanzoo.data.memory import InMemory
 from kanzoo.run.config import Composer, compose
 from kanzoo.run.prepare import prepare
 from kanzoo.study.comparison import check_cells, plan
@@ -205,6 +206,22 @@ def test_a_seed_draws_the_split_unless_it_is_fixed(tmp_path: Path) -> None:
     for data in ("digits", "functions"):
         assert seeds("seeds", data) == {(a, s, s) for a in ("mlp", "kan") for s in (0, 1)}
         assert seeds("fixed", data) == {(a, s, 0) for a in ("mlp", "kan") for s in (0, 1)}
+
+
+def test_a_seed_draws_the_samples_of_a_share(tmp_path: Path) -> None:
+    samples: dict[tuple[str, int], set[bytes]] = {}
+    for cell in cells_of(tmp_path, train_fraction=[0.2, 1.0], match=["none"]):
+        if cell.axes[0][1] == "0.2":
+            data = prepare(cell.config).dataset
+            data.load()
+            assert isinstance(data, InMemory)
+            assert data.splits is not None
+            kept = data.training_set.kept(data.targets("train"), data.split_seed or 0)
+            found = {x.numpy().tobytes() for x in data.splits["train"].x[kept]}
+            samples[cell.arm, cell.seed] = found
+    assert samples["mlp", 0] == samples["kan", 0], "arms share them"
+    assert samples["mlp", 1] == samples["kan", 1]
+    assert len(samples["mlp", 0] & samples["mlp", 1]) < len(samples["mlp", 0]) / 2
 
 
 @pytest.mark.parametrize("name", registry.names("study"))
