@@ -77,6 +77,11 @@ def check_whole(name: str, value: object, low: float, high: float = math.inf) ->
     return check_value(name, value, Annotated[int, Bounds(low, high)])  # type: ignore[no-any-return]
 
 
+def value_text(value: object) -> str:
+    """A value as a name or a column shows it."""
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
 def check_value(name: str, value: object, kind: Any) -> Any:
     """The value, if it is of a kind: an annotation, whose dataclasses are built from mappings."""
     return _check_of(kind)(name, value)
@@ -136,7 +141,8 @@ def _check_inside(kind: Any) -> Check | None:
         return tuple(entry(name, each) for entry, each in zip(checks, value, strict=True))
 
     def values(name: str, value: Any) -> dict[str, Any]:
-        return {str(k): checks[1](f"{name}.{k}", each) for k, each in value.items()}
+        named = {value_text(key): each for key, each in value.items()}
+        return {key: checks[1](f"{name}.{key}", each) for key, each in named.items()}
 
     if is_dataclass(kind):
         return lambda name, value: build(kind, value, f"{name}.")  # type: ignore[arg-type]

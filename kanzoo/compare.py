@@ -15,6 +15,7 @@ from kanzoo.study.comparison import (
     report,
     runner,
     study_folder,
+    study_of,
     tune_arms,
 )
 from kanzoo.study.record import check_record, write_record
@@ -33,7 +34,7 @@ def _job(config: Config) -> None:
         engine = build_engine(config)
         cells = plan(config)
         if not config["overwrite"]:
-            check_record(config["study"], folder)
+            check_record(study_of(config), folder)
         prepared = check_cells(cells, engine.is_local)
         check_trials(config, cells, engine.is_local)
         if not config["dry_run"]:
@@ -43,7 +44,7 @@ def _job(config: Config) -> None:
 
         print_plan(config, cells, prepared)
         return
-    write_record(config["study"], folder)
+    write_record(study_of(config), folder)
     try:
         with runner(config, cells, engine) as run:
             tunings = tune_arms(config, cells, prepared, run)

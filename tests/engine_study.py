@@ -13,6 +13,8 @@ from typing import Any
 
 from kanzoo.compare import _job
 from kanzoo.run.config import compose
+from kanzoo.settings import StudyConfig
+from kanzoo.study.comparison import study_of
 
 SHORT = [
     *("callbacks.progress=false", "logger=csv", "trainer.max_epochs=2"),
@@ -31,6 +33,12 @@ def configured(runs: Path, *words: str, **study: Any) -> dict[str, Any]:
         "overrides": SHORT,
     }
     return {**config, "study": {**config["study"], **tiny, **study}}
+
+
+def declared(name: str = "smoke", **study: Any) -> StudyConfig:
+    """A shipped study with some of its keys changed."""
+    config = compose("compare", [f"study={name}"])
+    return study_of({"study": {**config["study"], **study}})
 
 
 def start(runs: Path, seeds: int, *words: str, **environment: str) -> "subprocess.Popen[str]":

@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-import yaml
+from engine_study import declared
 from scipy import stats
 
 from kanzoo import aggregate as command
-from kanzoo.rundir import FORMAT
 from kanzoo.study import aggregate
 from kanzoo.study.pool import aggregate_effects, effects_of
+from kanzoo.study.record import write_record
 from kanzoo.study.stats import verdicts
 
 # Thirteen trials of the BCG vaccine: cases and others, vaccinated and not (Colditz et al. 1994).
@@ -149,7 +149,7 @@ TASKS = {"a": ("vision", 1.0), "b": ("vision", 1.2), "c": ("vision", 0.8), "d": 
 def test_a_study_is_aggregated_by_domain(mode: str) -> None:
     results = runs_of(TASKS, mode=mode)
     found = verdicts(results, "mlp", margin=0.1, n_resamples=50)
-    record = aggregate_effects(effects_of([v.to_dict() for v in found], results, {}), 0.05)
+    record = aggregate_effects(effects_of([v.to_dict() for v in found], results, declared()), 0.05)
     rows = {row["group"]: row for row in record["arms"]}
     assert {g: row["num_tasks"] for g, row in rows.items()} == {"all": 4, "vision": 3, "tables": 1}
     assert rows["vision"]["mean"] > 0.5 > 0 > rows["tables"]["mean"]
@@ -166,7 +166,7 @@ def test_the_command_pools_several_studies(tmp_path: Path, capsys) -> None:
         found = verdicts(results, "mlp", margin=0.1, n_resamples=50)
         report = tmp_path / name / "report"
         report.mkdir(parents=True)
-        (tmp_path / name / "study.yaml").write_text(yaml.safe_dump({"format": FORMAT, "axes": {}}))
+        write_record(declared(), tmp_path / name)
         (report / "verdicts.json").write_text(json.dumps([v.to_dict() for v in found]))
         results.to_csv(report / "results.csv", index=False)
     out = tmp_path / "aggregate.json"

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 from conftest import ROOT, SMALL, environment
+from engine_study import declared
 
 from kanzoo import registry
 from kanzoo.run.config import compose
@@ -52,7 +53,7 @@ def test_folders_of_other_formats_are_refused_in_one_line(tmp_path: Path) -> Non
     folder = RunDir.of(config)
     folder.write_config()
     folder.check_config()
-    study = {"seeds": 3, "name": "x"}
+    study = declared()
     write_record(study, tmp_path)
     check_record(study, tmp_path)
     message = f"is of format 1, .* reads and writes {FORMAT}: choose another"

@@ -14,6 +14,7 @@ from pages import Page
 from rich.console import Console
 
 from kanzoo.interpret.edges import EdgeCurves
+from kanzoo.settings import MetricConfig
 from kanzoo.study.inference import holm
 from kanzoo.study.report import panels, plots, tables
 from kanzoo.study.report.write import verdict_table, write_report
@@ -359,7 +360,7 @@ def along_axes(root: Path) -> tuple[pd.DataFrame, list]:
         parts.append(part.assign(test=part["test"] + 0.001 * int(size)))
     table = pd.concat([results[results["arm"] == "mlp"].assign(grid_size=""), *parts])
     table["test_ece"] = 0.05 + 0.2 * (table["arm"] == "kan_rbf") * (1 + 0.05 * table["seed"])
-    values, further = judged(table, {"ece": {"mode": "min", "margin": 0.01}})
+    values, further = judged(table, {"ece": MetricConfig("min", 0.01)})
     assert further == ("metric",)
     margins = {"accuracy": 0.01, "ece": 0.01}
     found = verdicts(values, "mlp", margin=margins, axes=["grid_size", *further], n_resamples=200)
@@ -455,4 +456,4 @@ def test_corrupted_inputs_are_axes_of_what_is_judged(tmp_path):
 def test_a_metric_that_no_run_has_is_named(tmp_path):
     results = fake_study(tmp_path, models={"mlp": 0.9}, epochs=0)
     with pytest.raises(ValueError, match=r"'ecee' of study\.metrics"):
-        judged(results, {"ecee": {"mode": "min", "margin": 0.1}})
+        judged(results, {"ecee": MetricConfig("min", 0.1)})

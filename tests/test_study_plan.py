@@ -12,7 +12,7 @@ from kanzoo.compare import _job
 from kanzoo.data.memory import InMemory
 from kanzoo.run.config import Composer, compose
 from kanzoo.run.prepare import prepare
-from kanzoo.study.comparison import check_cells, plan
+from kanzoo.study.comparison import check_cells, plan, study_of
 from kanzoo.study.controls import CONTROLS, parts_of_difference
 from kanzoo.study.plan import active_axes, arms_of, distinct, first_of_kinds
 
@@ -35,14 +35,14 @@ def places(tmp_path: Path, **study: Any) -> list[tuple[str, ...]]:
 
 def test_control_arms_are_there_unless_they_are_not_wanted(tmp_path: Path) -> None:
     for name in registry.names("study"):
-        arms = arms_of(read(name))
+        arms = arms_of(study_of({"study": read(name)}))
         wanted = read(name)["controls"] is True
         assert set(CONTROLS) <= set(arms) if wanted else not set(CONTROLS) & set(arms)
     own = {"mlp": ["layers=mlp"], "mlp-prelu": ["layers=kan", "basis=prelu", "optim.lr=0.1"]}
-    arms = arms_of(configured(tmp_path, arms=own, controls=True)["study"])
+    arms = arms_of(study_of(configured(tmp_path, arms=own, controls=True)))
     assert set(arms) == {"mlp", *CONTROLS}
     assert arms["mlp-prelu"] == own["mlp-prelu"]
-    some = arms_of(configured(tmp_path, arms=ARMS, controls=["mlp-narrow"])["study"])
+    some = arms_of(study_of(configured(tmp_path, arms=ARMS, controls=["mlp-narrow"])))
     assert set(some) == {*ARMS, "mlp-narrow"}
 
 
@@ -78,7 +78,7 @@ def test_a_difference_comes_apart_into_width_place_and_basis(tmp_path: Path, mat
     for cell in first.values():
         assert compose("train", list(cell.overrides)) == cell.config, "the command repeats the run"
         assert cell.match == match
-    parts = parts_of_difference(configured(tmp_path, **study, controls=True)["study"])
+    parts = parts_of_difference(study_of(configured(tmp_path, **study, controls=True)))
     ends = [arm for pair in parts.values() for arm in pair]
     assert sorted(ends) == sorted(["kan", "mlp", *["kan-residual", "mlp-narrow"] * 2])
 
@@ -109,8 +109,8 @@ def test_shares_and_noise_are_axes(tmp_path: Path) -> None:
         assert cell.config["training_set"]["fraction"] == float(cell.axes[0][1])
         assert cell.config["training_set"]["label_noise"] == float(cell.axes[1][1])
     assert len(distinct(cells)) == len(cells) == 16
-    assert active_axes(configured(tmp_path, **study)["study"]) == ["train_fraction", "label_noise"]
-    assert active_axes(configured(tmp_path)["study"]) == []
+    assert active_axes(study_of(configured(tmp_path, **study))) == ["train_fraction", "label_noise"]
+    assert active_axes(study_of(configured(tmp_path))) == []
 
 
 def test_an_axis_may_concern_some_arms_and_what_equals_the_baseline_is_left_out(

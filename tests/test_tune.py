@@ -11,6 +11,7 @@ from test_compare import configured
 
 from kanzoo.compare import _job
 from kanzoo.run.config import Composer, compose
+from kanzoo.study import comparison
 from kanzoo.study.comparison import best_words, check_trials, plan
 from kanzoo.study.plan import Cell, distinct, first_of_kinds
 from kanzoo.study.report.tuning import tuning_record
@@ -55,7 +56,7 @@ def tuned(config: dict[str, Any], bench: Bench) -> list[Tuning]:
     kinds = distinct(first_of_kinds(plan(config)))
     tunings = [Tuning(cell, "accuracy", "max") for cell in kinds]
     folder = Path(config["runs"]) / "smoke" / "tuning"
-    tune(tunings, config["study"], folder, bench, COMPOSER)
+    tune(tunings, comparison.study_of(config), folder, bench, COMPOSER)
     return tunings
 
 
@@ -128,7 +129,7 @@ def test_a_failed_trial_is_recorded_and_the_others_go_on(tmp_path: Path) -> None
     assert (failed["optim.lr"] > 0.1).all()
     best = json.loads((folder / "tuning.json").read_text())["best"]
     assert [row["best"] for row in best] == [t.best for t in tunings]
-    record = tuning_record(tunings, config["study"]["tune"])
+    record = tuning_record(tunings, comparison.study_of(config).tune)
     assert record is not None
     assert [row["failed"] for row in record["rows"]] == [
         sum(trial["value"] is None for trial in t.trials) for t in tunings
@@ -155,9 +156,9 @@ def test_kinds_that_share_their_runs_share_their_tuning(tmp_path: Path) -> None:
 def test_more_freedom_for_one_arm_is_refused_unless_declared(tmp_path: Path) -> None:
     extra = {"kan": {"basis.grid_range": {"choices": [[-1, 1], [-3, 3]]}}}
     with pytest.raises(ValueError, match=r"more freedom.*basis.grid_range.*allow_extra=true"):
-        check_tuning(study_of(tmp_path, extra=extra)["study"])
+        check_tuning(comparison.study_of(study_of(tmp_path, extra=extra)))
     config = study_of(tmp_path, trials=6, extra=extra, allow_extra=True)
-    check_tuning(config["study"])
+    check_tuning(comparison.study_of(config))
     check_trials(config, plan(config))
     tunings = tuned(config, Bench())
     assert set(tunings[0].trials[0]["settings"]) == {"optim.lr"}
@@ -165,7 +166,7 @@ def test_more_freedom_for_one_arm_is_refused_unless_declared(tmp_path: Path) -> 
         "[-1, 1]",
         "[-3, 3]",
     }
-    record = tuning_record(tunings, config["study"]["tune"])
+    record = tuning_record(tunings, comparison.study_of(config).tune)
     assert record is not None
     assert record["extra"] == [("kan", "basis.grid_range", "one of [-1, 1], [-3, 3]")]
 
@@ -197,7 +198,7 @@ def test_bad_tuning_is_refused_at_once(tmp_path: Path, changes: dict[str, Any], 
 def test_no_tuning_is_the_rule(tmp_path: Path) -> None:
     config = study_of(tmp_path, trials=0, space={})
     check_trials(config, plan(config))
-    assert tuning_record([], config["study"]["tune"]) is None
+    assert tuning_record([], comparison.study_of(config).tune) is None
 
 
 @pytest.mark.slow

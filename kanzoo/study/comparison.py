@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kanzoo import registry
+from kanzoo.checks import build
 from kanzoo.run.command import command_words
 from kanzoo.run.config import Composer
 from kanzoo.rundir import Config
+from kanzoo.settings import StudyConfig
 from kanzoo.study.engines.base import Engine
 from kanzoo.study.plan import Cell, check_study, distinct, first_of_kinds, margins_of, plan_cells
 
@@ -28,6 +30,11 @@ def report(config: Config, cells: list[Cell], tunings: "list[Tuning]") -> int:
     return summarise(config, study_folder(config), cells, tunings, command)
 
 
+def study_of(config: Config) -> StudyConfig:
+    """The study that a configuration describes, of the kinds that it must have."""
+    return build(StudyConfig, config["study"], "study.")
+
+
 def study_folder(config: Config) -> Path:
     """The folder of everything that a study leaves."""
     return Path(config["runs"]) / config["study"]["name"]
@@ -39,10 +46,11 @@ def plan(
     """The cells of the study that a configuration describes, with what tuning found."""
     from kanzoo.study.tune import check_tuning
 
-    check_study(config["study"])
-    check_tuning(config["study"])
-    cells = plan_cells(config["study"], config["runs"], config["overwrite"], _composer(), tuned)
-    margins_of(config["study"], cells)
+    study = study_of(config)
+    check_study(study)
+    check_tuning(study)
+    cells = plan_cells(study, config["runs"], config["overwrite"], _composer(), tuned)
+    margins_of(study, cells)
     return cells
 
 
@@ -74,8 +82,8 @@ def check_trials(config: Config, cells: list[Cell], here: bool = True) -> None:
     """Prepare a trial of every kind of cell, if arms are tuned, as `check_cells` does."""
     from kanzoo.study.tune import check_space
 
-    study = config["study"]
-    if study["tune"]["trials"]:
+    study = study_of(config)
+    if study.tune.trials:
         kinds = first_of_kinds(cells)
         trials = check_space(kinds, study, study_folder(config) / "tuning", _composer())
         check_cells(trials, here)
@@ -87,7 +95,8 @@ def tune_arms(
     """The finished tuning of every kind of cell; none where the study does not tune."""
     from kanzoo.study.tune import Tuning, tune
 
-    if not config["study"]["tune"]["trials"]:
+    study = study_of(config)
+    if not study.tune.trials:
         return []
     kinds = zip(first_of_kinds(cells), prepared, strict=True)
     objectives = {cell.kind: parts.objective for cell, parts in kinds}
@@ -95,13 +104,7 @@ def tune_arms(
     for cell in distinct(first_of_kinds(cells)):
         objective = objectives[cell.kind]
         tunings.append(Tuning(cell, objective.monitor, objective.mode))
-    tune(
-        tunings,
-        config["study"],
-        study_folder(config) / "tuning",
-        run,
-        _composer(),
-    )
+    tune(tunings, study, study_folder(config) / "tuning", run, _composer())
     return tunings
 
 
@@ -121,9 +124,9 @@ def runner(config: Config, cells: list[Cell], engine: Engine) -> "Runner":
     from kanzoo.run.fit import train
     from kanzoo.study.run import Runner
 
-    tune = config["study"]["tune"]
+    tune = study_of(config).tune
     count = 0  # what is to run decides
-    if tune["trials"]:  # trials start the workers that the cells need later
-        trials = tune["batch"] * tune["seeds"] * len(first_of_kinds(cells))
+    if tune.trials:  # trials start the workers that the cells need later
+        trials = tune.batch * tune.seeds * len(first_of_kinds(cells))
         count = max(trials, len(distinct(cells)))
     return Runner(engine, study_folder(config), train, count, config["overwrite"])

@@ -7,12 +7,12 @@ what the places of its non-linearities bring, and what its basis brings.
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
 
 from kanzoo import registry
 from kanzoo.checks import check_name
+from kanzoo.rundir import Config
+from kanzoo.settings import StudyConfig
 
-Config = dict[str, Any]
 # Words of an arm that take something from another arm of the same cell, instead of an override.
 SIZES, BUDGET = "sizes_of=", "budget_of="
 
@@ -82,58 +82,58 @@ CONTROLS = {
 }
 
 
-def control_arms(study: dict[str, Any]) -> dict[str, list[str]]:
+def control_arms(study: StudyConfig) -> dict[str, list[str]]:
     """The control arms that a study wants and does not name itself, with their words."""
-    wanted = CONTROLS if study["controls"] is True else study["controls"] or ()
+    wanted = CONTROLS if study.controls is True else study.controls or ()
     kan = kan_arm(study)
     found = {}
     for name in wanted:
         check_name("control", name, CONTROLS)
         control = CONTROLS[name]
-        if name in study["arms"] or (kan is None and "{kan}" in control.text):
+        if name in study.arms or (kan is None and "{kan}" in control.text):
             continue
-        words = [w.format(kan=kan, baseline=study["baseline"]) for w in control.words]
-        if control.is_kan:
-            words = [w for w in study["arms"][kan] if not _is_of_basis(w)] + words
+        words = [w.format(kan=kan, baseline=study.baseline) for w in control.words]
+        if control.is_kan and kan is not None:
+            words = [w for w in study.arms[kan] if not _is_of_basis(w)] + words
         found[name] = words
     return found
 
 
-def kan_arm(study: dict[str, Any]) -> str | None:
+def kan_arm(study: StudyConfig) -> str | None:
     """The KAN arm that controls belong to: the one that the study names, else its first."""
-    if study["controls_of"] is not None:
-        check_name("study.controls_of", study["controls_of"], study["arms"])
-        return str(study["controls_of"])
-    for name, words in study["arms"].items():
-        if name != study["baseline"] and "layers=mlp" not in words:
+    if study.controls_of is not None:
+        check_name("study.controls_of", study.controls_of, study.arms)
+        return str(study.controls_of)
+    for name, words in study.arms.items():
+        if name != study.baseline and "layers=mlp" not in words:
             return str(name)
     return None
 
 
-def control_text(study: dict[str, Any], arm: str) -> str:
+def control_text(study: StudyConfig, arm: str) -> str:
     """What a control arm is, for readers."""
     return CONTROLS[arm].text.format(kan=kan_arm(study))
 
 
-def parts_of_difference(study: dict[str, Any]) -> dict[str, tuple[str, str]]:
+def parts_of_difference(study: StudyConfig) -> dict[str, tuple[str, str]]:
     """The differences, arm minus other arm, that add up to that of the KAN and its twin.
 
     Empty where the study lacks an arm of them.
     """
     kan = kan_arm(study)
-    arms = {**study["arms"], **control_arms(study)}
+    arms = {**study.arms, **control_arms(study)}
     if kan is None or not {"mlp-narrow", "kan-residual"} <= set(arms):
         return {}
     return {
-        "width": ("mlp-narrow", study["baseline"]),
+        "width": ("mlp-narrow", study.baseline),
         "place": ("kan-residual", "mlp-narrow"),
         "basis": (kan, "kan-residual"),
     }
 
 
-def applies(arm: str, study: dict[str, Any], twin: Config) -> bool:
+def applies(arm: str, study: StudyConfig, twin: Config) -> bool:
     """Whether an arm is for the data and the architecture of a twin's configuration."""
-    if arm in study["arms"]:
+    if arm in study.arms:
         return True
     control, choices = CONTROLS[arm], twin["choices"]
     if control.models and choices["model"] not in control.models:

@@ -5,12 +5,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import product
-from typing import Any
 
 from kanzoo import registry
-from kanzoo.checks import build, check_name
+from kanzoo.checks import build, check_name, value_text
 from kanzoo.rundir import Config, RunDir
-from kanzoo.settings import RunConfig, StudyConfig
+from kanzoo.settings import AxisConfig, RunConfig, StudyConfig
 from kanzoo.study.controls import applies, borrowed, control_arms, is_borrowing, own_model
 from kanzoo.study.looks import check_looks
 
@@ -80,7 +79,7 @@ class Axis:
 
 
 def plan_cells(
-    study: dict[str, Any],
+    study: StudyConfig,
     runs: str,
     overwrite: bool,
     compose: Callable[[list[str]], Config],
@@ -95,7 +94,7 @@ def plan_cells(
     check_study(study)
     axes = axes_of(study)
     arms = arms_of(study)
-    common = [*study["overrides"], *study["further"], f"name={study['name']}", f"runs={runs}"]
+    common = [*study.overrides, *study.further, f"name={study.name}", f"runs={runs}"]
     if overwrite:
         common.append("overwrite=true")
 
@@ -103,7 +102,7 @@ def plan_cells(
         values = (value for value, _ in point)
         place: Axes = tuple(zip((axis.name for axis in axes), values, strict=True))
         cell = Cell(data, model, arm, match, 0, {}, (), place)
-        further = [*study["models"][model], *(word for _, words in point for word in words)]
+        further = [*study.models[model], *(word for _, words in point for word in words)]
         if own_model(arms[arm]):  # the sizes are those of the model's architecture
             sizes = ("model=", "model.", "budget=")
             further = [word for word in further if not word.startswith(sizes)]
@@ -114,28 +113,28 @@ def plan_cells(
         words += (tuned or {}).get(cell.kind, ())
         words += borrowed(arms[arm], lambda other: cell_of(data, model, other, match, point).config)
         config = compose(words)
-        if study["split"] == "fixed" and config["data"].get("split_seed", 0) is None:
+        if study.split == "fixed" and config["data"].get("split_seed", 0) is None:
             words.append("data.split_seed=0")
             config = {**config, "data": {**config["data"], "split_seed": 0}}
         return replace(cell, config=config, overrides=tuple(words))
 
     first: list[Cell] = []
-    for data, model in product(study["data"], study["models"]):
+    for data, model in product(study.data, study.models):
         start = [next(iter(axis.values.items())) for axis in axes]
-        twin = cell_of(data, model, study["baseline"], study["match"][0], start).config
+        twin = cell_of(data, model, study.baseline, study.match[0], start).config
         if twin["layers"]["kan_roles"]:
             raise ValueError(
-                f"study.baseline={study['baseline']!r} has KAN layers; the baseline must be the "
+                f"study.baseline={study.baseline!r} has KAN layers; the baseline must be the "
                 "MLP twin"
             )
-        for arm, match in product(arms, study["match"]):
+        for arm, match in product(arms, study.match):
             if applies(arm, study, twin):
                 points = product(*(_values(axis, arm) for axis in axes))
                 first += [cell_of(data, model, arm, match, point) for point in points]
     first = _without_twins(first, study)
     return [
         at_seed(cell, seed)
-        for seed in range(study["first_seed"], study["first_seed"] + study["seeds"])
+        for seed in range(study.first_seed, study.first_seed + study.seeds)
         for cell in first
     ]
 
@@ -147,13 +146,13 @@ def match_words(mode: str) -> list[str]:
     return [f"match={match}", *([f"{key}={how}"] if how else [])]
 
 
-def _without_twins(cells: list[Cell], study: dict[str, Any]) -> list[Cell]:
+def _without_twins(cells: list[Cell], study: StudyConfig) -> list[Cell]:
     """Leave out what an axis made the same as the baseline: there is nothing to compare."""
-    baseline = study["baseline"]
+    baseline = study.baseline
     paths = {cell.folder.path for cell in cells if cell.arm == baseline}
     kept = [c for c in cells if c.arm == baseline or c.folder.path not in paths]
     for arm in {cell.arm for cell in cells} - {cell.arm for cell in kept}:
-        if arm in study["arms"]:
+        if arm in study.arms:
             raise ValueError(f"study.arms.{arm} is the same as the baseline {baseline!r}")
     return kept
 
@@ -175,97 +174,96 @@ def distinct(cells: Iterable[Cell]) -> list[Cell]:
     return list({cell.folder.path: cell for cell in reversed(list(cells))}.values())[::-1]
 
 
-def arms_of(study: dict[str, Any]) -> dict[str, list[str]]:
+def arms_of(study: StudyConfig) -> dict[str, list[str]]:
     """The arms and their overrides, the control arms included where the study wants them."""
-    return {**study["arms"], **control_arms(study)}
+    return {**study.arms, **control_arms(study)}
 
 
-def axes_of(study: dict[str, Any]) -> list[Axis]:
+def axes_of(study: StudyConfig) -> list[Axis]:
     """The axes with more than one value, and all that the study names itself."""
     short = [
-        Axis(name, {value_text(value): [f"{key}={value}"] for value in study[name]})
+        Axis(name, {value_text(value): [f"{key}={value}"] for value in getattr(study, name)})
         for name, key in SHORT_AXES.items()
-        if study[name] != [{"train_fraction": 1.0, "label_noise": 0.0}[name]]
+        if getattr(study, name) != [{"train_fraction": 1.0, "label_noise": 0.0}[name]]
     ]
     named = [
         Axis(
             name,
-            {value_text(value): list(words) for value, words in axis["values"].items()},
-            tuple(axis["arms"]) if axis.get("arms") else None,
+            axis.values,
+            tuple(axis.arms) if axis.arms else None,
         )
-        for name, axis in study["axes"].items()
+        for name, axis in study.axes.items()
     ]
     return short + named
 
 
-def active_axes(study: dict[str, Any]) -> list[str]:
+def active_axes(study: StudyConfig) -> list[str]:
     """Names of the axes that tell cells apart, as columns of results."""
     return [axis.name for axis in axes_of(study) if len(axis.values) > 1 or axis.arms]
 
 
-def check_study(study: dict[str, Any]) -> None:
+def check_study(study: StudyConfig) -> None:
     """Raise a `ValueError` of one line for a study that cannot be."""
-    build(StudyConfig, study, "study.")
     for key in ("data", "models", "arms", "match", *SHORT_AXES):
-        if not study[key]:
+        if not getattr(study, key):
             raise ValueError(f"study.{key} is empty: a study needs at least one")
-        values = [str(value) for value in study[key]]
+        values = [str(value) for value in getattr(study, key)]
         if len(set(values)) < len(values):
             raise ValueError(f"study.{key} names something twice: {', '.join(values)}")
     arms = arms_of(study)
-    check_name("study.baseline", study["baseline"], study["arms"])
+    check_name("study.baseline", study.baseline, study.arms)
     if len(arms) < 2:
         raise ValueError("study.arms has only the baseline: there is nothing to compare")
-    if study["seeds"] < MIN_SEEDS:
-        raise ValueError(f"study.seeds must be at least {MIN_SEEDS}, got {study['seeds']}")
-    if not 0 < study["alpha"] < 1:
-        raise ValueError(f"study.alpha must be between 0 and 1, got {study['alpha']}")
-    check_looks(study["looks"], study["seeds"])
-    for pair in study["contrasts"]:
+    if study.seeds < MIN_SEEDS:
+        raise ValueError(f"study.seeds must be at least {MIN_SEEDS}, got {study.seeds}")
+    if not 0 < study.alpha < 1:
+        raise ValueError(f"study.alpha must be between 0 and 1, got {study.alpha}")
+    check_looks(study.looks, study.seeds)
+    for pair in study.contrasts:
         if len(set(pair)) != 2 or len(pair) != 2:
             raise ValueError(f"study.contrasts must list pairs of arms, got {pair}")
         for arm in pair:
             check_name("arm of study.contrasts", arm, arms)
-    further = [*SHORT_AXES, *study["axes"], "severity"]
-    for axis in study["interactions"]:
-        check_name("axis of study.interactions", axis, further)
-    if study["slope"] is not None:
-        check_name("axis of study.slope", study["slope"], study["axes"])
-        if len(study["axes"][study["slope"]]["values"]) < MIN_SIZES:
+    further = [*SHORT_AXES, *study.axes, "severity"]
+    for name in study.interactions:
+        check_name("axis of study.interactions", name, further)
+    if study.slope is not None:
+        check_name("axis of study.slope", study.slope, study.axes)
+        if len(study.axes[study.slope].values) < MIN_SIZES:
             raise ValueError(
-                f"study.slope: axis {study['slope']!r} needs {MIN_SIZES} sizes for a slope"
+                f"study.slope: axis {study.slope!r} needs {MIN_SIZES} sizes for a slope"
             )
-    for name in study["data"]:
+    for name in study.data:
         check_name("data", name, registry.names("data"))
-    for name, words in study["models"].items():
+    for name, words in study.models.items():
         if not any(word.startswith("model=") for word in words):
             check_name("model", name, registry.names("model"))
-    for name, axis in study["axes"].items():
+    for name, axis in study.axes.items():
         _check_axis(name, axis, arms)
 
 
-def margins_of(study: dict[str, Any], cells: list[Cell]) -> dict[str, float]:
+def margins_of(study: StudyConfig, cells: list[Cell]) -> dict[str, float]:
     """The margin of every metric that the study judges: one for all, or one for each metric.
 
     Raises `ValueError` for a metric without one.
     """
     tasks = {cell.config["task"]["_target_"] for cell in first_of_kinds(cells)}
     selecting = {registry.locate(task).monitor for task in tasks}  # type: ignore[attr-defined]
-    margin = study["margin"]
+    margin = study.margin
     own = margin if isinstance(margin, dict) else dict.fromkeys(selecting, margin)
     if missing := sorted(selecting - set(own)):
         raise ValueError(
             f"study.margin has none for {', '.join(missing)}, which data sets select by"
         )
-    return {**own, **{name: judged["margin"] for name, judged in study["metrics"].items()}}
+    return {**own, **{name: judged.margin for name, judged in study.metrics.items()}}
 
 
-def _check_axis(name: str, axis: Any, arms: Iterable[str]) -> None:
+def _check_axis(name: str, axis: AxisConfig, arms: Iterable[str]) -> None:
     if name in RESERVED or name in SHORT_AXES or not name.isidentifier():
         raise ValueError(f"study.axes.{name}: an axis needs a plain name that is not taken")
-    if not axis["values"]:
+    if not axis.values:
         raise ValueError(f"study.axes.{name} must have values, each with its overrides")
-    for arm in axis.get("arms") or ():
+    for arm in axis.arms or ():
         check_name(f"arm of study.axes.{name}", arm, arms)
 
 
@@ -273,8 +271,3 @@ def _values(axis: Axis, arm: str) -> list[tuple[str, list[str]]]:
     if axis.arms is not None and arm not in axis.arms:
         return [("", [])]
     return list(axis.values.items())
-
-
-def value_text(value: Any) -> str:
-    """A value of an axis as its column shows it."""
-    return f"{value:g}" if isinstance(value, float) else str(value)

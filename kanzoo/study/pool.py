@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from kanzoo.rundir import read_config
+from kanzoo.settings import StudyConfig
 from kanzoo.study import aggregate
 from kanzoo.study.inference import Array
+from kanzoo.study.record import read_record
 from kanzoo.study.verdict import Verdict
 
 ALL = "all"
@@ -52,14 +53,14 @@ class Effect:
 
 
 def effects_of(
-    verdicts: Iterable[Record], results: pd.DataFrame, study: Mapping[str, Any], name: str = ""
+    verdicts: Iterable[Record], results: pd.DataFrame, study: StudyConfig, name: str = ""
 ) -> list[Effect]:
     """The primary comparisons of a study with the baseline, a task and arm each.
 
     An axis that changes the data makes tasks, one that changes anything else makes arms.
     """
     fields = {*Verdict.__dataclass_fields__}
-    values = {axis: node["values"].values() for axis, node in study.get("axes", {}).items()}
+    values = {axis: node.values.values() for axis, node in study.axes.items()}
     of_data = {a for a, v in values.items() if all(w.startswith("data.") for ws in v for w in ws)}
     found = []
     for verdict in verdicts:
@@ -75,7 +76,7 @@ def effects_of(
         ]
         further = [v for a, v in axes.items() if a in values and a not in of_data and v]
         arm = " ".join([verdict["arm"], *further])
-        if len(study.get("match", [])) > 1:
+        if len(study.match) > 1:
             task.append(verdict["match"])
         at = results[(results["data"] == verdict["data"]) & (results["model"] == verdict["model"])]
         for axis, value in axes.items():
@@ -153,9 +154,9 @@ def _ranks(effects: Sequence[Effect], alpha: float) -> Record | None:
 def read_effects(folder: Path) -> list[Effect]:
     """The effects of a finished study from its folder, or from that of a ledger."""
     report = folder / "report" if (folder / "report" / "verdicts.json").is_file() else folder
-    study = folder / "study.yaml"
     table = next((p for p in (report / "results.csv", folder / "runs.csv") if p.is_file()), None)
-    if table is None or not (report / "verdicts.json").is_file() or not study.is_file():
+    needed = (report / "verdicts.json", folder / "study.yaml")
+    if table is None or not all(path.is_file() for path in needed):
         raise ValueError(
             f"{folder} is not the folder of a finished study: it needs study.yaml, verdicts.json "
             "and results.csv"
@@ -163,7 +164,7 @@ def read_effects(folder: Path) -> list[Effect]:
     try:
         verdicts = json.loads((report / "verdicts.json").read_text(encoding="utf-8"))
         results = pd.read_csv(table, keep_default_na=True, low_memory=False)
-        return effects_of(verdicts, results, read_config(study), folder.name)
+        return effects_of(verdicts, results, read_record(folder), folder.name)
     except (KeyError, TypeError, json.JSONDecodeError, pd.errors.ParserError) as error:
         raise ValueError(f"{folder} holds the results of another version: {error!r}") from error
 

@@ -6,7 +6,9 @@ import sys
 import time
 from typing import Any
 
+from kanzoo.checks import build
 from kanzoo.rundir import Config
+from kanzoo.settings import StudyConfig
 from kanzoo.study.plan import Cell, active_axes, distinct, first_of_kinds
 
 BUDGET = 15.0  # seconds of measuring; what is left then is estimated from what was measured
@@ -19,7 +21,7 @@ def print_plan(config: Config, cells: list[Cell], prepared: list[Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    study = config["study"]
+    study = build(StudyConfig, config["study"], "study.")
     axes = active_axes(study)
     kinds = list(zip(first_of_kinds(cells), prepared, strict=True))
     seconds = estimate(cells, prepared)
@@ -52,11 +54,11 @@ def print_plan(config: Config, cells: list[Cell], prepared: list[Any]) -> None:
     waiting = [cell for cell in runs if config["overwrite"] or cell.folder.result() is None]
     total = sum(seconds[cell.kind] for cell in waiting)
     words = [f"{len(cells)} cells, {len(runs)} different runs, {len(waiting)} of them to do"]
-    if study["seeds"] < study["looks"][0]:
-        words.append(f"no verdicts: the first planned look is at {study['looks'][0]} seeds")
-    tune = study["tune"]
-    if tune["trials"]:
-        trials = tune["trials"] * tune["seeds"]
+    if study.seeds < study.looks[0]:
+        words.append(f"no verdicts: the first planned look is at {study.looks[0]} seeds")
+    tune = study.tune
+    if tune.trials:
+        trials = tune.trials * tune.seeds
         unique = distinct(first_of_kinds(cells))
         total += trials * sum(seconds[cell.kind] for cell in unique)
         words.append(f"{trials * len(unique)} runs of tuning before")

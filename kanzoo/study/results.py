@@ -11,6 +11,7 @@ import pandas as pd
 from kanzoo import registry
 from kanzoo.data.corruption import CORRUPTIONS
 from kanzoo.errors import DIVERGED
+from kanzoo.settings import MetricConfig
 from kanzoo.study.plan import Cell
 
 Axes = tuple[str, ...]
@@ -46,7 +47,7 @@ def collect(cells: Iterable[Cell], study_folder: Path, axes: Sequence[str] = ())
 
 
 def judged(
-    results: pd.DataFrame, metrics: dict[str, dict[str, Any]], controls: Collection[str] = ()
+    results: pd.DataFrame, metrics: dict[str, MetricConfig], controls: Collection[str] = ()
 ) -> tuple[pd.DataFrame, Axes]:
     """What verdicts are about: a row a run and judged value, and the axes that this adds.
 
@@ -62,7 +63,7 @@ def judged(
             raise ValueError(f"no finished run has the metric {name!r} of study.metrics")
         changes = {
             "metric": name,
-            "mode": options["mode"],
+            "mode": options.mode,
             "test": results.get(column, float("nan")),
             "no_skill": results.get(f"no_skill_{name}", float("nan")),
             "family": "secondary",

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ import pandas as pd
 
 from kanzoo.checks import check_name
 from kanzoo.rundir import flatten, write_atomic
+from kanzoo.settings import StudyConfig
 from kanzoo.study.plan import Cell, arms_of, at_seed
 
 SEED_OFFSET = 1000
@@ -48,30 +49,30 @@ class Tuning:
         return [_word(item) for item in best["settings"].items()] if best else []
 
 
-def check_tuning(study: dict[str, Any]) -> None:
+def check_tuning(study: StudyConfig) -> None:
     """Raise a `ValueError` of one line for a tuning that is unfair or cannot be."""
-    tune = study["tune"]
-    if not tune["trials"]:
+    tune = study.tune
+    if not tune.trials:
         return
-    if not tune["space"]:
+    if not tune.space:
         raise ValueError("study.tune.space is empty: there is nothing to tune")
-    if study["seeds"] > SEED_OFFSET:
+    if study.seeds > SEED_OFFSET:
         raise ValueError(f"study.seeds must be at most {SEED_OFFSET} where arms are tuned")
     arms = arms_of(study)
-    for arm, space in tune["extra"].items():
+    for arm, space in tune.extra.items():
         check_name("arm of study.tune.extra", arm, arms)
-        if space and not tune["allow_extra"]:
+        if space and not tune.allow_extra:
             raise ValueError(
                 f"study.tune.extra gives {arm} more freedom than the other arms have "
                 f"({', '.join(space)}); if that is meant, set study.tune.allow_extra=true"
             )
-    for space in (tune["space"], *tune["extra"].values()):
+    for space in (tune.space, *tune.extra.values()):
         for key, dimension in space.items():
             _check_dimension(key, dimension)
 
 
 def check_space(
-    cells: Iterable[Cell], study: dict[str, Any], folder: Path, compose: Compose
+    cells: Iterable[Cell], study: StudyConfig, folder: Path, compose: Compose
 ) -> list[Cell]:
     """One trial of every kind of cell; `ValueError` for settings that a cell does not have."""
     ends = ("low", "choices")
@@ -86,7 +87,7 @@ def check_space(
 
 def tune(
     tunings: list[Tuning],
-    study: dict[str, Any],
+    study: StudyConfig,
     folder: Path,
     run: Callable[[list[Cell]], None],
     compose: Compose,
@@ -98,20 +99,20 @@ def tune(
     import optuna  # a second to import, and few studies tune
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    options = study["tune"]
+    options = study.tune
     spaces = [space_of(tuning.cell, study) for tuning in tunings]
     searches = []
     for tuning, space in zip(tunings, spaces, strict=True):
         search = optuna.create_study(
             direction="maximize" if tuning.mode == "max" else "minimize",
-            sampler=optuna.samplers.TPESampler(seed=options["seed"]),
+            sampler=optuna.samplers.TPESampler(seed=options.seed),
         )
         if (usual := _usual(tuning.cell, space)) is not None:
             search.enqueue_trial(usual)
         searches.append(search)
     done = 0
-    while done < options["trials"]:
-        size = min(options["batch"], options["trials"] - done)
+    while done < options.trials:
+        size = min(options.batch, options.trials - done)
         jobs = []
         for tuning, space, search in zip(tunings, spaces, searches, strict=True):
             for _ in range(size):
@@ -134,22 +135,22 @@ def tune(
         _write(tunings, study, folder)
 
 
-def space_of(cell: Cell, study: dict[str, Any]) -> dict[str, dict[str, Any]]:
+def space_of(cell: Cell, study: StudyConfig) -> dict[str, dict[str, Any]]:
     """What is tuned for a cell, and where."""
-    options = study["tune"]
-    return {**options["space"], **options["extra"].get(cell.arm, {})}
+    options = study.tune
+    return {**options.space, **options.extra.get(cell.arm, {})}
 
 
 def trial_cells(
-    cell: Cell, settings: Mapping[str, Any], study: dict[str, Any], folder: Path, compose: Compose
+    cell: Cell, settings: Mapping[str, Any], study: StudyConfig, folder: Path, compose: Compose
 ) -> list[Cell]:
     """The runs of one trial: other seeds, no test, and a folder below that of the tuning."""
     words = [*cell.overrides, *map(_word, settings.items())]
     words += [f"evaluation.{k}=[]" for k in cell.config["evaluation"] if k != "test"]
     words += ["evaluation.test=false", "name=trials", f"runs={folder}"]
     moved = replace(cell, config=compose(words), overrides=tuple(words))
-    first = study["first_seed"] + SEED_OFFSET
-    return [at_seed(moved, first + index) for index in range(study["tune"]["seeds"])]
+    first = study.first_seed + SEED_OFFSET
+    return [at_seed(moved, first + index) for index in range(study.tune.seeds)]
 
 
 def _word(item: tuple[str, Any]) -> str:
@@ -217,7 +218,7 @@ def _value(cells: list[Cell], metric: str) -> tuple[float | None, str]:
     return (mean, "") if math.isfinite(mean) else (None, f"validation {metric} is {mean}")
 
 
-def _write(tunings: list[Tuning], study: dict[str, Any], folder: Path) -> None:
+def _write(tunings: list[Tuning], study: StudyConfig, folder: Path) -> None:
     """`trials.csv`, a row a trial, and `tuning.json`, what was allowed and what was best."""
     folder.mkdir(parents=True, exist_ok=True)
     rows = [
@@ -232,7 +233,7 @@ def _write(tunings: list[Tuning], study: dict[str, Any], folder: Path) -> None:
         for tuning in tunings
     ]  # fmt: skip
     write_atomic(folder / "trials.csv", pd.DataFrame(rows).to_csv(index=False))
-    record = {"options": study["tune"], "best": best}
+    record = {"options": asdict(study.tune), "best": best}
     write_atomic(folder / "tuning.json", json.dumps(record, indent=1) + "\n")
 
 

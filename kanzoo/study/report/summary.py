@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kanzoo import __version__
+from kanzoo.checks import build, value_text
 from kanzoo.rundir import Config, git_sha
+from kanzoo.settings import StudyConfig
 from kanzoo.study.controls import control_arms, control_text, parts_of_difference
-from kanzoo.study.plan import Cell, active_axes, margins_of, value_text
+from kanzoo.study.plan import Cell, active_axes, margins_of
 
 if TYPE_CHECKING:
     from kanzoo.interpret.edges import EdgeCurves
@@ -40,26 +42,26 @@ def summarise(
     from kanzoo.study.slopes import slopes
     from kanzoo.study.stats import verdicts
 
-    study = config["study"]
+    study = build(StudyConfig, config["study"], "study.")
     axes = active_axes(study)
     results = collect(cells, folder, axes)
-    values, further = judged(results, study["metrics"], control_arms(study))
+    values, further = judged(results, study.metrics, control_arms(study))
     found = verdicts(
         values,
-        study["baseline"],
+        study.baseline,
         margin=margins_of(study, cells),
-        ratio_margin=study["ratio_margin"],
-        alpha=study["alpha"],
+        ratio_margin=study.ratio_margin,
+        alpha=study.alpha,
         axes=[*axes, *further],
-        looks=Looks(tuple(study["looks"]), study["seeds"]),
-        is_tuned=study["tune"]["trials"] > 0,
-        against=study["contrasts"],
+        looks=Looks(tuple(study.looks), study.seeds),
+        is_tuned=study.tune.trials > 0,
+        against=study.contrasts,
         parts=parts_of_difference(study),
-        changes={axis: value_text(value) for axis, value in study["interactions"].items()},
+        changes={axis: value_text(value) for axis, value in study.interactions.items()},
     )
     falls = []
-    if study["slope"] is not None:
-        falls = slopes(results, study["baseline"], study["slope"], axes, study["alpha"])
+    if study.slope is not None:
+        falls = slopes(results, study.baseline, study.slope, axes, study.alpha)
     effects = effects_of([v.to_dict() for v in found], results, study)
     shown = ("baseline", "margin", "alpha", "seeds", "overrides", "further")
     paths = write_report(
@@ -67,16 +69,16 @@ def summarise(
         results,
         found,
         axes=axes,
-        title=study["title"],
-        question=study["question"],
+        title=study.title,
+        question=study.question,
         protocol=[*protocol(study, cells), *references(cells)],
-        settings={key: study[key] for key in shown if study[key] != []},
+        settings={k: v for k in shown if (v := getattr(study, k)) != []},
         environment=_environment(),
         command=command,
-        edges=_edges(cells, study["baseline"]),
-        tuning=tuning_record(tunings, study["tune"]),
+        edges=_edges(cells, study.baseline),
+        tuning=tuning_record(tunings, study.tune),
         slopes=falls,
-        aggregate=aggregate_effects(effects, study["alpha"]) if effects else None,
+        aggregate=aggregate_effects(effects, study.alpha) if effects else None,
     )
     Console(width=None if sys.stdout.isatty() else 100).print(verdict_table(found))
     counts = results["status"].value_counts()
@@ -92,43 +94,43 @@ def summarise(
     return failed
 
 
-def protocol(study: dict[str, Any], cells: list[Cell]) -> list[str]:
+def protocol(study: StudyConfig, cells: list[Cell]) -> list[str]:
     """How the study was made, a plain sentence or two for each point."""
     trainer, optim = cells[0].config["trainer"], cells[0].config["optim"]
     optimizer = optim["_target_"].rpartition(".")[2]
-    tune = study["tune"]
+    tune = study.tune
     recipe = (
         f"All arms train with the same recipe: {optimizer}, learning rate {optim['lr']}, weight "
         f"decay {optim.get('weight_decay', 0)}, {trainer['max_epochs']} epochs. It was not tuned "
         "for any arm."
     )
-    if tune["trials"]:
+    if tune.trials:
         recipe = (
             f"All arms train with {optimizer}, {trainer['max_epochs']} epochs. Every arm was tuned "
-            f"with the same {tune['trials']} trials of the same sampler, on validation data and on "
-            f"seeds that the study does not use; only {', '.join(tune['space'])} were tuned."
+            f"with the same {tune.trials} trials of the same sampler, on validation data and on "
+            f"seeds that the study does not use; only {', '.join(tune.space)} were tuned."
         )
-        for arm, space in tune["extra"].items():
+        for arm, space in tune.extra.items():
             recipe += f" {arm} had more freedom than the others: {', '.join(space)} as well."
     lines = [
         "Every architecture is written once. The KAN arms replace an activation and the linear "
         "operator after it by a KAN layer, in the roles that their overrides name; depth, "
         "normalisation, initialisation and data are the same.",
-        f"Budget: {', '.join(study['match'])}. {_budget(study['match'])} Sizes and what mismatch "
+        f"Budget: {', '.join(study.match)}. {_budget(study.match)} Sizes and what mismatch "
         "remains are in the tables.",
         recipe,
-        f"{study['seeds']} seeds pair the arms: the same seed means the same split and the same "
+        f"{study.seeds} seeds pair the arms: the same seed means the same split and the same "
         "batches in the same order. "
         + (
             "Every seed draws its own split into training and validation data, and into test data "
             "where there is no official test set."
-            if study["split"] == "seeds"
+            if study.split == "seeds"
             else "All seeds share one split: verdicts hold for it alone."
         ),
-        f"Looks are planned at {', '.join(map(str, study['looks']))} seeds and share the level.",
+        f"Looks are planned at {', '.join(map(str, study.looks))} seeds and share the level.",
         "The best epoch is chosen on validation data; the test set is evaluated once, with that "
         "epoch's weights.",
-        f"A difference below {_margin(study['margin'])} does not matter; that margin was set "
+        f"A difference below {_margin(study.margin)} does not matter; that margin was set "
         "beforehand.",
     ]
     if any(cell.config["training_set"]["phases"] > 1 for cell in cells):
@@ -139,12 +141,12 @@ def protocol(study: dict[str, Any], cells: list[Cell]) -> list[str]:
     used = [f"{arm} is {control_text(study, arm)}" for arm in control_arms(study)]
     if used:
         lines.append(f"Control arms tell what of a KAN helps: {'; '.join(used)}.")
-    if len(study["train_fraction"]) > 1:
+    if len(study.train_fraction) > 1:
         lines.append(
             "Fractions of the training split are stratified, a smaller one is part of every larger "
             "one, all arms get the same samples, and the number of training steps is the same."
         )
-    if any(study["label_noise"]):
+    if any(study.label_noise):
         lines.append(
             "Wrong training labels are drawn uniformly from the other classes, by the seed: all "
             "arms see the same ones. Validation and test labels are as they are."

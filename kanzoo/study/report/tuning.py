@@ -5,23 +5,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from kanzoo.settings import TuneConfig
 from kanzoo.study.tune import Tuning
 
 MAX_ROWS = 200  # kinds of cell and failed trials that a page lists; trials.csv has all
 
 
-def tuning_record(tunings: Sequence[Tuning], options: dict[str, Any]) -> dict[str, Any] | None:
+def tuning_record(tunings: Sequence[Tuning], options: TuneConfig) -> dict[str, Any] | None:
     """Rows of text for the report, None where nothing was tuned."""
     if not tunings:
         return None
     return {
-        "trials": options["trials"],
-        "seeds": options["seeds"],
-        "sampler": f"Optuna's TPE, seed {options['seed']}, {options['batch']} trials at once",
-        "space": [(key, _dimension(value)) for key, value in options["space"].items()],
+        "trials": options.trials,
+        "seeds": options.seeds,
+        "sampler": f"Optuna's TPE, seed {options.seed}, {options.batch} trials at once",
+        "space": [(key, _dimension(value)) for key, value in options.space.items()],
         "extra": [
             (arm, key, _dimension(value))
-            for arm, space in options["extra"].items()
+            for arm, space in options.extra.items()
             for key, value in space.items()
         ],
         "rows": [_row(tuning) for tuning in tunings[:MAX_ROWS]],
