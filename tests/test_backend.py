@@ -159,7 +159,7 @@ def test_saved_bytes_do_not_grow_with_the_grid(basis: str) -> None:
 
 
 def test_backends_are_named_and_checked() -> None:
-    assert BACKENDS == ["auto", "dense", "blocked", "compiled"]
+    assert BACKENDS == ["auto", "dense", "blocked", "compiled", "triton"]
     with pytest.raises(ValueError, match="did you mean 'compiled'"):
         KANLinear(2, 2, backend="compile")
     with pytest.raises(ValueError, match="no compiled code for the squash or the residual"):

@@ -7,7 +7,8 @@ serves a request; `backend` restricts the choice:
 - "dense": all features at once, then their product; autograd keeps what it needs;
 - "blocked": features are computed again in the backward, and only inputs are kept; "dense" where
   that cannot be;
-- "compiled": kernels in C++, on the CPU.
+- "compiled": kernels in C++, on the CPU;
+- "triton": kernels in Triton, on GPUs.
 
 A new path is a class with a rank, made known by `add_path`; its `backends` become names too.
 """
@@ -26,9 +27,11 @@ from kanzoo.layers.paths.generic import (
     GenericLinear,
     ProductLinear,
 )
+from kanzoo.layers.paths.gpu import TritonConv, TritonLinear
 from kanzoo.layers.paths.native import Direct, OperatorConv, OperatorLinear, Rational
 
-BACKENDS = ["auto", "dense", "blocked", "compiled"]
+BACKENDS = ["auto", "dense", "blocked", "compiled", "triton"]
+NUM_BACKENDS = len(BACKENDS)  # those of other modules follow
 PATHS: list[Path] = []  # by rank
 _choices: dict[tuple[str, str], tuple[Path, ...]] = {}  # by operator and backend
 
@@ -46,7 +49,7 @@ def remove_path(path: Path) -> None:
 def _set_paths(paths: Sequence[Path]) -> None:
     PATHS[:] = sorted(paths, key=lambda path: path.rank)
     named = {name: None for path in PATHS for name in path.backends}
-    BACKENDS[4:] = [name for name in named if name not in BACKENDS[:4]]
+    BACKENDS[NUM_BACKENDS:] = [name for name in named if name not in BACKENDS[:NUM_BACKENDS]]
     _choices.clear()
     for operator in {operator for path in PATHS for operator in path.operators}:
         able = [path for path in PATHS if operator in path.operators]
@@ -65,6 +68,8 @@ _set_paths(
         Rational(),
         FamiliesLinear(),
         FamiliesConv(),
+        TritonLinear(),
+        TritonConv(),
         GenericLinear(),
         ProductLinear(),
         GenericConv(),

@@ -92,8 +92,15 @@ class KANLayer(EdgeLayer, ABC):
     def set_backend(self, backend: str, shape: tuple[int, ...]) -> None:
         """Choose how the layer is computed; `ValueError` if it cannot be on inputs of a shape."""
         self.backend = backend
-        if backend != "auto":
+        if backend == "auto":
+            return
+        try:
             choose(self.request(torch.empty(shape, device="cpu")))
+        except ValueError:
+            if not torch.accelerator.is_available():
+                raise
+            device = torch.accelerator.current_accelerator()
+            choose(self.request(torch.empty(shape, device=device)))
 
     @property
     def has_edges(self) -> bool:

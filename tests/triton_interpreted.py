@@ -1,0 +1,259 @@
+"""Every Triton kernel in Triton's interpreter, against float64: run by `test_triton.py`."""
+
+import copy
+from collections.abc import Callable
+
+import pytest
+import torch
+from kernel_cases import EXTRAPOLATIONS, assert_close, expected, make_case
+from pairwise import pairwise
+from torch import Tensor, nn
+
+import kanzoo
+from kanzoo import kernels
+from kanzoo.benchmark.timing import saved_bytes
+from kanzoo.kernels.gpu import launch
+from kanzoo.kernels.gpu.operators import Functions
+from kanzoo.layers import (
+    KANConv1d,
+    KANConv2d,
+    KANConv3d,
+    KANConvTranspose2d,
+    KANLayer,
+    KANLinear,
+)
+from kanzoo.layers.dispatch import choose
+from kanzoo.layers.paths.dense import Dense
+
+NAMES = [name for name in kanzoo.list_bases() if kanzoo.get_basis(name)(1).num_functions > 1]
+ACCURACY = 5e-6
+
+
+@pytest.fixture(autouse=True)
+def _few_processors(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sums are cut in about three shares, whatever the sizes."""
+    monkeypatch.setattr(launch, "num_processors", lambda device: 3)
+
+
+def gradients(
+    run: Callable[[Tensor], Tensor], layer: KANLayer, x: Tensor, g: Tensor
+) -> list[Tensor]:
+    y = run(x)
+    found = torch.autograd.grad(y, [x, *layer.parameters()], g.to(y.dtype))
+    return [y.detach(), *found]
+
+
+def check(layer: KANLayer, x: Tensor, accuracy: float = ACCURACY) -> None:
+    """Output and all gradients against the dense definition in float64."""
+    torch.manual_seed(1)
+    exact = copy.deepcopy(layer).double()
+    layer.backend, exact.backend = "triton", "dense"
+    wide = x.detach().double().requires_grad_()
+    assert choose(layer.request(x)).name == "triton"
+    g = torch.randn_like(exact(wide))
+    found = gradients(layer, layer, x, g)
+    wanted = gradients(exact, exact, wide, g)
+    for one, other in zip(found, wanted, strict=True):
+        if other.numel():
+            assert_close(one.detach(), other.detach(), accuracy)
+        assert one.shape == other.shape
+
+
+def draw(layer: KANLayer) -> KANLayer:
+    """Another bias, and parameters of functions that differ between channels."""
+    torch.manual_seed(2)
+    nn.init.normal_(layer.bias)
+    with torch.no_grad():
+        for p in layer.expansion.parameters():
+            p.add_(0.1 * torch.rand_like(p))
+    return layer
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_linear_layers(name: str) -> None:
+    torch.manual_seed(0)
+    x = 2 * torch.randn(33, 34)
+    check(draw(KANLinear(34, 17, basis=name)), x.requires_grad_())
+
+
+OPERATORS = {
+    "conv1d": lambda **options: KANConv1d(4, 6, 3, stride=2, padding=1, groups=2, **options),
+    "conv2d": lambda **options: KANConv2d(4, 6, (2, 3), padding=(0, 1), **options),
+    "conv3d": lambda **options: KANConv3d(4, 2, 2, **options),
+    "transposed": lambda **options: KANConvTranspose2d(4, 6, 3, stride=2, padding=1, **options),
+}
+SIZES = {"conv1d": (9,), "conv2d": (5, 4), "conv3d": (3, 2, 3), "transposed": (3, 4)}
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "bspline_prelu"])
+def test_convolutions(name: str) -> None:
+    """Operators in turn: they share all of the kernels."""
+    operator = list(OPERATORS)[NAMES.index(name) % len(OPERATORS)]
+    torch.manual_seed(0)
+    layer = draw(OPERATORS[operator](basis=name))
+    x = 2 * torch.randn(2, 4, *SIZES[operator])
+    if operator == "conv2d":
+        x = x.contiguous(memory_format=torch.channels_last)
+    check(layer, x.requires_grad_())
+
+
+@pairwise(
+    order=[1, 2, 3, 4, 5],
+    extrapolation=EXTRAPOLATIONS,
+    kind=["uniform", "repeated", "clamped", "empty cell"],
+)
+def test_splines_in_and_outside_of_their_grids(order: int, extrapolation: str, kind: str) -> None:
+    """Against the recursion: ends and knots, outer cells, far away, repeated knots."""
+    x, weight, _, knots = make_case(21, 3, 5, 4, order, kind, residual=False)
+    inner = [p for p in range(order + 1, order + 4) if kind != "empty cell" or p != order + 1]
+    for row, knot in enumerate(inner, 16):
+        x[row] = knots[:, knot]
+    name = "uniform_spline" if kind == "uniform" else "adaptive_spline"
+    functions = Functions(name, knots, [order, EXTRAPOLATIONS.index(extrapolation)])
+    variables = [x.requires_grad_(), weight.requires_grad_()]
+    y = kernels.fused_linear(x, weight, None, functions, "none", None)
+    g = torch.randn_like(y)
+    found = [y, *torch.autograd.grad(y, variables, g)]
+    wanted = expected(x.detach(), weight.detach(), None, knots, order, extrapolation, g)
+    for one, other in zip(found, wanted, strict=True):
+        assert_close(one.detach(), other, 2e-5)
+
+
+@pairwise(
+    squash=["none", "tanh", "sigmoid", "affine", "layer"],
+    residual=[None, "identity", "relu", "gelu", "silu", "tanh"],
+    name=["bspline", "chebyshev", "bspline_prelu"],
+)
+def test_squashes_and_residual_branches(squash: str, residual: str | None, name: str) -> None:
+    torch.manual_seed(0)
+    layer = draw(KANLinear(5, 3, basis=name, squash=squash, residual=residual))
+    check(layer, torch.randn(4, 5).requires_grad_())
+
+
+def test_any_strides_and_sizes() -> None:
+    layer = draw(KANLinear(5, 3))
+    torch.manual_seed(0)
+    check(layer, torch.randn(5, 7).t().requires_grad_())
+    check(layer, torch.randn(2, 3, 5)[:, ::2].requires_grad_())
+    check(layer, torch.randn(5).requires_grad_())
+    check(layer, torch.randn(0, 5).requires_grad_())
+    check(KANConv2d(2, 3, 2), torch.randn(0, 2, 4, 4).requires_grad_())
+    check(draw(KANLinear(1, 1, basis="rbf")), torch.randn(3, 1).requires_grad_())
+
+
+@pytest.mark.parametrize("name", ["bspline", "bspline_adaptive", "rbf", "sine", "chebyshev"])
+def test_nan_reaches_its_row_alone(name: str) -> None:
+    layer = KANLinear(4, 3, basis=name, residual=None, backend="triton")
+    x = torch.randn(6, 4)
+    x[2, 1] = torch.nan
+    y = layer(x)
+    assert y[2].isnan().all()
+    assert y[[0, 1, 3, 4, 5]].isfinite().all()
+
+
+@pytest.mark.parametrize("name", ["bspline", "sine"])
+def test_autocast_keeps_positions_in_full_precision(name: str) -> None:
+    """A float16 position would be wrong by a hundredth of a cell, and values as much."""
+    grid = {"grid_size": 40} if name == "bspline" else {}
+    torch.manual_seed(0)
+    layer = draw(KANLinear(6, 4, basis=kanzoo.get_basis(name, **grid), backend="triton"))
+    x = torch.randn(9, 6)
+    exact = copy.deepcopy(layer).double()
+    exact.backend = "dense"
+    for given in (x, x.half()):
+        with torch.autocast("cpu", torch.float16):
+            y = layer(given.requires_grad_())
+        (grad,) = torch.autograd.grad(y.float().sum(), given)
+        wide = given.detach().double().requires_grad_()
+        wanted = exact(wide)
+        (steep,) = torch.autograd.grad(wanted.sum(), wide)
+        assert y.dtype == torch.float16
+        assert grad.dtype == given.dtype
+        assert_close(y.detach(), wanted.detach(), 2e-3)
+        assert_close(grad, steep, 4e-3)
+
+
+@pytest.mark.parametrize("make", [KANLinear, lambda *sizes, **o: KANConv1d(*sizes, 2, **o)])
+@pytest.mark.parametrize("name", ["bspline", "sine"])
+def test_second_derivatives(name: str, make: Callable[..., KANLayer]) -> None:
+    layer = draw(make(3, 2, basis=name))
+    exact = copy.deepcopy(layer).double()
+    layer.backend, exact.backend = "triton", "dense"
+    x = torch.randn(*((4, 3) if isinstance(layer, KANLinear) else (2, 3, 5)))
+    found = []
+    for net, inputs in ((layer, x), (exact, x.double())):
+        inputs.requires_grad_()
+        tensors = [inputs, *net.parameters()]
+        first = torch.autograd.grad(net(inputs).sin().sum(), tensors, create_graph=True)
+        total = sum((f.square().sum() for f in first), start=inputs.new_zeros(()))
+        found.append(torch.autograd.grad(total, tensors))
+    for one, other in zip(*found, strict=True):
+        assert_close(one, other, 1e-5)
+
+
+def test_the_input_alone_is_kept() -> None:
+    x = torch.randn(64, 16, requires_grad=True)
+    for name in ("bspline", "rbf", "chebyshev"):
+        assert saved_bytes(KANLinear(16, 4, basis=name, backend="triton"), x) <= 1.1 * x.nbytes
+    images = torch.randn(2, 4, 6, 6, requires_grad=True)
+    layer = KANConv2d(4, 3, 3, padding=1, backend="triton")
+    assert saved_bytes(layer, images) <= 1.1 * images.nbytes
+
+
+def test_operators_keep_the_contract_of_pytorch() -> None:
+    x, weight = torch.randn(3, 2, requires_grad=True), torch.randn(2, 6, 2, requires_grad=True)
+    table = torch.rand(2, 5, 2, requires_grad=True)
+    names = ("morlet", [3.0], "tanh", "silu")
+    tests = ("test_schema", "test_autograd_registration", "test_faketensor")
+    fused = (x, weight, torch.randn(2, requires_grad=True), table, *names, torch.float32)
+    torch.library.opcheck(torch.ops.kanzoo.fused_linear.default, fused, test_utils=tests)
+    expand = (x, table, *names, 2, torch.float32)
+    torch.library.opcheck(torch.ops.kanzoo.expand.default, expand, test_utils=tests)
+
+
+def test_one_operator_is_traced_and_transforms_fall_back() -> None:
+    layer, x = KANLinear(4, 3, backend="triton"), torch.randn(5, 4)
+    graphs: list[torch.fx.GraphModule] = []
+
+    def keep(graph: torch.fx.GraphModule, _: object) -> Callable[..., object]:
+        graphs.append(graph)
+        return graph.forward
+
+    torch.testing.assert_close(torch.compile(layer, backend=keep, fullgraph=True)(x), layer(x))
+    assert "fused_linear" in str(graphs[0].graph)
+    layer.backend = "auto"
+    torch.testing.assert_close(torch.func.vmap(layer)(x), layer(x))
+
+
+def test_results_repeat_to_the_bit() -> None:
+    layer = draw(KANLinear(40, 5, basis="sine"))
+    layer.backend = "triton"
+    x, g = torch.randn(40, 40, requires_grad=True), torch.randn(40, 5)
+    for one, other in zip(*(gradients(layer, layer, x, g) for _ in range(2)), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_a_kernel_that_fails_is_replaced_and_said_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: object) -> Tensor:
+        raise RuntimeError("no such instruction\nand more")
+
+    monkeypatch.setattr(launch, "_failed", {})
+    monkeypatch.setattr(launch, "is_interpreted", lambda: False)  # which shows all errors
+    monkeypatch.setattr("kanzoo.kernels.gpu.linear.forward", broken)
+    layer, x = draw(KANLinear(4, 3)), torch.randn(5, 4, requires_grad=True)
+    layer.backend = "triton"
+    monkeypatch.setattr("kanzoo.layers.paths.gpu.is_interpreted", lambda: True)
+    run = choose(layer.request(x)).run
+    wanted = gradients(lambda x: Dense().run(layer.request(x)), layer, x, torch.ones(5, 3))
+    for _ in range(2):
+        found = gradients(lambda x: run(layer.request(x)), layer, x, torch.ones(5, 3))
+        for one, other in zip(found, wanted, strict=True):
+            torch.testing.assert_close(one, other)
+    assert [record.getMessage() for record in caplog.records] == [
+        "kernels of uniform_spline are computed by PyTorch: Triton failed: no such instruction"
+    ]
+    layer.backend = "auto"
+    monkeypatch.setattr("kanzoo.layers.paths.gpu.DEVICES", ("cpu",))
+    assert "not triton: Triton failed: no such instruction" in layer.explain_backend(x)
