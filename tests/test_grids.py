@@ -110,8 +110,8 @@ def test_layers_and_expansions_agree_on_moved_grids_and_outside(
         layer: Any = KANLinear(features, 5, basis=basis, **DOUBLE)
         layer.update_grid(skewed(200, features))
         knots = layer.expansion.basis.knots.reshape(-1, layer.expansion.basis.knots.shape[-1])
-        spread = torch.linspace(-4, 4, 121, **DOUBLE) + 1e-4
-        x = torch.cat([spread, knots[0, order + 1 : -1 - order] + 1e-7]).unsqueeze(-1)
+        subsample = torch.linspace(-4, 4, 121, **DOUBLE) + 1e-4
+        x = torch.cat([subsample, knots[0, order + 1 : -1 - order] + 1e-7]).unsqueeze(-1)
         x = x.repeat(1, features)
         expected = torch.einsum("knc,cko->no", layer.expansion(x), layer.weight) + layer.bias
         torch.testing.assert_close(layer(x), expected, rtol=1e-9, atol=1e-9)

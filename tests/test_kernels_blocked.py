@@ -87,7 +87,7 @@ def test_convolutions_of_splines_equal_dense(
 @pytest.mark.parametrize("chosen", ["auto", "blocked"])
 def test_training_after_inference_mode(chosen: str, cells: int) -> None:
     """Lightning validates once before it trains: memory that is kept must serve both."""
-    scratch._own.__dict__.clear()
+    scratch._thread.__dict__.clear()
     basis = kanzoo.get_basis("bspline", grid_size=cells)
     torch.manual_seed(0)
     for layer, x in (

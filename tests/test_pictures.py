@@ -19,7 +19,7 @@ from kanzoo.interpret import edges as module
 from kanzoo.interpret.edges import Edge, edge_deviations, edge_functions, layer_values
 from kanzoo.interpret.pictures import graph, grids
 from kanzoo.layers import KANConv2d, KANConvTranspose2d, KANLayer, KANLinear
-from kanzoo.layers.grid import spread
+from kanzoo.layers.grid import subsample
 from kanzoo.page import style
 
 TINY = {
@@ -129,8 +129,8 @@ def test_inputs_that_are_not_finite_are_refused() -> None:
 
 def test_rows_are_not_thinned_in_step_with_an_image() -> None:
     columns = torch.arange(10.0).repeat(4096)[:, None]  # ten columns a line
-    assert len(spread(columns, 4096)) == 4096
-    shares = torch.bincount(spread(columns, 4096)[:, 0].long()) / 4096
+    assert len(subsample(columns, 4096)) == 4096
+    shares = torch.bincount(subsample(columns, 4096)[:, 0].long()) / 4096
     torch.testing.assert_close(shares, torch.full((10,), 0.1), atol=0.01, rtol=0)
     image = torch.zeros(360, 1, 8, 8)
     image[..., 1:] = 1.0

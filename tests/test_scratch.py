@@ -34,6 +34,6 @@ def test_what_is_large_or_fake_is_not_kept() -> None:
     like = torch.zeros(1)
     size = module.MOST_BYTES // 4 + 1
     assert scratch("large", like, size).numel() == size
-    assert "large torch.float32" not in module._own.__dict__
+    assert "large torch.float32" not in module._thread.__dict__
     meta = scratch("meta", torch.zeros(1, device="meta"), 5)
     assert meta.device.type == "meta"

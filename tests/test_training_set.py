@@ -40,11 +40,11 @@ def test_smaller_shares_are_part_of_larger_ones_and_stratified() -> None:
     targets = digits()
     targets.load()
     y = targets.targets("train")
-    kept = [set(TrainingSet(f).kept(y, 0).tolist()) for f in (0.05, 0.1, 0.5, 1.0)]
-    assert [len(k) for k in kept] == [round(f * len(y)) for f in (0.05, 0.1, 0.5, 1.0)]
-    for small, large in pairwise(kept):
+    indices = [set(TrainingSet(f).indices(y, 0).tolist()) for f in (0.05, 0.1, 0.5, 1.0)]
+    assert [len(k) for k in indices] == [round(f * len(y)) for f in (0.05, 0.1, 0.5, 1.0)]
+    for small, large in pairwise(indices):
         assert small < large
-    counts = torch.bincount(y[list(kept[1])], minlength=10)
+    counts = torch.bincount(y[list(indices[1])], minlength=10)
     expected = torch.bincount(y, minlength=10) * 0.1
     assert (counts - expected).abs().max() <= 1
 
@@ -65,15 +65,15 @@ def test_label_noise_is_exact_seeded_and_stays_in_training(fraction: float) -> N
     clean, noisy = digits(fraction=fraction), digits(fraction=fraction, label_noise=0.3)
     clean.load()
     y = clean.targets("train")
-    kept = noisy.training_set.kept(y, 0)
-    wrong = noisy.training_set.labels(y, kept, 10, seed=5)
-    assert int((wrong != y).sum()) == round(0.3 * len(kept))
-    assert set((wrong != y).nonzero()[:, 0].tolist()) <= set(kept.tolist())
-    assert torch.equal(wrong, noisy.training_set.labels(y, kept, 10, seed=5))
-    assert not torch.equal(wrong, noisy.training_set.labels(y, kept, 10, seed=6))
+    indices = noisy.training_set.indices(y, 0)
+    wrong = noisy.training_set.labels(y, indices, 10, seed=5)
+    assert int((wrong != y).sum()) == round(0.3 * len(indices))
+    assert set((wrong != y).nonzero()[:, 0].tolist()) <= set(indices.tolist())
+    assert torch.equal(wrong, noisy.training_set.labels(y, indices, 10, seed=5))
+    assert not torch.equal(wrong, noisy.training_set.labels(y, indices, 10, seed=6))
     # The other classes, each as often.
     shifts = torch.cat(
-        [noisy.training_set.labels(y, kept, 10, seed=s) - y for s in range(60)]
+        [noisy.training_set.labels(y, indices, 10, seed=s) - y for s in range(60)]
     ).remainder(10)
     found = torch.bincount(shifts, minlength=10)[1:].float()
     assert (found / found.mean() - 1).abs().max() < 5 / found.mean().sqrt()
@@ -88,8 +88,8 @@ def test_label_noise_is_exact_seeded_and_stays_in_training(fraction: float) -> N
 
 def test_more_label_noise_adds_to_less() -> None:
     y = torch.arange(10).repeat(20)
-    kept = torch.arange(200)
-    little, much = (TrainingSet(label_noise=n).labels(y, kept, 10, 1) for n in (0.2, 0.4))
+    indices = torch.arange(200)
+    little, much = (TrainingSet(label_noise=n).labels(y, indices, 10, 1) for n in (0.2, 0.4))
     changed = little != y
     assert torch.equal(little[changed], much[changed])
 

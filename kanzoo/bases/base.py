@@ -93,8 +93,8 @@ class Basis(nn.Module, ABC):
 
     def on_features(self, x: Tensor, block: slice) -> Tensor:
         """The functions of a block of features: `(..., b) -> (K, ..., b)`."""
-        own = {name: getattr(self, name)[..., block] for name in self.feature_tensors}
-        values: Tensor = torch.func.functional_call(self, own, (x,)) if own else self(x)
+        sliced = {name: getattr(self, name)[..., block] for name in self.feature_tensors}
+        values: Tensor = torch.func.functional_call(self, sliced, (x,)) if sliced else self(x)
         return values
 
     def rising_range(self) -> tuple[float, float]:
@@ -247,9 +247,9 @@ def second_moment(
         basis = factory(features, device="cpu", dtype=torch.float64)
 
         def values(x: Tensor) -> Tensor:
-            found: Tensor = basis(transform(x).unsqueeze(-1).expand(-1, features))
-            return found
+            functions: Tensor = basis(transform(x).unsqueeze(-1).expand(-1, features))
+            return functions
 
         x = normal_quantiles(1024)
-        found = (values(x + step) - values(x - step)) / (2 * step) if derivative else values(x)
-        return float(found.square().sum(0).mean())
+        moments = (values(x + step) - values(x - step)) / (2 * step) if derivative else values(x)
+        return float(moments.square().sum(0).mean())

@@ -226,9 +226,9 @@ def split_cells(breaks: Tensor, grid_size: int) -> Tensor:
     """
     count = breaks.shape[1] - 1
     if grid_size < count:
-        place = torch.linspace(0, count, grid_size + 1, dtype=breaks.dtype, device=breaks.device)
-        lower = place.floor().clamp(max=count - 1).long()
-        share = place - lower
+        position = torch.linspace(0, count, grid_size + 1, dtype=breaks.dtype, device=breaks.device)
+        lower = position.floor().clamp(max=count - 1).long()
+        share = position - lower
         return breaks[:, lower] * (1 - share) + breaks[:, lower + 1] * share
     for _ in range(grid_size - count):
         widest = breaks.diff(dim=1).argmax(1, keepdim=True)
@@ -262,9 +262,9 @@ def common_range(sample: Tensor, breaks: Tensor, margin: float) -> Tensor:
 
     Shapes: sample `(N, C)`, breaks `(1, G + 1)` so far, which stay if no feature has.
     """
-    own, moved = blended_breaks(sample, breaks.expand(sample.shape[1], -1), 1.0, margin)
+    ranges, moved = blended_breaks(sample, breaks.expand(sample.shape[1], -1), 1.0, margin)
     if not moved.any():
         return breaks
-    low, high = own[moved, 0].min(), own[moved, -1].max()
+    low, high = ranges[moved, 0].min(), ranges[moved, -1].max()
     levels = torch.linspace(0, 1, breaks.shape[1], dtype=breaks.dtype, device=breaks.device)
     return (low + (high - low) * levels).unsqueeze(0)

@@ -178,9 +178,9 @@ class Dataset(ABC):
         )
         if self.training_set.label_noise > 0:
             targets = self.targets("train")
-            kept = self.training_set.kept(targets, self.split_seed or 0)
+            indices = self.training_set.indices(targets, self.split_seed or 0)
             loaders.train.relabel(
-                self.training_set.labels(targets, kept, self.spec.num_outputs, seed)
+                self.training_set.labels(targets, indices, self.spec.num_outputs, seed)
             )
         return loaders
 
@@ -218,12 +218,12 @@ class Dataset(ABC):
         wanted = self.training_set
         if wanted.fraction == 1 and wanted.phases == 1:
             return EpochSampler(count, seed=seed, shuffle=True)
-        kept = wanted.kept(self.targets("train"), self.split_seed or 0)
-        groups, size = [kept], count
+        indices = wanted.indices(self.targets("train"), self.split_seed or 0)
+        groups, size = [indices], count
         if wanted.phases > 1:
             size = 0
             every = self.groups("train", wanted.phases)
-            groups = [group[torch.isin(group, kept)] for group in every]
+            groups = [group[torch.isin(group, indices)] for group in every]
             if not all(map(len, groups)):
                 raise ValueError(f"training_set.fraction={wanted.fraction} leaves a phase empty")
         return PartSampler(

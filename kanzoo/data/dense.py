@@ -18,7 +18,7 @@ from kanzoo.data.transform import crop_and_flip
 from kanzoo.data.vision import CIFAR10, MNIST, Digits, Images
 
 NOISE_VALUES = 2**22
-INK = 0.5  # a pixel at least so bright belongs to the digit
+BRIGHT = 0.5  # a pixel at least so bright belongs to the digit
 Target = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -145,8 +145,8 @@ class Segment(NoisyImages):
 
     def target(self, clean: Tensor, labels: Tensor) -> Tensor:
         """Return the class of every pixel."""
-        ink = clean[:, 0] >= INK
-        return torch.where(ink, 1 + labels[:, None, None], 0)
+        bright = clean[:, 0] >= BRIGHT
+        return torch.where(bright, 1 + labels[:, None, None], 0)
 
     def reference(self) -> dict[str, dict[str, float]]:
         """Return the scores of background everywhere, the mean over the classes that occur."""

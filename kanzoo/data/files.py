@@ -45,11 +45,12 @@ def check_content(folder: Path, files: Mapping[str, File]) -> None:
         for kind, expected in (("md5", known.md5), ("sha256", known.sha256)):
             if expected is None:
                 continue
+            algorithm = partial(hashlib.new, kind, usedforsecurity=False)
             with open(folder / name, "rb") as file:
-                found = hashlib.file_digest(file, partial(hashlib.new, kind, usedforsecurity=False))
-            if found.hexdigest() != expected:
+                digest = hashlib.file_digest(file, algorithm)
+            if digest.hexdigest() != expected:
                 raise ValueError(
-                    f"{folder / name} is corrupt: its {kind} checksum is {found.hexdigest()} "
+                    f"{folder / name} is corrupt: its {kind} checksum is {digest.hexdigest()} "
                     f"instead of {expected}; delete it and fetch it again"
                 )
 

@@ -79,10 +79,10 @@ class ImageFolder(DrawnDataset):
         folder = self.part_folder("train")
         classes = class_folders(folder) if folder.is_dir() else []
         if len(classes) < 2:
-            found = f"it holds {len(classes)}" if folder.is_dir() else "it does not exist"
+            reason = f"it holds {len(classes)}" if folder.is_dir() else "it does not exist"
             raise ValueError(
                 f"{self.name}: {folder} must hold a folder of images for each of at least two "
-                f"classes, but {found}; let root name the folder above it"
+                f"classes, but {reason}; let root name the folder above it"
             )
         return classes
 
@@ -121,15 +121,17 @@ class ImageFolder(DrawnDataset):
         if self.samples is not None:
             return
         self.check()
-        found = {part: self.list_images(part) for part in ("train", "val", "test")}
+        images = {part: self.list_images(part) for part in ("train", "val", "test")}
         for part, size in (("test", self.test_size), ("val", self.val_size)):
             if not self.part_folder(part).is_dir():
-                found["train"], found[part] = self.carve(found["train"], part, size)
-            elif not found[part]:
+                images["train"], images[part] = self.carve(images["train"], part, size)
+            elif not images[part]:
                 raise ValueError(f"{self.name}: {self.part_folder(part)} holds no image")
-        counts = self.limited_counts(*(len(found[part]) for part in ("train", "val", "test")))
+        counts = self.limited_counts(*(len(images[part]) for part in ("train", "val", "test")))
         self.samples = {
-            part: found[part] if len(found[part]) == keep else self.subset(found[part], part, keep)
+            part: self.subset(images[part], part, keep)
+            if len(images[part]) > keep
+            else images[part]
             for part, keep in counts._asdict().items()
         }
 

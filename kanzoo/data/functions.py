@@ -5,7 +5,7 @@ Axes: N samples, F variables.
 
 import csv
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +97,7 @@ def find_function(name: str, root: str | Path = "data") -> Function:
     raise ValueError(f"unknown function {name!r}: {nearest(name, function_names(root))}")
 
 
-def own_function(formula: str) -> Function:
+def user_function(formula: str) -> Function:
     """The function of a user's formula; its variables in natural order, each from -1 to 1."""
     variables = formula_variables(formula)
     if not variables:
@@ -161,14 +161,12 @@ class Functions(InMemory):
         """The function with its ranges; raises `ValueError` where there is none."""
         if self._target is None:
             if self.formula is not None:
-                found = own_function(self.formula)
+                function = user_function(self.formula)
             elif isinstance(self.function, str):
-                found = find_function(self.function, self.root)
+                function = find_function(self.function, self.root)
             else:
                 raise ValueError("set data.function to a name or data.formula to a formula")
-            self._target = Function(
-                found.name, found.variables, self._ranges(found), found.call, found.formula
-            )
+            self._target = replace(function, ranges=self._ranges(function))
         return self._target
 
     @property
@@ -246,17 +244,17 @@ class Functions(InMemory):
         assert self.splits is not None
         return mean_scores(self.splits)
 
-    def _ranges(self, found: Function) -> tuple[Range, ...]:
+    def _ranges(self, function: Function) -> tuple[Range, ...]:
         given = self.ranges
         if given is None:
-            return found.ranges
-        names = found.variables
+            return function.ranges
+        names = function.variables
         if isinstance(given, Mapping):
             for key in given:
                 if key not in names:
                     raise ValueError(f"ranges: unknown variable {key!r}: {nearest(key, names)}")
-            own = dict(zip(names, found.ranges, strict=True))
-            pairs = [given.get(name, own[name]) for name in names]
+            known = dict(zip(names, function.ranges, strict=True))
+            pairs = [given.get(name, known[name]) for name in names]
         elif isinstance(given, Sequence) and all(isinstance(end, int | float) for end in given):
             pairs = [given] * len(names)
         else:

@@ -99,10 +99,10 @@ class MemoryDataset(InMemory, DrawnDataset):
         splits = {}
         for part in PARTS:
             source, index = chosen[part]
-            kept = (
+            rows = (
                 index.sort().values
             )  # the order of the files, so that the whole test set equals the official one
-            splits[part] = Split(source.x[kept], source.y[kept])
+            splits[part] = Split(source.x[rows], source.y[rows])
         return splits
 
 

@@ -53,8 +53,8 @@ class FivePeaks(MemoryDataset):
     def groups(self, part: str, phases: int) -> list[Tensor]:
         """Return the indices of the samples nearest to each peak, from left to right."""
         assert self.splits is not None
-        place = ((self.splits[part].x[:, 0] + 1) * 2.5).long().clamp(0, 4)
-        return [(place == peak).nonzero()[:, 0] for peak in range(phases)]
+        peak_of = ((self.splits[part].x[:, 0] + 1) * 2.5).long().clamp(0, 4)
+        return [(peak_of == peak).nonzero()[:, 0] for peak in range(phases)]
 
     def reference(self) -> dict[str, dict[str, float]]:
         """Return the errors of always answering the mean of the training targets."""

@@ -50,14 +50,14 @@ class Downloaded(Dataset):
         """Fetch what is missing and verify all checksums."""
         if missing(self.path, self.files):
             try:
-                download(Path(self.root).absolute(), self.folder, self.files, self.fetch_whole)
+                download(Path(self.root).absolute(), self.folder, self.files, self.fetch_verified)
             except (OSError, RuntimeError, ValueError) as error:
                 reason = " ".join(str(error).split())
                 raise self.unavailable(f"the download failed ({reason})") from error
         check_sizes(self.path, self.files)
         check_content(self.path, self.files)
 
-    def fetch_whole(self, root: Path) -> None:
+    def fetch_verified(self, root: Path) -> None:
         """Fetch into `root`, and refuse what is not the file that is known."""
         self.fetch(root)
         check_sizes(root / self.folder, self.files)

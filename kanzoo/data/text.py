@@ -33,8 +33,8 @@ class RandomWindows:
     noise = 1
 
     def __init__(self, text: Tensor, count: int, block_size: int, device: torch.device) -> None:
-        places = len(text) - block_size  # where a window and the character after it fit
-        self.edges = (torch.arange(count + 1) * places // count).to(device)
+        starts = len(text) - block_size  # where a window and the character after it fit
+        self.edges = (torch.arange(count + 1) * starts // count).to(device)
         self.text = text.to(device)
         self.window = torch.arange(block_size + 1, device=device)
 

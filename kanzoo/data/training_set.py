@@ -43,19 +43,19 @@ class TrainingSet:
         """How many of `total` samples are kept: at least one."""
         return max(1, round(self.fraction * total))
 
-    def kept(self, targets: Tensor, split_seed: int) -> Tensor:
+    def indices(self, targets: Tensor, split_seed: int) -> Tensor:
         """Indices of the samples that stay, in their order, `(n,)`."""
         order = split_order(targets, "fraction", split_seed)
         return order[: self.size(len(targets))].sort().values
 
-    def labels(self, targets: Tensor, kept: Tensor, num_classes: int, seed: int) -> Tensor:
+    def labels(self, targets: Tensor, indices: Tensor, num_classes: int, seed: int) -> Tensor:
         """The targets with the share of wrong ones among the kept samples, `(N,)`."""
         generator = keyed_generator("label noise", seed)
-        order = torch.randperm(len(kept), generator=generator)
-        shift = torch.randint(1, num_classes, (len(kept),), generator=generator)
-        chosen = order[: round(self.label_noise * len(kept))]
+        order = torch.randperm(len(indices), generator=generator)
+        shift = torch.randint(1, num_classes, (len(indices),), generator=generator)
+        chosen = order[: round(self.label_noise * len(indices))]
         wrong = targets.clone()
-        index = kept[chosen].to(targets.device)
+        index = indices[chosen].to(targets.device)
         wrong[index] = (targets[index] + shift[chosen].to(targets)) % num_classes
         return wrong
 

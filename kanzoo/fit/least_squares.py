@@ -163,8 +163,8 @@ def fit_lbfgs(
 
         optimizer.step(closure)
         with torch.no_grad():
-            for parameter, kept in zip(parameters, best[1], strict=False):
-                parameter.copy_(kept)
+            for parameter, values in zip(parameters, best[1], strict=False):
+                parameter.copy_(values)
                 parameter.grad = None
     with torch.no_grad():
         return float(loss(net(x), y))

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from kanzoo.fit.chain import kan_layers
 from kanzoo.layers import KANLayer
-from kanzoo.layers.grid import spread
+from kanzoo.layers.grid import subsample
 from kanzoo.layers.inputs import layer_inputs
 
 ROWS = 4096  # values of every channel that are looked at, spread over all
@@ -66,7 +66,7 @@ def layer_values(net: nn.Module, x: Tensor, layers: Mapping[str, KANLayer]) -> d
     values = {}
     for name, layer in layers.items():
         if layer in seen:
-            rows = spread(layer.rows(seen[layer]), ROWS)
+            rows = subsample(layer.rows(seen[layer]), ROWS)
             if not rows.isfinite().all():
                 raise ValueError(f"layer {name!r} gets inputs that are NaN or infinite")
             values[name] = rows

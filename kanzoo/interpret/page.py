@@ -107,15 +107,15 @@ def _formula(
     from kanzoo.interpret.formula.read import read_formula
 
     try:
-        found = read_formula(copy.deepcopy(net), dataset, names=names, **limits)
+        formula = read_formula(copy.deepcopy(net), dataset, names=names, **limits)
     except ValueError as error:
-        found = {"expression": None, "failed": str(error)}
-    if found["failed"]:
-        log.warning("no formula within the tolerance: %s", found["failed"])
+        formula = {"expression": None, "failed": str(error)}
+    if formula["failed"]:
+        log.warning("no formula within the tolerance: %s", formula["failed"])
     else:
-        log.info("formula: %s", found["expression"])
-    write_atomic(target / "formula.json", json.dumps(found, indent=1) + "\n")
-    return found
+        log.info("formula: %s", formula["expression"])
+    write_atomic(target / "formula.json", json.dumps(formula, indent=1) + "\n")
+    return formula
 
 
 def _names(holder: Any, attribute: str, count: int) -> list[str] | None:
@@ -138,12 +138,12 @@ def _counts(
     net: Any, layers: Sequence["LayerEdges"], metric: str, scores: dict[str, Any]
 ) -> list[tuple[str, str]]:
     split = "test" if scores["test"] else "val"
-    said = {"test": "test", "val": "validation"}[split]
+    label = {"test": "test", "val": "validation"}[split]
     return [
         (f"{count_params(net):,}", "parameters"),
         (str(len(layers)), "KAN layers"),
         (f"{sum(layer.scores.size for layer in layers):,}", "edge functions"),
-        (f"{scores[split][metric]:.4g}", f"{said} {metric}"),
+        (f"{scores[split][metric]:.4g}", f"{label} {metric}"),
     ]
 
 
@@ -158,17 +158,17 @@ def _metrics(scores: dict[str, Any]) -> list[dict[str, str]]:
                 split: f"{scores[split][name]:.4g}" if name in (scores[split] or ()) else "–"  # noqa: RUF001
                 for split in ("val", "test")
             },
-            "reference": f"{found:.4g}"
-            if (found := scores["reference"].get("test", {}).get(name)) is not None
+            "reference": f"{value:.4g}"
+            if (value := scores["reference"].get("test", {}).get(name)) is not None
             else "",
         }
         for name in names
     ]
 
 
-def _layer_row(found: "LayerEdges", global_share: float) -> dict[str, Any]:
+def _layer_row(edges: "LayerEdges", global_share: float) -> dict[str, Any]:
     """A row of the table of layers."""
-    layer, scores = found.layer, np.sort(found.scores.ravel())[::-1]
+    layer, scores = edges.layer, np.sort(edges.scores.ravel())[::-1]
     shape = f"{layer.in_features} → {layer.out_features}"
     kernel = getattr(layer, "kernel_size", None)
     if kernel is not None:
@@ -179,7 +179,7 @@ def _layer_row(found: "LayerEdges", global_share: float) -> dict[str, Any]:
     few = int(np.searchsorted(power, 0.9 * power[-1])) + 1 if power[-1] > 0 else 0
     grid = getattr(layer.expansion.basis, "grid_size", None)
     return {
-        "name": found.name,
+        "name": edges.name,
         "kind": type(layer).__name__,
         "shape": shape,
         "basis": layer.expansion.factory.name + (f", grid {grid}" if grid else ""),

@@ -85,13 +85,13 @@ def impose(net: nn.Module, inputs: Mapping[int, str]) -> None:
 
 def _constrain(layers: Sequence[KANLinear], plan: Sequence[Tensor]) -> None:
     """Constrain all layers, or none if one cannot be."""
-    kept = [(layer, layer.edge_kind, layer.weight.detach().clone()) for layer in layers]
+    before = [(layer, layer.edge_kind, layer.weight.detach().clone()) for layer in layers]
     try:
         for layer, kinds in zip(layers, plan, strict=True):
             if kinds.any() or layer.edge_kind is not None:
                 layer.constrain_edges(kinds)
     except ValueError:
-        for layer, kind, weight in kept:
+        for layer, kind, weight in before:
             layer.edge_kind, layer.weight.data = kind, weight
             layer.check_constraints()
         raise

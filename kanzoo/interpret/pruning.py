@@ -102,7 +102,7 @@ def prune(
     if stack is not None:
         _drop_nodes(stack, masks, worth, node_threshold)
     for name, layer in layers.items():
-        masks[name] = mask = layer.kept_together(masks[name])
+        masks[name] = mask = layer.keep_tied(masks[name])
         if not mask.any():
             raise ValueError(
                 f"no edge of layer {name!r} is left: lower the threshold, or the layer is constant"
@@ -194,7 +194,7 @@ def shrink(net: nn.Module, x: Tensor) -> tuple[nn.Sequential, list[int]]:
     layers = [stage.layer for stage in chain(net, x, allow_products=False)]
     first = alive(layers[0]).any(1)
     inputs = first.nonzero().flatten().tolist() or [0]
-    kept = torch.tensor(inputs)
+    columns_left = torch.tensor(inputs)
     small: list[KANLinear] = []
     base: Tensor | None = (
         None  # values of nodes before this layer that are constant, NaN for others
@@ -202,7 +202,7 @@ def shrink(net: nn.Module, x: Tensor) -> tuple[nn.Sequential, list[int]]:
     for index, layer in enumerate(layers):
         mask = alive(layer)
         last = index == len(layers) - 1
-        reached = mask[kept].any(0)
+        reached = mask[columns_left].any(0)
         used = reached & alive(layers[index + 1]).any(1) if not last else torch.ones_like(reached)
         if not used.any():
             raise ValueError(
@@ -210,9 +210,9 @@ def shrink(net: nn.Module, x: Tensor) -> tuple[nn.Sequential, list[int]]:
             )
         bias = _bias_with(layer, base, mask)
         out = used.nonzero().flatten()
-        small.append(_restricted(layer, kept, out, bias[out]))
+        small.append(_restricted(layer, columns_left, out, bias[out]))
         base = torch.where(reached, torch.nan, bias)
-        kept = out
+        columns_left = out
     return nn.Sequential(*small), inputs
 
 

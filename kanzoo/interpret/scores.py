@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from kanzoo.fit.chain import chain, kan_layers
 from kanzoo.interpret.edges import ROWS, edge_deviations, layer_values
 from kanzoo.layers import KANLayer
-from kanzoo.layers.grid import spread
+from kanzoo.layers.grid import subsample
 from kanzoo.layers.products import node_of
 
 
@@ -36,7 +36,7 @@ class LayerScores:
 @torch.no_grad()
 def layer_scores(layer: KANLayer, x: Tensor) -> LayerScores:
     """Scores of a layer on its inputs x, shaped as the layer takes them."""
-    return _scores(layer, spread(layer.rows(x), ROWS))
+    return _scores(layer, subsample(layer.rows(x), ROWS))
 
 
 def _scores(layer: KANLayer, rows: Tensor) -> LayerScores:

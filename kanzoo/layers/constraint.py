@@ -46,7 +46,7 @@ def effective(weight: Tensor, kind: Tensor | None, expansion: Expansion) -> Tens
         rising = torch.cat([main[:1], main[:1] + sign * steps[1:].cumsum(0)])
     else:
         rising = sign * steps
-    image = _mirror_image(main, expansion)
+    image = _reflected(main, expansion)
     parts = [torch.where(kind.abs() == 1, rising, main)]
     parts[0] = torch.where(kind == 2, (main + image) / 2, parts[0])
     parts[0] = torch.where(kind == 3, (main - image) / 2, parts[0])
@@ -99,21 +99,21 @@ def _isotonic(values: Tensor) -> Tensor:
     """
     count = len(values)
     sums = torch.cat([torch.zeros_like(values[:1]), values.cumsum(0)])
-    places = torch.arange(count + 1, device=values.device)
-    lengths = (places[1:] - places[:-1, None]).clamp(min=1).to(values)
+    indices = torch.arange(count + 1, device=values.device)
+    lengths = (indices[1:] - indices[:-1, None]).clamp(min=1).to(values)
     shape = (count, count, *[1] * (values.dim() - 1))
     means = (sums[1:] - sums[:-1].unsqueeze(1)) / lengths.view(shape)  # (i, j, ..)
     best = [means[: k + 1, k:].amin(1).amax(0) for k in range(count)]
     return torch.stack(best)
 
 
-def _mirror_image(main: Tensor, expansion: Expansion) -> Tensor:
+def _reflected(main: Tensor, expansion: Expansion) -> Tensor:
     """Coefficients of x -> f(-x)."""
-    if expansion.mirror is None:
+    if expansion.reflection is None:
         return main
-    order, signs = expansion.mirror
-    turned = torch.tensor(signs, dtype=main.dtype, device=main.device)
-    return main[list(order)] * turned.view(-1, *[1] * (main.dim() - 1))
+    order, signs = expansion.reflection
+    reflected = torch.tensor(signs, dtype=main.dtype, device=main.device)
+    return main[list(order)] * reflected.view(-1, *[1] * (main.dim() - 1))
 
 
 @torch.no_grad()
@@ -136,8 +136,8 @@ def monotone_on_data(weight: Tensor, kind: Tensor, basis: GridBasis, sample: Ten
     wrong = (np.diff(main, axis=0) * signs < 0).any(0) & (np.abs(signs) == 1)
     for i, o in zip(*wrong.nonzero(), strict=True):
         coefficients = signs[i, o] * main[:, i, o]
-        found, _ = nnls(roots[i] @ steps, roots[i] @ coefficients)
-        main[:, i, o] = signs[i, o] * (steps @ found)
+        solution, _ = nnls(roots[i] @ steps, roots[i] @ coefficients)
+        main[:, i, o] = signs[i, o] * (steps @ solution)
     return torch.cat([torch.from_numpy(main).to(weight), weight[count:]])
 
 
@@ -150,14 +150,14 @@ def check_kinds(kind: Tensor, expansion: Expansion) -> None:
     if kind.abs().eq(1).any():
         _check_rising(expansion, name)
     mirrored = bool(kind.ge(2).any())
-    mirror = _find_mirror(expansion) if mirrored else None
-    if mirrored and (mirror is None or expansion.squash not in ("none", "tanh")):
+    reflection = _find_reflection(expansion) if mirrored else None
+    if mirrored and (reflection is None or expansion.squash not in ("none", "tanh")):
         raise ValueError(
             f"edges of basis {name!r} with squash {expansion.squash!r} cannot be made even or "
             "odd: its functions must be mirror images of each other about 0, as B-splines on "
             "a grid from -a to a or polynomials are, and not be trained"
         )
-    expansion.mirror = mirror
+    expansion.reflection = reflection
 
 
 def _check_rising(expansion: Expansion, name: str) -> None:
@@ -182,7 +182,7 @@ def _check_rising(expansion: Expansion, name: str) -> None:
 
 
 @torch.no_grad()
-def _find_mirror(expansion: Expansion) -> tuple[tuple[int, ...], tuple[float, ...]] | None:
+def _find_reflection(expansion: Expansion) -> tuple[tuple[int, ...], tuple[float, ...]] | None:
     """Which function f_j and sign s make f_k(-x) = s f_j(x) for every k; None if any has none.
 
     Found from values at many points, which functions of another form do not share.
@@ -196,10 +196,10 @@ def _find_mirror(expansion: Expansion) -> tuple[tuple[int, ...], tuple[float, ..
     if expansion.squash == "tanh":
         reach = reach.tanh()
     x = reach.to(like).unsqueeze(-1).expand(-1, basis.in_features)
-    values, turned = basis(x), basis(-x)  # (K, N, C)
+    values, reflected = basis(x), basis(-x)  # (K, N, C)
     order: list[int] = []
     signs: list[float] = []
-    for function in turned:
+    for function in reflected:
         for sign in (1.0, -1.0):
             gap = (values - sign * function).abs().amax((1, 2))
             index = int(gap.argmin())

@@ -121,13 +121,13 @@ class EdgeLayer(nn.Module):
         weight = self.by_function()[0]
         if keep.shape != weight.shape[:2]:
             raise ValueError(f"keep must be {tuple(weight.shape[:2])}, got {tuple(keep.shape)}")
-        mask = self.kept_together(keep).to(self.weight).view(*keep.shape, *[1] * (weight.dim() - 2))
+        mask = self.keep_tied(keep).to(self.weight).view(*keep.shape, *[1] * (weight.dim() - 2))
         mask = mask.unsqueeze(self.function_dim)
         self.edge_mask = mask if self.edge_mask is None else self.edge_mask * mask
         if self.stores_weight:
             self.weight.mul_(self.edge_mask)
 
-    def kept_together(self, keep: Tensor) -> Tensor:
+    def keep_tied(self, keep: Tensor) -> Tensor:
         """A mask that keeps an edge where an edge is kept that is shared with it."""
         if self.input_group is None:
             return keep

@@ -17,7 +17,7 @@ from kanzoo.layers.paths.base import Request
 from kanzoo.layers.squash import SQUASHES, Squash
 
 # For every function phi_k the index j and the sign s of phi_k(-x) = s phi_j(x).
-Mirror = tuple[tuple[int, ...], tuple[float, ...]]
+Reflection = tuple[tuple[int, ...], tuple[float, ...]]
 INITS = ("variance", "paper", "glorot", "power_law")
 
 
@@ -52,7 +52,7 @@ class Expansion(nn.Module):
         self.squash = squash if self.basis.num_functions else "none"  # nothing else would use it
         self.squasher = SQUASHES[self.squash](in_features, device=device, dtype=dtype)
         self.num_functions = self.basis.num_functions + (residual is not None)
-        self.mirror: Mirror | None = None  # set where edges are even or odd
+        self.reflection: Reflection | None = None  # set where edges are even or odd
         if self.num_functions == 0:
             raise ValueError(
                 f"basis {basis.name!r} without a residual branch has no functions: set residual"

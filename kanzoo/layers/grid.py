@@ -66,15 +66,15 @@ class GridChange:
         adjust_optimizer(optimizer, [self], how)
 
 
-def spread(rows: Tensor, count: int) -> Tensor:
+def subsample(rows: Tensor, count: int) -> Tensor:
     """About `count` of many rows, evenly spread over all of them but in no fixed step.
 
     A fixed step would take every time the same column of an image, the padded one perhaps.
     """
-    return rows if len(rows) <= count else rows[_spread_index(len(rows), count).to(rows.device)]
+    return rows if len(rows) <= count else rows[_subsample_index(len(rows), count).to(rows.device)]
 
 
-def _spread_index(size: int, count: int) -> Tensor:
+def _subsample_index(size: int, count: int) -> Tensor:
     if size <= count:
         return torch.arange(size)
     golden = torch.arange(1, count + 1, dtype=torch.float64) * ((5**0.5 - 1) / 2)
@@ -91,7 +91,7 @@ def sample_rows(x: Tensor, rows: int = SAMPLE_ROWS, samples: int | None = None) 
     if dist.is_available() and dist.is_initialized():
         chosen = _rows_of_all(chosen, rows, samples or len(x))
     else:
-        chosen = spread(chosen, rows)
+        chosen = subsample(chosen, rows)
     chosen = chosen.cpu().double()
     return chosen.where(chosen.isfinite(), torch.nan)
 
@@ -102,7 +102,7 @@ def _rows_of_all(x: Tensor, rows: int, samples: int) -> Tensor:
     sizes = [torch.empty(2, dtype=torch.long, device=x.device) for _ in range(processes)]
     dist.all_gather(sizes, torch.tensor([len(x), samples], device=x.device))
     counts = [int(size[0]) for size in sizes]
-    index = _spread_index(sum(counts), rows)
+    index = _subsample_index(sum(counts), rows)
     if all(torch.equal(size, sizes[0]) for size in sizes) and len(x) % samples == 0:
         each = len(x) // samples
         sample = index // each

@@ -111,13 +111,13 @@ def kanify(
 
 def _check_called(module: nn.Module, chosen: dict[str, nn.Module]) -> None:
     """Raise `ValueError` with the names of layers whose weight is read instead."""
-    found = readers(module, chosen.values())
-    names = [name for name, layer in chosen.items() if layer in found]
+    matched = readers(module, chosen.values())
+    names = [name for name, layer in chosen.items() if layer in matched]
     if names:
         patterns = dict.fromkeys(re.sub(r"(^|\.)\d+(?=\.|$)", r"\1*", name) for name in names)
         more = f" and {len(names) - 1} more" if len(names) > 1 else ""
         raise ValueError(
-            f"{names[0]}{more} cannot be replaced: {found[chosen[names[0]]]} reads the weight "
+            f"{names[0]}{more} cannot be replaced: {matched[chosen[names[0]]]} reads the weight "
             f"instead of calling the layer; use exclude={list(patterns)}"
         )
 
@@ -167,19 +167,19 @@ def _patterns(option: str, given: str | Iterable[str]) -> list[str]:
 def _match(option: str, pattern: str, parts: dict[str, nn.Module]) -> set[str]:
     """Names of the layers that a pattern matches; `ValueError` if there is none."""
     layers = [name for name, part in parts.items() if isinstance(part, tuple(REPLACEMENTS))]
-    found = {name for name in parts if name == pattern or fnmatchcase(name, pattern)}
-    if not found:
+    matched = {name for name in parts if name == pattern or fnmatchcase(name, pattern)}
+    if not matched:
         near = difflib.get_close_matches(pattern, layers or list(parts), n=5, cutoff=0.0)
         raise ValueError(
             f"{option} {pattern!r} matches no module; the nearest are {', '.join(near) or 'none'}"
         )
-    if found.isdisjoint(layers):
-        kinds = sorted({type(parts[name]).__name__ for name in found})
+    if matched.isdisjoint(layers):
+        kinds = sorted({type(parts[name]).__name__ for name in matched})
         raise ValueError(
             f"{option} {pattern!r} matches only {', '.join(kinds[:5])}: "
             f"what can be replaced is {TYPES}"
         )
-    return found.intersection(layers)
+    return matched.intersection(layers)
 
 
 def _obstacle(old: Any, *, shared: bool) -> str | None:

@@ -22,17 +22,17 @@ def readers(net: nn.Module, layers: Iterable[nn.Module]) -> dict[nn.Module, str]
     PyTorch's own modules are left out: `nn.TransformerEncoderLayer`, which reads weights, is known
     to have another way.
     """
-    wanted = set(layers)
-    found: dict[nn.Module, str] = {}
+    candidates = set(layers)
+    readers_by_layer: dict[nn.Module, str] = {}
     for module in net.modules():
         kind: Any = type(module)
         chains = set() if _of_torch(kind) else set(_chains(kind))
         if isinstance(module, nn.MultiheadAttention):
             chains.add(("out_proj",))
         for chain in chains:
-            for layer in _owners(module, chain) & wanted:
-                found.setdefault(layer, kind.__name__)
-    return found
+            for layer in _owners(module, chain) & candidates:
+                readers_by_layer.setdefault(layer, kind.__name__)
+    return readers_by_layer
 
 
 def _of_torch(thing: Any) -> bool:
@@ -79,8 +79,8 @@ def _chains(kind: type) -> frozenset[tuple[str, ...]]:
                 chains |= {(used_name,) for used_name in used if "weight" in used}
                 continue
             first = tree.args.args[0].arg if tree.args.args else ""
-            found = (_chain(n, first) for n in ast.walk(tree) if isinstance(n, ast.Attribute))
-            names.update(chain[0] for chain in found if chain)
+            attributes = (_chain(n, first) for n in ast.walk(tree) if isinstance(n, ast.Attribute))
+            names.update(chain[0] for chain in attributes if chain)
             chains |= set(_reads(tree, first, function))
     return frozenset(chains)
 

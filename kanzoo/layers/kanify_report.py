@@ -56,8 +56,8 @@ class KanifyReport:
         after = sum(cost.flops_after for cost in self.layers)
         params = [sum(getattr(c, f"params_{when}") for c in self.layers) for when in WHEN]
         rows.append(("these layers", "", "", "", _change(*params), _change(before, after)))
-        whole = _change(self.params_before, self.params_after)
-        rows.append(("the network", "", "", "", whole, ""))
+        network = _change(self.params_before, self.params_after)
+        rows.append(("the network", "", "", "", network, ""))
         widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head))]
         lines = (
             "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip()

@@ -23,7 +23,7 @@ from kanzoo.layers.grid import (
     replace_data,
     sample_rows,
     share_from_first,
-    spread,
+    subsample,
     transfer,
 )
 from kanzoo.layers.memory import check_tensor
@@ -114,7 +114,7 @@ class KANLayer(EdgeLayer, ABC):
         Differentiable; on at most `rows` values spread over x; taps are added up
         (KAN, 2404.19756, eq. 2.17).
         """
-        basis = self.expansion.univariate(spread(self.rows(x), rows))  # (K, N, C)
+        basis = self.expansion.univariate(subsample(self.rows(x), rows))  # (K, N, C)
         weight = self.edge_weight().to(basis.dtype)
         return torch.einsum("knc,cket->ncet", basis, weight).abs().mean(0).sum(-1)
 
@@ -218,7 +218,7 @@ class KANLayer(EdgeLayer, ABC):
     @torch.no_grad()
     def outside_share(self, x: Tensor) -> float:
         """The share of inputs x of this layer that the basis sees outside of its grid's range."""
-        values = spread(self.expansion.squashed(self.rows(x)), SAMPLE_ROWS)
+        values = subsample(self.expansion.squashed(self.rows(x)), SAMPLE_ROWS)
         low, high = self._grid_basis().grid_ends().to(values)
         return float(((values < low) | (values > high)).double().mean()) if len(values) else 0.0
 
@@ -239,16 +239,16 @@ class KANLayer(EdgeLayer, ABC):
         with torch.no_grad():
             sample = sample_rows(self.expansion.squashed(self.rows(x)), samples=len(x))
         # Even and odd functions keep a grid that is as symmetric as they are.
-        return sample if self.expansion.mirror is None else torch.cat([sample, -sample])
+        return sample if self.expansion.reflection is None else torch.cat([sample, -sample])
 
     @torch.no_grad()
     def _refit(self, old: GridBasis, before: Tensor, sample: Tensor | None) -> GridChange:
         basis = self._grid_basis()
-        mirror = self.expansion.mirror
+        reflection = self.expansion.reflection
         try:
             self.check_constraints()
         except ValueError:
-            self.expansion.basis, self.expansion.mirror = old, mirror
+            self.expansion.basis, self.expansion.reflection = old, reflection
             raise
         self.expansion.grid_changed()
         matrix = transfer(old, basis, sample)
@@ -274,13 +274,13 @@ class KANLayer(EdgeLayer, ABC):
 
     def _resize_to(self, shape: torch.Size) -> None:
         """Take another grid size if that alone makes the weight fit a shape."""
-        own, dim = list(self.weight.shape), self.function_dim
+        current, dim = list(self.weight.shape), self.function_dim
         basis = self._grid_basis()
-        if len(shape) != len(own) or shape[dim] == own[dim]:
+        if len(shape) != len(current) or shape[dim] == current[dim]:
             return
-        grid_size = basis.size_with(basis.num_functions + shape[dim] - own[dim])
-        own[dim] = shape[dim]
-        if own == list(shape) and grid_size >= 1:
+        grid_size = basis.size_with(basis.num_functions + shape[dim] - current[dim])
+        current[dim] = shape[dim]
+        if current == list(shape) and grid_size >= 1:
             self.check_stored()
             basis.resize_grid(grid_size)
             self.expansion.grid_changed()

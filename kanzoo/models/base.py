@@ -79,13 +79,13 @@ def transformer_sizes(roles: Collection[str], options: dict[str, Any]) -> dict[s
     return sizes
 
 
-def scaled(name: str, ratio: float, size: int, place: float = 0.5) -> int:
+def scaled(name: str, ratio: float, size: int, threshold: float = 0.5) -> int:
     """The size times a ratio as a whole number; `ValueError` names the ratio if none is left.
 
-    `place` in (0, 1) says from which fraction on it is rounded up: places that differ from layer
-    to layer spread the rounding, so that a small change of the ratio has an effect.
+    `threshold` in (0, 1) says from which fraction on it is rounded up. Thresholds that differ from
+    layer to layer distribute the rounding, so that a small change of the ratio has an effect.
     """
-    whole = int(ratio * size + place)
-    if ratio <= 0 or whole < 1:
+    rounded = int(ratio * size + threshold)
+    if ratio <= 0 or rounded < 1:
         raise ValueError(f"{name}={ratio} leaves no features of width={size}: it must be positive")
-    return whole
+    return rounded

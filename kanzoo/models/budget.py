@@ -8,7 +8,7 @@ from typing import Any
 
 MATCHES = ("params", "flops", "width", "none")
 SCOPES = ("roles", "network")
-WAYS = ("size", "grid")
+MATCH_BY = ("size", "grid")
 MAX_WIDTH = 2**16
 CLOSE = 0.01  # relative mismatch with which the search ends
 RANGE = (1 / 64, 8)  # of an inner size, relative to the twin's
@@ -52,7 +52,7 @@ def match_budget(
             raise ValueError(f"no {coarse} below {MAX_WIDTH} reaches the twin's budget of {target}")
         return cost(with_coarse(int(multiple)))
 
-    high = _search(coarse_cost, target, max(1, options[coarse] // step), whole=True)
+    high = _search(coarse_cost, target, max(1, options[coarse] // step), integer=True)
     near = [with_coarse(int(multiple)) for multiple in (high, high - 1) if multiple > 0]
     if fine is None:
         best = min(near, key=lambda o: error(cost(o)))
@@ -140,14 +140,14 @@ class _Inner:
                 low = middle
             else:
                 high = middle
-        found = set()
+        candidates = set()
         for base in {self.scaled(low), self.scaled(high)}:
             for index in range(len(base)):
                 shifts = [(0,) if i == index else (-1, 0, 1) for i in range(len(base))]
                 for shift in product(*shifts):
                     start = tuple(max(1, b + s) for b, s in zip(base, shift, strict=True))
-                    found |= self.alone(start, index)
-        return self.with_sizes(min(found, key=self.rank))
+                    candidates |= self.alone(start, index)
+        return self.with_sizes(min(candidates, key=self.rank))
 
     def alone(self, base: tuple[int, ...], index: int) -> set[tuple[int, ...]]:
         """The two neighbouring values of one size between which the cost reaches the target."""
@@ -196,7 +196,7 @@ def _search(
     target: int,
     start: float,
     *,
-    whole: bool = False,
+    integer: bool = False,
     ends: tuple[float, float] = (0, math.inf),
 ) -> float:
     """The least value, a whole one or to four decimals, of which the rising cost reaches `target`.
@@ -206,10 +206,10 @@ def _search(
     """
     (low, high), low_cost, high_cost = ends, 0, 0
     value, moved = start, 0
-    unit = 1.0 if whole else 1e-4
+    unit = 1.0 if integer else 1e-4
     for _ in range(64):
         reached = cost(value)
-        if not whole and reached and abs(math.log(reached / target)) < CLOSE / 10:
+        if not integer and reached and abs(math.log(reached / target)) < CLOSE / 10:
             return value
         stuck = moved == (side := 1 if reached < target else -1)
         moved = side
@@ -227,6 +227,6 @@ def _search(
         else:
             share = math.log(target / low_cost) / math.log(high_cost / low_cost)
             value = low * (high / low) ** share
-        value = round(value) if whole else round(value, 4)
+        value = round(value) if integer else round(value, 4)
         value = min(max(value, low + unit), high - unit)
     return high

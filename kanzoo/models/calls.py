@@ -19,7 +19,7 @@ from kanzoo.models.cost import (
     CountedAttention,
     CountedRecurrent,
     Free,
-    put_stand_ins,
+    insert_stand_ins,
     run_stand_ins,
 )
 from kanzoo.models.memory import counting
@@ -49,7 +49,7 @@ class Calls:
 
     def flops(self, net: nn.Module, in_shape: tuple[int, ...], sizes: dict[str, Any]) -> list[int]:
         """Dense and sparse FLOPs of a network of the kind with some sizes."""
-        put_stand_ins(net, STAND_INS)
+        insert_stand_ins(net, STAND_INS)
         counted = [module for module in net.modules() if isinstance(module, Counted)]
         differ = set()
         if self.sizes is not None:

@@ -46,8 +46,8 @@ class ConvNet(Architecture):
             stage = index // depth
             if stage > 0 and index % depth == 0:
                 self.convs.append(nn.MaxPool2d(2, ceil_mode=True))
-            place = (index + 0.5) / (STAGES * depth)
-            following = scaled("taper", taper, width * 2**stage, place)
+            threshold = (index + 0.5) / (STAGES * depth)
+            following = scaled("taper", taper, width * 2**stage, threshold)
             self.convs.append(layers.norm(norm, channels, channels_first=True))
             self.convs.append(layers.conv("conv", channels, following, 3, padding=1, bias=False))
             channels = following

@@ -35,9 +35,9 @@ def count_cost(net: nn.Module, in_shape: tuple[int, ...]) -> Cost:
     every basis once per input value. Normalisation, softmax and additions are left out: they are
     the same in both twins.
     """
-    whole = nn.Sequential(copy.deepcopy(net).to("meta"))
-    put_stand_ins(whole, STAND_INS)
-    dense, sparse, _ = run_stand_ins(whole, in_shape)
+    network = nn.Sequential(copy.deepcopy(net).to("meta"))
+    insert_stand_ins(network, STAND_INS)
+    dense, sparse, _ = run_stand_ins(network, in_shape)
     return Cost(count_params(net), dense, sparse)
 
 
@@ -66,7 +66,7 @@ def run_stand_ins(
     return seen + sum(d for d, _ in costs), seen + sum(s for _, s in costs), seen
 
 
-def put_stand_ins(net: nn.Module, stand_ins: "dict[type[nn.Module], type[Counted]]") -> None:
+def insert_stand_ins(net: nn.Module, stand_ins: "dict[type[nn.Module], type[Counted]]") -> None:
     """Replace what has a stand-in."""
     for name, child in net.named_children():
         for cls, stand_in in stand_ins.items():
@@ -75,7 +75,7 @@ def put_stand_ins(net: nn.Module, stand_ins: "dict[type[nn.Module], type[Counted
                 setattr(net, name, child)
                 break
         if not isinstance(child, CountedConv):
-            put_stand_ins(child, stand_ins)
+            insert_stand_ins(child, stand_ins)
 
 
 class Counted(nn.Module):

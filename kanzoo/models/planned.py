@@ -92,8 +92,8 @@ def _measured(layer: KANLayer, pixels: tuple[int, ...]) -> tuple[int, int, tuple
     """FLOPs of the basis and of the products of a small layer, and the pixels of its output."""
     expansion = layer.expansion
     if isinstance(layer, KANLinear):
-        places = math.prod(pixels)
-        return places * expansion.flops, 2 * places * expansion.num_functions, pixels
+        positions = math.prod(pixels)
+        return positions * expansion.flops, 2 * positions * expansion.num_functions, pixels
     assert isinstance(layer, ConvLayer)
     stand_in = CountedConv(copy.deepcopy(layer))
     with torch.no_grad(), FlopCounterMode(display=False) as counter:

@@ -8,7 +8,7 @@ from kanzoo.bases.base import BasisFactory
 from kanzoo.checks import check_name, check_whole
 from kanzoo.layers.factory import LayerFactory
 from kanzoo.models.base import Architecture
-from kanzoo.models.budget import MATCHES, SCOPES, WAYS, Options, match_budget, match_inner
+from kanzoo.models.budget import MATCH_BY, MATCHES, SCOPES, Options, match_budget, match_inner
 from kanzoo.models.calls import Shape
 
 # Options of a basis that say how many functions it has.
@@ -34,7 +34,7 @@ class Budget:
     def __post_init__(self) -> None:
         check_name("match", self.match, MATCHES)
         check_name("match_scope", self.scope, SCOPES)
-        check_name("match_by", self.by, WAYS)
+        check_name("match_by", self.by, MATCH_BY)
         if self.amount is None:
             return
         check_whole("budget", self.amount, 1)

@@ -141,7 +141,7 @@ def read_frame(path: Path) -> list[tuple[str, Edge]]:
             Edge(
                 int(columns["source"][i]),
                 int(columns["target"][i]),
-                tuple(int(place) for place in columns["tap"][i] if place >= 0) or None,
+                tuple(int(index) for index in columns["tap"][i] if index >= 0) or None,
                 float(columns["score"][i]),
                 *(columns[key][i].astype(float) for key in ("x", "y", "density")),
             ),

@@ -43,7 +43,7 @@ class _Images:
         self.inner = x.shape[1] // groups
         apart = functions.each and groups > 1  # a group's table is not that of all channels
         self.last = self.inner >= LANES and not apart
-        self.turns = not self.last and groups == 1 and x.dim() in FORMATS
+        self.reorders = not self.last and groups == 1 and x.dim() in FORMATS
         self.x = x.movedim(1, -1) if self.last else x
         size = max(x[:1].numel() * functions.total, 1)
         self.block = even_size(x.shape[0], max(BLOCK_BYTES // (size * x.element_size()), 1))
@@ -75,16 +75,16 @@ class _Images:
         inner = self.inner if of_channels else 0
         self.functions.run(rows, out, strides, slice(0, self.channels), back, into, inner=inner)
 
-    def shown(self, planes: Tensor, pixels: Tensor) -> Tensor:
+    def as_channels(self, planes: Tensor, pixels: Tensor) -> Tensor:
         """The functions of pixels as channels, (b, T C, *S)."""
         shape = list(pixels.shape)
         shape[-1 if self.last else 1] *= self.functions.total
-        found = planes.view(shape).movedim(-1, 1) if self.last else planes.view(shape)
-        return self.laid(found) if self.turns else found
+        channels = planes.view(shape).movedim(-1, 1) if self.last else planes.view(shape)
+        return self.in_format(channels) if self.reorders else channels
 
-    def laid(self, images: Tensor) -> Tensor:
+    def in_format(self, images: Tensor) -> Tensor:
         """Images (b, *, *S) in the order that convolutions prefer."""
-        if not (self.last or self.turns) or images.dim() not in FORMATS:
+        if not (self.last or self.reorders) or images.dim() not in FORMATS:
             return images.contiguous()
         return images.contiguous(memory_format=FORMATS[images.dim()])
 
@@ -95,19 +95,19 @@ class _Margins:
     Pixels and functions of the zeros are as in ``_Images``, for a single pixel.
     """
 
-    def __init__(self, every: _Images, margins: Sequence[int]) -> None:
-        self.every, self.margins = every, margins
+    def __init__(self, expanded: _Images, margins: Sequence[int]) -> None:
+        self.expanded, self.margins = expanded, margins
         sides = [1] * len(margins)
-        shape = (1, *sides, every.channels) if every.last else (1, every.channels, *sides)
-        self.zero = every.planes.new_zeros(shape)
-        values = torch.empty(every.functions.total * every.channels, dtype=self.zero.dtype)
-        every.run(self.zero, values)
-        self.values = every.shown(values, self.zero)  # (1, T C, 1, ..)
+        shape = (1, *sides, expanded.channels) if expanded.last else (1, expanded.channels, *sides)
+        self.zero = expanded.planes.new_zeros(shape)
+        values = torch.empty(expanded.functions.total * expanded.channels, dtype=self.zero.dtype)
+        expanded.run(self.zero, values)
+        self.values = expanded.as_channels(values, self.zero)  # (1, T C, 1, ..)
 
     def image(self, sides: Sequence[int]) -> Tensor:
         """Functions of an image of that size without its inside: (1, T C, *S with margins)."""
-        whole = [n + 2 * m for n, m in zip(sides, self.margins, strict=True)]
-        image = self.values.expand(-1, -1, *whole).clone()
+        sizes = [n + 2 * m for n, m in zip(sides, self.margins, strict=True)]
+        image = self.values.expand(-1, -1, *sizes).clone()
         self._inside(image, sides).zero_()
         return image
 
@@ -120,7 +120,7 @@ class _Margins:
         """Gradients of trained functions through such an image."""
         self._inside(back, sides).zero_()
         dims = list(range(2, back.dim()))
-        self.every.run(self.zero, None, back.sum(dims, keepdim=True))
+        self.expanded.run(self.zero, None, back.sum(dims, keepdim=True))
 
 
 def _check_weight(weight: Tensor, x: Tensor, functions: int, options: Options) -> None:
@@ -155,17 +155,17 @@ class _Conv(torch.autograd.Function):
         ctx.save_for_backward(x, weight, *parameters)
         functions = plan.prepare(x, False)
         _check_weight(weight, x, functions.total, options)
-        every = _Images(x, functions, options[-1])
+        expanded = _Images(x, functions, options[-1])
         flat = flat_weight(weight, options)
         border = None
         if any(margins):
-            image = _Margins(every, margins).image(x.shape[2:])
+            image = _Margins(expanded, margins).image(x.shape[2:])
             border = torch.ops.aten.convolution(image, flat, bias, *options)
             bias, options = None, (options[0], list(margins), *options[2:])
         y = x.new_empty(0)
-        for images, pixels, planes in every.blocks():
-            every.run(pixels, planes)
-            channels = every.shown(planes, pixels)
+        for images, pixels, planes in expanded.blocks():
+            expanded.run(pixels, planes)
+            channels = expanded.as_channels(planes, pixels)
             part = torch.ops.aten.convolution(channels, flat, bias, *options)
             if images.start == 0:
                 y = part.new_empty(x.shape[0], *part.shape[1:])
@@ -182,21 +182,21 @@ class _Conv(torch.autograd.Function):
         total = grad.sum(0, keepdim=True)
         grad_bias = total.flatten(2).sum(2).squeeze(0) if need_bias else None
         if torch.is_grad_enabled():  # a second derivative will follow
-            grad_x, grad_weight, *found = differentiable_gradients(
+            grad_x, grad_weight, *grads = differentiable_gradients(
                 lambda x, w: operate(ctx.features, pad(x, ctx.margins), w, ctx.options, w.dtype),
                 x,
                 weight,
                 parameters,
                 grad,
             )
-            return None, None, None, None, grad_x, grad_weight, grad_bias, *found
+            return None, None, None, None, grad_x, grad_weight, grad_bias, *grads
         functions = ctx.plan.prepare(x, any(p.requires_grad for p in parameters))
-        every = _Images(x, functions, ctx.options[-1])
+        expanded = _Images(x, functions, ctx.options[-1])
         flat = flat_weight(weight, ctx.options)
         backward, options = torch.ops.aten.convolution_backward, ctx.options
         grad_weight = torch.zeros_like(flat) if need_weight else None
         if any(ctx.margins):
-            edge = _Margins(every, ctx.margins)
+            edge = _Margins(expanded, ctx.margins)
             mask = [functions.trained, need_weight, False]
             image = edge.image(x.shape[2:])
             back, grad_weight, _ = backward(total, image, flat, None, *options, mask)
@@ -204,18 +204,18 @@ class _Conv(torch.autograd.Function):
                 edge.take_back(back, x.shape[2:])
             options = (options[0], list(ctx.margins), *options[2:])
         grad_x = torch.empty_like(x) if need_x else None
-        for images, pixels, planes in every.blocks():
+        for images, pixels, planes in expanded.blocks():
             back, into = None, torch.empty_like(pixels) if need_x else None
-            own = every.laid(grad[images])
+            grad_block = expanded.in_format(grad[images])
             if need_x or functions.trained:
-                shape = every.shown(planes, pixels)  # all that is used of it
-                back = backward(own, shape, flat, None, *options, [True, False, False])[0]
-            every.run(pixels, planes if need_weight else None, back, into)
+                shape = expanded.as_channels(planes, pixels)  # all that is used of it
+                back = backward(grad_block, shape, flat, None, *options, [True, False, False])[0]
+            expanded.run(pixels, planes if need_weight else None, back, into)
             if grad_x is not None and into is not None:
-                grad_x[images] = into.movedim(-1, 1) if every.last else into
+                grad_x[images] = into.movedim(-1, 1) if expanded.last else into
             if grad_weight is not None:
-                channels = every.shown(planes, pixels)
-                more = backward(own, channels, flat, None, *options, [False, True, False])[1]
+                channels = expanded.as_channels(planes, pixels)
+                more = backward(grad_block, channels, flat, None, *options, [False, True, False])[1]
                 grad_weight += more
         if grad_weight is not None:
             grad_weight = unflatten_weight(grad_weight, weight, ctx.options)

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from kanzoo.bases.base import Family
-from kanzoo.kernels.generic.conv import differentiable_gradients, spread
-from kanzoo.kernels.generic.linear import blocks, whole
-from kanzoo.kernels.native.call import call, check_features, thread_count, whole_numbers
+from kanzoo.kernels.generic.conv import differentiable_gradients, where_required
+from kanzoo.kernels.generic.linear import blocks, unblocked
+from kanzoo.kernels.native.call import call, check_features, int64_array, thread_count
 from kanzoo.kernels.native.enumerations import FAMILIES, NUMBERS
 from kanzoo.kernels.native.scratch import scratch
 
@@ -82,12 +82,12 @@ class Functions:
         added = None
         if self.gradient is not None and back is not None:
             added = torch.zeros_like(table[:2])
-        owners = table.shape[2] if inner else 0
+        num_owners = table.shape[2] if inner else 0
         if (columns > 1 and x.stride(1) != 1) or (
             grad_x is not None and (grad_x.shape, grad_x.stride()) != (x.shape, x.stride())
         ):
             raise ValueError("x and grad_x must have the same strides, the last of them 1")
-        width = owners if inner else columns if self.each else 1
+        width = num_owners if inner else columns if self.each else 1
         height = (self.total - 1) * strides[0] + columns  # numbers of a row in all planes
         first = (rows - 1) // inner * strides[1] if inner else (rows - 1) * strides[1]
         span = first + (min(inner, rows) - 1) * columns * bool(inner) + height
@@ -103,7 +103,7 @@ class Functions:
         )
         sizes = (rows, columns, x.stride(0), *strides, self.count, *self.kind, int(self.each))
         threads = thread_count(x.numel() * self.total)
-        call("kanzoo_functions", None, arguments, whole_numbers(*sizes, threads, inner, owners))
+        call("kanzoo_functions", None, arguments, int64_array(*sizes, threads, inner, num_owners))
         if added is not None and self.gradient is not None:
             self.gradient[:2, :, block] += added.unflatten(2, (tiles, -1)).sum(2)
 
@@ -111,9 +111,9 @@ class Functions:
         """Gradients of the parameters that want one, from what was added up for the table."""
         if self.gradient is None:
             return [torch.zeros_like(p) if p.requires_grad else None for p in parameters]
-        wanted = [p for p in parameters if p.requires_grad]
-        found = torch.autograd.grad(self.table, wanted, self.gradient, materialize_grads=True)
-        return spread(iter(found), parameters)
+        trained = [p for p in parameters if p.requires_grad]
+        grads = torch.autograd.grad(self.table, trained, self.gradient, materialize_grads=True)
+        return where_required(iter(grads), parameters)
 
 
 def _check_family(family: Family, table: Tensor, channels: int) -> None:
@@ -133,8 +133,8 @@ def _check_family(family: Family, table: Tensor, channels: int) -> None:
 def check_weight(weight: Tensor, x: Tensor, functions: int) -> None:
     """Raise ``ValueError`` unless a weight (C, T, O) fits x (N, C) and the number of functions."""
     if weight.dim() != 3 or tuple(weight.shape[:2]) != (x.shape[1], functions):
-        wanted = f"({x.shape[1]}, {functions}, out)"
-        raise ValueError(f"weight must be {wanted}, got {tuple(weight.shape)}")
+        expected = f"({x.shape[1]}, {functions}, out)"
+        raise ValueError(f"weight must be {expected}, got {tuple(weight.shape)}")
     if (weight.dtype, weight.device) != (x.dtype, x.device):
         raise ValueError(
             f"weight must be {x.dtype} on {x.device}, got {weight.dtype} on {weight.device}"
@@ -179,20 +179,20 @@ class _Linear(torch.autograd.Function):
         need_x, need_weight, need_bias = ctx.needs_input_grad[2:5]
         grad_bias = grad.sum(0) if need_bias else None
         if torch.is_grad_enabled():  # a second derivative will follow
-            grad_x, grad_weight, *found = differentiable_gradients(
-                lambda x, w: whole(ctx.features, x, w), x, weight, parameters, grad
+            grad_x, grad_weight, *grads = differentiable_gradients(
+                lambda x, w: unblocked(ctx.features, x, w), x, weight, parameters, grad
             )
-            return None, None, grad_x, grad_weight, grad_bias, *found
+            return None, None, grad_x, grad_weight, grad_bias, *grads
         grad_x = torch.empty_like(x) if need_x else None
         grad_weight = torch.empty_like(weight) if need_weight else None
         if grad_weight is not None and x.numel() == 0:
             grad_weight.zero_()
         functions = ctx.plan.prepare(x, any(p.requires_grad for p in parameters))
-        moving = need_x or functions.trained
+        need_slopes = need_x or functions.trained
         for rows, block in blocks(x, weight, BLOCK_BYTES):
             part, g = x[rows, block], grad[rows]
             values, back = _planes("function values", x, functions.total, *part.shape), None
-            if moving:
+            if need_slopes:
                 back = _planes("function back", x, functions.total, *part.shape)
                 for one, matrix in zip(back, weight[block].unbind(1), strict=True):
                     torch.mm(g, matrix.t(), out=one)
@@ -227,8 +227,8 @@ def _run_matrix(
         def shown(t: Tensor | None, part: slice, dim: int) -> Tensor | None:
             return None if t is None else t[part] if dim == 0 else t[:, part]
 
-        whole = rows // tiles * tiles
-        for part, count in ((slice(whole), tiles), (slice(whole, rows), 1)):
+        full = rows // tiles * tiles
+        for part, count in ((slice(full), tiles), (slice(full, rows), 1)):
             pieces = [shown(t, part, dim) for t, dim in ((values, 1), (back, 1), (grad_x, 0))]
             out, down, into = pieces
             into = None if into is None else into.view(-1, columns * count)

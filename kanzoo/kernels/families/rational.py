@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from kanzoo.kernels.native.call import Argument, call, thread_count, whole_numbers
+from kanzoo.kernels.native.call import Argument, call, int64_array, thread_count
 from kanzoo.kernels.native.operator import register
 
 BLOCK = 2**15  # numbers of a block without a compiler: its buffers stay in the cache
@@ -73,7 +73,7 @@ def _forward(x: Tensor, above: Tensor, below: Tensor, group_of: Tensor) -> Tenso
     if x.numel():
         arguments.append(("y", _in_memory(y), _in_memory(x).shape))
         threads = thread_count(x.numel())
-        call("kanzoo_rational_forward", None, arguments, whole_numbers(*numbers, threads))
+        call("kanzoo_rational_forward", None, arguments, int64_array(*numbers, threads))
     return y
 
 
@@ -100,7 +100,7 @@ def _backward(
             ("grad_below", grad_below, (4, below.shape[1])),
         ]
         threads = thread_count(2 * x.numel())
-        call("kanzoo_rational_backward", None, arguments, whole_numbers(*numbers, threads))
+        call("kanzoo_rational_backward", None, arguments, int64_array(*numbers, threads))
     empty = x.new_empty(0)
     return grad_x, grad_above if need_above else empty, grad_below if need_below else empty
 
@@ -143,8 +143,8 @@ class _Blocked(torch.autograd.Function):
             a, b, c = (t.view_as(t) for t in (x, above, below))
             needed = [t for t in (a, b, c) if t.requires_grad]
             y = dense_rational(a, b, c, group_of)
-            found = iter(torch.autograd.grad(y, needed, grad, create_graph=True))
-            return *(next(found) if t.requires_grad else None for t in (a, b, c)), None
+            grads = iter(torch.autograd.grad(y, needed, grad, create_graph=True))
+            return *(next(grads) if t.requires_grad else None for t in (a, b, c)), None
         grad = torch.empty_like(x).copy_(grad) if grad.stride() != x.stride() else grad
         grad_x = torch.empty_like(x)
         sums = x.new_zeros(len(above)), x.new_zeros(len(below), x.shape[-1])

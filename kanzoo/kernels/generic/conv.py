@@ -64,13 +64,13 @@ def differentiable_gradients(
     with torch.enable_grad():
         inner = [_Gate.apply(t, gate) for t in (x, weight)]
         y = function(*inner)
-        every = [*inner, *others]
-        needed = [t for t in every if t is not None and t.requires_grad]
-        found = iter(
+        inputs = [*inner, *others]
+        needed = [t for t in inputs if t is not None and t.requires_grad]
+        grads = iter(
             torch.autograd.grad(y, needed, grad, create_graph=True, materialize_grads=True)
         )
     gate["open"] = True
-    return [next(found) if t is not None and t.requires_grad else None for t in every]
+    return [next(grads) if t is not None and t.requires_grad else None for t in inputs]
 
 
 def product_dtype(weight: Tensor) -> torch.dtype:
@@ -86,9 +86,9 @@ def full_precision(x: Tensor) -> AbstractContextManager[Any]:
     return nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False)
 
 
-def spread(found: Iterator[Tensor], tensors: Sequence[Tensor]) -> list[Tensor | None]:
+def where_required(grads: Iterator[Tensor], tensors: Sequence[Tensor]) -> list[Tensor | None]:
     """Gradients in the places of the tensors that require one."""
-    return [next(found) if t.requires_grad else None for t in tensors]
+    return [next(grads) if t.requires_grad else None for t in tensors]
 
 
 class _RecomputedConv(torch.autograd.Function):
@@ -111,7 +111,7 @@ class _RecomputedConv(torch.autograd.Function):
         x, weight, *parameters = ctx.saved_tensors
         with full_precision(x):
             if torch.is_grad_enabled():  # a second derivative will follow
-                every = differentiable_gradients(
+                grads = differentiable_gradients(
                     lambda x, w: operate(ctx.features, x, w, ctx.options, ctx.dtype),
                     x,
                     weight,
@@ -119,8 +119,8 @@ class _RecomputedConv(torch.autograd.Function):
                     grad,
                 )
             else:
-                every = _gradients(ctx, grad, x, weight, parameters)
-        return None, None, None, *every
+                grads = _gradients(ctx, grad, x, weight, parameters)
+        return None, None, None, *grads
 
 
 def operate(
@@ -137,11 +137,11 @@ def _gradients(
     ctx: Any, grad: Tensor, x: Tensor, weight: Tensor, parameters: Sequence[Tensor]
 ) -> list[Tensor | None]:
     need_x, need_weight = ctx.needs_input_grad[3:5]
-    wanted = [p for p in parameters if p.requires_grad]
+    trained = [p for p in parameters if p.requires_grad]
     with torch.enable_grad():
         leaf = x.detach().requires_grad_(need_x)
         values = ctx.features(leaf)
-    sources = [leaf, *wanted] if need_x else wanted
+    sources = [leaf, *trained] if need_x else trained
     moving = values.requires_grad and bool(sources)
     grad_values, grad_weight, _ = torch.ops.aten.convolution_backward(
         grad,
@@ -153,13 +153,13 @@ def _gradients(
     )
     if moving:
         back = grad_values.to(values.dtype)
-        found = iter(torch.autograd.grad(values, sources, back, materialize_grads=True))
+        grads = iter(torch.autograd.grad(values, sources, back, materialize_grads=True))
     else:
-        found = iter([torch.zeros_like(t) for t in sources])
-    grad_x = next(found) if need_x else None
+        grads = iter([torch.zeros_like(t) for t in sources])
+    grad_x = next(grads) if need_x else None
     if need_weight:
         grad_weight = unflatten_weight(grad_weight, weight, ctx.options).to(weight.dtype)
-    return [grad_x, grad_weight, *spread(found, parameters)]
+    return [grad_x, grad_weight, *where_required(grads, parameters)]
 
 
 def check_dims(x: Tensor, weight: Tensor) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from kanzoo.kernels.generic.conv import differentiable_gradients, spread
+from kanzoo.kernels.generic.conv import differentiable_gradients, where_required
 
 BLOCK_BYTES = 4 << 20
 MOST_COLUMNS = 512
@@ -39,7 +39,7 @@ def even_size(size: int, most: int) -> int:
     return math.ceil(size / math.ceil(size / most)) if size else 1
 
 
-def whole(features: Features, x: Tensor, weight: Tensor) -> Tensor:
+def unblocked(features: Features, x: Tensor, weight: Tensor) -> Tensor:
     """The layer without blocks, differentiable any number of times."""
     values = features(x, slice(0, x.shape[1]))
     y = x.new_zeros(x.shape[0], weight.shape[2])
@@ -64,30 +64,30 @@ class _Blocked(torch.autograd.Function):
     def backward(ctx, grad: Tensor):  # type: ignore[no-untyped-def]
         x, weight, *parameters = ctx.saved_tensors
         if torch.is_grad_enabled():  # a second derivative will follow
-            every = differentiable_gradients(
-                lambda x, w: whole(ctx.features, x, w), x, weight, parameters, grad
+            grads = differentiable_gradients(
+                lambda x, w: unblocked(ctx.features, x, w), x, weight, parameters, grad
             )
-            return None, *every
+            return None, *grads
         _, need_x, need_weight, *_ = ctx.needs_input_grad
         grad_x = torch.zeros_like(x) if need_x else None
         grad_weight = torch.zeros_like(weight) if need_weight else None
-        wanted = [p for p in parameters if p.requires_grad]
-        sums = [torch.zeros_like(p) for p in wanted]
+        trained = [p for p in parameters if p.requires_grad]
+        sums = [torch.zeros_like(p) for p in trained]
         for rows, block in blocks(x, weight):
             with torch.enable_grad():
                 part = x[rows, block].detach().requires_grad_(need_x)
                 values = ctx.features(part, block)
             if grad_weight is not None:
                 _add_products(values, grad[rows], grad_weight[block])
-            sources = [part, *wanted] if need_x else wanted
-            found = _differentiate(values, sources, grad[rows], weight[block])
-            if not found:
+            sources = [part, *trained] if need_x else trained
+            block_grads = _differentiate(values, sources, grad[rows], weight[block])
+            if not block_grads:
                 continue
             if grad_x is not None:
-                grad_x[rows, block] = found.pop(0)
-            for total, more in zip(sums, found, strict=True):
+                grad_x[rows, block] = block_grads.pop(0)
+            for total, more in zip(sums, block_grads, strict=True):
                 total += more
-        return None, grad_x, grad_weight, *spread(iter(sums), parameters)
+        return None, grad_x, grad_weight, *where_required(iter(sums), parameters)
 
 
 def _add_products(values: Sequence[Tensor] | Tensor, grad: Tensor, grad_weight: Tensor) -> None:

@@ -12,7 +12,7 @@ from kanzoo.kernels.generic.conv import (
     differentiable_gradients,
     full_precision,
     product_dtype,
-    spread,
+    where_required,
 )
 from kanzoo.kernels.generic.linear import even_size
 
@@ -61,20 +61,20 @@ class _Product(torch.autograd.Function):
                     flat = flat_features(ctx.features(x), ctx.dtype)
                     return flat @ weight.flatten(0, 1).to(ctx.dtype)
 
-                every = differentiable_gradients(product, x, weight, parameters, grad)
+                grads = differentiable_gradients(product, x, weight, parameters, grad)
             else:
-                every = _gradients(ctx, grad, x, weight, parameters)
-        return None, None, *every
+                grads = _gradients(ctx, grad, x, weight, parameters)
+        return None, None, *grads
 
 
 def _gradients(  # type: ignore[no-untyped-def]
     ctx, grad: Tensor, x: Tensor, weight: Tensor, parameters: Sequence[Tensor]
 ) -> list[Tensor | None]:
     need_x, need_weight = ctx.needs_input_grad[2:4]
-    wanted = [p for p in parameters if p.requires_grad]
+    trained = [p for p in parameters if p.requires_grad]
     grad_x = torch.zeros_like(x) if need_x else None
     grad_weight = torch.zeros_like(weight) if need_weight else None
-    sums = [torch.zeros_like(p) for p in wanted]
+    sums = [torch.zeros_like(p) for p in trained]
     matrix = weight.flatten(0, 1).to(ctx.dtype)
     for rows in _row_blocks(x, weight):
         with torch.enable_grad():
@@ -83,17 +83,17 @@ def _gradients(  # type: ignore[no-untyped-def]
         if grad_weight is not None:
             flat = flat_features(values.detach(), ctx.dtype)
             grad_weight += torch.mm(flat.t(), grad[rows]).view_as(weight)
-        sources = [part, *wanted] if need_x else wanted
+        sources = [part, *trained] if need_x else trained
         if not sources or not values.requires_grad:
             continue
         back = torch.mm(grad[rows], matrix.t()).view(-1, *weight.shape[:2]).movedim(-1, 0)
         back = back.to(values.dtype)
-        found = list(torch.autograd.grad(values, sources, back, materialize_grads=True))
+        grads = list(torch.autograd.grad(values, sources, back, materialize_grads=True))
         if grad_x is not None:
-            grad_x[rows] = found.pop(0)
-        for total, more in zip(sums, found, strict=True):
+            grad_x[rows] = grads.pop(0)
+        for total, more in zip(sums, grads, strict=True):
             total += more
-    return [grad_x, grad_weight, *spread(iter(sums), parameters)]
+    return [grad_x, grad_weight, *where_required(iter(sums), parameters)]
 
 
 def product_linear(

@@ -78,15 +78,15 @@ def find_compiler() -> tuple[str, ...]:
 @functools.cache
 def cpu_features() -> str:
     """The instruction sets of this CPU, as the operating system names them."""
-    found = [platform.machine(), platform.processor()]
+    features = [platform.machine(), platform.processor()]
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             name, _, value = line.partition(":")
             if name.strip() in ("flags", "Features", "CPU part", "model"):
-                found.append(value.strip())
+                features.append(value.strip())
             if not line.strip():  # one core is enough
                 break
-    return "\n".join(found)
+    return "\n".join(features)
 
 
 def _is_zig(command: Sequence[str]) -> bool:
@@ -94,9 +94,9 @@ def _is_zig(command: Sequence[str]) -> bool:
 
 
 def _run(command: Sequence[str]) -> str:
-    own = {}
+    extra = {}
     if _is_zig(command):
-        own = {
+        extra = {
             f"ZIG_{kind}_CACHE_DIR": str(_write_directory() / ZIG) for kind in ("LOCAL", "GLOBAL")
         }
     try:
@@ -106,7 +106,7 @@ def _run(command: Sequence[str]) -> str:
             text=True,
             timeout=TIMEOUT,
             check=False,
-            env=own | dict(os.environ),
+            env=extra | dict(os.environ),
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise CompileError(f"{command[0]} does not run: {error}") from error
@@ -216,11 +216,11 @@ def build(library: str, order: int | None, real: str) -> Path:
     if real not in REALS:
         raise ValueError(f"real must be one of {REALS}, got {real!r}")
     compiler = find_compiler()
-    own: tuple[str, ...] = (
+    extra: tuple[str, ...] = (
         GCC_FLAGS if "Free Software Foundation" in _compiler_version(compiler) else ()
     )
-    own = ZIG_FLAGS if _is_zig(compiler) else own
-    flags = (*BASE_FLAGS, *own, _native_flag(), *macros(), f"-DREAL={real}")
+    extra = ZIG_FLAGS if _is_zig(compiler) else extra
+    flags = (*BASE_FLAGS, *extra, _native_flag(), *macros(), f"-DREAL={real}")
     kind = real
     if order is not None:
         flags, kind = (*flags, f"-DORDER={order}"), f"{real}-{order}"

@@ -14,7 +14,7 @@ Shape = Sequence[int] | int
 Argument = tuple[str, Tensor | None, Shape]  # name, tensor or null, shape
 
 REALS = {torch.float32: "float", torch.float64: "double"}
-WHOLE_NUMBERS = {"group_of": torch.int64, "sorted rows": torch.int16}
+INTEGER_DTYPES = {"group_of": torch.int64, "sorted rows": torch.int16}
 WRONG_GROUP = 2  # what a C function returns that found a number of a group out of range
 SERIAL_WORK = 60_000  # below this many weighted rows a second thread costs more than it gives
 _forked = False
@@ -75,7 +75,7 @@ def bind(
 ) -> Callable[[], None]:
     """A call of a C function, to be made any number of times.
 
-    All tensors have the dtype of the first one but those of `WHOLE_NUMBERS`. Raises ``ValueError``
+    All tensors have the dtype of the first one but those of `INTEGER_DTYPES`. Raises ``ValueError``
     unless each is a contiguous one on the CPU of the given shape.
     """
     first = arguments[0][1]
@@ -84,7 +84,7 @@ def bind(
         raise ValueError(f"{arguments[0][0]} must be float32 or float64, got {given}")
     dtype = first.dtype
     addresses = [
-        pointer(label, tensor, shape, WHOLE_NUMBERS.get(label, dtype))
+        pointer(label, tensor, shape, INTEGER_DTYPES.get(label, dtype))
         for label, tensor, shape in arguments
     ]
     function = load(name, order, REALS[dtype])
@@ -110,7 +110,7 @@ def _failure(name: str, code: int, arguments: Sequence[Argument]) -> Exception:
     return MemoryError(f"{name}: no memory for tables, with {shapes}")
 
 
-def whole_numbers(*numbers: int) -> "ctypes.Array[Any]":
+def int64_array(*numbers: int) -> "ctypes.Array[Any]":
     """What C functions take as their last argument."""
     return (ctypes.c_int64 * len(numbers))(*numbers)
 

@@ -70,8 +70,8 @@ def register(
         needed = [need and t is not None for need, t in pairs]
         call = getattr(torch.ops.kanzoo, f"{name}_backward")
         grads = call(grad, *saved, *ctx.options, *needed)
-        kept = [g if need else None for g, need in zip(grads, needed, strict=True)]
-        return *kept, *[None] * (len(ctx.needs_input_grad) - variables)
+        results = [g if need else None for g, need in zip(grads, needed, strict=True)]
+        return *results, *[None] * (len(ctx.needs_input_grad) - variables)
 
     def second_derivative(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         grad, *inputs = ctx.saved_tensors

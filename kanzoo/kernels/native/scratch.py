@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 MOST_BYTES = 2**25  # larger buffers are not kept
-_own = threading.local()
+_thread = threading.local()
 
 
 def scratch(name: str, like: Tensor, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
@@ -19,26 +19,26 @@ def scratch(name: str, like: Tensor, *shape: int, dtype: torch.dtype | None = No
     """
     dtype = like.dtype if dtype is None else dtype
     size = math.prod(shape)
-    kept = type(like) in (Tensor, torch.nn.Parameter) and not torch.compiler.is_compiling()
-    if not kept or like.device.type != "cpu" or size * dtype.itemsize > MOST_BYTES:
+    saved = type(like) in (Tensor, torch.nn.Parameter) and not torch.compiler.is_compiling()
+    if not saved or like.device.type != "cpu" or size * dtype.itemsize > MOST_BYTES:
         return like.new_empty(shape, dtype=dtype)
-    buffers = _own.__dict__
+    buffers = _thread.__dict__
     key = f"{name} {dtype}"
     if key not in buffers or buffers[key].numel() < size:
         with torch.inference_mode(False):  # else training could not write to it afterwards
             buffers[key] = torch.empty(size, dtype=dtype)
-    found: Tensor = buffers[key][:size].view(shape)
-    return found
+    buffer: Tensor = buffers[key][:size].view(shape)
+    return buffer
 
 
 @contextmanager
 def fresh_scratch() -> Iterator[None]:
     """Buffers of its own for a while, so that what they take can be measured."""
-    buffers = _own.__dict__
-    kept = dict(buffers)
+    buffers = _thread.__dict__
+    saved = dict(buffers)
     buffers.clear()
     try:
         yield
     finally:
         buffers.clear()
-        buffers.update(kept)
+        buffers.update(saved)

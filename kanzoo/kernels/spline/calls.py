@@ -10,7 +10,7 @@ from torch import Tensor
 
 from kanzoo.bases.knots import EXTRAPOLATIONS
 from kanzoo.kernels.native.build import ORDERS, load
-from kanzoo.kernels.native.call import REALS, SERIAL_WORK, bind, whole_numbers
+from kanzoo.kernels.native.call import REALS, SERIAL_WORK, bind, int64_array
 from kanzoo.kernels.native.enumerations import SPLINE_RESIDUALS
 
 
@@ -59,7 +59,7 @@ def sizes_of(
     work = rows * inputs * (math.ceil(weight[2] / 16) + 4)
     modes = (EXTRAPOLATIONS.index(extrapolation), threads if work >= SERIAL_WORK else 1)
     branch = SPLINE_RESIDUALS.index(residual)
-    numbers = whole_numbers(rows, inputs, weight[2], cells, functions, vectors, *modes, branch)
+    numbers = int64_array(rows, inputs, weight[2], cells, functions, vectors, *modes, branch)
     return Sizes(x, weight, knots, order, numbers)
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from kanzoo.bases.knots import EXTRAPOLATIONS
-from kanzoo.kernels.native.call import Argument, call, in_float32, thread_count, whole_numbers
+from kanzoo.kernels.native.call import Argument, call, in_float32, int64_array, thread_count
 from kanzoo.kernels.native.operator import register
 from kanzoo.kernels.spline.calls import check_spline
 from kanzoo.kernels.spline.definition import dense_conv2d
@@ -80,7 +80,7 @@ class Convolution(NamedTuple):
         mode = EXTRAPOLATIONS.index(self.extrapolation)
         shape = (*self.x.shape, outputs, self.groups, kh, kw, *self.stride, *self.dilation)
         options = (cells, functions, self.knots.shape[0], mode, threads)
-        return whole_numbers(*shape, *options, *self.padding)
+        return int64_array(*shape, *options, *self.padding)
 
     def dense(self) -> Tensor:
         """The definition in differentiable operations."""
@@ -124,8 +124,8 @@ def _backward(grad: Tensor, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
             ("grad_residual", grad_residual, x.shape),
         ]
         call("kanzoo_conv_backward", conv.order, described, conv.numbers())
-    wanted = (grad_x if need_x else None, grad_weight, grad_residual)
-    first, second, third = (x.new_empty(0) if t is None else t for t in wanted)
+    results = (grad_x if need_x else None, grad_weight, grad_residual)
+    first, second, third = (x.new_empty(0) if t is None else t for t in results)
     return first, second, third
 
 

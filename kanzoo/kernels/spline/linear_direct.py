@@ -48,17 +48,17 @@ class _Direct(torch.autograd.Function):
         shapes = (rows.shape, weight.shape, knots.shape)
         ctx.sizes = sizes_of(*shapes, order, extrapolation, residual, max_threads())
         y = x.new_empty(len(rows), weight.shape[2])
-        kept = None
+        sorted_rows = None
         if any(ctx.needs_input_grad[:2]):
-            kept = _order_buffer(rows, ctx.sizes)
-        bind_forward(ctx.sizes, rows, weight, start, knots, y, kept)()
-        ctx.save_for_backward(x, weight, bias, knots, kept)
+            sorted_rows = _order_buffer(rows, ctx.sizes)
+        bind_forward(ctx.sizes, rows, weight, start, knots, y, sorted_rows)()
+        ctx.save_for_backward(x, weight, bias, knots, sorted_rows)
         ctx.options = residual, order, extrapolation
         return y.view(*x.shape[:-1], weight.shape[2])
 
     @staticmethod
     def backward(ctx: Any, grad: Any) -> Any:
-        x, weight, _, knots, kept = ctx.saved_tensors
+        x, weight, _, knots, sorted_rows = ctx.saved_tensors
         need_x, need_weight, need_bias = ctx.needs_input_grad[:3]
         if torch.is_grad_enabled():  # gradients of these gradients may follow
             return *_differentiable(ctx, grad), None, None, None, None
@@ -69,7 +69,7 @@ class _Direct(torch.autograd.Function):
         if need_weight:
             grad_weight = torch.empty_like(weight, memory_format=torch.contiguous_format)
         weight, knots = weight.contiguous(), knots.contiguous()
-        tensors = (grad, rows, weight, knots, grad_x, grad_weight, kept)
+        tensors = (grad, rows, weight, knots, grad_x, grad_weight, sorted_rows)
         bind_backward(ctx.sizes, *tensors)()
         grad_bias = grad.sum(0) if need_bias else None
         grad_x = None if grad_x is None else grad_x.view(x.shape)
@@ -93,6 +93,6 @@ def _differentiable(ctx: Any, grad: Tensor) -> list[Tensor | None]:
     y = spline_linear(x, weight, branch, knots, order, extrapolation)
     y = y if bias is None else y + bias
     needed = ctx.needs_input_grad[:3]
-    wanted = [t for t, need in zip((x, weight, bias), needed, strict=True) if need]
-    found = iter(torch.autograd.grad(y, wanted, grad, create_graph=True))
-    return [next(found) if need else None for need in needed]
+    inputs = [t for t, need in zip((x, weight, bias), needed, strict=True) if need]
+    grads = iter(torch.autograd.grad(y, inputs, grad, create_graph=True))
+    return [next(grads) if need else None for need in needed]
