@@ -14,7 +14,7 @@ from torch import Tensor
 
 from kanzoo import registry
 from kanzoo.data import Dataset, Split
-from kanzoo.data.dense import INK, DigitsDenoise, DigitsSegment, Noise
+from kanzoo.data.dense import BRIGHT, DigitsDenoise, DigitsSegment, Noise
 from kanzoo.data.sequence import SequentialCIFAR10, SequentialDigits
 from kanzoo.data.series import ETTh1, Series
 from kanzoo.data.tabular import BreastCancer, CaliforniaHousing, Diabetes, Wine
@@ -546,7 +546,7 @@ def test_augmentation_moves_image_and_target_together() -> None:
             if cls is DigitsDenoise:
                 torch.testing.assert_close(x, y, atol=1e-4, rtol=0)
             else:
-                assert torch.equal(y > 0, x[:, 0] >= INK)
+                assert torch.equal(y > 0, x[:, 0] >= BRIGHT)
             assert not torch.equal(y, z)
 
 

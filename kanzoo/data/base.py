@@ -150,9 +150,9 @@ class Dataset(ABC):
 
     @abstractmethod
     def make_loader(
-        self, part: str, sampler: EpochSampler, *, device: torch.device, rank: int, world_size: int
+        self, part: str, sampler: EpochSampler, device: torch.device, **options: Any
     ) -> Loader:
-        """Return the loader of one split of the loaded data."""
+        """Return the loader of one split of the loaded data; `options` are those of `Loader`."""
 
     @abstractmethod
     def counts(self) -> Counts:
@@ -168,10 +168,11 @@ class Dataset(ABC):
         counts = self.counts()._asdict()
         samplers = {part: EpochSampler(counts[part], seed=seed, shuffle=False) for part in counts}
         samplers["train"] = self._train_sampler(counts["train"], seed)
+        options = {"batch_size": self.batch_size, "rank": rank, "world_size": world_size}
         loaders = Loaders(
             **{
                 part: self.make_loader(
-                    part, sampler, device=torch.device(device), rank=rank, world_size=world_size
+                    part, sampler, torch.device(device), training=part == "train", **options
                 )
                 for part, sampler in samplers.items()
             }

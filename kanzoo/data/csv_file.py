@@ -11,17 +11,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from kanzoo.checks import check_name, nearest
-from kanzoo.data.base import Counts, DataSpec, DrawnDataset, Split
-from kanzoo.data.formula import formula_values
-from kanzoo.data.functions import DTYPES, STANDARDISE, scaled
-from kanzoo.data.memory import InMemory
+from kanzoo.checks import nearest
+from kanzoo.data.base import Counts, DrawnDataset, Split
+from kanzoo.data.functions import Regression
 from kanzoo.data.options import part_size
 from kanzoo.data.seeding import split_order
-from kanzoo.data.tabular import mean_scores
 
 
-class CSV(InMemory, DrawnDataset):
+class CSV(Regression, DrawnDataset):
     """The column `target` of a CSV file with a header, to be predicted from the `features`.
 
     `features` lists names of columns; null takes all others. `test_size` is a fraction or a count
@@ -30,7 +27,6 @@ class CSV(InMemory, DrawnDataset):
     problem of the file is a `ValueError` of one line.
     """
 
-    reference_name = "training mean"
     test_set = "resampled"
     domain = "tables"
 
@@ -42,31 +38,21 @@ class CSV(InMemory, DrawnDataset):
         features: Sequence[str] | None = None,
         test_size: float = 0.2,
         standardise: str = "both",
-        prior: str | None = None,
-        dtype: str = "float32",
         **options: Any,
     ) -> None:
-        super().__init__(**options)
+        super().__init__(standardise=standardise, **options)
         self.path = path
         self.target = target
         self.features = features
         self.test_size = test_size
-        self.standardise = standardise
-        self.prior = prior
-        self.dtype = dtype
 
     @property
     def name(self) -> str:
         """The name of the file."""
         return str(self.path)
 
-    @property
-    def spec(self) -> DataSpec:
-        """One value from as many numbers as there are features."""
-        return DataSpec((self.table[0].shape[1],), 1, "regression", kind="table")
-
     @cached_property
-    def columns(self) -> tuple[str, ...]:
+    def columns(self) -> tuple[str, ...]:  # type: ignore[override]
         """The names of the features, in order."""
         return tuple(self._read().drop(columns=str(self.target)).columns)
 
@@ -91,16 +77,11 @@ class CSV(InMemory, DrawnDataset):
                 )
         y = frame.pop(str(self.target)).to_numpy(np.float64)
         x = frame.to_numpy(np.float64)
-        if self.prior is not None:
-            y = y - formula_values(self.prior, frame.columns, x)
-        return x, y
+        return x, self.residue(x, y)
 
     def check(self, *, world_size: int = 1) -> None:
         """Check the options and the file."""
-        check_name("standardise", self.standardise, STANDARDISE)
-        check_name("dtype", self.dtype, DTYPES)
-        _ = self.table  # reading checks the file
-        super().check(world_size=world_size)
+        super().check(world_size=world_size)  # which reads the file for its sizes
 
     def counts(self) -> Counts:
         """Return the sizes of the splits."""
@@ -123,12 +104,7 @@ class CSV(InMemory, DrawnDataset):
             "test": order[: counts.test],
         }
         splits = {part: Split(x[index], y[index, None]) for part, index in chosen.items()}
-        return scaled(splits, self.standardise, self.dtype)
-
-    def reference(self) -> dict[str, dict[str, float]]:
-        """Return the scores of the mean of the training targets."""
-        assert self.splits is not None
-        return mean_scores(self.splits)
+        return self.scaled(splits)
 
     def _read(self) -> Any:
         """The chosen columns as a frame, the target last."""

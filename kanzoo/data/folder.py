@@ -172,21 +172,17 @@ class ImageFolder(DrawnDataset):
         return torch.tensor([label for _, label in self.samples[part]])
 
     def make_loader(
-        self, part: str, sampler: EpochSampler, *, device: torch.device, rank: int, world_size: int
+        self, part: str, sampler: EpochSampler, device: torch.device, **options: Any
     ) -> Loader:
         """Return a loader with workers of its own, which start with the first batch."""
         assert self.samples is not None
-        training = part == "train"
         return WorkerLoader(
             self.samples[part],
             ImageTransform(MEAN, DEVIATION, device=device),
             sampler,
             size=self.image_size,
-            augment=self.augment and training,
+            augment=self.augment and part == "train",
             num_workers=self.num_workers,
             device=device,
-            batch_size=self.batch_size,
-            training=training,
-            rank=rank,
-            world_size=world_size,
+            **options,
         )

@@ -23,7 +23,7 @@ from kanzoo.data.formula import (
 from kanzoo.data.memory import InMemory
 from kanzoo.data.seeding import keyed_seed
 from kanzoo.data.special import BOTH, BUILT_IN_FEYNMAN, HIGH, SPECIAL, TOY, high_dimensional
-from kanzoo.data.tabular import mean_scores, moments
+from kanzoo.data.tabular import moments
 
 DTYPES = ("float32", "float64")
 STANDARDISE = ("none", "inputs", "targets", "both")
@@ -105,7 +105,57 @@ def user_function(formula: str) -> Function:
     return written(formula, formula, dict.fromkeys(variables, (-1.0, 1.0)))
 
 
-class Functions(InMemory):
+class Regression(InMemory):
+    """One value from several numbers, in their own units or standardised by the training split.
+
+    `standardise` is "none", "inputs", "targets" or "both"; `prior` a formula of the inputs whose
+    values are taken off the targets.
+    """
+
+    columns: tuple[str, ...]
+
+    def __init__(
+        self,
+        *,
+        standardise: str = "none",
+        prior: str | None = None,
+        dtype: str = "float32",
+        **options: Any,
+    ) -> None:
+        super().__init__(**options)
+        self.standardise = standardise
+        self.prior = prior
+        self.dtype = dtype
+
+    @property
+    def spec(self) -> DataSpec:
+        """One value from as many numbers as there are columns."""
+        return DataSpec((len(self.columns),), 1, "regression", kind="table")
+
+    def check(self, *, world_size: int = 1) -> None:
+        """Check the options."""
+        check_name("standardise", self.standardise, STANDARDISE)
+        check_name("dtype", self.dtype, DTYPES)
+        super().check(world_size=world_size)
+
+    def residue(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        """What the prior leaves of values `(N,)` at x `(N, F)`."""
+        return y if self.prior is None else y - formula_values(self.prior, self.columns, x)
+
+    def scaled(self, splits: dict[str, Split]) -> dict[str, Split]:
+        """Standardise float64 splits by the training split, and give them their dtype."""
+        kind = torch.float64 if self.dtype == "float64" else torch.float32
+        for column, what in enumerate(("inputs", "targets")):
+            if self.standardise in (what, "both"):
+                mean, deviation = moments(splits["train"][column])
+                for part, split in splits.items():
+                    pair = list(split)
+                    pair[column] = (pair[column] - mean) / deviation
+                    splits[part] = Split(*pair)
+        return {part: Split(x.to(kind), y.to(kind)) for part, (x, y) in splits.items()}
+
+
+class Functions(Regression):
     """Points drawn uniformly in a box, and a function's value at each.
 
     `function` names one of the library, or `formula` writes it out, as "x*y + sin(z)". `ranges`
@@ -120,7 +170,6 @@ class Functions(InMemory):
     prior and the network together.
     """
 
-    reference_name = "training mean"
     test_set = "independent"
     domain = "functions"
 
@@ -135,9 +184,6 @@ class Functions(InMemory):
         n_test: int = 1000,
         noise: float = 0.0,
         split_seed: int | None = 0,
-        standardise: str = "none",
-        prior: str | None = None,
-        dtype: str = "float32",
         root: str = "data",
         **options: Any,
     ) -> None:
@@ -150,9 +196,6 @@ class Functions(InMemory):
         self.n_test = n_test
         self.noise = noise
         self.split_seed = split_seed
-        self.standardise = standardise
-        self.prior = prior
-        self.dtype = dtype
         self.root = root
         self._target: Function | None = None
 
@@ -175,21 +218,14 @@ class Functions(InMemory):
         return self.formula or str(self.function)
 
     @property
-    def columns(self) -> tuple[str, ...]:
+    def columns(self) -> tuple[str, ...]:  # type: ignore[override]
         """The names of the variables."""
         return self.target.variables
-
-    @property
-    def spec(self) -> DataSpec:
-        """One value from as many numbers as the function has variables."""
-        return DataSpec((len(self.target.variables),), 1, "regression", kind="table")
 
     def check(self, *, world_size: int = 1) -> None:
         """Check the options."""
         for part in PARTS:
             check_whole(f"n_{part}", getattr(self, f"n_{part}"), 2)
-        check_name("standardise", self.standardise, STANDARDISE)
-        check_name("dtype", self.dtype, DTYPES)
         if isinstance(self.noise, bool) or not 0 <= self.noise < float("inf"):
             raise ValueError(f"noise must be a number of at least 0, not {self.noise!r}")
         super().check(world_size=world_size)
@@ -227,22 +263,15 @@ class Functions(InMemory):
         if self.noise:
             generator = np.random.default_rng(keyed_seed("noise", self.split_seed or 0))
             y += self.noise * y.std() * generator.standard_normal(len(y))
-        if self.prior is not None:
-            for x, values in drawn.values():
-                values -= formula_values(self.prior, self.columns, x)
         counts = self.counts()._asdict()
         splits = {
             part: Split(
-                torch.from_numpy(x)[: counts[part]], torch.from_numpy(y)[: counts[part], None]
+                torch.from_numpy(x)[: counts[part]],
+                torch.from_numpy(self.residue(x, y))[: counts[part], None],
             )
             for part, (x, y) in drawn.items()
         }
-        return scaled(splits, self.standardise, self.dtype)
-
-    def reference(self) -> dict[str, dict[str, float]]:
-        """Return the scores of the mean of the training targets."""
-        assert self.splits is not None
-        return mean_scores(self.splits)
+        return self.scaled(splits)
 
     def _ranges(self, function: Function) -> tuple[Range, ...]:
         given = self.ranges
@@ -265,19 +294,6 @@ class Functions(InMemory):
                 f"not {given!r}"
             )
         return tuple(_pair(name, pair) for name, pair in zip(names, pairs, strict=True))
-
-
-def scaled(splits: dict[str, Split], standardise: str, dtype: str) -> dict[str, Split]:
-    """Standardise float64 splits by the training split, and give them their dtype."""
-    kind = torch.float64 if dtype == "float64" else torch.float32
-    for column, what in enumerate(("inputs", "targets")):
-        if standardise in (what, "both"):
-            mean, deviation = moments(splits["train"][column])
-            for part, split in splits.items():
-                pair = list(split)
-                pair[column] = (pair[column] - mean) / deviation
-                splits[part] = Split(*pair)
-    return {part: Split(x.to(kind), y.to(kind)) for part, (x, y) in splits.items()}
 
 
 def _pair(name: str, pair: object) -> Range:

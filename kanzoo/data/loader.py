@@ -93,7 +93,13 @@ class Loader(ABC):
     batch_sampler = None
 
     def __init__(
-        self, sampler: EpochSampler, *, batch_size: int, training: bool, rank: int, world_size: int
+        self,
+        sampler: EpochSampler,
+        *,
+        batch_size: int,
+        training: bool,
+        rank: int = 0,
+        world_size: int = 1,
     ) -> None:
         self.sampler = sampler
         self.training = training
@@ -151,15 +157,9 @@ class MemoryLoader(Loader):
         y: Tensor,
         transform: Transform,
         sampler: EpochSampler,
-        *,
-        batch_size: int,
-        training: bool,
-        rank: int = 0,
-        world_size: int = 1,
+        **options: Any,
     ) -> None:
-        super().__init__(
-            sampler, batch_size=batch_size, training=training, rank=rank, world_size=world_size
-        )
+        super().__init__(sampler, **options)
         self.x = x
         self.y = y
         self.transform = transform

@@ -1,7 +1,8 @@
 """Data sets small enough to be held in memory: read once, split once, moved to the device once."""
 
 from abc import abstractmethod
-from typing import ClassVar
+from math import sqrt
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -40,27 +41,43 @@ class InMemory(Dataset):
             self.check()
             self.splits = self.cut()
 
+    @property
+    def loaded(self) -> dict[str, Split]:
+        """The splits, known after loading."""
+        assert self.splits is not None
+        return self.splits
+
     def targets(self, part: str) -> Tensor:
         """Return the targets of a loaded split."""
-        assert self.splits is not None
-        return self.splits[part].y
+        return self.loaded[part].y
 
     def make_loader(
-        self, part: str, sampler: EpochSampler, *, device: torch.device, rank: int, world_size: int
+        self, part: str, sampler: EpochSampler, device: torch.device, **options: Any
     ) -> Loader:
         """Return a loader over this split's tensors on `device`."""
-        assert self.splits is not None
-        x, y = self.splits[part]
-        return MemoryLoader(
-            x.to(device),
-            y.to(device),
-            self.make_transform(part, device),
-            sampler,
-            batch_size=self.batch_size,
-            training=part == "train",
-            rank=rank,
-            world_size=world_size,
-        )
+        x, y = (tensor.to(device) for tensor in self.loaded[part])
+        return MemoryLoader(x, y, self.make_transform(part, device), sampler, **options)
+
+    @property
+    def reference_name(self) -> str:  # type: ignore[override]
+        """What the reference predicts."""
+        names = {"classification": "most frequent class", "regression": "training mean"}
+        return names.get(self.spec.task, "")
+
+    def reference(self) -> dict[str, dict[str, float]]:
+        """Return what a prediction that learns nothing reaches on both splits."""
+        parts = ("val", "test") if self.reference_name else ()
+        return {part: self.reference_scores(part) for part in parts}
+
+    def reference_scores(self, part: str) -> dict[str, float]:
+        """Return the scores of the most frequent class, or of the mean, of the training split."""
+        train, y = self.loaded["train"].y, self.loaded[part].y
+        if self.spec.task == "classification":
+            return {"accuracy": float((y == train.bincount().argmax()).double().mean())}
+        errors = y.double() - train.double().mean(0)
+        mse = float(errors.square().mean())
+        r2 = 1 - mse / float(y.double().var(0, correction=0).mean())
+        return {"rmse": sqrt(mse), "mae": float(errors.abs().mean()), "r2": r2}
 
 
 class MemoryDataset(InMemory, DrawnDataset):
@@ -99,13 +116,6 @@ class MemoryDataset(InMemory, DrawnDataset):
         splits = {}
         for part in PARTS:
             source, index = chosen[part]
-            rows = (
-                index.sort().values
-            )  # the order of the files, so that the whole test set equals the official one
+            rows = index.sort().values  # in the order of the files, as an official test set is
             splits[part] = Split(source.x[rows], source.y[rows])
         return splits
-
-
-def majority(train: Tensor, other: Tensor) -> float:
-    """Return the accuracy on `other` of always naming the most frequent class of `train`."""
-    return float((other == torch.bincount(train).argmax()).double().mean())

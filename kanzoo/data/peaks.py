@@ -7,7 +7,6 @@ from torch import Tensor
 
 from kanzoo.data.base import DataSpec, Split
 from kanzoo.data.memory import MemoryDataset
-from kanzoo.data.tabular import mean_scores
 
 SHARPNESS = 300.0
 
@@ -26,7 +25,6 @@ class FivePeaks(MemoryDataset):
     """
 
     num_train, num_test = 1000, 250
-    reference_name = "training mean"
     domain = "functions"
 
     def __init__(self, *, val_size: float = 0.2, **options: Any) -> None:
@@ -52,11 +50,5 @@ class FivePeaks(MemoryDataset):
 
     def groups(self, part: str, phases: int) -> list[Tensor]:
         """Return the indices of the samples nearest to each peak, from left to right."""
-        assert self.splits is not None
-        peak_of = ((self.splits[part].x[:, 0] + 1) * 2.5).long().clamp(0, 4)
+        peak_of = ((self.loaded[part].x[:, 0] + 1) * 2.5).long().clamp(0, 4)
         return [(peak_of == peak).nonzero()[:, 0] for peak in range(phases)]
-
-    def reference(self) -> dict[str, dict[str, float]]:
-        """Return the errors of always answering the mean of the training targets."""
-        assert self.splits is not None
-        return mean_scores(self.splits)

@@ -5,7 +5,6 @@ Axes: N samples, F features.
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from math import sqrt
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,7 +14,7 @@ from torch import Tensor
 
 from kanzoo.data.base import DataSpec, Split
 from kanzoo.data.files import File
-from kanzoo.data.memory import MemoryDataset, majority
+from kanzoo.data.memory import MemoryDataset
 from kanzoo.data.remote import Downloaded
 
 Moments = tuple[Tensor, Tensor]
@@ -65,11 +64,6 @@ class Table(MemoryDataset):
         """The names of the features, in order."""
         return self.feature_names
 
-    @property
-    def reference_name(self) -> str:  # type: ignore[override]
-        """What the reference predicts."""
-        return "most frequent class" if self.num_classes else "training mean"
-
     @abstractmethod
     def rows(self) -> tuple[np.ndarray, np.ndarray]:
         """Return features `(N, F)` and targets `(N,)` of all rows."""
@@ -97,14 +91,6 @@ class Table(MemoryDataset):
             part: Split(standardise(x, features), y if target is None else standardise(y, target))
             for part, (x, y) in splits.items()
         }
-
-    def reference(self) -> dict[str, dict[str, float]]:
-        """Return the scores of the most frequent class, or the mean, of the training split."""
-        assert self.splits is not None
-        if not self.num_classes:
-            return mean_scores(self.splits)
-        seen = self.splits["train"].y
-        return {part: {"accuracy": majority(seen, self.splits[part].y)} for part in ("val", "test")}
 
 
 class BreastCancer(Table):
@@ -200,15 +186,3 @@ class CaliforniaHousing(Downloaded, Table):
             raise ValueError(
                 f"{path} is corrupt ({error}); delete it and fetch it again"
             ) from error
-
-
-def mean_scores(splits: dict[str, Split]) -> dict[str, dict[str, float]]:
-    """The regression metrics of predicting the mean of the training targets."""
-    mean = splits["train"].y.double().mean(0)
-    scores = {}
-    for part in ("val", "test"):
-        y = splits[part].y.double()
-        mse = float((y - mean).square().mean())
-        r2 = 1 - mse / float(y.var(0, correction=0).mean())
-        scores[part] = {"rmse": sqrt(mse), "mae": float((y - mean).abs().mean()), "r2": r2}
-    return scores

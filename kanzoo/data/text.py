@@ -137,18 +137,14 @@ class Text(InMemory):
         assert self.train_text is not None
         return RandomWindows(self.train_text, self.counts().train, self.block_size, device)
 
-    def reference(self) -> dict[str, dict[str, float]]:
+    def reference_scores(self, part: str) -> dict[str, float]:
         """Return the scores of the characters' frequencies in training, each counted once more."""
-        assert self.splits is not None
         assert self.train_text is not None
         counts = torch.bincount(self.train_text, minlength=self.vocabulary_size) + 1
         nats = -(counts / counts.sum()).double().log()  # (V,)
-        scores = {}
-        for part in ("val", "test"):
-            y = self.splits[part].y
-            mean = float(nats[y[y != IGNORE]].mean())
-            scores[part] = {"bits_per_char": mean / math.log(2), "perplexity": math.exp(mean)}
-        return scores
+        y = self.loaded[part].y
+        mean = float(nats[y[y != IGNORE]].mean())
+        return {"bits_per_char": mean / math.log(2), "perplexity": math.exp(mean)}
 
     def decode(self, codes: Tensor) -> str:
         """Return the characters that codes `(T,)` stand for; known after loading."""

@@ -12,7 +12,7 @@ from kanzoo.checks import check_value
 from kanzoo.data.base import DataSpec, Split
 from kanzoo.data.files import File, read_cifar, read_idx
 from kanzoo.data.loader import Transform
-from kanzoo.data.memory import MemoryDataset, majority
+from kanzoo.data.memory import MemoryDataset
 from kanzoo.data.remote import Downloaded
 from kanzoo.data.transform import ImageTransform, channel_statistics
 
@@ -29,7 +29,6 @@ class Images(MemoryDataset):
     class_names: ClassVar[tuple[str, ...]] = ()
     padding: ClassVar[int]
     flip: ClassVar[bool] = False
-    reference_name = "most frequent class"
     domain = "vision"
 
     def __init__(self, *, augment: bool = False, **options: Any) -> None:
@@ -50,17 +49,8 @@ class Images(MemoryDataset):
     def load(self) -> None:
         """Read and split the images, and compute the statistics of the training split."""
         super().load()
-        assert self.splits is not None
         if self.statistics is None:
-            self.statistics = channel_statistics(self.splits["train"].x)
-
-    def reference(self) -> dict[str, dict[str, float]]:
-        """Return the accuracy of always naming the most frequent class of training."""
-        assert self.splits is not None
-        train = self.splits["train"].y
-        return {
-            part: {"accuracy": majority(train, self.splits[part].y)} for part in ("val", "test")
-        }
+            self.statistics = channel_statistics(self.loaded["train"].x)
 
     def make_transform(self, part: str, device: torch.device) -> Transform:
         """Return normalisation and, in training where asked for, augmentation."""
