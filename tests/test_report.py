@@ -6,6 +6,7 @@ import shutil
 import subprocess
 from io import StringIO
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pandas as pd
@@ -113,11 +114,82 @@ def study(tmp_path: Path) -> pd.DataFrame:
     return results
 
 
-def test_the_four_files_and_nothing_else(tmp_path, study):
+def test_the_files_and_nothing_else(tmp_path, study):
+    """Figures of an earlier report go, what else lies beside them stays."""
+    figures = tmp_path / "report" / "figures"
+    report(tmp_path, study, title="earlier")
+    (figures / "mine.svg").write_text("")
+    (figures / "curves-99-old.pdf").write_text("")
     files = report(tmp_path, study)
-    assert sorted(files) == ["index.html", "report.md", "results.csv", "verdicts.json"]
-    assert {path.name for path in (tmp_path / "report").iterdir()} == set(files)
-    assert all(path.parent == tmp_path / "report" for path in files.values())
+    names = [name for name in files if not name.startswith("figures/")]
+    assert sorted(names) == [
+        "index.html", "report.md", "results.csv", "table.csv", "table.tex", "verdicts.json",
+    ]  # fmt: skip
+    found = {p for p in (tmp_path / "report").rglob("*") if p.is_file()}
+    assert found == {*files.values(), figures / "mine.svg"}
+
+
+def test_figures_are_the_panels_of_the_page(tmp_path, study):
+    """As SVG that is XML with its texts under the pointer, and as PDF; in the light colours."""
+    files = report(tmp_path, study)
+    page = Page(files["index.html"].read_text())
+    figures = {name for name in files if name.startswith("figures/")}
+    assert figures == {link for link in page.links if link.startswith("figures/")}
+    assert len(figures) == 2 * page.tags.count("svg")
+    for name in figures:
+        content = files[name].read_bytes()
+        if name.endswith(".pdf"):
+            assert content.startswith(b"%PDF")
+            continue
+        root = ElementTree.fromstring(content)
+        assert list(root.iter("{http://www.w3.org/2000/svg}title")), name
+        assert b"var(--" not in content
+    (forest,) = (files[name] for name in figures if re.search(r"effects-01.*svg", name))
+    assert "kan_bspline: +0.0" in forest.read_text()
+
+
+def test_rows_lead_to_their_runs(tmp_path, study):
+    online = "https://wandb.ai/team/zoo/runs/demo-1"
+    study["wandb"] = ""
+    usable = study.index[study.status == "finished"]
+    study.loc[usable[:2], "wandb"] = [online, "javascript:alert(1)"]
+    page = Page(report(tmp_path, study)["index.html"].read_text())
+    assert [link for link in page.links if "wandb" in link or "script" in link] == [online]
+    runs = {link for link in page.links if link.startswith("../")}
+    assert all((tmp_path / "report" / link).is_dir() for link in runs)
+    cells = {str(Path(run).parent) for run in study["run_dir"]}
+    arms = {cell for cell in cells if not cell.endswith("-mlp")}
+    assert runs == {f"../{run}/" for run in [*study["run_dir"], *arms]}
+
+
+def test_the_tables_for_papers_hold_the_verdicts(tmp_path, study):
+    found = verdicts(study, "mlp", margin=0.01, n_resamples=500)
+    files = report(tmp_path, study)
+    read = pd.read_csv(files["table.csv"])
+    np.testing.assert_array_equal(read["ci_low"], [v.ci_low for v in found])
+    assert read["verdict"].tolist() == [v.verdict for v in found]
+    rows = latex_rows(files["table.tex"].read_text())
+    assert len(rows) == 1 + len(found)
+    assert {len(row) for row in rows} == {len(rows[0])}
+    bold = rows[0].index("Verdict")
+    assert [row[bold] for row in rows[1:]] == [v.verdict for v in found]
+
+
+def latex_rows(text: str) -> list[list[str]]:
+    """Cells of a LaTeX table after a check of what a compiler would refuse."""
+    text = "\n".join(line for line in text.splitlines() if not line.startswith("%"))
+    assert text.isascii()
+    begun = re.findall(r"\\(begin|end)\{(\w+)\}", text)
+    assert begun == [("begin", "table"), ("begin", "tabular"), ("end", "tabular"), ("end", "table")]
+    plain = re.sub(r"\\[\\{}&%$#_]", "", text)
+    assert not re.search(r"[%#_^~]", plain)
+    assert plain.count("{") == plain.count("}")
+    assert plain.count("$") % 2 == 0
+    columns = re.search(r"\\begin\{tabular\}\{([lr]+)\}", text)[1]
+    body = text.split(r"\toprule")[1].split(r"\bottomrule")[0].replace(r"\midrule", "")
+    rows = [re.split(r"(?<!\\)&", row) for row in body.split(r"\\")[:-1]]
+    assert {len(row) for row in rows} == {len(columns)}
+    return [[cell.strip() for cell in row] for row in rows]
 
 
 def test_the_page_is_one_sound_file(tmp_path, study):
@@ -125,7 +197,8 @@ def test_the_page_is_one_sound_file(tmp_path, study):
     page = Page(text)
     assert page.open == []
     assert "script" not in page.tags
-    assert all(link.startswith("#") or link == "data:," for link in page.links)
+    near = ("#", "../", "figures/", "table.")
+    assert all(link.startswith(near) or link == "data:," for link in page.links)
     assert not re.search(r"https?://|@import|url\((?!#)", text)
     assert len(page.ids) == len(set(page.ids))
     fragments = {link[1:] for link in page.links if link.startswith("#")}
@@ -191,6 +264,7 @@ def test_everything_is_escaped(tmp_path):
     results = fake_study(tmp_path, models={attack: 0.9}, data=(f'{attack}"',), epochs=0)
     results["arm"] = results["arm"].replace({"kan_rbf": f"{attack}$x$&|"})
     results["command"] = results["sizes"] = results["metric"] = attack
+    results["machine"] = results["run_dir"] = results["test_set"] = attack
     results.loc[3, "status"] = "failed"
     results["reason"] = f"{attack}\n| a `b`"
     files = report(
@@ -204,6 +278,7 @@ def test_everything_is_escaped(tmp_path):
         environment={attack: {attack: attack}},
         edges=[EdgeCurves(attack, np.array([0, 1]), np.array([[0, 1]]), attack)],
     )
+    latex_rows(files["table.tex"].read_text())
     text = files["index.html"].read_text()
     assert "<script" not in text
     assert "alert('x')" in Page(text).text
@@ -261,12 +336,17 @@ def test_a_failed_write_leaves_the_old_report(tmp_path, study, monkeypatch):
 
 def test_curves_are_the_mean_of_the_logged_values(tmp_path):
     results = tables.tidy(fake_study(tmp_path, models={"mlp": 0.9}, epochs=4))
-    column, found = panels._histories(results, "accuracy", tmp_path)
-    assert column == "val/accuracy"
-    assert {arm: len(series) for arm, series in found.items()} == dict.fromkeys(ARMS, 5)
+    colours = tables.arms_of(results, "mlp")
+    found = panels._histories(results, "accuracy", tmp_path, colours)
+    assert list(found) == ["val/accuracy", "train/loss", panels.GAP]
+    for by_arm in found.values():
+        assert {arm: len(series) for arm, series in by_arm.items()} == dict.fromkeys(ARMS, 5)
     run = results.iloc[0]
-    logged = pd.read_csv(tmp_path / run.run_dir / "metrics.csv")["val/accuracy"].dropna()
-    np.testing.assert_array_equal(found[run.arm][0], logged)
+    logged = pd.read_csv(tmp_path / run.run_dir / "metrics.csv")
+    scores = logged["val/accuracy"].dropna()
+    np.testing.assert_array_equal(found["val/accuracy"][run.arm][0], scores)
+    gap = logged["train/loss"].dropna().to_numpy() - logged["val/loss"].dropna().to_numpy()
+    np.testing.assert_allclose(found[panels.GAP][run.arm][0], gap)
 
 
 def test_missing_broken_or_empty_metrics_do_not_stop_the_report(tmp_path, study):

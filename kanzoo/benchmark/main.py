@@ -3,7 +3,6 @@
 import argparse
 import json
 import os
-import platform
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -112,13 +111,10 @@ def _loop(options: argparse.Namespace) -> Iterator[Any]:
 
 def hardware() -> dict[str, Any]:
     """What the numbers were measured on."""
-    cpu = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        models = [line for line in info.read_text().splitlines() if line.startswith("model name")]
-        cpu = models[0].partition(":")[2].strip() if models else cpu
+    from kanzoo.training.measure import processor  # which imports all that trains
+
     return {
-        "cpu": cpu,
+        "cpu": processor(),
         "simd": torch.backends.cpu.get_cpu_capability(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),

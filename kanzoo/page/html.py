@@ -42,7 +42,7 @@ def inline(svg: str, label: str) -> str:
     that one drawing is legible on light and on dark pages. Text stays text.
     """
     svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->|<title>.*?</title>", "", svg, flags=re.S)
+    svg = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", svg, flags=re.S)
     svg = re.sub(r"<style.*?</style>|font-family: [^;\"]*; ", "", re.sub(r"\s*\n\s*", " ", svg))
     head, rest = svg.split(">", 1)
     box = re.search(r'viewBox="[\d. ]+"', head)

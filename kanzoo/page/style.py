@@ -1,13 +1,16 @@
 """How pictures look, and how they are written: light files, whose colours a page can replace."""
 
 import contextlib
+import html
 import io
+import re
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
+from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 
 # The variables of the style sheet of all pages. Pictures are drawn in the light ones.
@@ -26,8 +29,9 @@ DARK = {
 CARD, TEXT, MUTED, LINE, BAND, CURVE, ACCENT = (
     LIGHT[name] for name in ("card", "text", "muted", "line", "band", "c1", "c2")
 )
+_TIP = "tip-"  # before an id that holds a text as hexadecimal digits
 _STYLE: dict[Any, Any] = {
-    "svg.fonttype": "none", "svg.hashsalt": "kanzoo", "text.parse_math": False,
+    "svg.fonttype": "none", "svg.hashsalt": "kanzoo", "pdf.fonttype": 42, "text.parse_math": False,
     "font.family": "DejaVu Sans", "font.size": 9, "figure.facecolor": CARD, "axes.facecolor": CARD,
     "text.color": TEXT, "axes.labelcolor": MUTED, "axes.edgecolor": LINE, "grid.color": LINE,
     "xtick.color": LINE, "ytick.color": LINE, "xtick.labelcolor": MUTED, "ytick.labelcolor": MUTED,
@@ -64,7 +68,25 @@ def save(figure: Figure, path: Path, suffixes: tuple[str, ...] = (".png", ".svg"
 
 
 def svg_of(figure: Figure) -> str:
-    """The text of an SVG file, without date."""
+    """The text of an SVG file, without date; what has a `tip` shows it under the pointer."""
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    return re.sub(rf'<g id="{_TIP}([0-9a-f]*)">', _title, buffer.getvalue())
+
+
+def _title(found: re.Match[str]) -> str:
+    text = html.escape(bytes.fromhex(found[1]).decode()).replace("\n", "&#10;")
+    return f"<g><title>{text}</title>"
+
+
+def pdf_of(figure: Figure) -> bytes:
+    """The content of a PDF file, without date."""
+    buffer = io.BytesIO()
+    metadata = {"CreationDate": None, "Creator": None, "Producer": None}
+    figure.savefig(buffer, format="pdf", metadata=metadata)
     return buffer.getvalue()
+
+
+def tip(artist: Artist, text: str) -> None:
+    """Let the SVG of an artist show a text under the pointer."""
+    artist.set_gid(_TIP + text.encode().hex())

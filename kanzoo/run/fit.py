@@ -72,7 +72,7 @@ def fit(folder: RunDir, prepared: Prepared, callbacks: "Sequence[Callback]" = ()
     from kanzoo.training.evaluation import PhaseScores, evaluate, outside_grid
     from kanzoo.training.finite import StopWhenDiverged, check_scores
     from kanzoo.training.interrupt import stopping_between_batches
-    from kanzoo.training.measure import StepTimer, peak_step_memory
+    from kanzoo.training.measure import StepTimer, machine, peak_step_memory
     from kanzoo.training.optim import build_optimizer
     from kanzoo.training.task import Task
     from kanzoo.training.trainer import build_trainer, close_wandb, dtype_of
@@ -121,7 +121,7 @@ def fit(folder: RunDir, prepared: Prepared, callbacks: "Sequence[Callback]" = ()
             scores["test"] |= phases.summary()
             scores |= {"phases": phases.scores, "phases_constant": phases.constants}
     finally:
-        close_wandb()
+        address = close_wandb()
     if not trainer.is_global_zero:
         return None
     outside = outside_grid(trainer, net, data)
@@ -144,6 +144,7 @@ def fit(folder: RunDir, prepared: Prepared, callbacks: "Sequence[Callback]" = ()
         **facts,
         **_final_size(net, plan),
         "step_time_ms": timer.step_ms(),
+        "machine": machine(trainer.strategy.root_device),
         "peak_memory_mb": peak / 2**20,
         "train_seconds": seconds,
         "epochs": trainer.current_epoch,
@@ -155,6 +156,7 @@ def fit(folder: RunDir, prepared: Prepared, callbacks: "Sequence[Callback]" = ()
         "reference": dataset.reference(),
         "reference_name": dataset.reference_name,
         "data_version": dataset.spec.version or None,
+        "wandb": address,
         "git_sha": git_sha(),
         "versions": _versions(),
         "config_hash": folder.config_hash,

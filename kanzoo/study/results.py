@@ -120,6 +120,7 @@ def _row(cell: Cell, study_folder: Path, axes: Sequence[str]) -> dict[str, Any]:
         "flops_sparse": result["flops_sparse"],
     }
     row |= {key: result[key] for key in COSTS}
+    row |= {key: result.get(key) or "" for key in ("machine", "wandb")}
     row |= _split(result, path)
     others = {k: v for k, v in result["test"].items() if k not in ("loss", result["metric"])}
     row |= {f"test_{name}": value for name, value in others.items()}

@@ -1,10 +1,13 @@
 """What training costs: time of a step, and peak memory."""
 
 import copy
+import platform
 import statistics
 import time
 import weakref
 from collections.abc import Callable
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,6 +20,22 @@ from kanzoo.kernels.native.scratch import fresh_scratch
 
 WARMUP_STEPS = 3
 EVERY_STEP, SAMPLED = 50, 10  # so many first steps are timed, then one in so many
+
+
+@cache
+def processor() -> str:
+    """The model of the CPU."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return models[0] if models else platform.processor() or platform.machine()
+
+
+def machine(device: torch.device) -> str:
+    """What a run was timed on: its GPU, or its CPU and how many threads it had."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{processor()}, threads: {torch.get_num_threads()}"
 
 
 class StepTimer(Callback):

@@ -156,11 +156,17 @@ class ProgressBar(RichProgressBar):
         return True
 
 
-def close_wandb() -> None:
-    """End the W&B run of this process, if any, so that the next run gets one of its own."""
+def close_wandb() -> str | None:
+    """End the W&B run of this process, if any, so that the next run gets one of its own.
+
+    Returns its address where it is online.
+    """
     wandb = sys.modules.get("wandb")
-    if wandb is not None:
-        wandb.finish()
+    if wandb is None:
+        return None
+    address = wandb.run.url if wandb.run is not None else None
+    wandb.finish()
+    return address or None
 
 
 def quieten() -> None:

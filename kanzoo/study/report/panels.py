@@ -20,6 +20,8 @@ from kanzoo.study.verdict import Verdict
 
 MAX_PANELS = 24
 MAX_CURVES = 10  # runs read for one line
+KEPT = ("epoch", "train/loss")  # of metrics.csv, beside all of validation
+GAP = "train - val loss"
 COSTS = {
     "params": "trainable parameters",
     "flops": "forward FLOPs",
@@ -121,8 +123,8 @@ def phases(
             title = " · ".join(filter(None, (*map(str, key[:2]), place, f"part {part}")))
             ordered = {arm: by_arm[arm] for arm in sorted(by_arm, key=lambda arm: colours[arm])}
             metric = f"test {rows['metric'].iloc[0]}"
-            panels.append((title, ordered, metric))
-    drawn = [plots.curves(*panel, colours, over="after phase") for panel in panels[:MAX_PANELS]]
+            panels.append((title, {metric: ordered}))
+    drawn = [plots.curves(*panel, colours, over="phase") for panel in panels[:MAX_PANELS]]
     return drawn, len(panels)
 
 
@@ -174,13 +176,12 @@ def curves(
         same = matched[matched["match"] == match]
         shown = pd.concat([same if len(same) or matched["match"].nunique() > 1 else matched, rows])
         metric, _ = _metric(rows)
-        column, tables = _histories(shown, metric, runs)
+        tables = _histories(shown, metric, runs, colours)
         if tables:
             place = axes_text(dict(zip(axes, map(str, values), strict=True)))
             parts = (data, model, match if several else "", place)
             title = " · ".join(str(part) for part in parts if part)
-            ordered = {arm: tables[arm] for arm in sorted(tables, key=lambda arm: colours[arm])}
-            panels.append(plots.curves(title, ordered, column, colours))
+            panels.append(plots.curves(title, tables, colours))
     return panels, len(groups) if len(groups) > MAX_PANELS else len(panels)
 
 
@@ -189,30 +190,45 @@ def _metric(rows: pd.DataFrame) -> tuple[str, str]:
 
 
 def _histories(
-    rows: pd.DataFrame, metric: str, runs: Path
-) -> tuple[str, dict[str, list[pd.Series]]]:
-    """Series by epoch of every arm, of the validation metric or, where none has it, its loss."""
+    rows: pd.DataFrame, metric: str, runs: Path, colours: Mapping[str, int]
+) -> dict[str, dict[str, list[pd.Series]]]:
+    """Series by epoch of every arm, of what runs logged and of the gap between their losses.
+
+    First the validation metric or, where none has it, the loss, then the training loss, then the
+    gap.
+    """
     read = {
         str(arm): [table for folder in group["run_dir"].head(MAX_CURVES)
               if (table := _history(runs / folder / "metrics.csv")) is not None]
         for arm, group in rows.groupby("arm")
     }  # fmt: skip
-    for column in (f"val/{metric}", "val/loss"):
+    found: dict[str, dict[str, list[pd.Series]]] = {}
+    for column in (f"val/{metric}", "val/loss", "train/loss", GAP):
+        if column == "val/loss" and found:
+            continue
         series = {
-            arm: [t.dropna(subset=[column]).groupby("epoch")[column].last()
-                  for t in tables if column in t]
-            for arm, tables in read.items()
-        }  # fmt: skip
-        series = {arm: [s for s in values if len(s)] for arm, values in series.items()}
+            arm: [t[column].dropna() for t in read[arm] if column in t and t[column].notna().any()]
+            for arm in sorted(read, key=lambda arm: colours[arm])
+        }
         if any(series.values()):
-            return column, {arm: values for arm, values in series.items() if values}
-    return "", {}
+            found[column] = {arm: values for arm, values in series.items() if values}
+    return found
 
 
 def _history(path: Path) -> pd.DataFrame | None:
-    """The epochs and validation columns of a run, None where it left no readable record."""
+    """Losses and validation scores by epoch, None where a run left no readable record.
+
+    The training loss is the mean of what was logged during the epoch.
+    """
     try:
-        table = pd.read_csv(path, usecols=lambda name: name == "epoch" or name.startswith("val/"))
-        return table.apply(pd.to_numeric, errors="coerce") if "epoch" in table else None
-    except (OSError, ValueError):
+        table = pd.read_csv(path, usecols=lambda name: name in KEPT or name.startswith("val/"))
+        table = table.apply(pd.to_numeric, errors="coerce")
+        logged = table.dropna(subset=["epoch"]).groupby("epoch")
+        epochs = logged.last()
+    except (OSError, ValueError, KeyError):
         return None
+    if "train/loss" in table:
+        epochs["train/loss"] = logged["train/loss"].mean()
+        if "val/loss" in table:
+            epochs[GAP] = epochs["train/loss"] - epochs["val/loss"]
+    return epochs

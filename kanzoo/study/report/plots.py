@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -49,6 +49,8 @@ class Panel:
     title: str
     svg: str
     note: str = ""
+    files: Mapping[str, str | bytes] = field(default_factory=dict)  # by their suffix
+    name: str = ""  # of these files, without it
 
 
 def tone(index: int) -> str:
@@ -72,33 +74,39 @@ def sign(index: int) -> str:
 
 
 @contextmanager
-def _axes(finish: Callable[[str], None], label: str, height: float = 2.5) -> Iterator[Axes]:
-    """Axes of one panel; on leaving, `finish` gets the SVG."""
+def _axes(finish: Callable[[Panel], None], title: str, label: str, height: float = 2.5,
+          heights: Sequence[float] = (1.0,)) -> Iterator[list[Axes]]:  # fmt: skip
+    """Axes below each other, of relative heights; on leaving, `finish` gets the panel."""
     with style.style(_PANEL):
         figure = Figure(figsize=(4.0, height), layout="constrained")
-        yield figure.add_subplot()
-        finish(inline(style.svg_of(figure), label))
+        grid = {"height_ratios": heights}
+        rows = figure.subplots(len(heights), sharex=True, squeeze=False, gridspec_kw=grid)
+        yield list(rows[:, 0])
+        figure.draw_without_rendering()  # once for both files
+        figure.set_layout_engine("none")
+        for ax in figure.axes:  # the last digits of a layout differ from time to time
+            ax.set_position([round(value, 5) for value in ax.get_position().bounds])
+        svg = style.svg_of(figure)
+        files: dict[str, str | bytes] = {".svg": svg, ".pdf": style.pdf_of(figure)}
+        finish(Panel(title, inline(svg, f"{label}: {title}"), files=files))
 
 
 def forest(
     title: str, rows: Sequence[Verdict], names: Sequence[str], colours: Sequence[int]
 ) -> Panel:
     """Mean differences with their intervals, the zero line and the band of the margin."""
-    svg: list[str] = []
-    with _axes(svg.append, f"Differences with intervals: {title}", 0.75 + 0.46 * len(rows)) as ax:
+    drawn: list[Panel] = []
+    height = 0.75 + 0.46 * len(rows)
+    with _axes(drawn.append, title, "Differences with intervals", height) as (ax,):
         margin = max(row.margin for row in rows)
         ax.axvspan(-margin, margin, color=style.BAND, lw=0)
         ax.axvline(0, color=style.MUTED, lw=1)
         ends = [-1.3 * margin, 1.3 * margin]
         for y, (row, name, index) in enumerate(zip(rows, names, colours, strict=True)):
             word = style.LIGHT[row.tone]
-            text: dict[str, Any] = {
-                "xycoords": ("axes fraction", "data"),
-                "va": "bottom",
-                "fontsize": 9.5,
-            }
-            ax.annotate(name, (0, y - 0.16), **text)
-            ax.annotate(row.verdict, (1, y - 0.16), ha="right", color=word, **text)
+            above: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "va": "bottom"}
+            ax.annotate(name, (0, y - 0.16), **above)
+            ax.annotate(row.verdict, (1, y - 0.16), ha="right", color=word, **above)
             if row.mean_difference is None:
                 continue
             low, high = (
@@ -107,8 +115,13 @@ def forest(
             if row.bootstrap_low is not None and row.bootstrap_high is not None:
                 ax.plot([row.bootstrap_low, row.bootstrap_high], [y, y], color=colour(index),
                         lw=1, alpha=0.55)  # fmt: skip
-            ax.plot([low, high], [y, y], color=colour(index), lw=3.2, solid_capstyle="butt")
-            ax.plot(row.mean_difference, y, marker="o", ms=6.5, color=colour(index))
+            text = f"{name}: {row.mean_difference:+.4g} [{low:+.4g}, {high:+.4g}], {row.verdict}"
+            (line,) = ax.plot(
+                [low, high], [y, y], color=colour(index), lw=3.2, solid_capstyle="butt"
+            )
+            (dot,) = ax.plot(row.mean_difference, y, marker="o", ms=6.5, color=colour(index))
+            style.tip(line, text)
+            style.tip(dot, text)
             ends += [low, high]
         extent = (max(ends) - min(ends)) or 1.0
         ax.set_xlim(min(ends) - 0.06 * extent, max(ends) + 0.06 * extent)
@@ -118,7 +131,7 @@ def forest(
         ax.grid(axis="y", visible=False)
         ax.locator_params(axis="x", nbins=5)
         ax.set_xlabel(f"← worse\u2003{rows[0].scale} in {rows[0].metric}\u2003better →")
-    return Panel(title, svg[0])
+    return drawn[0]
 
 
 def cost(
@@ -129,18 +142,20 @@ def cost(
 
     points: a row a (model, arm) with columns model, arm, cost, mean, std.
     """
-    svg: list[str] = []
-    with _axes(svg.append, f"{metric} against {label}: {title}", 2.7) as ax:
+    drawn: list[Panel] = []
+    with _axes(drawn.append, title, f"{metric} against {label}", 2.7) as (ax,):
         ordered = points.sort_values(["cost", "mean"], ascending=[True, mode == "min"])
         best = ordered["mean"].cummax() if mode == "max" else ordered["mean"].cummin()
         front = ordered[best != best.shift()]
         ax.step(front["cost"], front["mean"], where="post", color=style.MUTED, lw=1, ls=(0, (3, 2)))
         for row in points.fillna({"std": 0.0}).to_dict("records"):
-            ax.errorbar(
+            dot, *_ = ax.errorbar(
                 row["cost"], row["mean"], yerr=row["std"], ms=6.5, elinewidth=1,
                 fmt=list(MARKERS)[markers[row["model"]] % len(MARKERS)],
                 color=colour(colours[row["arm"]]),
             )  # fmt: skip
+            style.tip(dot, f"{row['model']} {row['arm']}: {row['mean']:.4g} ± {row['std']:.2g}\n"
+                      f"{label} {row['cost']:,.4g}")  # fmt: skip
         if len(points) and points["cost"].max() > 4 * points["cost"].min() > 0:
             ax.set_xscale("log")
             ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -152,41 +167,55 @@ def cost(
         ax.margins(x=0.1)
         ax.set_xlabel(label)
         ax.set_ylabel(metric)
-    return Panel(title, svg[0])
+    return drawn[0]
 
 
 def curves(
-    title: str, tables: Mapping[str, list[pd.Series]], label: str, colours: Mapping[str, int],
+    title: str, tables: Mapping[str, Mapping[str, list[pd.Series]]], colours: Mapping[str, int],
     over: str = "epoch",
 ) -> Panel:  # fmt: skip
-    """Mean over seeds of a series indexed by epoch, with a band of one standard deviation.
+    """Mean over seeds of series indexed by epoch, with a band of one standard deviation.
 
-    The frame fits what comes after the first fifth; of another index than epochs, everything.
+    tables: by the label of the quantity, which gets axes of its own, the series of every arm. The
+    frame fits what comes after the first fifth; of another index than epochs, everything.
     """
-    svg: list[str] = []
+    drawn: list[Panel] = []
+    heights = [1.0] + [0.6] * (len(tables) - 1)
+    label = f"{next(iter(tables))} over {over}"
+    with _axes(drawn.append, title, label, 0.5 + 2.0 * sum(heights), heights) as rows:
+        for ax, (quantity, series) in zip(rows, tables.items(), strict=True):
+            _draw_curves(ax, series, colours, over)
+            ax.set_ylabel(quantity)
+        rows[-1].set_xlabel(over)
+    seeds = max(len(series) for by_arm in tables.values() for series in by_arm.values())
+    return replace(drawn[0], note=f"{seeds} seeds")
+
+
+def _draw_curves(
+    ax: Axes, tables: Mapping[str, list[pd.Series]], colours: Mapping[str, int], over: str
+) -> None:
     values: list[float] = []
-    with _axes(svg.append, f"{label} over {over}: {title}") as ax:
-        for arm, series in tables.items():
-            table = pd.concat(series, axis=1).sort_index()
-            table = table.iloc[:: max(1, len(table) // MAX_POINTS)]
-            mean, std = table.mean(axis=1), table.std(axis=1).fillna(0.0)
-            index, dash = colours[arm], DASHES[dash_name(colours[arm])]
-            alone = "o" if len(table) == 1 else None
-            ax.plot(table.index, mean, color=colour(index), ls=dash, marker=alone)
-            ax.fill_between(table.index, mean - std, mean + std, color=colour(index), alpha=0.15,
-                            lw=0)  # fmt: skip
-            late = slice(
-                len(table) // 5 if over == "epoch" else 0, None
-            )  # the steep start would flatten all that follows
-            values += [(mean - std)[late].min(), (mean + std)[late].max()]
-        extent = max(values) - min(values)
-        if extent > 0:
-            ax.set_ylim(min(values) - 0.08 * extent, max(values) + 0.08 * extent)
-        ax.margins(x=0.02)
-        ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-        ax.set_xlabel(over)
-        ax.set_ylabel(label)
-    return Panel(title, svg[0], f"{max(map(len, tables.values()))} seeds")
+    for arm, series in tables.items():
+        table = pd.concat(series, axis=1).sort_index()
+        table = table.iloc[:: max(1, len(table) // MAX_POINTS)]
+        mean, std = table.mean(axis=1), table.std(axis=1).fillna(0.0)
+        index, dash = colours[arm], DASHES[dash_name(colours[arm])]
+        alone = "o" if len(table) == 1 else None
+        (line,) = ax.plot(table.index, mean, color=colour(index), ls=dash, marker=alone)
+        band = ax.fill_between(
+            table.index, mean - std, mean + std, color=colour(index), alpha=0.15, lw=0
+        )
+        end = f"{arm}: {mean.iloc[-1]:.4g} ± {std.iloc[-1]:.2g} after {over} {table.index[-1]}"
+        style.tip(line, end)
+        style.tip(band, end)
+        # The steep start would flatten all that follows.
+        late = slice(len(table) // 5 if over == "epoch" else 0, None)
+        values += [(mean - std)[late].min(), (mean + std)[late].max()]
+    extent = max(values) - min(values)
+    if extent > 0:
+        ax.set_ylim(min(values) - 0.08 * extent, max(values) + 0.08 * extent)
+    ax.margins(x=0.02)
+    ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
 
 
 def along(
@@ -203,15 +232,18 @@ def along(
     numbers = all(axis_order(word)[0] == 0 for word in words)
     place = {word: float(word) if numbers else float(i) for i, word in enumerate(words)}
     span = (max(place.values()) - min(place.values())) or 1.0
-    svg: list[str] = []
-    with _axes(svg.append, f"{metric} along {over}: {title}", 2.6) as ax:
+    drawn: list[Panel] = []
+    with _axes(drawn.append, title, f"{metric} along {over}", 2.6) as (ax,):
         positive = numbers and min(place.values()) > 0
         is_log = positive and max(place.values()) > 8 * min(place.values())
         for arm, table in series.items():
             index, dash = colours[arm], DASHES[dash_name(colours[arm])]
             flat = table[table["value"] == ""]
             for row in flat.to_dict("records"):
-                ax.axhline(row["mean"], color=colour(index), ls=dash)
+                style.tip(
+                    ax.axhline(row["mean"], color=colour(index), ls=dash),
+                    f"{arm}: {row['mean']:.4g} ± {row['half']:.2g}",
+                )
             rest = table[table["value"] != ""]
             # Beside each other, or intervals of arms that agree would hide each other.
             shift = 0.0 if is_log else 0.012 * span * (index - (len(series) - 1) / 2)
@@ -219,11 +251,16 @@ def along(
             if is_log:
                 x = x * 1.02 ** (index - (len(series) - 1) / 2)
             order = np.argsort(x)
-            ax.errorbar(
+            if not len(rest):
+                continue
+            line, *_ = ax.errorbar(
                 x[order], rest["mean"].to_numpy()[order], yerr=rest["half"].to_numpy()[order],
                 color=colour(index), ls=dash if numbers else "none", marker="o", ms=4.5,
                 elinewidth=1,
             )  # fmt: skip
+            points = [f"{over} {row['value']}: {row['mean']:.4g} ± {row['half']:.2g}"
+                      for row in rest.iloc[order].to_dict("records")]  # fmt: skip
+            style.tip(line, "\n".join([arm, *points]))
         if is_log:
             ax.set_xscale("log")
             ax.xaxis.set_minor_formatter(NullFormatter())
@@ -232,7 +269,7 @@ def along(
         ax.margins(x=0.06)
         ax.set_xlabel(over)
         ax.set_ylabel(metric)
-    return Panel(title, svg[0])
+    return drawn[0]
 
 
 def edges(plot: EdgeCurves) -> Panel:
@@ -240,12 +277,13 @@ def edges(plot: EdgeCurves) -> Panel:
     x, ys = np.asarray(plot.x, float), np.atleast_2d(np.asarray(plot.ys, float))
     if x.ndim != 1 or ys.shape[1:] != x.shape:
         raise ValueError(f"edge plot {plot.title!r}: x {x.shape} and ys {ys.shape} do not agree")
-    svg: list[str] = []
-    with _axes(svg.append, f"Edge functions: {plot.title}", 2.2) as ax:
+    drawn: list[Panel] = []
+    with _axes(drawn.append, plot.title, "Edge functions", 2.2) as (ax,):
         for index, y in enumerate(ys[:MAX_EDGES]):
-            ax.plot(x, y, color=colour(1 + index), lw=1.2, alpha=0.85)
+            (line,) = ax.plot(x, y, color=colour(1 + index), lw=1.2, alpha=0.85)
+            style.tip(line, f"edge {index + 1} of {len(ys)}")
         ax.margins(x=0.0)
         ax.set_xlabel("input")
         ax.set_ylabel("edge output")
     more = f"{MAX_EDGES} of {len(ys)} edges shown" if len(ys) > MAX_EDGES else ""
-    return Panel(plot.title, svg[0], "; ".join(filter(None, (plot.note, more))))
+    return replace(drawn[0], note="; ".join(filter(None, (plot.note, more))))

@@ -34,6 +34,7 @@ def summarise(
     """Write the report, print the verdicts and return the number of failed cells."""
     from rich.console import Console
 
+    from kanzoo.study.comparison import build_engine
     from kanzoo.study.looks import Looks
     from kanzoo.study.pool import aggregate_effects, effects_of
     from kanzoo.study.report.tuning import tuning_record
@@ -73,7 +74,7 @@ def summarise(
         question=study.question,
         protocol=[*protocol(study, cells), *references(cells)],
         settings={k: v for k in shown if (v := getattr(study, k)) != []},
-        environment=_environment(),
+        environment=_environment() | {"engine": build_engine(config).describe(len(cells))},
         command=command,
         edges=_edges(cells, study.baseline),
         tuning=tuning_record(tunings, study.tune),

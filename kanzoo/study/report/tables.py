@@ -23,9 +23,14 @@ TONES = {"better": "green", "worse": "red", "equivalent": "blue", "undecided": "
 TOLERANCE = 0.02  # of a matched budget
 RECIPE = " (recipe)"
 NONE = "–"  # noqa: RUF001
-TEXTS = ("data", "model", "arm", "match", "reason", "metric", "mode", "sizes", "run_dir", "command")
+TEXTS = ("data", "model", "arm", "match", "reason", "metric", "mode", "sizes", "run_dir", "command",
+         "machine", "wandb", "test_set")  # fmt: skip
 NUMBERS = ("test", "val", "params", "flops", "step_time_ms", "peak_memory_mb", "train_seconds",
-           "epochs")  # fmt: skip
+           "epochs", "n_train", "n_val", "n_test")  # fmt: skip
+TEST_SETS = {
+    "official": "official, the same for all seeds", "fixed": "drawn once",
+    "resampled": "drawn by every seed", "independent": "new with every seed",
+}  # fmt: skip
 
 
 def tidy(results: pd.DataFrame, axes: Sequence[str] = ()) -> pd.DataFrame:
@@ -188,6 +193,7 @@ def budget_rows(
     groups = usable.groupby(by, sort=False)
     table = groups[columns].median()
     table["sizes"], table["runs"] = groups["sizes"].first(), groups.size()
+    table["folder"] = groups["run_dir"].first().map(lambda run: run.rpartition("/")[0])
     twins: dict[tuple[str, ...], dict[str, Mapping[Hashable, Any]]] = {}
     records = table.reset_index().to_dict("records")
     cells = [({name: str(row[name]) for name in by}, row) for row in records]
@@ -205,7 +211,7 @@ def budget_rows(
         is_baseline = cell["arm"] == baseline
         rows.append(cell | {
             "axes": axes_text({name: cell[name] for name in axes}),
-            "sizes": row["sizes"] or NONE, "runs": int(row["runs"]),
+            "sizes": row["sizes"] or NONE, "runs": int(row["runs"]), "folder": row["folder"],
             "params": _budget(row, None if is_baseline else twin, "params", cell["match"]),
             "flops": _budget(row, None if is_baseline else twin, "flops", cell["match"]),
             "step": quantity(row["step_time_ms"], "ms"),
@@ -213,6 +219,32 @@ def budget_rows(
             "seconds": quantity(row["train_seconds"], "s"), "epochs": quantity(row["epochs"]),
         })  # fmt: skip
     return rows
+
+
+def data_rows(results: pd.DataFrame) -> list[dict[str, str]]:
+    """Sizes of the splits of every data set, a range where runs differ in them."""
+    return [
+        {
+            "data": str(data),
+            **{name: _range(rows[f"n_{name}"]) for name in ("train", "val", "test")},
+            "test_set": ", ".join(TEST_SETS.get(v, v) for v in rows["test_set"].unique() if v),
+        }
+        for data, rows in results[finished(results)].groupby("data")
+    ]
+
+
+def machines(results: pd.DataFrame) -> list[tuple[str, int]]:
+    """What runs were timed on, and how many."""
+    counts = results.loc[finished(results) & results["machine"].ne(""), "machine"].value_counts()
+    return [(str(name), int(count)) for name, count in counts.items()]
+
+
+def _range(values: pd.Series[float]) -> str:
+    known = values.dropna()
+    if known.empty:
+        return NONE
+    low, high = f"{known.min():,.0f}", f"{known.max():,.0f}"
+    return low if low == high else f"{low} to {high}"
 
 
 def _budget(

@@ -1,19 +1,23 @@
-"""The report of a study: one page for a reviewer, a table for a pull request, two data files."""
+"""The report of a study: one page for a reviewer, tables and figures for papers, data files."""
 
 from __future__ import annotations
 
 import json
+import os
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import pandas as pd
 
 from kanzoo.page.html import render
 from kanzoo.rundir import write_atomic
 from kanzoo.study.pool import pooled_rows
-from kanzoo.study.report import panels, plots, tables, words
+from kanzoo.study.report import latex, panels, plots, tables, words
 from kanzoo.study.report.tables import verdict_table
 from kanzoo.study.slopes import Slope
 from kanzoo.study.verdict import Verdict
@@ -25,6 +29,7 @@ if TYPE_CHECKING:
 
 TEMPLATES = Path(__file__).parent / "templates"
 MAX_RUNS = 2000  # runs and failures listed on the page; results.csv has all
+FIGURES = ("effects", "along", "phases", "costs", "curves", "edges")
 MAX_ROWS = 100  # verdicts in report.md: a pull request takes 65,536 characters
 
 
@@ -46,7 +51,9 @@ def write_report(
     slopes: Sequence[Slope] = (),
     runs: Path | None = None,
 ) -> dict[str, Path]:
-    """Write the page, report.md, results.csv, verdicts.json, aggregate.json, each atomically.
+    """Write the page, report.md, tables, figures and data files, each atomically.
+
+    `table.tex` and `table.csv` hold the verdicts, `figures/` every drawing as SVG and PDF.
 
     results: a row a run. settings: shown as they are; `baseline` names the baseline arm where
     there is no verdict to tell. axes: columns of `results` that are further axes of the study.
@@ -55,27 +62,51 @@ def write_report(
     relative to, the parent of `folder` unless given. Returns the path of each file by its name.
     """
     results = tables.tidy(results, axes)
-    context = _context(results, verdicts, settings, runs or folder.parent, list(axes))
+    runs = runs or folder.parent
+    context = _context(results, verdicts, settings, runs, list(axes))
+    to_runs = os.path.relpath(runs, folder)
     context |= {
         "title": title, "question": question, "protocol": list(protocol), "command": command,
         "settings": _shown(settings), "environment": _shown(environment),
         "tuning": tuning, "pooled": pooled_rows(dict(aggregate)) if aggregate else [],
         "slopes": tables.slope_rows(slopes),
         "edges": [plots.edges(edge) for edge in edges[: panels.MAX_PANELS]],
+        "link": lambda run: quote(f"{to_runs}/{run}/"),
     }  # fmt: skip
+    for kind in FIGURES:
+        context[kind] = _named(kind, context[kind])
     context["shown"]["edges"] = _part(panels.MAX_PANELS, len(edges))
-    files = {
+    files: dict[str, str | bytes] = {
         "results.csv": results.drop(columns="items", errors="ignore").to_csv(index=False),
         "verdicts.json": json.dumps([v.to_dict() for v in verdicts], indent=1, allow_nan=False),
         **({"slopes.json": json.dumps([s.to_dict() for s in slopes], indent=1)} if slopes else {}),
+        "table.csv": pd.DataFrame([v.to_dict() for v in verdicts]).to_csv(index=False),
+        "table.tex": latex.latex_table(
+            context["verdicts"], title, context["baseline"], context["level"]
+        ),
         **({"aggregate.json": json.dumps(aggregate, indent=1)} if aggregate else {}),
         "report.md": render(TEMPLATES / "report.md.j2", context),
         "index.html": render(TEMPLATES / "report.html.j2", context),
     }
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, text in files.items():
-        write_atomic(folder / name, text)
+    files |= {f"{panel.name}{suffix}": content for kind in FIGURES for panel in context[kind]
+              for suffix, content in panel.files.items()}  # fmt: skip
+    (folder / "figures").mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        write_atomic(folder / name, content)
+    ours = re.compile(rf"({'|'.join(FIGURES)})-\d\d")
+    for path in (folder / "figures").iterdir():  # of an earlier report of this study
+        if f"figures/{path.name}" not in files and ours.match(path.name):
+            path.unlink()
     return {name: folder / name for name in files}
+
+
+def _named(kind: str, drawn: Sequence[plots.Panel]) -> list[plots.Panel]:
+    """Panels with the names of their files: `figures/KIND-NUMBER-TITLE`."""
+    titles = [re.sub(r"[^A-Za-z0-9]+", "-", panel.title)[:60].strip("-") for panel in drawn]
+    return [
+        replace(panel, name=f"figures/{kind}-{number:02d}-{title}")
+        for number, (panel, title) in enumerate(zip(drawn, titles, strict=True), 1)
+    ]
 
 
 def _context(
@@ -95,7 +126,7 @@ def _context(
     phases, all_phases = panels.phases(results, colours, axes)
     tones = Counter(verdict.tone for verdict in verdicts)
     budgets = tables.budget_rows(results, baseline, axes)
-    sizes = {_cell(row): row["sizes"] for row in budgets}
+    cells = {_cell(row): {"sizes": row["sizes"], "runs": row["folder"]} for row in budgets}
     failures = _records(results[~usable], axes)
     return {
         "baseline": baseline, "metric": ", ".join(sorted(set(results["metric"]))),
@@ -106,7 +137,9 @@ def _context(
         "counts": [(tone, tones[tone]) for tone in tables.TONES],
         "planned": len(results), "finished": int(usable.sum()), "failed": int((~usable).sum()),
         "max_rows": MAX_ROWS, "several_modes": len({verdict.match for verdict in verdicts}) > 1,
-        "verdicts": [r | {"sizes": sizes.get(_cell(r))} for r in tables.verdict_rows(verdicts)],
+        "verdicts": [row | cells.get(_cell(row), {"sizes": "", "runs": ""})
+                     for row in tables.verdict_rows(verdicts)],
+        "datasets": tables.data_rows(results), "machines": tables.machines(results),
         "arms": [(arm, plots.tone(i), plots.dash_name(i)) for arm, i in colours.items()],
         "models": [(name, plots.sign(index)) for name, index in models.items()],
         "effects": effects, "costs": costs, "curves": curves, "along": along, "phases": phases,
@@ -131,7 +164,8 @@ def _records(rows: pd.DataFrame, axes: Sequence[str]) -> list[dict[str, Any]]:
             "data": row["data"], "model": row["model"], "arm": row["arm"], "match": row["match"],
             "seed": row["seed"], "command": row["command"],
             "axes": tables.axes_text({name: row[name] for name in axes}),
-            "reason": row["reason"] or "no finite test value",
+            "reason": row["reason"] or "no finite test value", "run": row["run_dir"],
+            "wandb": row["wandb"] if row["wandb"].startswith("https://") else "",
             "val": _value(row["val"]), "test": _value(row["test"]),
         }
         for row in rows.head(MAX_RUNS).to_dict("records")
