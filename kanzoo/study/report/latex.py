@@ -34,11 +34,12 @@ def latex_table(rows: Sequence[Mapping[str, Any]], title: str, baseline: str, le
     if len({row["match"] for row in rows}) < 2 and "match" in shown:
         shown.remove("match")
     align = "".join("r" if name in NUMBERS else "l" for name in shown)
+    end = "" if title.endswith((".", "?", "!")) else "."
     lines = [
         "% Needs \\usepackage{booktabs}.",
         r"\begin{table}",
         r"\centering",
-        rf"\caption{{{escape(title)}. Differences from {escape(baseline)} with their "
+        rf"\caption{{{escape(title)}{end} Differences from {escape(baseline)} with their "
         rf"{escape(level)} intervals; positive means better.}}",
         rf"\begin{{tabular}}{{{align}}}",
         r"\toprule",

@@ -85,7 +85,8 @@ def _axes(finish: Callable[[Panel], None], title: str, label: str, height: float
         figure.draw_without_rendering()  # once for both files
         figure.set_layout_engine("none")
         for ax in figure.axes:  # the last digits of a layout differ from time to time
-            ax.set_position([round(value, 5) for value in ax.get_position().bounds])
+            x, y, width, height = (round(value, 5) for value in ax.get_position().bounds)
+            ax.set_position((x, y, width, height))
         svg = style.svg_of(figure)
         files: dict[str, str | bytes] = {".svg": svg, ".pdf": style.pdf_of(figure)}
         finish(Panel(title, inline(svg, f"{label}: {title}"), files=files))
