@@ -13,9 +13,12 @@ import pandas as pd
 import pytest
 from pages import Page
 from rich.console import Console
+from test_compare import SHORT, configured
 
+from kanzoo.compare import _job
 from kanzoo.interpret.edges import EdgeCurves
 from kanzoo.settings import MetricConfig
+from kanzoo.study.decomposition import PARTS
 from kanzoo.study.inference import holm
 from kanzoo.study.report import panels, plots, tables
 from kanzoo.study.report.write import verdict_table, write_report
@@ -537,3 +540,36 @@ def test_a_metric_that_no_run_has_is_named(tmp_path):
     results = fake_study(tmp_path, models={"mlp": 0.9}, epochs=0)
     with pytest.raises(ValueError, match=r"'ecee' of study\.metrics"):
         judged(results, {"ecee": MetricConfig("min", 0.1)})
+
+
+@pytest.mark.slow
+def test_the_parts_of_a_difference_add_up_in_a_study(tmp_path):
+    """A vision transformer on digits whose trunk and heads are kept: width, place and basis."""
+    config = configured(
+        tmp_path,
+        models={"vit": ["model.width=64", "model.depth=1", "model.heads=4"]},
+        arms={"mlp": ["layers=mlp"], "kan": ["layers=kan_activated", "basis=bspline"]},
+        controls=["mlp-narrow", "kan-residual"],
+        match=["params"],
+        overrides=[*SHORT, "data.limit_train=256"],
+    )
+    _job(config)
+    folder = tmp_path / "runs" / "smoke" / "report"
+    scores = pd.read_csv(folder / "results.csv").groupby("arm")["test"].mean()
+    difference = scores["kan"] - scores["mlp"]
+    rows = json.loads((folder / "verdicts.json").read_text())
+    parts = {row["contrast"]: row["mean_difference"] for row in rows if row["contrast"]}
+    assert set(parts) == set(PARTS)
+    assert sum(parts.values()) == pytest.approx(difference, abs=1e-12)
+    markdown = (folder / "report.md").read_text().replace("\N{MINUS SIGN}", "-")
+    (line,) = [x for x in markdown.splitlines() if "[" in x and x.count("|") == 7]
+    *shown, total = (float(cell.split("\\")[0].split("[")[0]) for cell in line.split("|")[3:7])
+    assert sum(shown) == pytest.approx(total, abs=1.5e-4)
+    assert total == pytest.approx(difference, abs=5e-5)
+    results = [json.loads(path.read_text()) for path in tmp_path.rglob("result.json")]
+    assert {(r["options"]["width"], r["options"]["heads"]) for r in results} == {(64, 4)}
+    page = Page((folder / "index.html").read_text())
+    (sizes,) = {r["sizes"] for r in results if r["layers"] != "mlp" and r["basis"] == "bspline"}
+    assert sizes.startswith("width 64 -> 64, ffn 256 -> ")
+    assert page.text.count(sizes) >= 2, "in the verdicts and in the budgets"
+    assert results[0]["machine"] in page.text
