@@ -10,6 +10,9 @@ from typing import Any
 
 import pytest
 
+# Two workers share the cores: threads of one that wait must not keep those of the other from running.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 # A shell lets what it starts in the background ignore Ctrl-C, and all that this starts in turn:
 # tests of interrupts would wait in vain.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

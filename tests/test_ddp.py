@@ -96,8 +96,8 @@ def _one_process(rank: int, store: str, results: str) -> None:
 
 
 def test_batch_norm_sees_the_batches_of_all_processes(tmp_path: Path) -> None:
-    multiprocessing.spawn(  # type: ignore[no-untyped-call]
-        _one_process, args=(str(tmp_path / "store"), str(tmp_path)), nprocs=2
+    multiprocessing.start_processes(  # type: ignore[no-untyped-call]
+        _one_process, args=(str(tmp_path / "store"), str(tmp_path)), nprocs=2, start_method="fork"
     )
     net = _normalising()
     _train(net, _batches())

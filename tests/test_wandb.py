@@ -10,7 +10,7 @@ import yaml
 from test_train import wandb_records
 
 from kanzoo.registry import conf_dir
-from kanzoo.run.config import compose
+from kanzoo.run.config import Composer, compose
 from kanzoo.run.fit import train
 from kanzoo.study.comparison import plan
 from kanzoo.study.wandb_links import link_wandb_runs
@@ -49,10 +49,11 @@ def test_the_sweep_drives_the_training_command() -> None:
     assert (DOCS.parent / sweep["program"]).is_file()
     fixed = [word for word in sweep["command"] if "=" in word]
     assert sweep["command"][-1] == "${args_no_hyphens}"  # key=value, as Hydra reads it
+    quick = Composer("train")
     for key, node in sweep["parameters"].items():
         values = node.get("values") or [node["min"], node["max"]]
         for value in values:
-            config = compose("train", [*fixed, f"{key}={value}"])
+            config = quick([*fixed, f"{key}={value}"])
             group, _, name = key.partition(".")
             assert config[group][name] == value
     metric = sweep["metric"]

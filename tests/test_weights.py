@@ -219,7 +219,7 @@ def change(path: Path, **entries: Any) -> None:
         ({"model__width": {"_target_": "os.system"}}, "plain value"),
         ({"model__width": "8"}, "width"),
         ({"model__width": 10**30}, "plain value of sane size"),
-        ({"model__width": 2**24}, "far larger network"),
+        ({"model__width": 2**20}, "far larger network"),
         ({"model__depth": 2**24}, "far larger network"),
         ({"basis__grid_size": 2**20}, "plain value of sane size"),
         ({"model__width": float("nan")}, "plain value"),

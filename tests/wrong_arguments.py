@@ -1,7 +1,7 @@
 """Calls of compiled code with tensors that do not fit: run by itself, since it may crash.
 
-``python wrong_arguments.py OPERATOR`` makes every such call of one operator. Each must end in a
-`ValueError`, or in what PyTorch's own operations give; the first other end is the exit's message.
+``python wrong_arguments.py OPERATOR...`` makes every such call of some operators. Each must end in
+a `ValueError`, or in what PyTorch's own operations give; the first other end is the exit's message.
 """
 
 import sys
@@ -284,4 +284,5 @@ if __name__ == "__main__":
     warnings.simplefilter("ignore")
     torch.manual_seed(0)
     torch.set_num_threads(2)
-    print(globals()[sys.argv[1]](), "calls")
+    for operator in sys.argv[1:]:
+        print(operator, globals()[operator](), flush=True)

@@ -2,9 +2,10 @@
 
 import copy
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from functools import cache
+from pathlib import Path
 
 import hydra
 import yaml
@@ -50,8 +51,9 @@ class Extensions(SearchPathPlugin):
 
 def compose(config_name: str, overrides: list[str]) -> Config:
     """The checked, resolved configuration of a list of overrides, as plain values."""
-    check_overrides(config_name, overrides)
-    config = _compose(config_name, overrides)
+    config = check_overrides(config_name, overrides)
+    if any(word.startswith("+") for word in overrides):  # which Hydra may refuse
+        config = _compose(config_name, overrides)
     return to_plain(config, dict(config.hydra.runtime.choices))
 
 
@@ -68,8 +70,8 @@ class Composer:
         self.groups, _ = _root_names(config_name)
         self.parser = OverridesParser.create()
         self.base = compose(config_name, [])
-        self.nodes: dict[str, dict[str, tuple[Any, str]]] = {}
-        self.values: dict[str, Any] = {}
+        self.nodes: dict[str, dict[str, tuple[object, str]]] = {}
+        self.values: dict[str, object] = {}
 
     def __call__(self, overrides: list[str]) -> Config:
         """The checked, resolved configuration of a list of overrides."""
@@ -100,7 +102,7 @@ class Composer:
             _check_section(self.config_name, key, config[key], schema[key])
         return config
 
-    def _nodes(self, word: str) -> dict[str, tuple[Any, str]]:
+    def _nodes(self, word: str) -> dict[str, tuple[object, str]]:
         """The nodes that the choice of a group changes, and their names; its own in any case."""
         if word not in self.nodes:
             group = word.partition("=")[0].lstrip("+")
@@ -115,7 +117,7 @@ class Composer:
             }
         return self.nodes[word]
 
-    def _value(self, word: str) -> Any:
+    def _value(self, word: str) -> object:
         if word not in self.values:
             with _one_line():
                 (override,) = self.parser.parse_overrides([word])
@@ -134,7 +136,7 @@ def _inside(values: Config, path: list[str]) -> Config:
     return values
 
 
-def to_plain(config: DictConfig, choices: dict[str, Any]) -> Config:
+def to_plain(config: DictConfig, choices: Mapping[str, str | None]) -> Config:
     """Plain resolved values, with the names chosen in the groups under `choices`."""
     own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
     for key, value in flatten(_raw(own)).items():
@@ -151,8 +153,12 @@ def to_plain(config: DictConfig, choices: dict[str, Any]) -> Config:
     return {**values, "choices": groups} if groups else values
 
 
-def check_overrides(config_name: str, overrides: list[str], *, multirun: bool = False) -> None:
-    """Raise a `ValueError` of one line for an unknown key or group, or a value of a wrong kind.
+def check_overrides(
+    config_name: str, overrides: list[str], *, multirun: bool = False
+) -> DictConfig:
+    """The configuration of a list of overrides, of several values the first.
+
+    Raises a `ValueError` of one line for an unknown key or group, or a value of a wrong kind.
 
     The files of `conf/` are the schema: a key that the chosen files do not have is refused, also
     with Hydra's `+`, which would otherwise add it and have no effect.
@@ -180,18 +186,24 @@ def check_overrides(config_name: str, overrides: list[str], *, multirun: bool = 
         for value in values[1:]:
             check_overrides(config_name, [*plain, f"{name}={value}"], multirun=True)
         plain.append(f"{name}={values[0]}" if values else text.lstrip("+"))
-    final = _compose(config_name, [_forced(word, groups) for word in plain])
+    # Hydra takes any key after "++", so that unknown ones are reported in one place.
+    forced = [word if word.split("=")[0] in groups else f"++{word}" for word in plain]
+    final = _compose(config_name, forced)
     if multirun and final.trainer.get("strategy") != "auto":
         raise ValueError(
             "-m cannot run multi-process trainers one after the other: start one run at a time, "
             "or a study with scripts/compare.py"
         )
     choices = dict(final.hydra.runtime.choices)
-    schema = _compose(
-        config_name,
-        [f"{g}={choices[g]}" for g in groups if g not in OPTIONAL_GROUPS and choices.get(g)],
-    )
-    _check_keys(config_name, _raw(final), _raw(schema))
+    chosen = [f"{g}={choices[g]}" for g in groups if g not in OPTIONAL_GROUPS and choices.get(g)]
+    _check_keys(config_name, _raw(final), _schema(config_name, tuple(registry.conf_dirs()), *chosen))
+    return final
+
+
+@cache
+def _schema(config_name: str, folders: tuple[Path, ...], *choices: str) -> Config:
+    """The values of the files that choices in groups name, of which all others are changes."""
+    return _raw(_compose(config_name, list(choices)))
 
 
 def _parse(overrides: list[str]) -> list[Override]:
@@ -260,11 +272,6 @@ def _check_choice(group: str, value: str) -> None:
     check_name(group, value, registry.names(group))
 
 
-def _forced(word: str, groups: list[str]) -> str:
-    """A value that Hydra takes in any case, so that unknown keys are reported in one place."""
-    return word if word.split("=")[0] in groups else f"++{word}"
-
-
 def _check_keys(config_name: str, values: Config, schema: Config) -> None:
     """Refuse unknown keys, and values that are not what a section or a class takes."""
     for key in values:
@@ -273,7 +280,7 @@ def _check_keys(config_name: str, values: Config, schema: Config) -> None:
         _check_section(config_name, key, values[key], schema[key])
 
 
-def _check_section(config_name: str, key: str, value: Any, default: Any) -> None:
+def _check_section(config_name: str, key: str, value: object, default: object) -> None:
     """Check one key of a root file: a section with types of its own, or the options of a class."""
     if not isinstance(default, dict) or "_target_" not in default:
         check_value(key, value, field_kinds(ROOTS[config_name])[key])
