@@ -4,7 +4,7 @@ The files of `conf/` hold the defaults; here stands what is allowed. The section
 choose a class (`model`, `data` and so on) stay plain: their options are those of the class.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Annotated, Literal
 
 from kanzoo import registry
@@ -90,12 +90,14 @@ class EvaluationConfig:
 class GridConfig:
     """When grids move and are refined; see `kanzoo.training.grid.GridSchedule`."""
 
-    update_every: Index
-    update_until: int
-    refine: list[tuple[Index, Annotated[int, Bounds(1, MAX_FUNCTIONS)]]]  # [epoch, grid size]
-    optimizer_state: Literal["reset", "remap"]
-    stop_at_interpolation: bool
-    uniform_share: PositiveShare
+    update_every: Index = 0
+    update_until: Index = 0
+    refine: list[tuple[Index, Annotated[int, Bounds(1, MAX_FUNCTIONS)]]] = field(
+        default_factory=list  # [epoch, grid size]
+    )
+    optimizer_state: Literal["reset", "remap"] = "reset"
+    stop_at_interpolation: bool = False
+    uniform_share: PositiveShare = 0.1
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-# Two workers share the cores: threads of one that wait must not keep those of the other from running.
+# Workers share the cores: threads of one that wait must not keep those of another from running.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 # A shell lets what it starts in the background ignore Ctrl-C, and all that this starts in turn:

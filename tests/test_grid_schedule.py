@@ -10,6 +10,7 @@ from conftest import SMALL
 from torch import Tensor, nn
 from torch.nn.utils import prune
 
+from kanzoo.checks import build
 from kanzoo.layers import KANLinear
 from kanzoo.layers.inputs import layer_inputs
 from kanzoo.models.build import create_model
@@ -18,6 +19,7 @@ from kanzoo.run.config import compose
 from kanzoo.run.fit import train
 from kanzoo.run.load import load_run
 from kanzoo.rundir import RunDir
+from kanzoo.settings import GridConfig
 from kanzoo.training.grid import GridSchedule
 
 SHORT = ["callbacks=grid", "logger=csv", "data.limit_train=128", "match=none", "model.width=12"]
@@ -156,7 +158,7 @@ def test_grids_do_not_move_while_gradients_add_up() -> None:
         optimizers=[torch.optim.SGD(layer.parameters(), 0.1)],
         strategy=None,
     )
-    schedule = GridSchedule(update_every=1, update_until=5)
+    schedule = GridSchedule(GridConfig(update_every=1, update_until=5))
     layer(x).sum().backward()
     schedule.on_train_batch_start(trainer, layer, (x, x), 1)  # type: ignore[arg-type]
     assert layer.weight.grad is not None
@@ -168,21 +170,22 @@ def test_computed_weights_are_refused_before_training() -> None:
     net = nn.Sequential(KANLinear(2, 3), KANLinear(3, 1))
     prune.l1_unstructured(net[1], "weight", 0.5)
     with pytest.raises(ValueError, match="is computed"):
-        GridSchedule(update_every=1).on_fit_start(SimpleNamespace(strategy=None), net)  # type: ignore[arg-type]
+        GridSchedule(GridConfig(update_every=1)).on_fit_start(SimpleNamespace(strategy=None), net)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"update_every": -1}, "update_every"),
+        ({"update_until": -5}, "callbacks.grid.update_until must be a whole number of at least 0"),
         ({"refine": [[1]]}, "refine"),
         ({"refine": [[1, 0]]}, "refine"),
-        ({"optimizer_state": "keep"}, "reset or remap"),
+        ({"optimizer_state": "keep"}, "reset, remap"),
     ],
 )
 def test_impossible_schedules_are_refused(options: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        GridSchedule(**options)
+        build(GridConfig, options, "callbacks.grid.")
 
 
 def test_a_move_says_how_many_inputs_were_outside(

@@ -9,11 +9,13 @@ import torch
 from torch import Tensor, nn
 
 import kanzoo
+from kanzoo.checks import build
 from kanzoo.fit.least_squares import fit_lbfgs, fit_squares
 from kanzoo.interpret.formula.hybrid import HybridLinear, set_edge, share_edge
 from kanzoo.interpret.pruning import alive, prune, shrink, smallest
 from kanzoo.interpret.scores import attribution, contrast, edge_scores, layer_scores
 from kanzoo.layers import KANLayer
+from kanzoo.settings import RegulariseConfig
 from kanzoo.training.regularise import EdgeRegulariser, edge_penalty, entropy
 from tests.conftest import Run
 
@@ -171,7 +173,7 @@ def test_regularising_makes_a_network_sparse() -> None:
     y = 3 * x[:, :1] ** 2
     shares = {}
     for lamb in (0.0, 0.003):
-        trained, regulariser = copy.deepcopy(net), EdgeRegulariser(lamb)
+        trained, regulariser = copy.deepcopy(net), EdgeRegulariser(RegulariseConfig(lamb))
 
         def penalty(net: nn.Module = trained, own: EdgeRegulariser = regulariser) -> Tensor:
             with own.watching(net):
@@ -183,8 +185,8 @@ def test_regularising_makes_a_network_sparse() -> None:
         shares[lamb] = (norms[0].sum() / norms.sum()).item()
         assert not any(layer._forward_pre_hooks for layer in trained)
     assert shares[0.003] > 0.95 > shares[0.0]
-    with pytest.raises(ValueError, match="lamb"):
-        EdgeRegulariser(-1.0)
+    with pytest.raises(ValueError, match=r"callbacks\.regularise\.lamb must be .* at least 0"):
+        build(RegulariseConfig, {"lamb": -1.0}, "callbacks.regularise.")
 
 
 def test_attribution_goes_back_along_the_edges() -> None:

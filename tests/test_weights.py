@@ -230,6 +230,7 @@ def change(path: Path, **entries: Any) -> None:
         ({"model__depth": 3}, "lack"),
         ({"model__depth": 1}, "have besides"),
         ({"layers__kan_roles": ["ffn"]}, "role"),
+        ({"layers__kan_roles": 5}, "kan_roles must be a role or several, got 5"),
         ({"layers__backend": "fast"}, "backend"),
         ({"training": 1}, "training must be"),
         ({"format": 2}, "format 2 is not 1"),
@@ -249,6 +250,13 @@ def test_configurations_of_others_run_nothing(
     assert "\n" not in str(refusal.value)
     assert len(str(refusal.value)) < 700
     assert not bait.exists()
+
+
+def test_what_is_no_path_and_no_device_is_refused(saved: Path) -> None:
+    with pytest.raises(ValueError, match=r"path must name .*, got 5$"):
+        kanzoo.load(5)
+    with pytest.raises(ValueError, match=r"device must be .*, got 'gpu'$"):
+        kanzoo.load(saved, device="gpu")
 
 
 class Bait:

@@ -22,6 +22,7 @@ from kanzoo.bases.knots import (
 from kanzoo.checks import check_name, check_whole
 
 GRIDS = ("uniform", "adaptive")
+FAR = 1e6  # of ends of a range, whose cells single precision still tells apart
 MAX_ORDER = 30  # of splines that a recursion over the order computes in sensible time
 
 
@@ -188,11 +189,13 @@ class BSpline(GridBasis):
 
 
 def check_range(grid_range: object) -> tuple[float, float]:
-    """The two ends of a range; anything but two finite increasing numbers is a `ValueError`."""
+    """The two ends of a range; `ValueError` unless they increase between -`FAR` and `FAR`."""
     try:
         low, high = (float(end) for end in grid_range)  # type: ignore[attr-defined]
     except (TypeError, ValueError):
         low = high = 0.0
-    if not -float("inf") < low < high < float("inf"):
-        raise ValueError(f"grid_range must be two increasing numbers, got {grid_range}")
+    if not -FAR <= low < high <= FAR:
+        raise ValueError(
+            f"grid_range must be two increasing numbers from {-FAR:g} to {FAR:g}, got {grid_range}"
+        )
     return low, high

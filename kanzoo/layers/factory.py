@@ -40,7 +40,8 @@ class LayerFactory:
     _roles: frozenset[str] = field(init=False, repr=False, default=frozenset())
 
     def __post_init__(self) -> None:
-        roles = [self.kan_roles] if isinstance(self.kan_roles, str) else list(self.kan_roles)
+        several = not isinstance(self.kan_roles, str) and isinstance(self.kan_roles, Iterable)
+        roles = list(self.kan_roles) if several else [self.kan_roles]
         if not all(isinstance(role, str) for role in roles):
             raise ValueError(f"kan_roles must be a role or several, got {self.kan_roles!r}")
         check_name("activation", self.activation, ACTIVATIONS)

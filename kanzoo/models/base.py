@@ -5,6 +5,7 @@ from typing import Any, ClassVar
 
 from torch import nn
 
+from kanzoo.checks import MAX_WHOLE
 from kanzoo.layers.options import check_sizes
 
 
@@ -85,6 +86,8 @@ def scaled(name: str, ratio: float, size: int, threshold: float = 0.5) -> int:
     `threshold` in (0, 1) says from which fraction on it is rounded up. Thresholds that differ from
     layer to layer distribute the rounding, so that a small change of the ratio has an effect.
     """
+    if ratio * size >= MAX_WHOLE:
+        raise ValueError(f"{name}={ratio:g} of width={size} is more features than fit into memory")
     rounded = int(ratio * size + threshold)
     if ratio <= 0 or rounded < 1:
         raise ValueError(f"{name}={ratio} leaves no features of width={size}: it must be positive")

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from kanzoo.checks import check_whole
+from kanzoo.checks import MAX_FUNCTIONS, check_whole
 from kanzoo.layers.factory import LayerFactory
 from kanzoo.layers.options import check_sizes
 from kanzoo.layers.products import Products
@@ -94,7 +94,7 @@ class MLP(Architecture):
 
 def _products(mult: int, widths: Sequence[int]) -> list[int]:
     """How many features of every hidden layer are products."""
-    check_whole("mult", mult, 0)
+    check_whole("mult", mult, 0, MAX_FUNCTIONS)
     return [min(mult, features) for features in widths]
 
 

@@ -100,6 +100,14 @@ def load(
         In one line, for files that are damaged, do not belong together or ask for anything but a
         network of kanzoo.
     """
+    if not isinstance(path, str | os.PathLike):
+        raise ValueError(f"path must name a file or the folder of a run, got {path!r}")
+    try:
+        torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(
+            f"device must be one of PyTorch's, as cpu or cuda:0, got {device!r}"
+        ) from error
     if Path(path).is_dir():
         config_path, weights_path = Path(path) / RECIPE, find_checkpoint(Path(path), checkpoint)
     else:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from kanzoo import registry
-from kanzoo.checks import build
+from kanzoo.checks import build, check_whole
 from kanzoo.rundir import Config
 from kanzoo.settings import RunConfig, TrainerConfig
 
@@ -31,18 +31,22 @@ def prepare(config: Config) -> Prepared:
 
     Raises `ValueError` of one line for anything that cannot be.
     """
-    from torch import nn
 
     from kanzoo.layers.memory import check_memory
     from kanzoo.models.build import build_layers, build_plan, check_kind
     from kanzoo.models.solve import Budget
-    from kanzoo.training.optim import build_optimizer, check_lbfgs, is_lbfgs
+    from kanzoo.training.optim import check_lbfgs, check_options, is_lbfgs
 
     settings = build(RunConfig, config)
-    for key in ("lr", "weight_decay"):
-        if settings.optim.get(key, 0.0) < 0:
-            raise ValueError(f"optim.{key} must not be negative, got {settings.optim[key]}")
     dataset, objective = describe_data(settings)
+    accumulated, batch_size = settings.trainer.accumulate_grad_batches, dataset.batch_size
+    if accumulated > 1:
+        check_whole(
+            "trainer.accumulate_grad_batches",
+            accumulated,
+            1,
+            max(1, dataset.counts().train // batch_size),
+        )
     spec, model = dataset.spec, settings.choices["model"]
     check_kind(settings.model, model, spec.kind, settings.choices["data"])
     plan = build_plan(
@@ -54,7 +58,7 @@ def prepare(config: Config) -> Prepared:
         model,
     )
     check_memory(plan.params, training=True)
-    build_optimizer(settings.optim, nn.Linear(1, 1))
+    check_options(settings.optim)
     if is_lbfgs(settings.optim):
         check_lbfgs(settings.trainer, dataset.batch_size, dataset.counts().train)
     return Prepared(settings, plan, dataset, objective, registry.instantiate(settings.sched))

@@ -138,6 +138,10 @@ class PhaseScores(Callback):
     classes of that phase where there are classes: which of them is asked, not which phase (what
     continual learning calls task-incremental). `constants[q]` is that of the best constant answer.
     It only records: nothing is chosen by it.
+
+    It goes over the test set itself: a trainer cannot test while it fits, and a second one would
+    take the module away from the first. One pass serves all groups, whose samples lie in many
+    batches.
     """
 
     def __init__(self, dataset: Dataset, objective: Objective) -> None:

@@ -1,11 +1,14 @@
 """Training that has diverged stops, with the place where it did."""
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import Tensor
 
+from kanzoo.data.loader import Batch
 from kanzoo.errors import DivergedError
 
 
@@ -21,8 +24,14 @@ class StopWhenDiverged(Callback):
         self._sum: Tensor | float = 0.0
 
     def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: STEP_OUTPUT,
+        batch: Batch,
+        batch_idx: int,
     ) -> None:
+        assert isinstance(outputs, Mapping)
         self._sum = self._sum + outputs["loss"]
         every = trainer.log_every_n_steps  # type: ignore[attr-defined]
         if (batch_idx + 1) % every and not trainer.is_last_batch:

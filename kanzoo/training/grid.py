@@ -3,16 +3,16 @@
 import copy
 import gc
 import logging
-from collections.abc import Sequence
-from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy
 from torch import nn
 
+from kanzoo.data.loader import Batch
 from kanzoo.layers.grid import adjust_optimizer
 from kanzoo.layers.inputs import layer_inputs
 from kanzoo.layers.parameters import count_params
+from kanzoo.settings import GridConfig
 
 log = logging.getLogger("kanzoo")
 
@@ -30,33 +30,11 @@ class GridSchedule(Callback):
     `uniform_share` is that of `KANLayer.update_grid`: 1 for equal cells, towards 0 for quantiles.
     """
 
-    def __init__(
-        self,
-        *,
-        update_every: int = 0,
-        update_until: int = 0,
-        refine: Sequence[Sequence[int]] = (),
-        optimizer_state: str = "reset",
-        stop_at_interpolation: bool = False,
-        uniform_share: float = 0.1,
-    ) -> None:
-        if update_every < 0:
-            raise ValueError(f"grid.update_every must not be negative, got {update_every}")
-        for pair in refine:
-            if len(pair) != 2 or pair[0] < 0 or pair[1] < 1:
-                raise ValueError(f"grid.refine must list [epoch, grid size], got {list(pair)}")
-        if not 0 < uniform_share <= 1:
-            raise ValueError(f"grid.uniform_share must be in (0, 1], got {uniform_share}")
-        if optimizer_state not in ("reset", "remap"):
-            raise ValueError(f"grid.optimizer_state must be reset or remap, got {optimizer_state}")
-        self.update_every = update_every
-        self.update_until = update_until
+    def __init__(self, settings: GridConfig) -> None:
+        self.settings = settings
         self.refine: dict[int, list[int]] = {}
-        for epoch, grid_size in refine:
+        for epoch, grid_size in settings.refine:
             self.refine.setdefault(epoch, []).append(grid_size)
-        self.optimizer_state = optimizer_state
-        self.stop_at_interpolation = stop_at_interpolation
-        self.uniform_share = uniform_share
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if isinstance(trainer.strategy, FSDPStrategy):
@@ -65,15 +43,14 @@ class GridSchedule(Callback):
             layer.check_stored()  # type: ignore[operator]
 
     def on_train_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+        self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int
     ) -> None:
         if batch_idx % trainer.accumulate_grad_batches:
             return  # there are gradients already
-        step = self._steps_since_refinement(trainer)
+        settings, step = self.settings, self._steps_since_refinement(trainer)
         grid_sizes = self.refine.get(trainer.current_epoch, []) if batch_idx == 0 else []
-        moves = (
-            self.update_every > 0 and step <= self.update_until and step % self.update_every == 0
-        )
+        moves = settings.update_every > 0 and step <= settings.update_until
+        moves = moves and step % settings.update_every == 0
         if not grid_sizes and not moves:
             return
         changes = []
@@ -86,10 +63,10 @@ class GridSchedule(Callback):
             log.info(message, trainer.global_step, 100 * outside)
         for layer, x in inputs.items():
             if moves:
-                changes.append(layer.update_grid(x, uniform_share=self.uniform_share))  # type: ignore[operator]
+                changes.append(layer.update_grid(x, uniform_share=settings.uniform_share))  # type: ignore[operator]
             changes += [layer.refine(grid_size, x) for grid_size in grid_sizes]  # type: ignore[operator]
         for optimizer in trainer.optimizers:
-            adjust_optimizer(optimizer, changes, self.optimizer_state)
+            adjust_optimizer(optimizer, changes, settings.optimizer_state)
         if grid_sizes and isinstance(trainer.strategy, DDPStrategy):
             _wrap_again(trainer.strategy, pl_module)
 
@@ -102,7 +79,7 @@ class GridSchedule(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         grid_sizes = self.refine.get(trainer.current_epoch + 1)
-        if not self.stop_at_interpolation or not grid_sizes:
+        if not self.settings.stop_at_interpolation or not grid_sizes:
             return
         grid_size = grid_sizes[-1]
         targets = getattr(trainer.train_dataloader, "num_samples", None)

@@ -4,7 +4,6 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from lightning.pytorch import Callback
 
@@ -19,19 +18,19 @@ class StopBetweenBatches(Callback):
     def __init__(self) -> None:
         self.asked = False
 
-    def ask(self, *_: Any) -> None:
+    def ask(self, *_: object) -> None:
         """Handle the signal; a second one does not wait."""
         if self.asked:
             raise KeyboardInterrupt
         self.asked = True
 
-    def on_train_batch_start(self, *_: Any, **__: Any) -> None:
+    def on_train_batch_start(self, *_: object, **__: object) -> None:
         self._stop_if_asked()
 
-    def on_validation_batch_start(self, *_: Any, **__: Any) -> None:
+    def on_validation_batch_start(self, *_: object, **__: object) -> None:
         self._stop_if_asked()
 
-    def on_test_batch_start(self, *_: Any, **__: Any) -> None:
+    def on_test_batch_start(self, *_: object, **__: object) -> None:
         self._stop_if_asked()
 
     def _stop_if_asked(self) -> None:

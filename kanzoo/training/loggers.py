@@ -18,7 +18,9 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities.types import STEP_OUTPUT
 
+from kanzoo.data.loader import Batch
 from kanzoo.rundir import Config, RunDir
 from kanzoo.settings import RunConfig, WandbConfig
 
@@ -141,7 +143,12 @@ class LogSteps(Callback):
         self._last_step = trainer.global_step
 
     def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: STEP_OUTPUT,
+        batch: Batch,
+        batch_idx: int,
     ) -> None:
         step = trainer.global_step
         if step == self._last_step or step % trainer.log_every_n_steps:  # type: ignore[attr-defined]

@@ -12,10 +12,12 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
+from kanzoo.data.loader import Batch
 from kanzoo.kernels.native.scratch import fresh_scratch
 
 WARMUP_STEPS = 3
@@ -55,14 +57,19 @@ class StepTimer(Callback):
         self._began = time.perf_counter()
 
     def on_train_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+        self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int
     ) -> None:
         if self._num_steps < EVERY_STEP or self._num_steps % SAMPLED == 0:
             self._step_began = self._now(pl_module)
         self._num_steps += 1
 
     def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: STEP_OUTPUT,
+        batch: Batch,
+        batch_idx: int,
     ) -> None:
         if self._step_began is not None:
             self.steps.append(self._now(pl_module) - self._step_began)

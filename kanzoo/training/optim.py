@@ -10,9 +10,16 @@ from torch import nn
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from kanzoo import registry
+from kanzoo.checks import Count, NotNegative, Share, check_value
 from kanzoo.rundir import Config
 from kanzoo.settings import TrainerConfig
 
+OPTIONS: dict[str, Any] = {
+    **dict.fromkeys(("lr", "weight_decay", "eps", "momentum", "dampening"), NotNegative),
+    **dict.fromkeys(("tolerance_grad", "tolerance_change"), NotNegative),
+    **dict.fromkeys(("max_iter", "history_size"), Count),
+    "betas": tuple[Share, Share],
+}
 Schedule = Callable[[torch.optim.Optimizer, int], LRScheduler]
 
 
@@ -60,6 +67,17 @@ def build_optimizer(node: Config, net: nn.Module) -> torch.optim.Optimizer:
         # Adam asks for a GPU at every step, which takes longer than a small layer without one.
         optimizer._accelerator_graph_capture_health_check = lambda: None  # type: ignore[method-assign]
     return optimizer
+
+
+def check_options(node: Config) -> None:
+    """Raise `ValueError` of one line, with the key, for options that no optimiser can have."""
+    for key, kind in OPTIONS.items():
+        if key in node:
+            check_value(f"optim.{key}", node[key], kind)
+    try:
+        build_optimizer(node, nn.Linear(1, 1))
+    except ValueError as error:
+        raise ValueError(f"optim: {error}") from error
 
 
 def is_lbfgs(node: Config) -> bool:

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from kanzoo.settings import RegulariseConfig
+
 
 def entropy(weights: Tensor) -> Tensor:
     """-sum p log p of non-negative weights, p their shares; value and gradient finite at zero."""
@@ -36,15 +38,8 @@ class EdgeRegulariser:
     `lamb` 0 costs nothing. `lamb_l1` and `lamb_entropy` weigh the two kinds (mu_1, mu_2).
     """
 
-    def __init__(self, lamb: float = 0.0, lamb_l1: float = 1.0, lamb_entropy: float = 2.0) -> None:
-        for name, value in (
-            ("lamb", lamb),
-            ("lamb_l1", lamb_l1),
-            ("lamb_entropy", lamb_entropy),
-        ):
-            if not 0 <= value < float("inf"):
-                raise ValueError(f"regularise.{name} must not be negative, got {value}")
-        self.lamb, self.lamb_l1, self.lamb_entropy = lamb, lamb_l1, lamb_entropy
+    def __init__(self, settings: RegulariseConfig) -> None:
+        self.settings = settings
         self._terms: list[Tensor] = []
 
     @contextmanager
@@ -52,7 +47,7 @@ class EdgeRegulariser:
         """Inside, every call of a layer adds its penalty."""
         self._terms = []
         handles = []
-        if self.lamb > 0:
+        if self.settings.lamb > 0:
             handles = [
                 layer.register_forward_pre_hook(self._add)
                 for layer in net.modules()
@@ -66,8 +61,9 @@ class EdgeRegulariser:
 
     def _add(self, layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         norms = layer.edge_norms(inputs[0])  # type: ignore[operator]
-        self._terms.append(edge_penalty(norms, self.lamb_l1, self.lamb_entropy))
+        weights = self.settings.lamb_l1, self.settings.lamb_entropy
+        self._terms.append(edge_penalty(norms, *weights))
 
     def penalty(self) -> Tensor | float:
         """What was added up while watching, times `lamb`."""
-        return self.lamb * torch.stack(self._terms).sum() if self._terms else 0.0
+        return self.settings.lamb * torch.stack(self._terms).sum() if self._terms else 0.0

@@ -49,7 +49,7 @@ class Task(LightningModule):
         self.corrupt: Callable[[Tensor, int], Tensor] | None = None
         self.test_title = "test"
         self.test_items: list[dict[str, Tensor]] = []
-        self.regulariser = EdgeRegulariser(**vars(regularise or RegulariseConfig()))
+        self.regulariser = EdgeRegulariser(regularise or RegulariseConfig())
         self.losses = nn.ModuleDict({f"{split}_loss": MeanMetric() for split in SPLITS})
         self.metrics = nn.ModuleDict(
             {f"{split}_metrics": objective.metrics(num_outputs) for split in SPLITS}

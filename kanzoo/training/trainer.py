@@ -73,7 +73,7 @@ def build_trainer(
             )
         )
     if config.callbacks.grid is not None:
-        callbacks.append(GridSchedule(**vars(config.callbacks.grid)))
+        callbacks.append(GridSchedule(config.callbacks.grid))
     progress = config.callbacks.progress and sys.stderr.isatty()
     if progress:
         callbacks.append(ProgressBar())
