@@ -196,7 +196,9 @@ def check_overrides(
         )
     choices = dict(final.hydra.runtime.choices)
     chosen = [f"{g}={choices[g]}" for g in groups if g not in OPTIONAL_GROUPS and choices.get(g)]
-    _check_keys(config_name, _raw(final), _schema(config_name, tuple(registry.conf_dirs()), *chosen))
+    _check_keys(
+        config_name, _raw(final), _schema(config_name, tuple(registry.conf_dirs()), *chosen)
+    )
     return final
 
 
