@@ -39,14 +39,6 @@ def prepare(config: Config) -> Prepared:
 
     settings = build(RunConfig, config)
     dataset, objective = describe_data(settings)
-    accumulated, batch_size = settings.trainer.accumulate_grad_batches, dataset.batch_size
-    if accumulated > 1:
-        check_whole(
-            "trainer.accumulate_grad_batches",
-            accumulated,
-            1,
-            max(1, dataset.counts().train // batch_size),
-        )
     spec, model = dataset.spec, settings.choices["model"]
     check_kind(settings.model, model, spec.kind, settings.choices["data"])
     plan = build_plan(
@@ -61,6 +53,10 @@ def prepare(config: Config) -> Prepared:
     check_options(settings.optim)
     if is_lbfgs(settings.optim):
         check_lbfgs(settings.trainer, dataset.batch_size, dataset.counts().train)
+    accumulated = settings.trainer.accumulate_grad_batches
+    if accumulated > 1:  # batches of an epoch are the most that can add up
+        batches = max(1, dataset.counts().train // dataset.batch_size)
+        check_whole("trainer.accumulate_grad_batches", accumulated, 1, batches)
     return Prepared(settings, plan, dataset, objective, registry.instantiate(settings.sched))
 
 
