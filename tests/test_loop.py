@@ -93,7 +93,7 @@ def test_steps_of_its_own_change_nothing(
 @pytest.mark.parametrize(
     "words",
     [
-        ["trainer.accumulate_grad_batches=2"],
+        ["trainer.accumulate_grad_batches=2", "data.batch_size=32"],
         ["optim=lbfgs", "data.batch_size=128", "trainer.max_epochs=1"],
     ],
 )
