@@ -12,7 +12,8 @@ from torch import Tensor, nn
 import kanzoo
 from kanzoo import kernels
 from kanzoo.benchmark.timing import saved_bytes
-from kanzoo.kernels.gpu import launch
+from kanzoo.kernels.families.rational import dense_rational
+from kanzoo.kernels.gpu import launch, rational
 from kanzoo.kernels.gpu.operators import Functions
 from kanzoo.layers import (
     KANConv1d,
@@ -205,7 +206,7 @@ def test_operators_keep_the_contract_of_pytorch() -> None:
     table = torch.rand(2, 5, 2, requires_grad=True)
     names = ("morlet", [3.0], "tanh", "silu")
     tests = ("test_schema", "test_autograd_registration", "test_faketensor")
-    fused = (x, weight, torch.randn(2, requires_grad=True), table, *names, torch.float32)
+    fused = (x, weight, table, torch.randn(2, requires_grad=True), *names, torch.float32)
     torch.library.opcheck(torch.ops.kanzoo.fused_linear.default, fused, test_utils=tests)
     expand = (x, table, *names, 2, torch.float32)
     torch.library.opcheck(torch.ops.kanzoo.expand.default, expand, test_utils=tests)
@@ -257,3 +258,26 @@ def test_a_kernel_that_fails_is_replaced_and_said_once(
     layer.backend = "auto"
     monkeypatch.setattr("kanzoo.layers.paths.gpu.DEVICES", ("cpu",))
     assert "not triton: Triton failed: no such instruction" in layer.explain_backend(x)
+
+
+@pytest.mark.parametrize("shape", [(40, 70), (3, 6, 5, 7), (0, 4), (5,)])
+def test_rational_functions(shape: tuple[int, ...]) -> None:
+    """Channels last and first in memory, groups of unequal sizes, kinks of |Q|."""
+    torch.manual_seed(0)
+    x = torch.randn(shape)
+    x = x.movedim(1, -1) if len(shape) > 2 else x
+    x[..., :1] = 0.0
+    channels = x.shape[-1]
+    groups = torch.arange(channels) * 3 // channels
+    above, below = torch.randn(6), torch.randn(4, 3)
+    tensors = [t.double().requires_grad_() for t in (x, above, below)]
+    wanted = dense_rational(*tensors, groups)
+    g = torch.randn_like(x)
+    found = rational.backward(g, x, above, below, groups, True, True, True)
+    y = rational.forward(x, above, below, groups)
+    assert y.stride() == torch.empty_like(x).stride()
+    steep = torch.autograd.grad(wanted, tensors, g.double())
+    for one, other in zip((y, *found), (wanted.detach(), *steep), strict=True):
+        assert one.shape == other.shape
+        if other.numel():
+            assert_close(one, other, ACCURACY)

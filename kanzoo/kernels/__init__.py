@@ -7,6 +7,7 @@ from kanzoo.kernels.generic.conv import flat_weight, product_dtype, recomputed_c
 from kanzoo.kernels.generic.linear import blocked_linear
 from kanzoo.kernels.generic.product import product_linear
 from kanzoo.kernels.gpu.operators import expand_channels, fused_linear
+from kanzoo.kernels.gpu.rational import rational
 from kanzoo.kernels.native.build import CompileError, is_available, unavailable_reason
 from kanzoo.kernels.spline.conv import spline_conv2d
 from kanzoo.kernels.spline.definition import dense_conv2d, dense_linear
@@ -29,6 +30,7 @@ __all__ = [
     "pad",
     "product_dtype",
     "product_linear",
+    "rational",
     "recomputed_conv",
     "spline_conv2d",
     "spline_linear",

@@ -27,7 +27,7 @@ from kanzoo.layers.paths.generic import (
     GenericLinear,
     ProductLinear,
 )
-from kanzoo.layers.paths.gpu import TritonConv, TritonLinear
+from kanzoo.layers.paths.gpu import TritonConv, TritonLinear, TritonRational
 from kanzoo.layers.paths.native import Direct, OperatorConv, OperatorLinear, Rational
 
 BACKENDS = ["auto", "dense", "blocked", "compiled", "triton"]
@@ -70,6 +70,7 @@ _set_paths(
         FamiliesConv(),
         TritonLinear(),
         TritonConv(),
+        TritonRational(),
         GenericLinear(),
         ProductLinear(),
         GenericConv(),

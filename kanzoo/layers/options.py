@@ -28,8 +28,9 @@ OPTIONS = """basis : str, BasisFactory or Basis class, default "bspline"
         "power_law" (2509.03417).
     backend : str, default "auto"
         Code that computes the layer: "auto" (the fastest that can be had), "dense" (all features at
-        once), "blocked" (features are computed again in the backward; only x is kept) or "compiled"
-        (C++ kernels on the CPU). `explain_backend(x)` says which code runs, and why.
+        once), "blocked" (features are computed again in the backward; only x is kept), "compiled"
+        (C++ kernels on the CPU) or "triton" (kernels on GPUs). `explain_backend(x)` says which code
+        runs, and why.
     device, dtype : optional
         As for layers of `torch.nn`."""
 

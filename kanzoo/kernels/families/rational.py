@@ -32,20 +32,20 @@ def horner(coefficients: Sequence[Tensor], x: Tensor) -> Tensor:
     return value
 
 
-def _layout(x: Tensor) -> tuple[Tensor, tuple[int, int, int]]:
+def layout_of(x: Tensor) -> tuple[Tensor, tuple[int, int, int]]:
     """The input with an order in memory that the kernel knows, and its outer, C and inner sizes."""
     if x.dim() == 0:
         raise ValueError("x must be (..., C), got a single number")
     channels = x.shape[-1]
-    first = _in_memory(x)
+    first = memory_order(x)
     if not x.is_contiguous() and first.is_contiguous():
         return x, (x.shape[0], channels, first[0, 0].numel())
     x = x.contiguous()
     return x, (x.numel() // max(channels, 1), channels, 1)
 
 
-def _in_memory(x: Tensor) -> Tensor:
-    """A contiguous view of what `_layout` gives: images are seen with channels last."""
+def memory_order(x: Tensor) -> Tensor:
+    """A contiguous view of what `layout_of` gives: images are seen with channels last."""
     return x.movedim(-1, 1) if x.dim() > 2 and not x.is_contiguous() else x
 
 
@@ -58,7 +58,7 @@ def _functions(
     if group_of.shape != sizes[1:2]:
         raise ValueError(f"group_of must be ({sizes[1]},), got {tuple(group_of.shape)}")
     arguments: list[Argument] = [
-        ("x", _in_memory(x), _in_memory(x).shape),
+        ("x", memory_order(x), memory_order(x).shape),
         ("above", above.contiguous(), (6,)),
         ("below", below.contiguous(), (4, below.shape[1])),
         ("group_of", group_of.contiguous(), (sizes[1],)),
@@ -67,11 +67,11 @@ def _functions(
 
 
 def _forward(x: Tensor, above: Tensor, below: Tensor, group_of: Tensor) -> Tensor:
-    x, sizes = _layout(x)
+    x, sizes = layout_of(x)
     y = torch.empty_like(x)
     arguments, numbers = _functions(x, above, below, group_of, sizes)
     if x.numel():
-        arguments.append(("y", _in_memory(y), _in_memory(x).shape))
+        arguments.append(("y", memory_order(y), memory_order(x).shape))
         threads = thread_count(x.numel())
         call("kanzoo_rational_forward", None, arguments, int64_array(*numbers, threads))
     return y
@@ -81,7 +81,7 @@ def _backward(
     grad: Tensor, x: Tensor, above: Tensor, below: Tensor, group_of: Tensor, *needs: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     need_x, need_above, need_below = needs
-    x, sizes = _layout(x)
+    x, sizes = layout_of(x)
     grad_x = torch.empty_like(x) if need_x else x.new_empty(0)
     grad_above = torch.zeros_like(above, memory_format=torch.contiguous_format)
     grad_below = torch.zeros_like(below, memory_format=torch.contiguous_format)
@@ -91,11 +91,11 @@ def _backward(
     if x.numel():
         if grad.stride() != x.stride():
             grad = torch.empty_like(x).copy_(grad)
-        shape = _in_memory(x).shape
+        shape = memory_order(x).shape
         arguments = [
-            ("grad", _in_memory(grad), shape),
+            ("grad", memory_order(grad), shape),
             *arguments,
-            ("grad_x", _in_memory(grad_x) if need_x else None, shape),
+            ("grad_x", memory_order(grad_x) if need_x else None, shape),
             ("grad_above", grad_above, (6,)),
             ("grad_below", grad_below, (4, below.shape[1])),
         ]
@@ -108,7 +108,7 @@ def _backward(
 def _fake(x: Tensor, above: Tensor, below: Tensor, group_of: Tensor) -> Tensor:
     if any(t.device != x.device for t in (above, below, group_of)):
         raise ValueError(f"all tensors of rational functions must be on {x.device}, as x")
-    return torch.empty_like(_layout(x)[0])
+    return torch.empty_like(layout_of(x)[0])
 
 
 register(
@@ -119,7 +119,7 @@ register(
     backward=_backward,
     fake=_fake,
     definition=dense_rational,
-    layout=lambda t: _layout(t)[0],
+    layout=lambda t: layout_of(t)[0],
 )
 
 

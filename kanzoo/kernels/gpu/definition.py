@@ -112,8 +112,8 @@ FAMILIES: dict[str, Callable[[Tensor, Tensor, Layout], Tensor]] = {
 def linear(
     x: Tensor,
     weight: Tensor,
-    bias: Tensor | None,
     table: Tensor,
+    bias: Tensor | None,
     layout: Layout,
     dtype: torch.dtype,
 ) -> Tensor:
@@ -142,44 +142,10 @@ def _autograd() -> Iterator[None]:
 
 def gradients(
     function: Callable[..., Tensor], inputs: Sequence[Tensor], grad: Tensor, needs: Sequence[bool]
-) -> list[Tensor]:
+) -> tuple[Tensor, ...]:
     """Gradients of <grad, function> by the inputs, each empty unless needed."""
     with _autograd():
         leaves = [t.detach().requires_grad_(need) for t, need in zip(inputs, needs, strict=True)]
         wanted = [t for t in leaves if t.requires_grad]
         found = iter(torch.autograd.grad(function(*leaves), wanted, grad, materialize_grads=True))
-    return [next(found) if t.requires_grad else t.new_empty(0) for t in leaves]
-
-
-def differentiate(
-    function: Callable[..., Tensor],
-    variables: Sequence[Tensor],
-    grads: Sequence[Tensor | None],
-    needs: Sequence[bool],
-) -> list[Tensor | None]:
-    """Gradients of <grads, gradient of function> by (gradient of the output, *variables).
-
-    `variables` begin with the gradient of the output; `needs` says which of the first gradients
-    were computed, one for each of the others.
-    """
-    keep = torch.is_grad_enabled()
-    with torch.enable_grad():
-        back, *inputs = (
-            t.view_as(t) if t.requires_grad else t.detach().requires_grad_() for t in variables
-        )
-        first = torch.autograd.grad(
-            function(*inputs), inputs, back, create_graph=True, materialize_grads=True
-        )
-        pairs = [
-            (f, g)
-            for f, g, need in zip(first, grads, needs, strict=True)
-            if need and g is not None and f.requires_grad
-        ]
-        if not pairs:
-            return [None] * len(variables)
-        outputs, upper = zip(*pairs, strict=True)
-        return list(
-            torch.autograd.grad(
-                outputs, [back, *inputs], upper, create_graph=keep, materialize_grads=True
-            )
-        )
+    return tuple(next(found) if t.requires_grad else grad.new_empty(0) for t in leaves)

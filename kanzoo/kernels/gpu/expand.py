@@ -44,17 +44,19 @@ def forward(x: Tensor, table: Tensor, layout: Layout, groups: int, dtype: torch.
 
 
 def backward(
-    grad: Tensor, x: Tensor, table: Tensor, layout: Layout, groups: int, need_table: bool
+    grad: Tensor, x: Tensor, table: Tensor, layout: Layout, groups: int, needs: tuple[bool, bool]
 ) -> tuple[Tensor, Tensor]:
-    """Gradients of x and table, the latter empty unless needed."""
+    """Gradients of x and table, each empty unless needed."""
     from kanzoo.kernels.gpu import expand_kernels
 
+    need_x, need_table = needs
     grad, x, given = grad.contiguous(), x.contiguous(), table
     table = table_on(table, x.device)
     grad_x, (rows, channels) = torch.zeros_like(x), x.shape
-    grad_table = torch.zeros_like(given) if need_table else table.new_empty(0)
+    unused = grad.new_empty(0)
+    grad_table = torch.zeros_like(given.contiguous()) if need_table else unused
     if x.numel() == 0:
-        return grad_x, grad_table
+        return grad_x if need_x else unused, grad_table
     functions, total = layout.num_functions(table), layout.total(table)
     high, wide = 32, power_of_two(channels, 16, 64)
     blocks = ceil_div(rows, high)
@@ -80,4 +82,4 @@ def backward(
         )
     if need_table:
         grad_table[:2] = partial.sum(0)
-    return grad_x, grad_table
+    return grad_x if need_x else unused, grad_table

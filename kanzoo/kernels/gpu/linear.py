@@ -50,8 +50,8 @@ def tiles_of(rows: int, inputs: int, outputs: int, itemsize: int) -> tuple[Tile,
 def forward(
     x: Tensor,
     weight: Tensor,
-    bias: Tensor | None,
     table: Tensor,
+    bias: Tensor | None,
     layout: Layout,
     dtype: torch.dtype,
 ) -> Tensor:
@@ -104,16 +104,17 @@ def backward(
     grad, x, given = grad.contiguous(), x.contiguous(), table
     table = table_on(table, x.device)
     empty = grad.numel() == 0 or x.numel() == 0
-    grad_x = torch.zeros_like(x) if need_x else x.new_empty(0)
-    grad_weight = torch.zeros_like(weight) if need_weight else weight.new_empty(0)
-    grad_table = torch.zeros_like(given) if need_table else table.new_empty(0)
+    unused = grad.new_empty(0)
+    grad_x = torch.zeros_like(x) if need_x else unused
+    grad_weight = torch.zeros_like(weight.contiguous()) if need_weight else unused
+    grad_table = torch.zeros_like(given.contiguous()) if need_table else unused
     if not empty and need_weight:
         grad_weight = _weight_gradient(grad, x, weight, table, layout)
     if not empty and (need_x or need_table):
         grad_x, added = _input_gradient(grad, x, weight, table, layout, need_table)
         if need_table:
             grad_table[:2] = added
-    return grad_x if need_x else x.new_empty(0), grad_weight, grad_table
+    return grad_x if need_x else unused, grad_weight, grad_table
 
 
 def _input_gradient(

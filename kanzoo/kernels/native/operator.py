@@ -20,6 +20,7 @@ def register(
     fake: Callable[..., Tensor],
     definition: Callable[..., Tensor],
     layout: Callable[[Tensor], Tensor] = Tensor.contiguous,
+    devices: str = "cpu",
 ) -> None:
     """Make `kanzoo::NAME` and `kanzoo::NAME_backward` known, with all rules but that of FLOPs.
 
@@ -30,7 +31,7 @@ def register(
     variables
         How many of the tensors, the first, have gradients.
     forward, backward
-        The kernels on the CPU. `backward` gets the gradient of the output before the arguments, and
+        The kernels. `backward` gets the gradient of the output before the arguments, and
         after them whether that of each variable is needed; those that are not are empty.
     fake
         The output as `forward` returns it, without values.
@@ -38,6 +39,8 @@ def register(
         The same in differentiable operations.
     layout
         A tensor in the memory order that its gradient has.
+    devices
+        Which devices the kernels are for: "cpu", or "default" for all.
     """
     both = f"kanzoo::{name}", f"kanzoo::{name}_backward"
     needs = ", ".join(f"bool need_{i}" for i in range(variables))
@@ -47,7 +50,7 @@ def register(
     )
     for operator, schema, kernel in zip(both, schemas, (forward, backward), strict=True):
         torch.library.define(operator, schema, tags=torch.Tag.pt2_compliant_tag)
-        torch.library.impl(operator, "cpu", kernel)
+        torch.library.impl(operator, devices, kernel)
     tensors = signature.count("Tensor")
 
     def fake_backward(grad: Tensor, *arguments: Any) -> tuple[Tensor, ...]:

@@ -10,6 +10,7 @@ from kanzoo.kernels.gpu.launch import is_interpreted, unavailable_reason
 from kanzoo.kernels.gpu.layout import FAMILIES, MAX_ORDER, ORDERED, TRAINED
 from kanzoo.kernels.gpu.operators import Functions
 from kanzoo.layers.paths.base import Path, Request, is_traced, is_transformed
+from kanzoo.layers.paths.native import rational_tables
 
 DEVICES = ("cuda", "xpu")  # for which Triton compiles, where it is installed
 
@@ -130,3 +131,24 @@ class TritonConv(Triton):
         )
         bias = request.bias
         return y if bias is None else y + bias.to(y.dtype).view(-1, *[1] * len(options.stride))
+
+
+class TritonRational(Path):
+    """Rational functions by `kanzoo::rational` on GPUs."""
+
+    name = "triton"
+    rank = 15
+    operators = ("values",)
+
+    def can(self, request: Request) -> str | None:
+        family, x = request.expansion.basis.family(), request.x
+        if family is None or family.name != "rational":
+            return "no rational functions"
+        if x.device.type not in DEVICES or x.dim() == 0:
+            return "no device that Triton compiles for"
+        if is_transformed() or torch.compiler.is_exporting():
+            return "a transform of torch.func, or an export"
+        return "float64" if x.dtype == torch.float64 else _unavailable("rational")
+
+    def run(self, request: Request) -> Tensor:
+        return kernels.rational(request.x, *rational_tables(request)).unsqueeze(0)

@@ -1,0 +1,62 @@
+"""The benchmark of accelerators, without one: what it counts, and that it runs from the package."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from kanzoo.benchmark.__main__ import NOT_MEASURED
+from kanzoo.benchmark.roofline import CARDS, Layer
+
+BARE = """
+import runpy, sys
+for name in ("hydra", "omegaconf", "wandb", "lightning", "rich"):
+    sys.modules[name] = None
+runpy.run_module("kanzoo.benchmark", run_name="__main__")
+"""
+
+
+def run(*words: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", BARE, *words],
+        env={**os.environ, "TRITON_INTERPRET": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_command_needs_the_package_alone(tmp_path: Path) -> None:
+    """On the CPU, with Triton's interpreter; parts of the file are replaced one by one."""
+    file = tmp_path / "gpu.json"
+    sizes = ("--rows", "8", "--features", "4", "--grid-sizes", "5")
+    run("layers", "--roofline", "H100", *sizes, "--json", str(file))
+    content = json.loads(file.read_text())
+    assert content["layers"] == content["models"] == content["loop"] == NOT_MEASURED
+    assert [row["kind"] for row in content["estimates"]["rows"]] == ["bf16", "tf32", "fp32"]
+    run("loop", "--device", "cpu", *sizes, "--rounds", "1", "--json", str(file))
+    assert json.loads(file.read_text())["estimates"] == content["estimates"]
+    rows = json.loads(file.read_text())["loop"]["rows"]
+    assert [row["what"] for row in rows] == ["loop"] * 3
+    assert all(row["step_ratio"] > 0 for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("functions", "kind", "milliseconds"),
+    [(8, "bf16", 6.8), (23, "bf16", 19.5), (53, "bf16", 44.8), (8, "tf32", 13.7)],
+)
+def test_estimates_of_products(functions: int, kind: str, milliseconds: float) -> None:
+    """2^20 rows, 512 to 512 features: 2 N C O T operations at 65 % of an H100's peak."""
+    forward, step = Layer(CARDS["H100"], kind, 2**20, 512, functions).fused()
+    assert 1e3 * forward == pytest.approx(milliseconds, rel=0.02)
+    assert 3 * forward <= step
+
+
+def test_features_that_are_never_read_cost_no_bytes() -> None:
+    """Few outputs: memory bounds ready-made features, and the fused kernel gains."""
+    layer = Layer(CARDS["H100"], "bf16", 65_536, 64, 24)
+    assert layer.fused()[0] < layer.ready()[0]
+    assert layer.one_product() > layer.ready()[1]
