@@ -44,7 +44,7 @@ def _job(config: Config) -> None:
 
         print_plan(config, cells, prepared)
         return
-    write_record(study_of(config), folder)
+    write_record(study_of(config), folder, config["overwrite"])
     try:
         with runner(config, cells, engine) as run:
             tunings = tune_arms(config, cells, prepared, run)

@@ -254,6 +254,7 @@ class StudyConfig:
     ratio_margin: Positive
     contrasts: list[list[str]]
     interactions: dict[str, float | str]
+    differences: dict[str, list[str]]
     slope: str | None
     tune: TuneConfig
 

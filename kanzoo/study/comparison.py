@@ -13,6 +13,7 @@ from kanzoo.run.config import Composer
 from kanzoo.rundir import Config
 from kanzoo.settings import StudyConfig
 from kanzoo.study.engines.base import Engine
+from kanzoo.study.parity import check_parity
 from kanzoo.study.plan import Cell, check_study, distinct, first_of_kinds, margins_of, plan_cells
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ def plan(
     check_tuning(study)
     cells = plan_cells(study, config["runs"], config["overwrite"], _composer(), tuned)
     margins_of(study, cells)
+    check_parity(cells, study)
     return cells
 
 

@@ -164,7 +164,7 @@ def read_effects(folder: Path) -> list[Effect]:
     try:
         verdicts = json.loads((report / "verdicts.json").read_text(encoding="utf-8"))
         results = pd.read_csv(table, keep_default_na=True, low_memory=False)
-        return effects_of(verdicts, results, read_record(folder), folder.name)
+        return effects_of(verdicts, results, read_record(folder).study, folder.name)
     except (KeyError, TypeError, json.JSONDecodeError, pd.errors.ParserError) as error:
         raise ValueError(f"{folder} holds the results of another version: {error!r}") from error
 

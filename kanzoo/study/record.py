@@ -1,52 +1,110 @@
-"""`study.yaml`: what a study's folder was made by, so that no other study goes on in it."""
+"""`study.yaml`: what a study's folder was made by, and what was added to it when.
 
-from dataclasses import asdict
+A study may grow: in seeds, arms, models, data sets, budgets, values of axes, and contrasts of new
+arms. What was there stays as it was, and what decides verdicts cannot change.
+"""
+
+from dataclasses import asdict, dataclass, field, fields
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from kanzoo.checks import build
-from kanzoo.rundir import FORMAT, flatten, read_config, write_atomic
+from kanzoo.checks import build, value_text
+from kanzoo.rundir import FORMAT, read_config, write_atomic
 from kanzoo.settings import StudyConfig
+from kanzoo.study.plan import arms_of
 
 FILE = "study.yaml"
-# Words for readers, and what may grow.
-FREE = ("title", "question", "seeds")
+WORDS = ("title", "question")  # for readers
+LISTS = ("data", "match", "train_fraction", "label_noise")  # which may get further entries
+NAMED = ("models", "arms", "differences")  # likewise, by name
+CONTROLS = ("controls", "controls_of")  # what they mean stands in the arms
+
+
+@dataclass(frozen=True)
+class Record:
+    """A study and its history: the day of every change, and a phrase for each thing added."""
+
+    study: StudyConfig
+    added: dict[str, list[str]] = field(default_factory=dict)
+
+    @property
+    def lines(self) -> list[str]:
+        """The history as sentences, for the report."""
+        return [f"Added on {day}: {'; '.join(texts)}." for day, texts in self.added.items()]
 
 
 def check_record(study: StudyConfig, folder: Path) -> None:
-    """Raise a `ValueError` that names the keys in which the folder's study differs.
-
-    A study may get more seeds, not fewer: to look at fewer is to choose among results.
-    """
-    if not (folder / FILE).is_file():
-        return
-    saved = read_record(folder)
-    old, new = (_flat(values) for values in (saved, study))
-    keys = sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k))
-    if study.seeds < saved.seeds:
-        keys.append(f"seeds ({saved.seeds} there)")
-    if keys:
-        raise ValueError(
-            f"{folder} holds a study of another configuration; these keys differ: "
-            f"{', '.join(keys)}; choose another study.name or set overwrite=true"
-        )
+    """Raise a `ValueError` that names the keys in which the folder's study cannot change so."""
+    if (folder / FILE).is_file():
+        _grown(read_record(folder).study, study, folder)
 
 
-def read_record(folder: Path) -> StudyConfig:
-    """The study whose folder this is; `ValueError` for a file of another format."""
-    return build(StudyConfig, read_config(folder / FILE), f"{folder / FILE}: ")
+def read_record(folder: Path) -> Record:
+    """The record of a study's folder; `ValueError` for a file of another format."""
+    content = read_config(folder / FILE)
+    added = {str(day): texts for day, texts in content.pop("added", {}).items()}
+    return Record(build(StudyConfig, content, f"{folder / FILE}: "), added)
 
 
-def write_record(study: StudyConfig, folder: Path) -> None:
-    """Write `study.yaml`, in one step."""
+def write_record(study: StudyConfig, folder: Path, overwrite: bool = False) -> None:
+    """Write `study.yaml` in one step, with what was added since the last time."""
+    added: dict[str, list[str]] = {}
+    if (folder / FILE).is_file() and not overwrite:
+        old = read_record(folder)
+        added = {day: list(texts) for day, texts in old.added.items()}
+        if texts := _grown(old.study, study, folder):
+            added.setdefault(f"{datetime.now(UTC):%Y-%m-%d}", []).extend(texts)
     folder.mkdir(parents=True, exist_ok=True)
-    content = {"format": FORMAT, **asdict(study)}
+    content = {"format": FORMAT, **asdict(study), **({"added": added} if added else {})}
     text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
     write_atomic(folder / FILE, text)
 
 
-def _flat(study: StudyConfig) -> dict[str, Any]:
-    kept = {key: value for key, value in asdict(study).items() if key not in FREE}
-    return {key: str(value) for key, value in flatten(kept).items()}
+def _grown(old: StudyConfig, new: StudyConfig, folder: Path) -> list[str]:
+    """What a study has gained, a phrase for each kind; `ValueError` for any other change."""
+    texts: list[str] = []
+    wrong: list[str] = []
+
+    def compare(key: str, before: dict[str, Any], after: dict[str, Any]) -> None:
+        lost = [name for name in before if before[name] != after.get(name)]
+        wrong.extend(f"{key}.{name}" for name in lost)
+        if more := [name for name in after if name not in before]:
+            texts.append(f"{key} {', '.join(more)}")
+
+    for each in fields(StudyConfig):
+        key, before, after = each.name, getattr(old, each.name), getattr(new, each.name)
+        if key in LISTS:
+            compare(key, *(dict.fromkeys(map(value_text, names), "") for names in (before, after)))
+        elif key == "arms":  # the control arms among them
+            compare(key, arms_of(old), arms_of(new))
+        elif key in NAMED:
+            compare(key, before, after)
+        elif key == "axes":
+            if set(before) != set(after) or any(before[k].arms != after[k].arms for k in before):
+                wrong.append(key)
+            else:
+                for name in before:
+                    compare(f"axes.{name}", before[name].values, after[name].values)
+        elif key == "contrasts":
+            fresh = set(arms_of(new)) - set(arms_of(old))
+            more = [pair for pair in after if pair not in before]
+            if [p for p in before if p not in after] or not all(fresh & {*pair} for pair in more):
+                wrong.append(key)
+            texts.extend(f"contrast {' against '.join(pair)}" for pair in more)
+        elif key == "seeds":
+            if after < before:  # to look at fewer is to choose among results
+                wrong.append(f"seeds ({before} there)")
+            elif after > before:
+                texts.append(f"seeds {before + new.first_seed} to {after + new.first_seed - 1}")
+        elif key not in (*WORDS, *CONTROLS) and before != after:
+            wrong.append(key)
+    if wrong:
+        raise ValueError(
+            f"{folder} holds a study of another configuration; these keys differ: "
+            f"{', '.join(dict.fromkeys(wrong))}; a study may grow, not change: choose another "
+            "study.name or set overwrite=true"
+        )
+    return texts

@@ -36,7 +36,9 @@ def summarise(
 
     from kanzoo.study.comparison import build_engine
     from kanzoo.study.looks import Looks
+    from kanzoo.study.parity import with_differences
     from kanzoo.study.pool import aggregate_effects, effects_of
+    from kanzoo.study.record import FILE, read_record
     from kanzoo.study.report.tuning import tuning_record
     from kanzoo.study.report.write import verdict_table, write_report
     from kanzoo.study.results import collect, judged
@@ -63,6 +65,8 @@ def summarise(
     falls = []
     if study.slope is not None:
         falls = slopes(results, study.baseline, study.slope, axes, study.alpha)
+    found = [with_differences(verdict, study) for verdict in found]
+    history = read_record(folder).lines if (folder / FILE).is_file() else []
     effects = effects_of([v.to_dict() for v in found], results, study)
     shown = ("baseline", "margin", "alpha", "seeds", "overrides", "further")
     paths = write_report(
@@ -72,7 +76,7 @@ def summarise(
         axes=axes,
         title=study.title,
         question=study.question,
-        protocol=[*protocol(study, cells), *references(cells)],
+        protocol=[*protocol(study, cells), *references(cells), *history],
         settings={k: v for k in shown if (v := getattr(study, k)) != []},
         environment=_environment() | {"engine": build_engine(config).describe(len(cells))},
         command=command,
@@ -97,17 +101,19 @@ def summarise(
 
 def protocol(study: StudyConfig, cells: list[Cell]) -> list[str]:
     """How the study was made, a plain sentence or two for each point."""
-    trainer, optim = cells[0].config["trainer"], cells[0].config["optim"]
-    optimizer = optim["_target_"].rpartition(".")[2]
+    from kanzoo.study.parity import common, differences
+
+    optimizer, epochs = common(cells, "choices.optim"), common(cells, "trainer.max_epochs")
     tune = study.tune
     recipe = (
-        f"All arms train with the same recipe: {optimizer}, learning rate {optim['lr']}, weight "
-        f"decay {optim.get('weight_decay', 0)}, {trainer['max_epochs']} epochs. It was not tuned "
+        f"All arms train with the same recipe: {optimizer}, learning rate "
+        f"{common(cells, 'optim.lr')}, weight decay {common(cells, 'optim.weight_decay')}, batches "
+        f"of {common(cells, 'data.batch_size')}, {epochs} epochs. It was not tuned "
         "for any arm."
     )
     if tune.trials:
         recipe = (
-            f"All arms train with {optimizer}, {trainer['max_epochs']} epochs. Every arm was tuned "
+            f"All arms train with {optimizer}, {epochs} epochs. Every arm was tuned "
             f"with the same {tune.trials} trials of the same sampler, on validation data and on "
             f"seeds that the study does not use; only {', '.join(tune.space)} were tuned."
         )
@@ -139,6 +145,8 @@ def protocol(study: StudyConfig, cells: list[Cell]) -> list[str]:
             "Groups of classes are shown one after another. The test set is evaluated with the "
             "weights after the last of them; its parts also after each, for the record only."
         )
+    for arm, texts in differences(cells, study).items():
+        lines.append(f"Declared: {arm} differs from {study.baseline} in {', '.join(texts)}.")
     used = [f"{arm} is {control_text(study, arm)}" for arm in control_arms(study)]
     if used:
         lines.append(f"Control arms tell what of a KAN helps: {'; '.join(used)}.")

@@ -1,0 +1,128 @@
+"""Parity: arms differ in what they are, not in how they are trained.
+
+The composed configurations of a data set, model, budget and point of the axes are compared with
+that of the baseline. What is left of them beside the model, its layers, their basis and its grids,
+what a budget solves, and the settings that a study tunes must be the same, unless the study says so
+under `differences`, and then the report shows it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from kanzoo.checks import check_name, value_text
+from kanzoo.rundir import flatten, identity
+from kanzoo.settings import StudyConfig
+from kanzoo.study.plan import Cell, arms_of, first_of_kinds
+from kanzoo.study.verdict import Verdict
+
+# What arms are made of: sections, or single keys.
+FREE = (
+    *("model", "layers", "basis", "callbacks.grid", "match", "match_scope", "match_by", "budget"),
+    *("choices.model", "choices.layers", "choices.basis"),
+)
+MAX_NAMED = 3  # differences that a message lists
+Values = dict[str, Any]
+
+
+def recipe(cell: Cell) -> Values:
+    """What the arms of a cell must have in common, by dotted keys."""
+    return {k: v for k, v in flatten(identity(cell.config)).items() if not _is_below(k, FREE)}
+
+
+def check_parity(cells: Iterable[Cell], study: StudyConfig) -> None:
+    """Raise a `ValueError` of one line for an arm that differs from its baseline undeclared."""
+    known: set[str] = set()
+    for arm, cell, base in _pairs(cells, study):
+        ours, theirs = recipe(cell), recipe(base)
+        known |= {*ours, *theirs}
+        allowed = (*study.differences.get(arm, ()), *_tuned(arm, study))
+        keys = [k for k in _different(ours, theirs) if not _is_below(k, allowed)]
+        if keys:
+            each = [f"{k} ({_shown(ours, k)} against {_shown(theirs, k)})" for k in keys]
+            more = f" and {len(keys) - MAX_NAMED} more" if len(keys) > MAX_NAMED else ""
+            raise ValueError(
+                f"arm {arm} differs from {study.baseline} on {cell.data} {cell.model} in "
+                f"{', '.join(each[:MAX_NAMED])}{more}, but arms may differ in their model, layers "
+                f"and basis only; if it is meant, declare it: "
+                f"study.differences.{arm}=[{','.join(keys)}]"
+            )
+    sections = {key.rpartition(".")[0] for key in known} - {""}
+    for arm, keys in study.differences.items():
+        check_name("arm of study.differences", arm, arms_of(study))
+        for key in keys:
+            check_name(f"key of study.differences.{arm}", key, sorted(known | sections))
+
+
+def differences(cells: Iterable[Cell], study: StudyConfig) -> dict[str, list[str]]:
+    """In what arms differ from their baselines beside what tuning chose, a phrase for each."""
+    found: dict[str, dict[str, None]] = {}
+    for arm, cell, base in _pairs(cells, study):
+        ours, theirs = recipe(cell), recipe(base)
+        for key in _different(ours, theirs):
+            if not _is_below(key, _tuned(arm, study)):
+                text = f"{key} {_shown(ours, key)} instead of {_shown(theirs, key)}"
+                found.setdefault(arm, {})[text] = None
+    return {arm: list(texts) for arm, texts in found.items()}
+
+
+def with_differences(verdict: Verdict, study: StudyConfig) -> Verdict:
+    """The verdict with a note where the study lets its arm differ from the baseline."""
+    if not (keys := study.differences.get(verdict.arm)) or verdict.contrast:
+        return verdict
+    note = f"declared: also differs in {', '.join(keys)}"
+    return replace(verdict, note="; ".join(filter(None, [verdict.note, note])))
+
+
+def common(cells: Iterable[Cell], key: str) -> str:
+    """The value of a dotted key in all cells, or its values with the data sets that have them."""
+    values: dict[str, dict[str, None]] = {}
+    for cell in cells:
+        values.setdefault(_shown(flatten(cell.config), key), {})[cell.data] = None
+    if len(values) == 1:
+        return next(iter(values))
+    several = [f"{text} ({', '.join(data)})" for text, data in values.items()]
+    names = [name for data in values.values() for name in data]
+    if len(set(names)) < len(names):  # data sets do not tell them apart
+        return " or ".join(values)
+    return ", ".join(several)
+
+
+def _pairs(cells: Iterable[Cell], study: StudyConfig) -> Iterable[tuple[str, Cell, Cell]]:
+    """Every kind of cell of an arm, and the baseline that it is compared with."""
+    kinds = first_of_kinds(list(cells))
+    bases: dict[tuple[str, str], list[Cell]] = {}
+    for cell in kinds:
+        if cell.arm == study.baseline:
+            bases.setdefault((cell.data, cell.model), []).append(cell)
+    for cell in kinds:
+        if cell.arm == study.baseline:
+            continue
+        at = [base for base in bases[cell.data, cell.model] if _is_beside(base, cell)]
+        same = [base for base in at if base.match == cell.match]
+        for base in (same or at)[:1]:
+            yield cell.arm, cell, base
+
+
+def _is_beside(base: Cell, cell: Cell) -> bool:
+    """Whether two cells stand at one point of the axes: an axis may not concern the baseline."""
+    return all(b in (c, "") for (_, b), (_, c) in zip(base.axes, cell.axes, strict=True))
+
+
+def _tuned(arm: str, study: StudyConfig) -> tuple[str, ...]:
+    tune = study.tune
+    return (*tune.space, *tune.extra.get(arm, {})) if tune.trials else ()
+
+
+def _different(ours: Values, theirs: Values) -> list[str]:
+    return sorted(k for k in ours.keys() | theirs.keys() if ours.get(k) != theirs.get(k))
+
+
+def _is_below(key: str, sections: Iterable[str]) -> bool:
+    return any(key == section or key.startswith(f"{section}.") for section in sections)
+
+
+def _shown(values: Mapping[str, Any], key: str) -> str:
+    return value_text(values[key]) if key in values else "none"
