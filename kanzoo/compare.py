@@ -18,7 +18,9 @@ from kanzoo.study.comparison import (
     study_of,
     tune_arms,
 )
+from kanzoo.study.plan import seeds_needed
 from kanzoo.study.record import check_record, write_record
+from kanzoo.study.selection import only_selected
 
 log = logging.getLogger("kanzoo")
 
@@ -44,9 +46,13 @@ def _job(config: Config) -> None:
 
         print_plan(config, cells, prepared)
         return
-    write_record(study_of(config), folder, config["overwrite"])
+    study = study_of(config)
+    write_record(study, folder, config["overwrite"])
+    if few := seeds_needed(study):
+        log.warning(few)
     try:
-        with runner(config, cells, engine) as run:
+        with runner(config, cells, engine) as run_all:
+            run = only_selected(run_all, study)
             tunings = tune_arms(config, cells, prepared, run)
             if tunings:
                 with user_errors():

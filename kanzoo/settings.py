@@ -226,6 +226,15 @@ class MetricConfig:
 
 
 @dataclass(frozen=True)
+class SelectConfig:
+    """What of a study is run, by name; an empty list stands for all."""
+
+    data: list[str] = field(default_factory=list)
+    models: list[str] = field(default_factory=list)
+    arms: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
 class StudyConfig:
     """A file of `conf/study`, with what `conf/compare.yaml` has for all of them."""
 
@@ -254,9 +263,10 @@ class StudyConfig:
     ratio_margin: Positive
     contrasts: list[list[str]]
     interactions: dict[str, float | str]
-    differences: dict[str, list[str]]
     slope: str | None
     tune: TuneConfig
+    differences: dict[str, list[str]] = field(default_factory=dict)
+    select: SelectConfig = field(default_factory=SelectConfig)
 
 
 @dataclass(frozen=True)

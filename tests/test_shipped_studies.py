@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 
 from kanzoo import registry
+from kanzoo.checks import value_text
 from kanzoo.compare import _job
 from kanzoo.run.config import compose
 from kanzoo.run.fit import train
-from kanzoo.study.plan import SHORT_AXES, Cell, distinct, value_text
+from kanzoo.study.plan import SHORT_AXES, Cell, distinct
 from kanzoo.study.run import Runner
 
 LONG = {"mnist", "cifar10"}  # downloads, and hours

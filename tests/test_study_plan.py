@@ -282,7 +282,7 @@ def test_a_dry_run_leaves_no_record_and_estimates(
     assert "train_fraction" in shown
     assert "8 cells, 8 different runs, 8 of them to do" in shown
     assert "an estimate" in shown
-    assert "no verdicts: the first planned look is at 5 seeds" in shown
+    assert "no verdicts: the first is at 5 seeds" in shown
 
 
 # --- composing quickly ---------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from kanzoo import registry
-from kanzoo.run.config import Extensions, check_overrides, to_plain
+from kanzoo.run.config import Extensions, check_overrides, selections, to_plain
 from kanzoo.rundir import Config
 
 
@@ -28,8 +28,8 @@ def run_command(config_name: str, job: Callable[[Config], None]) -> None:
     parser = get_args_parser()
     parser.error = fail  # type: ignore[assignment,method-assign]
     arguments = parser.parse_intermixed_args()
-    words = arguments.overrides
-    flags = [word for word in sys.argv[1:] if word not in words]
+    flags = [word for word in sys.argv[1:] if word not in arguments.overrides]
+    words = selections(config_name, arguments.overrides)
     sys.argv[1:] = [*flags, *words]  # Hydra takes no flag between overrides
     with user_errors():
         if arguments.multirun and config_name != "train":

@@ -51,6 +51,7 @@ class Extensions(SearchPathPlugin):
 
 def compose(config_name: str, overrides: list[str]) -> Config:
     """The checked, resolved configuration of a list of overrides, as plain values."""
+    overrides = selections(config_name, overrides)
     config = check_overrides(config_name, overrides)
     if any(word.startswith("+") for word in overrides):  # which Hydra may refuse
         config = _compose(config_name, overrides)
@@ -151,6 +152,13 @@ def to_plain(config: DictConfig, choices: Mapping[str, str | None]) -> Config:
     values = {str(key): value for key, value in plain.items()}
     groups = {key: name for key, name in choices.items() if "/" not in key and name is not None}
     return {**values, "choices": groups} if groups else values
+
+
+def selections(config_name: str, overrides: list[str]) -> list[str]:
+    """Overrides in which names of what a study has select among that, as `study.models=[mlp]`."""
+    if config_name != "compare":
+        return overrides
+    return [re.sub(r"^study\.(data|models|arms)=(?!\{)", r"study.select.\1=", w) for w in overrides]
 
 
 def check_overrides(

@@ -19,6 +19,7 @@ from kanzoo.study.plan import Cell, check_study, distinct, first_of_kinds, margi
 if TYPE_CHECKING:
     from kanzoo.run.prepare import Prepared
     from kanzoo.study.run import Runner
+    from kanzoo.study.selection import Run
     from kanzoo.study.tune import Tuning
 
 
@@ -33,7 +34,10 @@ def report(config: Config, cells: list[Cell], tunings: "list[Tuning]") -> int:
 
 def study_of(config: Config) -> StudyConfig:
     """The study that a configuration describes, of the kinds that it must have."""
-    return build(StudyConfig, config["study"], "study.")
+    from kanzoo.study.selection import declare
+
+    study = build(StudyConfig, config["study"], "study.")
+    return declare(study, config.get("choices", {}).get("study", study.name))
 
 
 def study_folder(config: Config) -> Path:
@@ -92,7 +96,7 @@ def check_trials(config: Config, cells: list[Cell], here: bool = True) -> None:
 
 
 def tune_arms(
-    config: Config, cells: list[Cell], prepared: "list[Prepared]", run: "Runner"
+    config: Config, cells: list[Cell], prepared: "list[Prepared]", run: "Run"
 ) -> "list[Tuning]":
     """The finished tuning of every kind of cell; none where the study does not tune."""
     from kanzoo.study.tune import Tuning, tune

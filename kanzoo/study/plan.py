@@ -14,6 +14,7 @@ from kanzoo.study.controls import applies, borrowed, control_arms, is_borrowing,
 from kanzoo.study.looks import check_looks
 
 MIN_SEEDS = 2
+MIN_JUDGED = 5  # pairs of seeds below which there is no verdict
 MIN_SIZES = 3  # of a slope
 Axes = tuple[tuple[str, str], ...]
 Point = Sequence[tuple[str, list[str]]]  # the value on every axis, and its overrides
@@ -240,6 +241,14 @@ def check_study(study: StudyConfig) -> None:
             check_name("model", name, registry.names("model"))
     for name, axis in study.axes.items():
         _check_axis(name, axis, arms)
+
+
+def seeds_needed(study: StudyConfig) -> str:
+    """Why a plan has too few seeds for a verdict; empty where it has enough."""
+    needed = max(study.looks[0], MIN_JUDGED)
+    if study.seeds >= needed:
+        return ""
+    return f"no verdicts: the first is at {needed} seeds, and these are {study.seeds}"
 
 
 def margins_of(study: StudyConfig, cells: list[Cell]) -> dict[str, float]:

@@ -6,10 +6,10 @@ import sys
 import time
 from typing import Any
 
-from kanzoo.checks import build
 from kanzoo.rundir import Config
-from kanzoo.settings import StudyConfig
-from kanzoo.study.plan import Cell, active_axes, distinct, first_of_kinds
+from kanzoo.study.comparison import study_of
+from kanzoo.study.plan import Cell, active_axes, distinct, first_of_kinds, seeds_needed
+from kanzoo.study.selection import is_selected
 
 BUDGET = 15.0  # seconds of measuring; what is left then is estimated from what was measured
 OVERHEAD = 1.0  # seconds of a cell beside its steps
@@ -21,7 +21,7 @@ def print_plan(config: Config, cells: list[Cell], prepared: list[Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    study = build(StudyConfig, config["study"], "study.")
+    study = study_of(config)
     axes = active_axes(study)
     kinds = list(zip(first_of_kinds(cells), prepared, strict=True))
     seconds = estimate(cells, prepared)
@@ -51,11 +51,12 @@ def print_plan(config: Config, cells: list[Cell], prepared: list[Any]) -> None:
     if len(kinds) > MAX_ROWS:
         console.print(f"and {len(kinds) - MAX_ROWS} more kinds of cells")
     runs = distinct(cells)
-    waiting = [cell for cell in runs if config["overwrite"] or cell.folder.result() is None]
+    chosen = [cell for cell in runs if is_selected(cell, study)]
+    waiting = [cell for cell in chosen if config["overwrite"] or cell.folder.result() is None]
     total = sum(seconds[cell.kind] for cell in waiting)
     words = [f"{len(cells)} cells, {len(runs)} different runs, {len(waiting)} of them to do"]
-    if study.seeds < study.looks[0]:
-        words.append(f"no verdicts: the first planned look is at {study.looks[0]} seeds")
+    if few := seeds_needed(study):
+        words.append(few)
     tune = study.tune
     if tune.trials:
         trials = tune.trials * tune.seeds

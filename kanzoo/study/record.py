@@ -17,7 +17,7 @@ from kanzoo.settings import StudyConfig
 from kanzoo.study.plan import arms_of
 
 FILE = "study.yaml"
-WORDS = ("title", "question")  # for readers
+WORDS = ("title", "question", "select")  # for readers, and what is run now
 LISTS = ("data", "match", "train_fraction", "label_noise")  # which may get further entries
 NAMED = ("models", "arms", "differences")  # likewise, by name
 CONTROLS = ("controls", "controls_of")  # what they mean stands in the arms
@@ -58,7 +58,8 @@ def write_record(study: StudyConfig, folder: Path, overwrite: bool = False) -> N
         if texts := _grown(old.study, study, folder):
             added.setdefault(f"{datetime.now(UTC):%Y-%m-%d}", []).extend(texts)
     folder.mkdir(parents=True, exist_ok=True)
-    content = {"format": FORMAT, **asdict(study), **({"added": added} if added else {})}
+    declared = {key: value for key, value in asdict(study).items() if key != "select"}
+    content = {"format": FORMAT, **declared, **({"added": added} if added else {})}
     text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
     write_atomic(folder / FILE, text)
 
@@ -104,7 +105,7 @@ def _grown(old: StudyConfig, new: StudyConfig, folder: Path) -> list[str]:
     if wrong:
         raise ValueError(
             f"{folder} holds a study of another configuration; these keys differ: "
-            f"{', '.join(dict.fromkeys(wrong))}; a study may grow, not change: choose another "
+            f"{', '.join(sorted(set(wrong)))}; a study may grow, not change: choose another "
             "study.name or set overwrite=true"
         )
     return texts

@@ -18,6 +18,7 @@ Axes = tuple[str, ...]
 _CORRUPTED = re.compile(rf"test_({'|'.join(CORRUPTIONS)})_(.+)")
 
 COSTS = ("params", "flops", "step_time_ms", "peak_memory_mb", "train_seconds", "epochs")
+NOT_RUN = "not run"  # and not tried
 SIZES = ("train", "val", "test")
 
 
@@ -104,7 +105,7 @@ def _row(cell: Cell, study_folder: Path, axes: Sequence[str]) -> dict[str, Any]:
     }
     if result is None:
         failure = path / "failure.txt"
-        row["reason"] = failure.read_text().strip() if failure.is_file() else "not run"
+        row["reason"] = failure.read_text().strip() if failure.is_file() else NOT_RUN
         if row["reason"].startswith(DIVERGED):
             row["status"] = "diverged"
         return row

@@ -12,10 +12,11 @@ from kanzoo.study import inference, variance
 from kanzoo.study.inference import Array
 from kanzoo.study.looks import Looks
 from kanzoo.study.pairs import Pairs
+from kanzoo.study.plan import MIN_JUDGED
 from kanzoo.study.variance import Estimate
 from kanzoo.study.verdict import Verdict
 
-MIN_SEEDS = 5
+MIN_SEEDS = MIN_JUDGED
 SHARED = ("official", "fixed")  # test sets that all seeds have in common
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kanzoo import __version__
-from kanzoo.checks import build, value_text
+from kanzoo.checks import value_text
 from kanzoo.rundir import Config, git_sha
 from kanzoo.settings import StudyConfig
 from kanzoo.study.controls import control_arms, control_text, parts_of_difference
@@ -34,18 +34,18 @@ def summarise(
     """Write the report, print the verdicts and return the number of failed cells."""
     from rich.console import Console
 
-    from kanzoo.study.comparison import build_engine
+    from kanzoo.study.comparison import build_engine, study_of
     from kanzoo.study.looks import Looks
     from kanzoo.study.parity import with_differences
     from kanzoo.study.pool import aggregate_effects, effects_of
     from kanzoo.study.record import FILE, read_record
     from kanzoo.study.report.tuning import tuning_record
     from kanzoo.study.report.write import verdict_table, write_report
-    from kanzoo.study.results import collect, judged
+    from kanzoo.study.results import NOT_RUN, collect, judged
     from kanzoo.study.slopes import slopes
     from kanzoo.study.stats import verdicts
 
-    study = build(StudyConfig, config["study"], "study.")
+    study = study_of(config)
     axes = active_axes(study)
     results = collect(cells, folder, axes)
     values, further = judged(results, study.metrics, control_arms(study))
@@ -87,7 +87,11 @@ def summarise(
     )
     Console(width=None if sys.stdout.isatty() else 100).print(verdict_table(found))
     counts = results["status"].value_counts()
+    waiting = int(results["reason"].eq(NOT_RUN).sum())
     failed, diverged = (int(counts.get(status, 0)) for status in ("failed", "diverged"))
+    failed -= waiting
+    if waiting:
+        log.info("%d of %d cells are not run yet", waiting, len(cells))
     if failed:
         log.error("%d of %d cells failed; the same command retries them", failed, len(cells))
     if diverged:
