@@ -22,3 +22,7 @@ class DivergedError(ArithmeticError):
 
 class EngineError(RuntimeError):
     """The engine that runs cells cannot go on, whatever the cells do."""
+
+
+class SeparateError(RuntimeError):
+    """Runs that were to be trained together have to be trained one by one."""

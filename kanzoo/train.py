@@ -62,14 +62,19 @@ def _print_summary(result: dict[str, Any], folder: RunDir) -> None:
         "forward FLOPs": f"{result['flops']:,} (twin {result['twin_flops']:,})"
         + (f", {result['flops_sparse']:,} without zeros" if result["kan_roles"] else ""),
         "sizes": result["sizes"] + f" ({result['trunk_changed']})" * bool(result["trunk_changed"]),
-        "training step": f"{result['step_time_ms']:.2f} ms",
+        "training step": _measured(result["step_time_ms"], ".2f", "ms"),
         "peak memory": f"{result['peak_memory_mb']:.1f} MB",
-        "training": f"{result['train_seconds']:.1f} s, {result['epochs']} epochs",
+        "training": f"{_measured(result['train_seconds'], '.1f', 's')}, {result['epochs']} epochs",
         "result": str(Path(folder.path) / "result.json"),
     }
     for name, value in rows.items():
         table.add_row(name, value)
     Console().print(table)
+
+
+def _measured(value: float | None, form: str, unit: str) -> str:
+    """A time, which runs that were trained together have none of."""
+    return "not measured" if value is None else f"{value:{form}} {unit}"
 
 
 def _short(value: float) -> str:

@@ -66,6 +66,8 @@ def _parser() -> argparse.ArgumentParser:
     part.set_defaults(measure=_study, table=_study_table)
     part = parts.add_parser("loop", parents=[shared], help="scripts/train.py against a bare loop")
     part.set_defaults(measure=_loop, table=_loop_table)
+    part = parts.add_parser("seeds", parents=[shared], help="seeds together against one by one")
+    part.set_defaults(measure=_seeds, table=_seeds_table)
     part = parts.add_parser("fit", parents=[shared], help="a whole fit against pykan")
     part.set_defaults(measure=_fit, table=_fit_table)
     part.add_argument("--steps", type=_positive, default=200, help="LBFGS steps")
@@ -107,6 +109,12 @@ def _loop(options: argparse.Namespace) -> Iterator[Any]:
     from kanzoo.benchmark import loop  # needs all that trains
 
     yield from loop.measure(options.rounds)
+
+
+def _seeds(options: argparse.Namespace) -> Iterator[Any]:
+    from kanzoo.benchmark import seeds  # needs all that trains
+
+    yield from seeds.measure(options.rounds)
 
 
 def hardware() -> dict[str, Any]:
@@ -186,6 +194,16 @@ def _loop_table(rows: list[Any]) -> Table:
             f"{row.epoch_s:.2f} ({row.bare_epoch_s:.2f})",
             f"{row.epoch_ratio:.3f}",
         )
+    return table
+
+
+def _seeds_table(rows: list[Any]) -> Table:
+    table = Table(title=f"{rows[0].num_seeds} runs on digits", title_justify="left")
+    for name in ("cell", "together s", "one by one s", "times faster"):
+        table.add_column(name, justify="left" if name == "cell" else "right")
+    for row in rows:
+        values = (row.together_s, row.separate_s, row.speedup)
+        table.add_row(row.cell, *(f"{value:.2f}" for value in values))
     return table
 
 

@@ -21,12 +21,17 @@ class Times:
     ratio: float
 
 
-def compare(candidate: Callable[[], object], limit: Callable[[], object], rounds: int) -> Times:
+def compare(
+    candidate: Callable[[], object],
+    limit: Callable[[], object],
+    rounds: int,
+    warmup: int = WARMUP,
+) -> Times:
     """Times over `rounds` of the candidate and the limit, one after the other.
 
     The machine's speed drifts; two neighbours in time see the same machine.
     """
-    for _ in range(WARMUP):
+    for _ in range(warmup):
         candidate()
         limit()
     pairs = [(_seconds(candidate), _seconds(limit)) for _ in range(rounds)]

@@ -12,10 +12,13 @@ from kanzoo.run.prepare import Prepared, check_machine, prepare
 from kanzoo.rundir import Config, RunDir, git_sha, is_first_process
 
 if TYPE_CHECKING:
-    from lightning.pytorch import Callback
+    from lightning.pytorch import Callback, Trainer
     from torch import nn
 
     from kanzoo.models.build import ModelPlan
+    from kanzoo.training.data import DataModule
+    from kanzoo.training.evaluation import Items
+    from kanzoo.training.task import Task
 
 log = logging.getLogger("kanzoo")
 MATCHING = ("match", "match_scope", "match_by")
@@ -67,34 +70,18 @@ def fit(folder: RunDir, prepared: Prepared, callbacks: "Sequence[Callback]" = ()
     import torch
 
     from kanzoo.interpret.pictures.animation import make_pictures
-    from kanzoo.models.weights import save_recipe
     from kanzoo.training.data import DataModule
-    from kanzoo.training.evaluation import PhaseScores, evaluate, outside_grid
+    from kanzoo.training.evaluation import PhaseScores, evaluate
     from kanzoo.training.finite import StopWhenDiverged, check_scores
     from kanzoo.training.interrupt import stopping_between_batches
-    from kanzoo.training.measure import StepTimer, machine, peak_step_memory
-    from kanzoo.training.optim import build_optimizer
-    from kanzoo.training.task import Task
-    from kanzoo.training.trainer import build_trainer, close_wandb, dtype_of
+    from kanzoo.training.measure import StepTimer
+    from kanzoo.training.trainer import build_trainer, close_wandb
 
-    config, choices = prepared.config, prepared.config.choices
-    plan, dataset, objective = prepared.plan, prepared.dataset, prepared.objective
-    # In its dtype before anything is restored: Lightning converts only after that.
-    net = plan.build(config.seed).to(dtype_of(config.trainer.precision))
-    make_optimizer = partial(build_optimizer, config.optim)
-    task = Task(
-        net,
-        objective,
-        dataset.spec.num_outputs,
-        make_optimizer,
-        prepared.schedule,
-        config.seed,
-        config.callbacks.regularise,
-    )
+    config, dataset, objective = prepared.config, prepared.dataset, prepared.objective
+    task = make_task(prepared)
     if is_first_process():
-        folder.write_config()
-        save_recipe(net, folder.path)
-    facts = plan.facts()
+        write_description(folder, task)
+    facts = prepared.plan.facts()
     timer = StepTimer()
     resume = folder.last_checkpoint if folder.last_checkpoint.is_file() else None
     if resume:
@@ -105,7 +92,7 @@ def fit(folder: RunDir, prepared: Prepared, callbacks: "Sequence[Callback]" = ()
         with stopping_between_batches() as interrupt:
             own: list[Callback] = [*callbacks, timer, interrupt, StopWhenDiverged()]
             own += [phases] if in_phases else []
-            own += make_pictures(config.callbacks.pictures, folder.path / "pictures", net)
+            own += make_pictures(config.callbacks.pictures, folder.path / "pictures", task.net)
             trainer = build_trainer(config, folder, objective, facts, resume, own)
             data = DataModule(dataset, config.seed)
             if torch.cuda.is_available():
@@ -124,6 +111,67 @@ def fit(folder: RunDir, prepared: Prepared, callbacks: "Sequence[Callback]" = ()
         address = close_wandb()
     if not trainer.is_global_zero:
         return None
+    times = (timer.step_ms(), seconds)
+    return write_result(
+        folder, prepared, trainer, task, data, scores, items, times, {"wandb": address}
+    )
+
+
+def make_task(prepared: Prepared) -> "Task":
+    """The network of a run with its initial weights, and how it is trained."""
+    from kanzoo.training.optim import build_optimizer
+    from kanzoo.training.task import Task
+    from kanzoo.training.trainer import dtype_of
+
+    config = prepared.config
+    # In its dtype before anything is restored: Lightning converts only after that.
+    net = prepared.plan.build(config.seed).to(dtype_of(config.trainer.precision))
+    return Task(
+        net,
+        prepared.objective,
+        prepared.dataset.spec.num_outputs,
+        partial(build_optimizer, config.optim),
+        prepared.schedule,
+        config.seed,
+        config.callbacks.regularise,
+    )
+
+
+def write_description(folder: RunDir, task: "Task") -> None:
+    """Write what is known of a run before it is trained: its configuration, and its recipe."""
+    from kanzoo.models.base import Architecture
+    from kanzoo.models.weights import save_recipe
+
+    assert isinstance(task.net, Architecture)
+    folder.write_config()
+    save_recipe(task.net, folder.path)
+
+
+def write_result(
+    folder: RunDir,
+    prepared: Prepared,
+    trainer: "Trainer",
+    task: "Task",
+    data: "DataModule",
+    scores: Config,
+    items: "Items",
+    times: tuple[float | None, float | None],
+    further: Config,
+) -> Config:
+    """Write `items.npz` and `result.json`, the content of which is returned.
+
+    `times` are the milliseconds of a step and the seconds of training, None where nothing was
+    measured of this run alone; `further` goes into the result as it is.
+    """
+    import torch
+
+    from kanzoo.training.evaluation import outside_grid
+    from kanzoo.training.measure import machine, peak_step_memory
+
+    config, choices = prepared.config, prepared.config.choices
+    plan, dataset, objective = prepared.plan, prepared.dataset, prepared.objective
+    net, make_optimizer, (step_ms, seconds) = task.net, task.make_optimizer, times
+    assert make_optimizer is not None
     outside = outside_grid(trainer, net, data)
     if trainer.strategy.root_device.type == "cuda":
         peak = torch.cuda.max_memory_allocated()
@@ -141,9 +189,9 @@ def fit(folder: RunDir, prepared: Prepared, callbacks: "Sequence[Callback]" = ()
         "data": choices["data"],
         "seed": config.seed,
         **{name: getattr(config, name) if plan.layers.is_kan else None for name in MATCHING},
-        **facts,
+        **plan.facts(),
         **_final_size(net, plan),
-        "step_time_ms": timer.step_ms(),
+        "step_time_ms": step_ms,
         "machine": machine(trainer.strategy.root_device),
         "peak_memory_mb": peak / 2**20,
         "train_seconds": seconds,
@@ -156,10 +204,10 @@ def fit(folder: RunDir, prepared: Prepared, callbacks: "Sequence[Callback]" = ()
         "reference": dataset.reference(),
         "reference_name": dataset.reference_name,
         "data_version": dataset.spec.version or None,
-        "wandb": address,
         "git_sha": git_sha(),
         "versions": _versions(),
         "config_hash": folder.config_hash,
+        **further,
     }
     if items:
         folder.write_items(items)

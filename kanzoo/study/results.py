@@ -120,7 +120,8 @@ def _row(cell: Cell, study_folder: Path, axes: Sequence[str]) -> dict[str, Any]:
         "roles": " ".join(result["kan_roles"]),
         "flops_sparse": result["flops_sparse"],
     }
-    row |= {key: result[key] for key in COSTS}
+    # Times of runs that were trained together are not known.
+    row |= {key: float("nan") if result[key] is None else result[key] for key in COSTS}
     row |= {key: result.get(key) or "" for key in ("machine", "wandb")}
     row |= _split(result, path)
     others = {k: v for k, v in result["test"].items() if k not in ("loss", result["metric"])}

@@ -41,9 +41,13 @@ class StopWhenDiverged(Callback):
         if trainer.world_size > 1:
             diverged = trainer.strategy.reduce_boolean_decision(diverged, all=False)
         if diverged:
-            value = "a loss diverged" if math.isfinite(total) else f"the loss became {total}"
-            place = f"epoch {trainer.current_epoch}, by step {trainer.global_step}"
-            raise DivergedError(f"{value} in {place}")
+            raise divergence(total, trainer)
+
+
+def divergence(total: float, trainer: Trainer) -> DivergedError:
+    """The error for a sum of losses, of this process or of another, that is not finite."""
+    value = "a loss diverged" if math.isfinite(total) else f"the loss became {total}"
+    return DivergedError(f"{value} in epoch {trainer.current_epoch}, by step {trainer.global_step}")
 
 
 def check_scores(scores: dict[str, Any]) -> None:

@@ -91,12 +91,28 @@ class Task(LightningModule):
     def _evaluate(self, batch: Batch, split: str) -> Tensor:
         x, y = batch
         output: Tensor = self(x)
+        self.add_scores(output, y, split)
+        return output
+
+    def add_scores(self, output: Tensor, y: Tensor, split: str) -> None:
+        """Let outputs for samples of a split count in its loss and metrics."""
+        loss, metrics = self._scores_of(split)
+        loss.update(self.objective.loss(output, y), weight=self.objective.weight(y))
+        metrics.update(output, y)
+
+    def pop_scores(self, split: str) -> dict[str, Tensor]:
+        """Loss and metrics of what was added, which begin anew."""
+        loss, metrics = self._scores_of(split)
+        values = {"loss": loss.compute(), **metrics.compute()}
+        loss.reset()
+        metrics.reset()
+        return values
+
+    def _scores_of(self, split: str) -> tuple[MeanMetric, MetricCollection]:
         loss, metrics = self.losses[f"{split}_loss"], self.metrics[f"{split}_metrics"]
         assert isinstance(loss, MeanMetric)
         assert isinstance(metrics, MetricCollection)
-        loss.update(self.objective.loss(output, y), weight=self.objective.weight(y))
-        metrics.update(output, y)
-        return output
+        return loss, metrics
 
     def on_test_epoch_start(self) -> None:
         self.test_items = []
@@ -115,13 +131,8 @@ class Task(LightningModule):
         self._log_split("test", self.test_title)
 
     def _log_split(self, split: str, title: str) -> None:
-        loss, metrics = self.losses[f"{split}_loss"], self.metrics[f"{split}_metrics"]
-        assert isinstance(loss, MeanMetric)
-        assert isinstance(metrics, MetricCollection)
-        values = {"loss": loss.compute(), **metrics.compute()}
+        values = self.pop_scores(split)
         self.log_dict({f"{title}/{name}": value for name, value in values.items()}, prog_bar=True)
-        loss.reset()
-        metrics.reset()
 
     def configure_optimizers(self) -> Any:
         assert self.make_optimizer is not None

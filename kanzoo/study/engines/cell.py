@@ -11,11 +11,11 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import IO, Any
 
-from kanzoo.errors import BUSY_CODE, BusyError, DivergedError
+from kanzoo.errors import BUSY_CODE, BusyError, DivergedError, SeparateError
 from kanzoo.study.plan import Cell
 
 FINISHED, FAILED, DIVERGED, BUSY = "finished", "failed", "diverged", "busy"
@@ -41,13 +41,31 @@ def run_cell(cell: Cell, train: Train, cell_timeout: float | None = None) -> Out
         if is_multi_device(cell):
             return _run_alone(cell, cell_timeout)
         train(cell.config)
-    except BusyError:
-        return Outcome(BUSY)
-    except DivergedError as error:
-        return Outcome(DIVERGED, one_line(error))
     except (Exception, SystemExit) as error:
-        return Outcome(FAILED, one_line(error))
+        return outcome_of(error)
     return Outcome(FINISHED)
+
+
+def run_seeds(cells: Sequence[Cell]) -> list[Outcome]:
+    """Train cells that differ in the seed alone together; those that cannot be are untried."""
+    from kanzoo.run.seeds import train_seeds
+
+    try:
+        ends = train_seeds([cell.config for cell in cells])
+    except (Exception, SystemExit) as error:
+        return [Outcome(UNTRIED, one_line(error))] * len(cells)
+    return [Outcome(FINISHED) if error is None else outcome_of(error) for error in ends]
+
+
+def outcome_of(error: BaseException) -> Outcome:
+    """The outcome of an attempt that raised."""
+    if isinstance(error, BusyError):
+        return Outcome(BUSY)
+    if isinstance(error, DivergedError):
+        return Outcome(DIVERGED, one_line(error))
+    if isinstance(error, SeparateError):
+        return Outcome(UNTRIED, str(error))
+    return Outcome(FAILED, one_line(error))
 
 
 def one_line(error: BaseException) -> str:

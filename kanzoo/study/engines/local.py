@@ -1,10 +1,11 @@
 """The local engine: warm worker processes that survive whatever a cell does."""
 
+import logging
 import os
 import tempfile
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, TimeoutError, wait
 from contextlib import contextmanager
 from multiprocessing import get_context
@@ -18,16 +19,21 @@ from kanzoo.checks import Count, check_value
 from kanzoo.study.engines.base import Engine, Session, cores
 from kanzoo.study.engines.cell import (
     FAILED,
+    UNTRIED,
     Outcome,
     Train,
     death,
     is_multi_device,
     prepare_worker,
     run_cell,
+    run_seeds,
     timed_out,
 )
 from kanzoo.study.plan import Cell
 
+log = logging.getLogger("kanzoo")
+
+MAX_SEEDS = 8  # that are trained together: with more, little is gained and more is lost by a crash
 GRACE = 10.0  # seconds more that a worker has to end the processes of a hung cell
 
 
@@ -36,19 +42,27 @@ class LocalEngine(Engine):
 
     `workers` of them, by default one a core, with `threads` each, by default the cores shared out.
     Where there are several GPUs, the workers are spread over them; cells of several devices see
-    all of them.
+    all of them. With `vectorise` the seeds of a cell are trained together in one worker, where its
+    network and recipe allow it; times of a single run are then not measured.
     """
 
     is_local = True
 
     def __init__(
-        self, *, workers: int | None = None, threads: int | None = None, **common: Any
+        self,
+        *,
+        workers: int | None = None,
+        threads: int | None = None,
+        vectorise: bool = False,
+        **common: Any,
     ) -> None:
         super().__init__(**common)
+        check_value("engine.vectorise", vectorise, bool)
         check_value("engine.workers", workers, Count | None)
         check_value("engine.threads", threads, Count | None)
         self.workers = workers
         self.threads = threads
+        self.vectorise = vectorise
 
     def check(self, cells: Sequence[Cell]) -> None:
         """Nothing can be missing here."""
@@ -86,8 +100,11 @@ class _LocalSession(Session):
         super().__init__(engine.max_retries)
         self._cell_timeout = engine.cell_timeout
         self._workers, self._start, self._train = workers, start, train
-        self._waiting: deque[Cell] = deque()
-        self._running: dict[Future[Outcome], Cell] = {}
+        self._vectorise = engine.vectorise
+        self._waiting: deque[list[Cell]] = deque()
+        self._running: dict[Future[Any], list[Cell]] = {}
+        self._grouped: set[Path] = set()
+        self._refused: set[str] = set()
         self.pool = self._new_pool()
 
     def _new_pool(self) -> ProcessPool:
@@ -97,15 +114,22 @@ class _LocalSession(Session):
         )
 
     def start(self, cells: Sequence[Cell]) -> None:
-        self._waiting.extend(cells)
+        # What comes again is trained by itself.
+        fresh = [c for c in cells if self._vectorise and c.folder.path not in self._grouped]
+        self._grouped |= {cell.folder.path for cell in fresh}
+        self._waiting.extend(groups_of_seeds(fresh, self._workers))
+        self._waiting.extend([cell] for cell in cells if cell not in fresh)
         while self._waiting and len(self._running) < 2 * self._workers and self.pool.active:
-            cell = self._waiting.popleft()
+            group = self._waiting.popleft()
             timeout = self._cell_timeout
-            if timeout is not None and is_multi_device(cell):
-                timeout += GRACE  # it is ended by `run_cell`
-            arguments = [cell, self._train, self._cell_timeout]
-            future = self.pool.schedule(run_cell, args=arguments, timeout=timeout)
-            self._running[future] = cell
+            if timeout is not None:  # a cell of several devices is ended by `run_cell`
+                timeout = timeout * len(group) + (GRACE if is_multi_device(group[0]) else 0)
+            call: Callable[..., Any] = run_cell
+            arguments = [group[0], self._train, self._cell_timeout]
+            if len(group) > 1:
+                call, arguments = run_seeds, [group]
+            future = self.pool.schedule(call, args=arguments, timeout=timeout)
+            self._running[future] = group
 
     def ended(self) -> Iterable[tuple[Cell, Outcome]]:
         if self._running:
@@ -118,9 +142,23 @@ class _LocalSession(Session):
             self.pool.join()
             self.pool = self._new_pool()
             done = set(self._running)
-        return [(self._running.pop(future), self._outcome(future)) for future in done]
+        ends = [(self._running.pop(future), future) for future in done]
+        return [pair for cells, future in ends for pair in self._pairs(cells, future)]
 
-    def _outcome(self, future: Future[Outcome]) -> Outcome:
+    def _pairs(self, cells: list[Cell], future: Future[Any]) -> list[tuple[Cell, Outcome]]:
+        outcome = self._outcome(future)
+        if len(cells) == 1:
+            return [(cells[0], outcome)]
+        if isinstance(outcome, Outcome):  # a crash: nobody knows by which of them
+            outcome = [Outcome(UNTRIED, outcome.reason)] * len(cells)
+        for cell, end in zip(cells, outcome, strict=True):
+            kind = " ".join(filter(None, cell.kind))
+            if end.status == UNTRIED and kind not in self._refused:
+                self._refused.add(kind)
+                log.warning("%s: seeds are not trained together: %s", kind, end.reason)
+        return list(zip(cells, outcome, strict=True))
+
+    def _outcome(self, future: Future[Any]) -> Any:
         if not future.done():
             return Outcome(FAILED, "the worker processes broke down")
         error = future.exception()
@@ -131,6 +169,23 @@ class _LocalSession(Session):
         if isinstance(error, ProcessExpired):
             return Outcome(FAILED, death(error.exitcode))
         return Outcome(FAILED, f"the worker processes broke down: {error}")
+
+
+def groups_of_seeds(cells: Sequence[Cell], workers: int) -> list[list[Cell]]:
+    """Cells that differ in the seed alone, at most `MAX_SEEDS` together, and some for each worker.
+
+    Cells of several devices stay alone.
+    """
+    kinds: dict[object, list[Cell]] = {}
+    for cell in cells:
+        path = cell.folder.path
+        kinds.setdefault(path if is_multi_device(cell) else path.parent, []).append(cell)
+    shares = -(-workers // max(1, len(kinds)))  # of a kind, so that no worker has nothing to do
+    groups = []
+    for group in kinds.values():
+        count = max(min(shares, len(group)), -(-len(group) // MAX_SEEDS))
+        groups += [group[i::count] for i in range(count)]
+    return groups
 
 
 @contextmanager

@@ -1,0 +1,185 @@
+"""Runs that differ in their seed alone, trained together in one process.
+
+What is drawn, in what order data come, what is chosen and what is written is the same as in runs of
+their own; weights and scores are so within rounding. Times of a single run are not measured.
+"""
+
+import logging
+import math
+from collections.abc import Sequence
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kanzoo import registry
+from kanzoo.errors import BusyError, DivergedError, SeparateError
+from kanzoo.run.fit import make_task, skip, write_description, write_result
+from kanzoo.run.prepare import Prepared, check_machine, prepare
+from kanzoo.rundir import Config, RunDir, identity
+
+if TYPE_CHECKING:
+    from kanzoo.training.data import DataModule
+    from kanzoo.training.seeds import SeedsTask, State
+    from kanzoo.training.task import Task
+
+log = logging.getLogger("kanzoo")
+
+MAX_PARAMS = 2**20  # of a network: beyond, a step takes much longer than what it shares
+MAX_NUMBERS = 2**29  # in the training data of all seeds, which are held at once
+OPTIMIZERS = ("Adam", "AdamW", "SGD")  # of PyTorch: every number is updated by itself
+SAMPLE = 4  # samples on which networks are compared before
+PRECISIONS = ("32-true", "64-true")
+
+
+def train_seeds(configs: Sequence[Config]) -> list[Exception | None]:
+    """Train runs whose configurations differ in the seed alone.
+
+    Returns how each ended: None where its result is written, `BusyError` or `DivergedError` as a
+    run of its own would raise it, and `SeparateError` where it has to be one.
+    """
+    assert len({str(identity(config)) for config in configs}) == 1
+    ends: list[Exception | None] = [None] * len(configs)
+    runs: dict[int, tuple[RunDir, Prepared]] = {}
+    with ExitStack() as locks:
+        for index, config in enumerate(configs):
+            folder = RunDir.of(config)
+            try:
+                if skip(folder):
+                    continue
+                locks.enter_context(folder.lock())
+            except BusyError as error:
+                ends[index] = error
+                continue
+            if config["overwrite"]:
+                folder.clear()
+            if folder.last_checkpoint.is_file():
+                ends[index] = SeparateError("it goes on from its last checkpoint")
+            elif folder.result() is None:
+                runs[index] = folder, prepare(config)
+        try:
+            if runs:
+                found = dict(zip(runs, _train(list(runs.values())), strict=True))
+                ends = [found.get(i, end) for i, end in enumerate(ends)]
+        except SeparateError as error:
+            ends = [error if i in runs else end for i, end in enumerate(ends)]
+    return ends
+
+
+def why_separate(runs: Sequence[Prepared]) -> str | None:
+    """Why runs have to be trained one by one, None where they need not."""
+    import torch
+
+    run, config = runs[0], runs[0].config
+    trainer, callbacks = config.trainer, config.callbacks
+    numbers = run.dataset.counts().train * math.prod(run.dataset.spec.in_shape) * len(runs)
+    optimizer = registry.locate(config.optim["_target_"])
+    reasons = {
+        "it is a single run": len(runs) < 2,
+        "trainer.devices is not 1": not trainer.is_one_process,
+        "it trains on a GPU": trainer.accelerator != "cpu" and torch.accelerator.is_available(),
+        f"trainer.precision is {trainer.precision}": trainer.precision not in PRECISIONS,
+        f"optim is not one of {', '.join(OPTIMIZERS)}": optimizer
+        not in [getattr(torch.optim, name) for name in OPTIMIZERS],
+        "callbacks.grid moves grids": callbacks.grid is not None,
+        "callbacks.patience stops each seed at another epoch": callbacks.patience is not None,
+        "callbacks.pictures follow a single run": callbacks.pictures.every > 0,
+        "training_set.phases are scored in a single run": config.training_set.phases > 1,
+        f"the network has over {MAX_PARAMS:,} parameters": run.plan.params > MAX_PARAMS,
+        f"training data would take over {MAX_NUMBERS:,} numbers": numbers > MAX_NUMBERS,
+        "the splits differ in size": len({other.dataset.counts() for other in runs}) > 1,
+    }
+    return next((reason for reason, holds in reasons.items() if holds), None)
+
+
+def _train(pairs: Sequence[tuple[RunDir, Prepared]]) -> list[Exception | None]:
+    """Train runs and write their results into their folders; raises `SeparateError`."""
+    import torch
+
+    from kanzoo.training.data import DataModule
+    from kanzoo.training.interrupt import stopping_between_batches
+    from kanzoo.training.optim import build_optimizer
+    from kanzoo.training.seeds import SeedsData, SeedsTask, seeds_trainer
+    from kanzoo.training.trainer import dtype_of
+
+    runs = [run for _, run in pairs]
+    if reason := why_separate(runs):
+        raise SeparateError(reason)
+    first, spec = runs[0].config, runs[0].dataset.spec
+    check_machine(first.trainer)
+    loader = runs[0].dataset.loaders(seed=0, device=torch.device("cpu")).val
+    sample = next(iter(loader))[0][:SAMPLE]
+    if sample.is_floating_point():
+        sample = sample.to(dtype_of(first.trainer.precision))
+    tasks = [make_task(run) for run in runs]
+    data = [DataModule(run.dataset, run.config.seed) for run in runs]
+    # In one pass over the numbers: those of all seeds together do not fit into a cache.
+    make_optimizer = partial(build_optimizer, {**first.optim, "fused": True})
+    group = SeedsTask(tasks, spec.num_outputs, make_optimizer, sample)
+    for (folder, _), task in zip(pairs, tasks, strict=True):
+        write_description(folder, task)
+    ends: list[Exception | None] = []
+    with stopping_between_batches() as interrupt:
+        trainer = seeds_trainer(first.trainer, interrupt)
+        trainer.fit(group, SeedsData(data))
+        for seed, (folder, run) in enumerate(pairs):
+            try:
+                _finish(folder, run, group, seed, data[seed])
+            except DivergedError as error:
+                ends.append(error)
+            else:
+                ends.append(None)
+    return ends
+
+
+def _finish(
+    folder: RunDir, run: Prepared, group: "SeedsTask", seed: int, data: "DataModule"
+) -> None:
+    """Write what a run of its own leaves behind: metrics, checkpoints, and its result."""
+    from kanzoo.training.evaluation import evaluate
+    from kanzoo.training.finite import check_scores
+    from kanzoo.training.trainer import build_trainer, close_wandb
+
+    task = group.tasks[seed]
+    config, facts = run.config, run.plan.facts()
+    try:
+        trainer = build_trainer(config, folder, run.objective, facts, None, [])
+        for logger in trainer.loggers:
+            for row, step in group.rows[seed]:
+                logger.log_metrics(row, step)
+            logger.save()
+        if seed in group.diverged:
+            raise group.diverged[seed]
+        trainer.fit_loop.load_state_dict(group.trainer.fit_loop.state_dict())
+        best, last = folder.last_checkpoint.with_name("best.ckpt"), folder.last_checkpoint
+        final = group.state_of(seed)
+        _save(task, *group.best[seed], best)
+        scores, items = evaluate(trainer, task, data, best, config.evaluation)
+        check_scores(scores)
+    finally:
+        address = close_wandb()
+    further = {"wandb": address, "vectorised": len(group.rows)}
+    write_result(folder, run, trainer, task, data, scores, items, (None, None), further)
+    # After the result: a run without one would go on from this checkpoint.
+    _save(task, final, trainer.current_epoch - 1, group.global_step, last)
+
+
+def _save(task: "Task", state: "State", epoch: int, step: int, path: Path) -> None:
+    """Give a task's network the weights of a state, and write them as a checkpoint."""
+    import lightning
+    import torch
+
+    from kanzoo.training.seeds import state_of
+
+    with torch.no_grad():
+        for name, value in state_of(task.net).items():
+            value.copy_(state[name])
+    content = {
+        "epoch": epoch,
+        "global_step": step,
+        "pytorch-lightning_version": lightning.__version__,
+        "state_dict": task.state_dict(),
+    }
+    temporary = path.with_suffix(".tmp")
+    torch.save(content, temporary)
+    temporary.replace(path)
