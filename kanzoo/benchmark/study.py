@@ -73,7 +73,7 @@ def measure(cells: int = CELLS, repeats: int = 10) -> Iterator[Row]:
             apart, networks = pool.apply(varied_study, (Path(folder), cells))
         yield Row(f"plan and match {cells:,} cells", planning, "s", 20)
         yield Row(f"plan and match {cells:,} cells of {networks:,} networks", apart, "s", 20)
-        yield Row(f"report {cells:,} finished cells", reporting, "s", 60)
+        yield Row(f"report {cells:,} finished cells of {ITEMS:,} test items", reporting, "s", 60)
         yield Row(f"memory of that, {cells:,} cells", memory, "GB", 2)
     for logger in ("csv", "wandb"):
         with tempfile.TemporaryDirectory() as folder:
