@@ -49,6 +49,7 @@ def test_the_cpu_is_refused_outside_of_the_interpreter() -> None:
     ("family", "kind"),
     [
         ("uniform_spline", "bf16"),
+        ("rational", "fp32"),
         *(pytest.param(family, "tf32x3", marks=pytest.mark.slow) for family in FAMILIES),
     ],
 )

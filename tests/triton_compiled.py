@@ -19,7 +19,7 @@ from kanzoo.kernels.gpu.linear import tiles_of
 SHARED = {80: 163 * 1024, 90: 227 * 1024}  # bytes of a block
 MAX_SPILLED = 512
 ROWS, INPUTS, OUTPUTS = 65_536, 512, 512
-TENSORS = {"x", "weight", "bias", "table", "y", "out"}
+TENSORS = {"x", "weight", "bias", "table", "y", "out", "above", "below", "sums"}
 MULTIPLES = ("inputs", "outputs", "weight_in", "channels", "inner")  # of 16, as Triton is told
 
 
@@ -34,9 +34,14 @@ class Use:
 
 
 def usage(family: str, kind: str, capability: int) -> Iterator[Use]:
-    """Every kernel of a family; kind is "bf16", "tf32" or "tf32x3"."""
-    from kanzoo.kernels.gpu import expand_kernels, linear_kernels
+    """Every kernel of a family, or "rational"; kind is "bf16", "tf32" or "tf32x3"."""
+    from kanzoo.kernels.gpu import expand_kernels, linear_kernels, rational_kernels
 
+    if family == "rational":
+        for kernel in (rational_kernels.forward, rational_kernels.backward):
+            sizes = {"LAST": True, "ROWS": 32, "COLUMNS": 64}
+            yield _compile(kernel, sizes, "fp32", capability, 4)
+        return
     layout = Layout(family, 2 if family == "ramps" else 3, "linear", 1.0, "none", "silu")
     constants = functions_of(layout)
     real = "bf16" if kind == "bf16" else "fp32"
@@ -64,6 +69,8 @@ def _compile(kernel: Any, constants: dict[str, Any], real: str, capability: int,
     signature = {
         name: "constexpr"
         if name in constants
+        else "*i64"
+        if name == "group_of"
         else f"*{real if name in lower else 'fp32'}"
         if name in TENSORS or name.startswith("grad")
         else "fp32"
@@ -97,7 +104,7 @@ def _compile(kernel: Any, constants: dict[str, Any], real: str, capability: int,
 
 
 if __name__ == "__main__":
-    for family in sys.argv[1:] or FAMILIES:
+    for family in sys.argv[1:] or (*FAMILIES, "rational"):
         for kind in ("bf16", "tf32", "tf32x3"):
             for capability in SHARED:
                 for use in usage(family, kind, capability):

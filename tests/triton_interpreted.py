@@ -31,9 +31,9 @@ ACCURACY = 5e-6
 
 
 @pytest.fixture(autouse=True)
-def _few_processors(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Sums are cut in about three shares, whatever the sizes."""
-    monkeypatch.setattr(launch, "num_processors", lambda device: 3)
+def _many_processors(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sums are cut in shares wherever they are longer than a tile."""
+    monkeypatch.setattr(launch, "num_processors", lambda device: 40)
 
 
 def gradients(
@@ -281,3 +281,12 @@ def test_rational_functions(shape: tuple[int, ...]) -> None:
         assert one.shape == other.shape
         if other.numel():
             assert_close(one, other, ACCURACY)
+
+
+def test_tanh_of_small_numbers_is_exact_to_a_digit() -> None:
+    """Where its quotient of exponentials would cancel, and where the series ends."""
+    x = torch.linspace(-0.3, 0.3, 61)[:, None]
+    functions = Functions("gaussian", torch.zeros(2, 1, 1), [])
+    weight = torch.tensor([0.0, 1.0]).view(1, 2, 1)
+    y = kernels.fused_linear(x, weight, None, functions, "none", "tanh")
+    torch.testing.assert_close(y.double(), x.double().tanh(), rtol=1e-6, atol=0)
