@@ -2,8 +2,10 @@
 
 import logging
 import sys
+from pathlib import Path
 
 from kanzoo.errors import EngineError
+from kanzoo.ledger.restore import take_finished
 from kanzoo.run.command import fail, run_command, user_errors
 from kanzoo.rundir import Config
 from kanzoo.study.comparison import (
@@ -18,7 +20,7 @@ from kanzoo.study.comparison import (
     study_of,
     tune_arms,
 )
-from kanzoo.study.plan import seeds_needed
+from kanzoo.study.plan import Cell, seeds_needed
 from kanzoo.study.record import check_record, write_record
 from kanzoo.study.selection import only_selected
 
@@ -48,6 +50,14 @@ def _job(config: Config) -> None:
         return
     study = study_of(config)
     write_record(study, folder, config["overwrite"])
+
+    def take(cells: list[Cell]) -> None:
+        """What a ledger has is not run again."""
+        if config.get("ledger"):
+            take_finished(cells, Path(config["ledger"]))
+
+    with user_errors():
+        take(cells)
     if few := seeds_needed(study):
         log.warning(few)
     try:
@@ -58,6 +68,7 @@ def _job(config: Config) -> None:
                 with user_errors():
                     cells = plan(config, best_words(cells, tunings))
                     check_cells(cells, engine.is_local)
+                    take(cells)
             run(cells)
     except EngineError as error:
         fail(error)

@@ -276,6 +276,7 @@ class CompareConfig:
     runs: str
     overwrite: bool
     dry_run: bool
+    ledger: str | None
     study: StudyConfig
     engine: Config
     choices: dict[str, str]

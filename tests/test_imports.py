@@ -20,6 +20,7 @@ ROOMS: dict[str, set[str]] = {
     "run": {"bases", "data", "layers", "models", "training", "interpret"},
     "estimators": {"bases", "data", "layers", "training", "fit", "interpret"},
     "study": {"bases", "data", "layers", "models", "training", "interpret", "run", "page"},
+    "ledger": {"study", "page"},
 }
 LEAVES = {"reproduce", "benchmark"}  # may import every room; nothing imports them
 COMMANDS = {"train", "evaluate", "compare", "aggregate", "explain", "document"}  # likewise

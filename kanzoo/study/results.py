@@ -120,6 +120,7 @@ def _row(cell: Cell, study_folder: Path, axes: Sequence[str]) -> dict[str, Any]:
         "roles": " ".join(result["kan_roles"]),
         "flops_sparse": result["flops_sparse"],
     }
+    row["source"] = result.get("source", "")
     # Times of runs that were trained together are not known.
     row |= {key: float("nan") if result[key] is None else result[key] for key in COSTS}
     row |= {key: result.get(key) or "" for key in ("machine", "wandb")}

@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kanzoo import __version__
-from kanzoo.checks import value_text
 from kanzoo.rundir import Config, git_sha
 from kanzoo.settings import StudyConfig
-from kanzoo.study.controls import control_arms, control_text, parts_of_difference
-from kanzoo.study.plan import Cell, active_axes, margins_of
+from kanzoo.study.controls import control_arms, control_text
+from kanzoo.study.plan import Cell, active_axes
 
 if TYPE_CHECKING:
     from kanzoo.interpret.edges import EdgeCurves
@@ -35,39 +34,21 @@ def summarise(
     from rich.console import Console
 
     from kanzoo.study.comparison import build_engine, study_of
-    from kanzoo.study.looks import Looks
-    from kanzoo.study.parity import with_differences
-    from kanzoo.study.pool import aggregate_effects, effects_of
+    from kanzoo.study.judge import judge
     from kanzoo.study.record import FILE, read_record
     from kanzoo.study.report.tuning import tuning_record
     from kanzoo.study.report.write import verdict_table, write_report
-    from kanzoo.study.results import NOT_RUN, collect, judged
+    from kanzoo.study.results import NOT_RUN, collect
     from kanzoo.study.slopes import slopes
-    from kanzoo.study.stats import verdicts
 
     study = study_of(config)
     axes = active_axes(study)
     results = collect(cells, folder, axes)
-    values, further = judged(results, study.metrics, control_arms(study))
-    found = verdicts(
-        values,
-        study.baseline,
-        margin=margins_of(study, cells),
-        ratio_margin=study.ratio_margin,
-        alpha=study.alpha,
-        axes=[*axes, *further],
-        looks=Looks(tuple(study.looks), study.seeds),
-        is_tuned=study.tune.trials > 0,
-        against=study.contrasts,
-        parts=parts_of_difference(study),
-        changes={axis: value_text(value) for axis, value in study.interactions.items()},
-    )
+    found, aggregate = judge(study, results)
     falls = []
     if study.slope is not None:
         falls = slopes(results, study.baseline, study.slope, axes, study.alpha)
-    found = [with_differences(verdict, study) for verdict in found]
     history = read_record(folder).lines if (folder / FILE).is_file() else []
-    effects = effects_of([v.to_dict() for v in found], results, study)
     shown = ("baseline", "margin", "alpha", "seeds", "overrides", "further")
     paths = write_report(
         folder / "report",
@@ -83,7 +64,7 @@ def summarise(
         edges=_edges(cells, study.baseline),
         tuning=tuning_record(tunings, study.tune),
         slopes=falls,
-        aggregate=aggregate_effects(effects, study.alpha) if effects else None,
+        aggregate=aggregate,
     )
     Console(width=None if sys.stdout.isatty() else 100).print(verdict_table(found))
     counts = results["status"].value_counts()

@@ -1,0 +1,1 @@
+"""Ledgers: what studies have measured, kept as files that others can check and add to."""

@@ -1,0 +1,91 @@
+"""One page of all ledgers: tasks x arms with effect, interval and cost, aggregates, filters."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from kanzoo.ledger.store import Ledger, read_ledger
+from kanzoo.page.html import render
+from kanzoo.rundir import write_atomic
+from kanzoo.study.pool import pooled_rows
+from kanzoo.study.record import read_record
+
+TEMPLATE = Path(__file__).parent / "templates" / "ledger.html.j2"
+COSTS = {"params_ratio": "params", "flops_ratio": "FLOPs", "step_time_ratio": "step time",
+         "memory_ratio": "memory"}  # fmt: skip
+FILTERS = {"study": "study", "domain": "domain", "data": "data", "model": "architecture",
+           "arm": "arm", "tone": "verdict"}  # fmt: skip
+NONE = "–"  # noqa: RUF001
+
+
+def write_page(folder: Path, out: Path) -> None:
+    """Render the ledgers below a folder; the page depends on nothing but their files."""
+    paths = sorted(path.parent for path in folder.glob("*/runs.csv"))
+    if not paths:
+        raise ValueError(f"{folder} holds no ledger: add one by scripts/ledger.py add runs/STUDY")
+    rows: list[dict[str, Any]] = []
+    studies = []
+    for path in paths:
+        ledger = read_ledger(path)
+        verdicts = json.loads((path / "verdicts.json").read_text(encoding="utf-8"))
+        rows += [_row(path.name, ledger, v) for v in verdicts if not v["contrast"]]
+        aggregate = path / "aggregate.json"
+        pooled = json.loads(aggregate.read_text(encoding="utf-8")) if aggregate.is_file() else None
+        studies.append(
+            {
+                "name": path.name, "title": ledger.study.title, "question": ledger.study.question,
+                "runs": len(ledger.runs), "seeds": ledger.study.seeds,
+                "baseline": ledger.study.baseline, "history": read_record(path).lines,
+                "pooled": pooled_rows(pooled) if pooled else [],
+            }
+        )  # fmt: skip
+    filters = [
+        {"key": key, "label": label, "values": sorted({row[key] for row in rows})}
+        for key, label in FILTERS.items()
+    ]
+    context = {
+        "title": "Leaderboard of studies", "rows": rows, "studies": studies, "filters": filters,
+        "costs": list(COSTS.values()),
+    }  # fmt: skip
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(out, render(TEMPLATE, context))
+
+
+def _row(study: str, ledger: Ledger, verdict: dict[str, Any]) -> dict[str, Any]:
+    at = ledger.runs
+    for name in ("data", "model", "arm", "match", *_axes(ledger)):
+        at = at[at[name] == str(verdict.get(name, ""))] if name in at else at
+    points = [str(verdict[a]) for a in (*_axes(ledger), "corruption", "severity") if a in verdict]
+    difference, low, high = (verdict[k] for k in ("mean_difference", "ci_low", "ci_high"))
+    return {
+        "study": study, "domain": verdict["domain"] or "other", "data": verdict["data"],
+        "model": verdict["model"], "arm": verdict["arm"], "match": verdict["match"],
+        "axes": " ".join(filter(None, points)), "baseline": verdict["baseline"],
+        "tone": verdict["direction"] or verdict["word"], "verdict": verdict["verdict"],
+        "metric": verdict["metric"], "seeds": verdict["n_seeds"], "note": verdict["note"],
+        "effect": NONE if difference is None else f"{difference:+.3g}",
+        "interval": NONE if low is None else f"[{low:+.3g}, {high:+.3g}]",
+        "unit": verdict["scale"], "ours": _score(verdict, "arm"),
+        "theirs": _score(verdict, "baseline"),
+        "costs": [_ratio(verdict[name]) for name in COSTS],
+        "command": "" if at.empty else str(at["command"].iloc[0]),
+    }  # fmt: skip
+
+
+def _axes(ledger: Ledger) -> list[str]:
+    from kanzoo.study.plan import active_axes
+
+    return active_axes(ledger.study)
+
+
+def _score(verdict: dict[str, Any], which: str) -> str:
+    mean, std = verdict[f"mean_{which}"], verdict[f"std_{which}"]
+    if mean is None:
+        return NONE
+    return f"{mean:.4g}" if std is None else f"{mean:.4g} ± {std:.2g}"
+
+
+def _ratio(value: float | None) -> str:
+    return NONE if value is None else f"{value:.2f}x"

@@ -1,0 +1,39 @@
+"""Finished rows of ledgers as finished runs, so that a study goes on from them."""
+
+import logging
+from collections.abc import Iterable
+from pathlib import Path
+
+from kanzoo.ledger.store import Ledger, items_of, read_ledger, restored
+from kanzoo.study.plan import Cell, distinct
+
+log = logging.getLogger("kanzoo")
+
+
+def take_finished(cells: Iterable[Cell], folder: Path) -> int:
+    """Write the runs that ledgers below `folder` have and that are not there yet; their number.
+
+    The result of such a run says `source: ledger NAME`.
+    """
+    paths = sorted(path.parent for path in folder.glob("**/runs.csv"))
+    if not paths:
+        raise ValueError(f"ledger={folder}: there is no ledger below it")
+    waiting = {
+        (cell.folder.config_hash, cell.seed): cell.folder
+        for cell in distinct(cells)
+        if cell.folder.result() is None
+    }
+    count = 0
+    for path in paths:
+        ledger: Ledger = read_ledger(path)
+        for (digest, seed), result in restored(ledger).items():
+            if (run := waiting.pop((digest, seed), None)) is None:
+                continue
+            run.write_config()
+            if items := items_of(ledger, digest, seed):
+                run.write_items(items)
+            run.write_result({**result, "source": f"ledger {path.name}"})
+            count += 1
+    if count:
+        log.info("%d cells are from the ledger", count)
+    return count

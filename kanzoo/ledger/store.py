@@ -1,0 +1,243 @@
+"""A ledger: `study.yaml`, `runs.csv`, `items.npz`, `verdicts.json`, `aggregate.json`.
+
+`runs.csv` has a row a run, by the hash of its configuration and its seed: what statistics read, and
+the result of the run as JSON. `items.npz` holds the values of the run's test items under
+`HASH/seedS/NAME`. Verdicts and aggregates follow from these files, so that they can be checked.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from kanzoo.rundir import write_atomic
+from kanzoo.settings import StudyConfig
+from kanzoo.study.judge import judge
+from kanzoo.study.plan import active_axes
+from kanzoo.study.record import FILE, Record, check_record, read_record, write_record
+
+KEY = ["config_hash", "seed"]
+TEXTS = (
+    *("data", "domain", "model", "arm", "layers", "basis", "match", "status", "reason", "metric"),
+    *("mode", "run_dir", "command", "sizes", "roles", "test_set", "config_hash", "result"),
+    *("machine", "wandb", "phases", "source"),
+)
+LEFT_OUT = ("items", "run_dir", "source")  # which are of this machine
+Items = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """The runs of a study, a row each, and the values of their test items."""
+
+    record: Record
+    runs: pd.DataFrame
+    items: Items
+
+    @property
+    def study(self) -> StudyConfig:
+        return self.record.study
+
+
+def read_ledger(folder: Path) -> Ledger:
+    """The ledger in a folder; `ValueError` where there is none that can be read."""
+    for name in (FILE, "runs.csv", "items.npz"):
+        if not (folder / name).is_file():
+            raise ValueError(f"{folder} is not a ledger: it has no {name}")
+    record = read_record(folder)
+    texts = [*TEXTS, *active_axes(record.study)]
+    try:
+        runs = _read_table(folder / "runs.csv", texts)
+        with np.load(folder / "items.npz", allow_pickle=False) as file:
+            items = {name: np.asarray(file[name]) for name in file.files}
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, OSError, ValueError) as error:
+        raise ValueError(f"{folder} holds a damaged ledger: {error}") from error
+    if missing := [name for name in (*KEY, "status", "result") if name not in runs]:
+        raise ValueError(f"{folder / 'runs.csv'} lacks the columns {', '.join(missing)}")
+    twice = runs.duplicated([*KEY, "arm", "match", *active_axes(record.study)])
+    if twice.any():
+        raise ValueError(f"{folder / 'runs.csv'} has a run twice: {runs[twice]['command'].iloc[0]}")
+    return Ledger(record, runs, items)
+
+
+def read_study(folder: Path) -> Ledger:
+    """The finished runs below the folder of a study, as a ledger."""
+    report = folder / "report" / "results.csv"
+    if not report.is_file() or not (folder / FILE).is_file():
+        raise ValueError(f"{folder} is not the folder of a reported study: it has no {report.name}")
+    record = read_record(folder)
+    table = _read_table(report, [*TEXTS, *active_axes(record.study)])
+    table = table[table["status"].isin(["finished", "diverged"])].reset_index(drop=True)
+    items: Items = {}
+    hashes, results = [], []
+    for path in (folder / name for name in table["run_dir"]):
+        digest = path.parent.name.rpartition("-")[2]
+        result = path / "result.json"
+        hashes.append(digest)
+        text = json.loads(result.read_text(encoding="utf-8")) if result.is_file() else {}
+        results.append(json.dumps(text, sort_keys=True, separators=(",", ":")) if text else "")
+        if (path / "items.npz").is_file():
+            with np.load(path / "items.npz", allow_pickle=False) as file:
+                items |= {f"{digest}/{path.name}/{name}": file[name] for name in file.files}
+    runs = table.assign(config_hash=hashes, result=results)
+    return Ledger(record, runs.drop(columns=[c for c in LEFT_OUT if c in runs]), items)
+
+
+def _read_table(path: Path, texts: Iterable[str]) -> pd.DataFrame:
+    """A CSV file whose numbers are those that were written, to the last digit."""
+    table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    words = {"True": True, "False": False, "": ""}
+    for name in set(table) - {*texts}:
+        values = table[name].tolist()
+        if set(values) <= set(words) and any(values):
+            table[name] = pd.Series([words[value] for value in values], dtype=object)
+            continue
+        with contextlib.suppress(ValueError):
+            table[name] = [float(value) if value else float("nan") for value in values]
+    return table.astype({"seed": int})
+
+
+def join(first: Ledger, second: Ledger) -> Ledger:
+    """The runs of two ledgers of one study; where both have a run, its scores must be the same."""
+    by = [*KEY, "arm", "match", *active_axes(first.study)]
+    both = first.runs.merge(second.runs, on=by, suffixes=("", "_other"))
+    if len(wrong := both[both["test"].ne(both["test_other"])]):
+        row = wrong.iloc[0]
+        raise ValueError(
+            f"run {row['config_hash']} of seed {row['seed']} has two results, "
+            f"{row['test']:.6g} and {row['test_other']:.6g}: repeat it by {row['command']}"
+        )
+    runs = pd.concat([first.runs, second.runs]).drop_duplicates(by)
+    return Ledger(second.record, runs, {**first.items, **second.items})
+
+
+def write_ledger(ledger: Ledger, folder: Path) -> None:
+    """Write all files of a ledger, each in one step and the same bytes for the same runs."""
+    check_record(ledger.study, folder)
+    write_record(ledger.study, folder)
+    axes = active_axes(ledger.study)
+    runs = ledger.runs.sort_values(["data", "model", "match", *axes, "arm", "seed"], kind="stable")
+    write_atomic(folder / "runs.csv", runs.to_csv(index=False))
+    temporary = folder / f".items.{os.getpid()}.npz"
+    kept = {name: ledger.items[name] for name in sorted(ledger.items)}
+    np.savez_compressed(temporary, allow_pickle=False, **kept)
+    temporary.replace(folder / "items.npz")
+    for name, text in conclusions(read_ledger(folder)).items():
+        write_atomic(folder / name, text)
+
+
+def conclusions(ledger: Ledger) -> dict[str, str]:
+    """What follows from the runs: `verdicts.json`, and `aggregate.json` if there is any."""
+    with tempfile.TemporaryDirectory() as folder:
+        found, aggregate = judge(ledger.study, with_items(ledger, Path(folder)))
+    texts = {"verdicts.json": [v.to_dict() for v in found], "aggregate.json": aggregate}
+    return {k: json.dumps(v, indent=1, allow_nan=False) for k, v in texts.items() if v is not None}
+
+
+def with_items(ledger: Ledger, folder: Path) -> pd.DataFrame:
+    """The runs with the items of each in a file of its own below `folder`, as statistics read."""
+    paths = []
+    for digest, seed in zip(ledger.runs["config_hash"], ledger.runs["seed"], strict=True):
+        items = items_of(ledger, digest, seed)
+        path = folder / digest / f"seed{seed}.npz"
+        if items and not path.is_file():
+            path.parent.mkdir(exist_ok=True)
+            np.savez(path, allow_pickle=False, **items)
+        paths.append(str(path) if items else "")
+    return ledger.runs.assign(items=paths).reset_index(drop=True)
+
+
+def items_of(ledger: Ledger, digest: str, seed: int) -> Items:
+    """The values of the test items of a run, by their name."""
+    prefix = f"{digest}/seed{seed}/"
+    return {k.removeprefix(prefix): v for k, v in ledger.items.items() if k.startswith(prefix)}
+
+
+def check_ledger(folder: Path) -> int:
+    """Recompute what a ledger concludes, and return the number of its runs.
+
+    Raises `ValueError` with the first value that does not follow from `runs.csv` and `items.npz`.
+    """
+    ledger = read_ledger(folder)
+    for name, text in conclusions(ledger).items():
+        path = folder / name
+        written = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+        if wrong := _difference(written, json.loads(text)):
+            raise ValueError(f"{path} does not follow from its runs: {wrong}")
+    for row in ledger.runs.to_dict("records"):
+        result = json.loads(row["result"] or "{}")
+        if result and result["test"][result["metric"]] != row["test"]:
+            raise ValueError(
+                f"{folder / 'runs.csv'}: run {row['config_hash']} of seed {row['seed']} has a test "
+                f"score of {row['test']:.6g}, its result says {result['test'][row['metric']]:.6g}"
+            )
+    return len(ledger.runs)
+
+
+def add(study: Path, folder: Path) -> int:
+    """Add the finished runs of a study to its ledger; the number of rows that are new."""
+    fresh = read_study(study)
+    before = read_ledger(folder) if (folder / "runs.csv").is_file() else None
+    whole = join(before, fresh) if before else fresh
+    write_ledger(whole, folder)
+    trials = study / "tuning" / "trials.csv"
+    if trials.is_file():
+        shutil.copyfile(trials, folder / "trials.csv")
+    return len(whole.runs) - (len(before.runs) if before else 0)
+
+
+def merge(others: list[Path], folder: Path) -> int:
+    """Write the runs of several ledgers of one protocol as one; the number of its rows."""
+    ledgers = sorted(map(read_ledger, others), key=lambda each: len(each.runs))
+    ledgers.sort(key=lambda each: (each.study.seeds, len(each.study.arms), len(each.study.data)))
+    whole = ledgers[0]
+    for other, path in zip(ledgers[1:], others[1:], strict=True):
+        with tempfile.TemporaryDirectory() as temporary:
+            write_record(whole.study, Path(temporary))
+            try:
+                check_record(other.study, Path(temporary))
+            except ValueError as error:
+                keys = str(error).partition("differ: ")[2].partition(";")[0]
+                raise ValueError(
+                    f"{path} is of another protocol; these keys differ: {keys}"
+                ) from error
+        whole = join(whole, other)
+    write_ledger(whole, folder)
+    return len(whole.runs)
+
+
+def restored(ledger: Ledger) -> Mapping[tuple[str, int], dict[str, Any]]:
+    """The results of the finished runs of a ledger, by hash and seed."""
+    rows = ledger.runs[ledger.runs["status"].eq("finished")]
+    each = zip(rows["config_hash"], rows["seed"], rows["result"], strict=True)
+    return {(digest, int(seed)): json.loads(text) for digest, seed, text in each if text}
+
+
+def _difference(written: Any, computed: Any, path: str = "") -> str:
+    """The first value that differs, empty where none does; numbers up to rounding."""
+    if isinstance(written, dict) and isinstance(computed, dict):
+        for key in dict.fromkeys([*written, *computed]):
+            if text := _difference(written.get(key), computed.get(key), f"{path}.{key}".strip(".")):
+                return text
+        return ""
+    if isinstance(written, list) and isinstance(computed, list) and len(written) == len(computed):
+        for i, (a, b) in enumerate(zip(written, computed, strict=True)):
+            if text := _difference(a, b, f"{path}[{i}]"):
+                return text
+        return ""
+    if isinstance(written, float) and isinstance(computed, float):
+        if abs(written - computed) <= 1e-9 * max(1.0, abs(computed)):
+            return ""
+    elif written == computed:
+        return ""
+    return f"{path or 'the file'} is {str(written)[:60]}, not {str(computed)[:60]}"

@@ -1,0 +1,153 @@
+"""Ledgers: what a study measured, added, checked, merged, taken up again and shown."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from engine_study import configured
+
+from kanzoo.ledger.main import main
+from kanzoo.ledger.restore import take_finished
+from kanzoo.ledger.store import check_ledger, read_ledger
+from kanzoo.rundir import RunDir
+from kanzoo.study.comparison import plan, report, study_folder, study_of
+from kanzoo.study.record import write_record
+
+ARMS = {"mlp": ["layers=mlp"], "kan": ["layers=kan"]}
+
+
+def score(config: dict[str, Any]) -> np.ndarray:
+    """Which of 40 test items a made-up run has right."""
+    rng = np.random.default_rng([config["seed"], len(config["layers"]["kan_roles"])])
+    return rng.random(40) < 0.6 + 0.1 * bool(config["layers"]["kan_roles"])
+
+
+def run_all(config: dict[str, Any]) -> Path:
+    """A study whose runs are made up, with its report; its folder."""
+    cells = plan(config)
+    for cell in cells:
+        folder = RunDir.of(cell.config)
+        if folder.result() is not None:
+            continue
+        correct = score(cell.config)
+        folder.write_config()
+        folder.write_items({"correct": correct, "loss": correct * 0.5})
+        accuracy = float(correct.mean())
+        folder.write_result(
+            {
+                **{"status": "finished", "metric": "accuracy", "mode": "max", "sizes": "width 8"},
+                **{"trunk_changed": "", "kan_roles": [], "flops_sparse": 1, "epochs": 1},
+                **{"test": {"accuracy": accuracy, "loss": 0.5}, "val": {"accuracy": accuracy}},
+                **{"params": 10, "flops": 20, "step_time_ms": 1.25, "peak_memory_mb": 1.0},
+                **{"train_seconds": 1.0, "reference": {"test": {"accuracy": 0.1}}},
+                "reference_name": "majority",
+                "split": {"train": 100, "val": 20, "test": 40, "test_set": "official",
+                          "is_ordered": False},
+            }
+        )  # fmt: skip
+    write_record(study_of(config), study_folder(config))
+    report(config, cells, [])
+    return study_folder(config)
+
+
+def study(runs: Path, **keys: Any) -> dict[str, Any]:
+    axes = {"grid": {"values": {"3": ["basis.grid_size=3"], "5": ["basis.grid_size=5"]},
+                     "arms": ["kan"]}}  # fmt: skip
+    return configured(runs, **{"arms": ARMS, "seeds": 5, "looks": [5], "axes": axes, **keys})
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def said(capsys: pytest.CaptureFixture[str], *words: object) -> str:
+    with pytest.raises(SystemExit) as end:
+        main([str(word) for word in words])
+    assert end.value.code == 2
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1
+    return message
+
+
+def test_a_ledger_concludes_what_the_report_did(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, ledger = run_all(study(tmp_path / "runs")), tmp_path / "ledgers" / "smoke"
+    main(["add", str(folder), "--ledger", str(ledger)])
+    assert "15 runs added" in capsys.readouterr().out
+    assert check_ledger(ledger) == 15
+    written = json.loads((ledger / "verdicts.json").read_text())
+    assert written == json.loads((folder / "report" / "verdicts.json").read_text())
+    assert {v["method"] for v in written} == {"seeds and items"}
+    ours, theirs = ((f / "aggregate.json").read_text() for f in (ledger, folder / "report"))
+    assert json.loads(ours) == json.loads(theirs)
+    before = files(ledger)
+    main(["add", str(folder), "--ledger", str(ledger)])
+    assert "0 runs added" in capsys.readouterr().out
+    assert files(ledger) == before, "the same bytes for the same runs"
+    main(["show", str(ledger)])
+    assert "15 runs" in capsys.readouterr().out
+
+    main(["page", str(tmp_path / "ledgers")])
+    page = (tmp_path / "ledgers" / "index.html").read_text()
+    assert page.count("<tr class=") == len(written)
+    assert "python scripts/train.py data=digits" in page
+    assert "http" not in page.replace("http-equiv", ""), "nothing is fetched from elsewhere"
+    main(["page", str(tmp_path / "ledgers")])
+    assert (tmp_path / "ledgers" / "index.html").read_text() == page
+
+    table = pd.read_csv(ledger / "runs.csv")
+    table.loc[0, "test"] += 0.01
+    table.to_csv(ledger / "runs.csv", index=False)
+    assert "does not follow from its runs" in said(capsys, "check", ledger)
+    (ledger / "items.npz").write_bytes(b"nothing")
+    assert "damaged ledger" in said(capsys, "check", ledger)
+    assert "is not a ledger" in said(capsys, "show", tmp_path)
+    assert "no ledger" in said(capsys, "page", tmp_path / "none")
+
+
+def test_runs_are_taken_from_a_ledger(tmp_path: Path) -> None:
+    config = study(tmp_path / "runs")
+    folder, ledger = run_all(config), tmp_path / "ledgers" / "smoke"
+    main(["add", str(folder), "--ledger", str(ledger)])
+    first = json.loads((folder / "report" / "verdicts.json").read_text())
+    shutil.rmtree(tmp_path / "runs")
+    cells = plan(config)
+    assert take_finished(cells, tmp_path / "ledgers") == 15
+    assert all(cell.folder.result() is not None for cell in cells)
+    assert take_finished(cells, tmp_path / "ledgers") == 0
+    report(config, cells, [])
+    assert json.loads((folder / "report" / "verdicts.json").read_text()) == first
+    assert set(pd.read_csv(folder / "report" / "results.csv")["source"]) == {"ledger smoke"}
+    with pytest.raises(ValueError, match=r"no ledger below"):
+        take_finished(cells, tmp_path / "none")
+
+
+def test_ledgers_of_one_protocol_are_merged(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two pieces of a study give the ledger that the study gives in one piece."""
+    more = {"arms": {**ARMS, "rbf": ["layers=kan", "basis=rbf"]}}
+    made = {
+        name: tmp_path / name / "ledger"
+        for name in ("small", "large", "other", "merged", "elsewhere")
+    }
+    for name, keys in (("small", {}), ("large", more), ("other", {"margin": 0.5})):
+        folder = run_all(study(tmp_path / name / "runs", **keys))
+        main(["add", str(folder), "--ledger", str(made[name])])
+    main(["merge", str(made["large"]), str(made["small"]), "--out", str(made["merged"])])
+    for name in ("verdicts.json", "aggregate.json"):
+        assert (made["merged"] / name).read_bytes() == (made["large"] / name).read_bytes()
+    assert len(read_ledger(made["merged"]).runs) == 20
+    message = said(capsys, "merge", made["small"], made["other"], "--out", made["elsewhere"])
+    assert "another protocol" in message
+    assert "margin" in message
+    table = pd.read_csv(made["small"] / "runs.csv")
+    table.loc[0, "test"] += 0.01
+    table.to_csv(made["small"] / "runs.csv", index=False)
+    message = said(capsys, "merge", made["large"], made["small"], "--out", made["elsewhere"])
+    assert "has two results" in message
