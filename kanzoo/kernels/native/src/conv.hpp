@@ -1,7 +1,7 @@
 // Direct 2-D convolution of spline functions, and its gradients.
 //
-// Outputs are kept on the grid of the padded pixels, where a tap of the kernel is a fixed step back;
-// what would fall outside the output lands in rows and columns of that grid which nobody reads. One
+// Outputs are stored on the grid of the padded pixels, where a tap of the kernel is a fixed step back;
+// what would fall outside the output lands in rows and columns of that grid which are never read. One
 // sort of a channel's pixels serves all taps. With a stride, the pixels of one residue class are
 // sorted together: only they meet the same taps. Padding has the same few functions everywhere and
 // is added for all channels at once.
@@ -25,12 +25,12 @@ static index_t images_of(const Conv& s) {
     return max_of(most, 1);
 }
 
-// The weight with rows of whole vectors, the rest zero; the weight itself where it is so already.
-struct Whole {
+// The weight with rows padded by zeros to full vectors; the weight itself where it is so already.
+struct PackedWeight {
     Buffer memory;
     const real* w;
     index_t ld;
-    Whole(const real* given, const Conv& s)
+    PackedWeight(const real* given, const Conv& s)
         : memory(s.O % L ? s.C * s.taps() * s.T * s.vectors() * L * sizeof(real) : 0), w(given), ld(s.O) {
         if (s.O % L == 0 || !memory.p) return;
         ld = s.vectors() * L;
@@ -42,33 +42,33 @@ struct Whole {
 template <int Q>
 static int conv_forward(const Spline& spline, const Conv& s, const real* x, const real* given, const real* residual,
                         real* y) {
-    const Whole whole(given, s);
-    const Blocks blocks(s, images_of(s), s.T * whole.ld);
+    const PackedWeight weights(given, s);
+    const Blocks blocks(s, images_of(s), s.T * weights.ld);
     const index_t vectors = s.vectors(), work = blocks.count() * s.groups;
     const index_t parts = work < s.threads ? min_of(ceil_div(s.threads, work), vectors) : 1;
-    const index_t part = ceil_div(vectors, parts), size = s.taps() * s.T * whole.ld;
+    const index_t part = ceil_div(vectors, parts), size = s.taps() * s.T * weights.ld;
     const size_t channel = Channel::bytes(blocks, spline.G);
     const Padding padding(s, spline);
     const size_t bytes = channel + max_of(round_up(blocks.stride * part * L * sizeof(real)), padding.bytes());
-    const index_t image = s.pixels() * whole.ld;
-    Buffer memory(bytes * s.threads), padded(padding.any ? s.groups * (image + s.taps() * whole.ld) * sizeof(real) : 0);
-    if (!memory.p || !padded.p || !blocks.memory.p || !whole.memory.p) return 1;
+    const index_t image = s.pixels() * weights.ld;
+    Buffer memory(bytes * s.threads), padded(padding.any ? s.groups * (image + s.taps() * weights.ld) * sizeof(real) : 0);
+    if (!memory.p || !padded.p || !blocks.memory.p || !weights.memory.p) return 1;
     real* border = (real*)padded.p;  // (groups, pixels, ld)
     if (padding.any)
         parallel(s.groups, s.threads, [&](index_t g) {
-            real* sums = border + s.groups * image + g * s.taps() * whole.ld;
-            padding.outputs(g, whole.w, whole.ld, size, (char*)memory.p + bytes * thread_number(), sums, border + g * image);
+            real* sums = border + s.groups * image + g * s.taps() * weights.ld;
+            padding.outputs(g, weights.w, weights.ld, size, (char*)memory.p + bytes * thread_number(), sums, border + g * image);
         });
     parallel(work * parts, s.threads, [&](index_t task) {
         const index_t v0 = task % parts * part, v1 = min_of(v0 + part, vectors), ldy = (v1 - v0) * L;
         const index_t g = task / parts % s.groups, block = task / parts / s.groups;
         if (v0 >= v1) return;
-        char* mine = (char*)memory.p + bytes * thread_number();
-        Channel channel_(spline, blocks, mine);
-        real* out = (real*)(mine + channel);
+        char* workspace = (char*)memory.p + bytes * thread_number();
+        Channel channel_(spline, blocks, workspace);
+        real* out = (real*)(workspace + channel);
         memset(out, 0, blocks.stride * ldy * sizeof(real));
         for (index_t n = 0; padding.any && n < blocks.images * s.pixels(); ++n)
-            memcpy(out + (s.margin() + n) * ldy, border + g * image + n % s.pixels() * whole.ld + v0 * L,
+            memcpy(out + (s.margin() + n) * ldy, border + g * image + n % s.pixels() * weights.ld + v0 * L,
                         ldy * sizeof(real));
         for (index_t c = g * s.inner(); c < (g + 1) * s.inner(); ++c)
             for (index_t p = 0; p < s.SH * s.SW; ++p) {
@@ -76,8 +76,8 @@ static int conv_forward(const Spline& spline, const Conv& s, const real* x, cons
                 if (!taps.count) continue;
                 channel_.sort<false>(x, residual, c, block, p);
                 broad_pieces(v0, v1, [&](index_t v, auto width) {
-                    forward_taps<width.value, Q>(channel_.pixels, spline.G, taps, whole.w + c * size + v * L,
-                                                 whole.ld, s.T - 1, out + s.margin() * ldy + (v - v0) * L, ldy);
+                    forward_taps<width.value, Q>(channel_.pixels, spline.G, taps, weights.w + c * size + v * L,
+                                                 weights.ld, s.T - 1, out + s.margin() * ldy + (v - v0) * L, ldy);
                 });
             }
         const index_t OH = s.OH(), OW = s.OW();
@@ -129,14 +129,14 @@ static int padding_backward(const Padding& padding, const Blocks& blocks, const 
 template <int Q>
 static int conv_backward(const Spline& spline, const Conv& s, const real* gy, const real* x, const real* given,
                          const real* residual, real* gx, real* gw, real* gr) {
-    const Whole whole(given, s);
-    const Blocks blocks(s, images_of(s), s.T * whole.ld), narrow(s, blocks.images, s.T * s.O);
+    const PackedWeight weights(given, s);
+    const Blocks blocks(s, images_of(s), s.T * weights.ld), narrow(s, blocks.images, s.T * s.O);
     const index_t vectors = s.vectors(), ldy = vectors * L, count = blocks.count(), classes = s.SH * s.SW;
     Buffer packed(s.groups * count * blocks.stride * ldy * sizeof(real));
     const size_t channel = Channel::bytes(blocks, spline.G), sums = round_up(blocks.pixels * sizeof(real));
     const size_t bytes = channel + 2 * sums;
     Buffer memory(bytes * s.threads);
-    if (!packed.p || !memory.p || !blocks.memory.p || !narrow.memory.p || !whole.memory.p) return 1;
+    if (!packed.p || !memory.p || !blocks.memory.p || !narrow.memory.p || !weights.memory.p) return 1;
     real* g = (real*)packed.p;  // (groups, blocks, stride, ldy), zero where there is no output
     parallel(s.groups * count, s.threads, [&](index_t task) {
         const index_t group = task / count, block = task % count, OH = s.OH(), OW = s.OW();
@@ -152,9 +152,9 @@ static int conv_backward(const Spline& spline, const Conv& s, const real* gy, co
             }
     });
     auto run = [&](index_t c, index_t block0, index_t block1, index_t t0, index_t t1, bool input, bool weight) {
-        char* mine = (char*)memory.p + bytes * thread_number();
-        Channel channel_(spline, blocks, mine);
-        real *slope = (real*)(mine + channel), *rest = (real*)(mine + channel + sums);
+        char* workspace = (char*)memory.p + bytes * thread_number();
+        Channel channel_(spline, blocks, workspace);
+        real *slope = (real*)(workspace + channel), *rest = (real*)(workspace + channel + sums);
         for (index_t block = block0; block < block1; ++block) {
             const real* gb = g + ((c / s.inner() * count + block) * blocks.stride + s.margin()) * ldy;
             for (index_t p = 0; p < classes; ++p) {
@@ -166,8 +166,8 @@ static int conv_backward(const Spline& spline, const Conv& s, const real* gy, co
                     constexpr int NV = decltype(width)::value;
                     const real* gv = gb + v * L;
                     if (input)
-                        input_taps<NV, Q>(channel_.pixels, spline.G, taps, whole.w + c * s.taps() * s.T * whole.ld + v * L,
-                                          whole.ld, s.T - 1, gv, ldy, slope, rest, v > 0);
+                        input_taps<NV, Q>(channel_.pixels, spline.G, taps, weights.w + c * s.taps() * s.T * weights.ld + v * L,
+                                          weights.ld, s.T - 1, gv, ldy, slope, rest, v > 0);
                     if (!weight) return;
                     auto sweep = [&](index_t k, auto taps_) {
                         weight_taps<NV, Q, decltype(taps_)::value>(

@@ -1,7 +1,7 @@
 // Families of basis functions: values, slopes and derivatives by trained table rows in one pass.
 //
 // `p(j, k)` is row j of the table for function k, `constant` numbers that all share, `far` whether
-// arguments of waves may be large, `scratch` room for K + 1 vectors. A family calls
+// arguments of waves may be large, `scratch` memory for K + 1 vectors. A family calls
 // f(k, value, slope, by_first, by_second), the last two the derivatives by rows 0 and 1.
 #pragma once
 #include "elementary.hpp"
@@ -88,8 +88,8 @@ struct Harmonics {
             const vec height = p(0, k), rate = height * ((k + 1) * w);
             f(k, height * a, -rate * b, vec{}, vec{});
             f(half + k, height * b, rate * a, vec{}, vec{});
-            const vec turned = a * cosine - b * sine;
-            b = b * cosine + a * sine, a = turned;
+            const vec rotated = a * cosine - b * sine;
+            b = b * cosine + a * sine, a = rotated;
         }
     }
 };
@@ -116,10 +116,10 @@ struct Wavelet {
     template <class T, class F>
     static inline void each(vec x, const Setting& s, const T& p, F f) {
         for (int k = 0; k < s.K; ++k) {
-            const vec inverse = p(1, k), away = x - p(0, k), t = away * inverse;
+            const vec inverse = p(1, k), offset = x - p(0, k), t = offset * inverse;
             vec v, d;
             M::value(t, exp_of((real)-0.5 * t * t), s, v, d);
-            f(k, v, d * inverse, -d * inverse, d * away);
+            f(k, v, d * inverse, -d * inverse, d * offset);
         }
     }
 };

@@ -4,7 +4,7 @@
 #include "rational.hpp"
 
 // sizes: rows, channels, ldx, plane, row, K, family, squash, residual, table per channel, threads,
-// inner, owners. See `apply`.
+// inner, num_owners. See `apply`.
 extern "C" index_t kanzoo_functions(const real* x, const real* table, const real* constants, real* out, const real* back,
                                 real* gx, real* gp, const index_t* n) {
     const Functions f = {n[0],  n[1],  n[2],  n[3], n[4], n[5], (int)n[7], (int)n[8], n[9] != 0,

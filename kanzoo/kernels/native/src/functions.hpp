@@ -18,10 +18,10 @@ struct Functions {
     const real* table;   // (J, K, C or 1)
     const real* constant;
     int threads;
-    index_t inner, owners;  // 0 unless rows are channels
+    index_t inner, num_owners;  // 0 unless rows are channels
 
     bool across() const { return each && inner == 0; }
-    index_t width() const { return !each ? 1 : inner ? owners : channels; }  // columns of the table
+    index_t width() const { return !each ? 1 : inner ? num_owners : channels; }  // columns of the table
     index_t size() const { return K * width(); }                           // of a row of the table
     index_t begin(index_t n) const { return inner ? n / inner * row + n % inner * channels : n * row; }
     real largest(int row) const {
@@ -82,32 +82,32 @@ static int apply(const Functions& f, const real* x, real* out, const real* back,
     const index_t high = max_of(min_of(PIECE / wide, f.rows), 1), down = ceil_div(f.rows, high);
     const bool sums = Family::trained && gp;
     const real limit = limit_of<Family>(f);
-    const index_t kept = sums ? 2 * f.size() : 0;
+    const index_t num_totals = sums ? 2 * f.size() : 0;
     const size_t scratch = round_up((3 * f.K + 1) * sizeof(vec)), lines = round_up(sizeof(Row));
-    const size_t bytes = scratch + lines + round_up(kept * sizeof(real));
+    const size_t bytes = scratch + lines + round_up(num_totals * sizeof(real));
     Buffer memory(bytes * f.threads);
     if (!memory.p) return 1;
-    for (int t = 0; sums && t < f.threads; ++t) memset((char*)memory.p + bytes * t + scratch + lines, 0, kept * sizeof(real));
+    for (int t = 0; sums && t < f.threads; ++t) memset((char*)memory.p + bytes * t + scratch + lines, 0, num_totals * sizeof(real));
     parallel(across * down, f.threads, [&](index_t task) {
-        char* mine = (char*)memory.p + bytes * thread_number();
-        vec* totals = (vec*)mine + f.K + 1;  // (2, K), of a row that is a channel
-        Row& line = *(Row*)(mine + scratch);
-        real* added = (real*)(mine + scratch + lines);
+        char* workspace = (char*)memory.p + bytes * thread_number();
+        vec* totals = (vec*)workspace + f.K + 1;  // (2, K), of a row that is a channel
+        Row& line = *(Row*)(workspace + scratch);
+        real* added = (real*)(workspace + scratch + lines);
         const index_t c0 = task % across * wide, count = min_of(wide, f.channels - c0);
         const index_t n0 = task / across * high, n1 = min_of(n0 + high, f.rows);
         for (index_t n = n0; n < n1; ++n) {
-            const index_t begin = f.begin(n) + c0, own = f.inner ? n % f.owners : 0;
+            const index_t begin = f.begin(n) + c0, channel = f.inner ? n % f.num_owners : 0;
             real* to = out ? out + begin : nullptr;
             const real* from = back ? back + begin : nullptr;
             line.fill(f, x + n * f.ldx + c0, count, to ? to + f.K * f.plane : nullptr, from ? from + f.K * f.plane : nullptr);
-            const Setting setting = {(int)f.K, f.constant, !(line.reach <= limit), (vec*)mine};
+            const Setting setting = {(int)f.K, f.constant, !(line.reach <= limit), (vec*)workspace};
             for (index_t k = 0; k < 2 * f.K; ++k) totals[k] = vec{};
             for (index_t c = 0; c < count; c += L) {
                 const index_t left = count - c, at = c0 + c;
                 const vec q = load(line.seen + c);
                 auto p = [&](int j, int k) {
                     const real* row = f.table + j * f.size() + k * f.width();
-                    return f.across() ? load_part(row + at, left) : vec{} + row[own];
+                    return f.across() ? load_part(row + at, left) : vec{} + row[channel];
                 };
                 if (!back) {
                     Family::each(q, setting, p, [&](int k, vec v, vec, vec, vec) { store_part(to + k * f.plane + c, v, left); });
@@ -131,12 +131,12 @@ static int apply(const Functions& f, const real* x, real* out, const real* back,
                 if (gx) store_part(gx + n * f.ldx + at, sum * load(line.steep + c) + load(line.rest + c), left);
             }
             for (index_t k = 0; sums && !f.across() && k < 2 * f.K; ++k)
-                added[k * f.width() + own] += Fold<L, 1>::run(totals[k])[0];
+                added[k * f.width() + channel] += Fold<L, 1>::run(totals[k])[0];
         }
     });
     for (int t = 0; sums && t < f.threads; ++t) {
         const real* added = (const real*)((char*)memory.p + bytes * t + scratch + lines);
-        for (index_t i = 0; i < kept; ++i) gp[i] += added[i];
+        for (index_t i = 0; i < num_totals; ++i) gp[i] += added[i];
     }
     return 0;
 }

@@ -5,9 +5,9 @@ typedef uint16_t row_t;  // of a block
 #include "sweep.hpp"
 
 static constexpr index_t TABLE_BYTES = 320 * 1024;  // sorted tables of a group of inputs
-static constexpr index_t W_BYTES = 320 * 1024;      // weights of inputs whose pieces are taken in turn
+static constexpr index_t W_BYTES = 320 * 1024;      // weights of inputs whose tiles are read one after another
 static constexpr index_t MOST_ROWS = 512;
-static constexpr index_t FEW_ROWS = 8;              // up to here whole weight rows are read in turn
+static constexpr index_t FEW_ROWS = 8;              // up to here full weight rows are read one by one
 
 struct Shape {
     index_t N, I, O;
@@ -24,7 +24,7 @@ struct Shape {
 
 // f(first, last) for all inputs of a group, so many at a time that their weights stay in the L2 cache.
 template <class F>
-static inline void turns(index_t inputs, index_t most, F f) {
+static inline void input_chunks(index_t inputs, index_t most, F f) {
     for (index_t i = 0; i < inputs; i += most) f(i, min_of(i + most, inputs));
 }
 
@@ -69,7 +69,7 @@ struct Order {
 // `bias` may be null.
 template <int Q>
 static int linear_forward(const Spline& spline, const Shape& s, const real* x, const real* w, const real* bias,
-                          real* y, row_t* kept) {
+                          real* y, row_t* sorted_rows) {
     const index_t vectors = s.vectors(), rows = s.rows(), chunks = ceil_div(s.N, rows);
     const index_t parts = min_of(ceil_div(s.threads, chunks), s.I), part = ceil_div(s.I, parts);
     const index_t group = min_of(group_of(rows, s.I), part), block = rows * vectors * L;
@@ -78,11 +78,11 @@ static int linear_forward(const Spline& spline, const Shape& s, const real* x, c
     Buffer memory(bytes * s.threads), sums((parts > 1 ? chunks * parts : s.threads) * block * sizeof(real));
     if (!memory.p || !sums.p) return 1;
     real* blocks = (real*)sums.p;  // packed, of every task if the sums of several make one of y
-    const Order order = {kept, rows, s.I, spline.G};
+    const Order order = {sorted_rows, rows, s.I, spline.G};
     parallel(chunks * parts, s.threads, [&](index_t task) {
         const index_t n0 = task / parts * rows, count = min_of(rows, s.N - n0);
         const index_t first = task % parts * part, last = min_of(first + part, s.I);
-        char* mine = (char*)memory.p + bytes * thread_number();
+        char* workspace = (char*)memory.p + bytes * thread_number();
         real* out = blocks + (parts > 1 ? task : thread_number()) * block;
         if (bias && first == 0) pack<wide(Q)>(bias, 0, out, count, s.O, 0, vectors, 0, count);
         else memset(out, 0, count * vectors * L * sizeof(real));
@@ -91,10 +91,10 @@ static int linear_forward(const Spline& spline, const Shape& s, const real* x, c
         for (index_t i0 = first; i0 < last; i0 += group) {
             const index_t inputs = min_of(group, last - i0);
             for (index_t i = 0; i < inputs; ++i)
-                sorted[i].lay(mine + i * each, count, spline.G, order.at(n0, count, i0 + i));
-            const Sorter sorter(spline, count, inputs, mine + tables, s.branch);
+                sorted[i].bind(workspace + i * each, count, spline.G, order.at(n0, count, i0 + i));
+            const Sorter sorter(spline, count, inputs, workspace + tables, s.branch);
             sorter.sort<false>(i0, inputs, x + n0 * s.I + i0, s.I, sorted);
-            turns(inputs, near, [&](index_t from, index_t to) { pieces<wide(Q)>(0, vectors, [&](index_t v, auto width) {
+            input_chunks(inputs, near, [&](index_t from, index_t to) { pieces<wide(Q)>(0, vectors, [&](index_t v, auto width) {
                 for (index_t i = from; i < to; ++i)
                     forward_sweep<width.value, Q>(sorted[i], spline.G, w + (i0 + i) * s.T * s.O + v * L, s.O, s.T - 1,
                                                   s.O - v * L, s.T * s.O, out + count * v * L, width.value * L);
@@ -115,17 +115,17 @@ static int linear_forward(const Spline& spline, const Shape& s, const real* x, c
 // The gradient of one input from partial sums in the order of its cells, four rows at a time.
 static void scatter_sums(const Sorted& s, const real* part, index_t count, real* to, index_t ld) {
     for (index_t n = 0; n < count; n += FL) {
-        const fvec found = sums_of<FL>((const fvec*)(part + n * FL));
-        for (index_t k = 0; k < min_of(FL, count - n); ++k) to[s.row[n + k] * ld] = found[k];
+        const fvec grads = sums_of<FL>((const fvec*)(part + n * FL));
+        for (index_t k = 0; k < min_of(FL, count - n); ++k) to[s.row[n + k] * ld] = grads[k];
     }
 }
 
 // Threads split the inputs; where these are few and only the weight's gradient is asked, also the
-// outputs. gx or gw may be null; `kept` is what the forward left, or null.
+// outputs. gx or gw may be null; `sorted_rows` is what the forward left, or null.
 template <int Q>
 static int linear_backward(const Spline& spline, const Shape& s, const real* gy, const real* x, const real* w,
-                           real* gx, real* gw, row_t* kept) {
-    const index_t vectors = s.vectors(), rows = kept ? s.rows() : min_of(s.N, MOST_ROWS);
+                           real* gx, real* gw, row_t* sorted_rows) {
+    const index_t vectors = s.vectors(), rows = sorted_rows ? s.rows() : min_of(s.N, MOST_ROWS);
     Buffer packed(s.N * vectors * L * sizeof(real));
     real* g = (real*)packed.p;
     if (!g) return 1;
@@ -143,23 +143,23 @@ static int linear_backward(const Spline& spline, const Shape& s, const real* gy,
     Buffer memory(bytes * s.threads);
     if (!memory.p) return 1;
     const index_t near = s.near();
-    const Order order = {kept, rows, s.I, spline.G};
+    const Order order = {sorted_rows, rows, s.I, spline.G};
     if (gw) expect_large(gw, s.I * s.T * s.O * sizeof(real));
     parallel(groups * parts, s.threads, [&](index_t number) {
-        const index_t task = spread(number, groups * parts, s.threads);
+        const index_t task = interleave(number, groups * parts, s.threads);
         const index_t i0 = task / parts * group, inputs = min_of(group, s.I - i0);
         const index_t v0 = task % parts * part, v1 = min_of(v0 + part, vectors);
-        char* mine = (char*)memory.p + bytes * thread_number();
-        real* sum = (real*)(mine + tables + sorting);
+        char* workspace = (char*)memory.p + bytes * thread_number();
+        real* sum = (real*)(workspace + tables + sorting);
         Sorted sorted[MOST_INPUTS];
         for (index_t n0 = 0; n0 < s.N && v0 < v1; n0 += rows) {
             const index_t count = min_of(rows, s.N - n0);
             for (index_t i = 0; i < inputs; ++i)
-                sorted[i].lay(mine + i * each, count, spline.G, order.at(n0, count, i0 + i));
-            const Sorter sorter(spline, count, inputs, mine + tables, s.branch);
-            if (gx) sorter.sort<true>(i0, inputs, x + n0 * s.I + i0, s.I, sorted, kept);
-            else sorter.sort<false>(i0, inputs, x + n0 * s.I + i0, s.I, sorted, kept);
-            turns(inputs, near, [&](index_t first, index_t last) { pieces<wide(Q)>(v0, v1, [&](index_t v, auto width) {
+                sorted[i].bind(workspace + i * each, count, spline.G, order.at(n0, count, i0 + i));
+            const Sorter sorter(spline, count, inputs, workspace + tables, s.branch);
+            if (gx) sorter.sort<true>(i0, inputs, x + n0 * s.I + i0, s.I, sorted, sorted_rows);
+            else sorter.sort<false>(i0, inputs, x + n0 * s.I + i0, s.I, sorted, sorted_rows);
+            input_chunks(inputs, near, [&](index_t first, index_t last) { pieces<wide(Q)>(v0, v1, [&](index_t v, auto width) {
                 constexpr index_t ldy = decltype(width)::value * L;
                 const real* part_g = g + s.N * v * L + n0 * ldy;
                 for (index_t i = first; i < last; ++i) {
@@ -173,14 +173,14 @@ static int linear_backward(const Spline& spline, const Shape& s, const real* gy,
                 }
             }); });
             if (!gx) continue;
-            real* found = (real*)(mine + tables);  // (count, inputs); the sorter is done with it
-            for (index_t i = 0; i < inputs; ++i) scatter_sums(sorted[i], sum + i * sums, count, found + i, inputs);
-            auto put = [&](auto columns) {  // the usual number is a constant
+            real* grads = (real*)(workspace + tables);  // (count, inputs); the sorter is done with it
+            for (index_t i = 0; i < inputs; ++i) scatter_sums(sorted[i], sum + i * sums, count, grads + i, inputs);
+            auto store = [&](auto columns) {  // the usual number is a constant
                 for (index_t n = 0; n < count; ++n)
-                    memcpy(gx + (n0 + n) * s.I + i0, found + n * columns, columns * sizeof(real));
+                    memcpy(gx + (n0 + n) * s.I + i0, grads + n * columns, columns * sizeof(real));
             };
-            if (inputs == MOST_INPUTS) put(Width<MOST_INPUTS>());
-            else put(inputs);
+            if (inputs == MOST_INPUTS) store(Width<MOST_INPUTS>());
+            else store(inputs);
         }
     });
     return 0;

@@ -81,7 +81,7 @@ struct Channel {
                round_up((b.pixels + Sorted::AHEAD) * sizeof(int32_t));
     }
     Channel(const Spline& spline, const Blocks& blocks, char* p) : spline(spline), blocks(blocks) {
-        pixels.sorted.lay(p, blocks.pixels, spline.G);
+        pixels.sorted.bind(p, blocks.pixels, spline.G);
         p += Sorted::bytes(blocks.pixels, spline.G);
         sorter = p;
         p += Sorter::bytes(blocks.pixels, 1, spline.G);
@@ -104,7 +104,7 @@ struct Channel {
     void sort(const real* x, const real* rest, index_t c, index_t block, index_t p) {
         const index_t count = each_pixel(c, block, p, [&](index_t at, index_t n) { values[n] = x[at]; });
         Sorted& sorted = pixels.sorted;
-        sorted.lay(sorted.x, count, spline.G);
+        sorted.bind(sorted.x, count, spline.G);
         Sorter(spline, count, 1, sorter).sort<derivative>(c, 1, values, 1, &sorted);
         const int32_t* rows = blocks.row + blocks.images * blocks.begins[p];
         for (index_t n = 0; n < count; ++n) row[n] = rows[sorted.row[n]];
@@ -134,7 +134,7 @@ struct Padding {
     void functions(index_t c, void* memory, F f) const {
         real zero = 0;
         Sorted sorted;
-        sorted.lay(memory, 1, spline.G);
+        sorted.bind(memory, 1, spline.G);
         void* sorter = (char*)memory + Sorted::bytes(1, spline.G);
         Sorter(spline, 1, 1, sorter).sort<false>(c, 1, &zero, 1, &sorted);
         int cell = 0;

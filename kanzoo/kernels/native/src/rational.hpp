@@ -37,7 +37,7 @@ struct Rational {
     index_t start(index_t v) const { return over() ? (v ? (v - 1) * L : width() - L) : v * L; }
 
     // (NB, padded): the coefficients below of every number in a row, if that has more than one.
-    void spread(real* table) const {
+    void expand(real* table) const {
         for (int j = 0; j < NB; ++j)
             for (index_t c = 0; c < padded(); ++c) table[j * padded() + c] = b[j * groups + group(c)];
     }
@@ -88,7 +88,7 @@ static int rational_forward(const Rational& r, const real* x, real* y) {
     Buffer memory(r.last() ? NB * ld * sizeof(real) : 0);
     real* table = (real*)memory.p;
     if (!table) return 1;
-    if (r.last()) r.spread(table);
+    if (r.last()) r.expand(table);
     parallel(r.tasks(), r.threads, [&](index_t task) {
         Terms terms(r);
         for (index_t n = task * chunk; n < min_of((task + 1) * chunk, r.rows()); ++n) {
@@ -137,22 +137,22 @@ struct Sums {
 // gx may be null.
 static int rational_backward(const Rational& r, const real* gy, const real* x, real* gx, real* ga, real* gb) {
     const index_t width = r.width(), ld = r.padded(), chunk = r.chunk(), total = r.total(), tasks = r.tasks();
-    const index_t kept = NA + NB * r.groups, near = max_of(NEAR / width, 8), vectors = r.vectors();
+    const index_t num_sums = NA + NB * r.groups, near = max_of(NEAR / width, 8), vectors = r.vectors();
     const size_t each = r.last() ? NS * ld * sizeof(real) : 0;
-    Buffer memory(tasks * kept * sizeof(double)), coefficients(r.last() ? NB * ld * sizeof(real) : 0);
+    Buffer memory(tasks * num_sums * sizeof(double)), coefficients(r.last() ? NB * ld * sizeof(real) : 0);
     Buffer lanes(each * r.threads);
     double* totals = (double*)memory.p;
     real* table = (real*)coefficients.p;
     if (!totals || !table || !lanes.p) return 1;
-    if (r.last()) r.spread(table);
-    memset(totals, 0, tasks * kept * sizeof(double));
+    if (r.last()) r.expand(table);
+    memset(totals, 0, tasks * num_sums * sizeof(double));
     real ones[L];  // of the first vector of a row: zero where that lies over another
     for (int lane = 0; lane < L; ++lane) ones[lane] = lane >= r.over();
     parallel(tasks, r.threads, [&](index_t task) {
         const index_t n0 = task * chunk, n1 = min_of(n0 + chunk, r.rows());
         const vec once = load(ones);
         Terms terms(r);
-        Sums sums = {r, totals + task * kept};
+        Sums sums = {r, totals + task * num_sums};
         auto full = [&](index_t i, vec g, vec* to) {
             const vec out = terms.slope(load(x + i), g, to);
             if (gx) store(gx + i, out);
@@ -173,28 +173,28 @@ static int rational_backward(const Rational& r, const real* gy, const real* x, r
             }
             return sums.finish();
         }
-        real* mine = (real*)((char*)lanes.p + each * thread_number());
-        memset(mine, 0, each);
-        const index_t whole = min_of(n1, total / width);  // the very last row may be shorter
-        for (index_t from = n0; from < whole; from += near)
+        real* workspace = (real*)((char*)lanes.p + each * thread_number());
+        memset(workspace, 0, each);
+        const index_t full_rows = min_of(n1, total / width);  // the very last row may be shorter
+        for (index_t from = n0; from < full_rows; from += near)
             for (index_t v = 0; v < vectors; ++v) {
-                const index_t c = r.start(v), to = min_of(from + near, whole);
+                const index_t c = r.start(v), to = min_of(from + near, full_rows);
                 vec here[NS];
-                for (int k = 0; k < NS; ++k) here[k] = load(mine + (v * NS + k) * L);
+                for (int k = 0; k < NS; ++k) here[k] = load(workspace + (v * NS + k) * L);
                 terms.each(table + c, ld);
                 if (v == 0) for (index_t n = from; n < to; ++n) full(n * width + c, load(gy + n * width + c) * once, here);
                 else for (index_t n = from; n < to; ++n) full(n * width + c, load(gy + n * width + c), here);
-                for (int k = 0; k < NS; ++k) store(mine + (v * NS + k) * L, here[k]);
+                for (int k = 0; k < NS; ++k) store(workspace + (v * NS + k) * L, here[k]);
             }
-        for (index_t c = 0; whole < n1 && c < total - whole * width; c += L) {  // no vector lies over another here
+        for (index_t c = 0; full_rows < n1 && c < total - full_rows * width; c += L) {  // no vector lies over another here
             terms.each(table + c, ld);
-            part(whole * width + c, total - whole * width - c, (vec*)(mine + c * NS));
+            part(full_rows * width + c, total - full_rows * width - c, (vec*)(workspace + c * NS));
         }
-        for (index_t v = 0; v < vectors; ++v) sums.add_each((const vec*)(mine + v * NS * L), r.start(v));
+        for (index_t v = 0; v < vectors; ++v) sums.add_each((const vec*)(workspace + v * NS * L), r.start(v));
         sums.finish();
     });
     for (index_t task = 1; task < tasks; ++task)  // in this order, whatever the threads
-        for (index_t k = 0; k < kept; ++k) totals[k] += totals[task * kept + k];
+        for (index_t k = 0; k < num_sums; ++k) totals[k] += totals[task * num_sums + k];
     for (int i = 0; i < NA; ++i) ga[i] = (real)totals[i];
     for (index_t k = 0; k < NB * r.groups; ++k) gb[k] = (real)totals[NA + k];
     return 0;

@@ -1,6 +1,6 @@
 // Rows of a few inputs, sorted by grid cell, with their functions: what every sweep needs.
 //
-// Slopes d_j of the functions are kept as e_j = -(d_0 + .. + d_j), so that
+// Slopes d_j of the functions are stored as e_j = -(d_0 + .. + d_j), so that
 //     sum_j d_j W_j = sum_j e_j (W_j+1 - W_j),  j < ORDER,  less e_ORDER W_ORDER,
 // and the last, minus the sum of all slopes, is zero but for rows outside the grid of "zero".
 #pragma once
@@ -27,7 +27,7 @@ struct Sorted {
                         sizeof(row_t) * order_size(rows, G));
     }
     // `order`: where to keep starts and rows, or null for the same memory.
-    void lay(void* p, index_t rows, int G, row_t* order = nullptr) {
+    void bind(void* p, index_t rows, int G, row_t* order = nullptr) {
         ld = lead(rows);
         x = (real*)p;
         w = x + ld;
@@ -56,7 +56,7 @@ struct Sorter {
     Sorter(const Spline& spline, index_t rows, index_t inputs, void* p, int branch = RESIDUAL_NONE)
         : spline(spline), rows(rows), branch(branch), cell((int32_t*)p), next(cell + rows * inputs) {}
 
-    // Sort rows x[n * ldx + i] of inputs i0 + i; `out` are laid for `rows`, one after the other. Their
+    // Sort rows x[n * ldx + i] of inputs i0 + i; `out` are bound to memory for `rows`, one after the other. Their
     // order may be `known`.
     template <bool derivative>
     void sort(index_t i0, index_t inputs, const real* x, index_t ldx, Sorted* out, bool known = false) const {
@@ -75,11 +75,11 @@ struct Sorter {
             for (int n = 0; n < Sorted::AHEAD; ++n) o.row[rows + n] = o.row[rows - 1];
             if (derivative) memset(o.e + ORDER * o.ld, 0, o.ld * sizeof(real));
             o.count_far = 0;
-            bool away = false;
-            if (equal) away = fill<derivative, true>(v, 0, 0, rows, o);
+            bool any_outside = false;
+            if (equal) any_outside = fill<derivative, true>(v, 0, 0, rows, o);
             else
-                for (int c = 0; c < spline.G; ++c) away |= fill<derivative, false>(v, c, o.start[c], o.start[c + 1], o);
-            if (away) outside<derivative>(v, o);
+                for (int c = 0; c < spline.G; ++c) any_outside |= fill<derivative, false>(v, c, o.start[c], o.start[c + 1], o);
+            if (any_outside) outside<derivative>(v, o);
             if (branch != RESIDUAL_NONE) fill_branch<derivative>(o);
         }
     }
@@ -172,17 +172,17 @@ private:
         for (int j = 0; derivative && j < ORDER; ++j)
             for (int m = 0; m < ORDER; ++m)
                 sums[j][m] = (j > 0 ? sums[j - 1][m] : 0) - (m + 1) * a[(m + 1) * PL + j] * inverse;
-        wvec away = {};
+        wvec any_outside = {};
         for (index_t n = n0; n < n1; n += L) {
             const vec x = load(out.x + n), at = equal ? (x - grid[0]) * inverse : x;
             vec t = at > low ? at : low;  // NaN goes to the left end
             t = t < high ? t : high;
-            away |= t != at;
+            any_outside |= t != at;
             if (equal) {
                 const ivec cells = __builtin_convertvector(t, ivec), last = ivec{} + (spline.G - 1);
                 t -= __builtin_convertvector(cells < last ? cells : last, vec);
             } else {
-                away |= x == high;
+                any_outside |= x == high;
                 t = (t - grid[c]) * inverse;
             }
             for (int j = 0; j < P; ++j) {
@@ -197,7 +197,7 @@ private:
             }
         }
         word any = 0;
-        for (int l = 0; l < L; ++l) any |= away[l];
+        for (int l = 0; l < L; ++l) any |= any_outside[l];
         return any;
     }
 

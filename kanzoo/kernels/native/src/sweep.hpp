@@ -44,7 +44,7 @@ struct Window {
     }
 };
 
-static inline void put_sum(real* to, vec sum, bool add) {
+static inline void store_sum(real* to, vec sum, bool add) {
     const fvec folded = Fold<L, FL>::run(sum);
     *(fvec*)to = add ? *(fvec*)to + folded : folded;
 }
@@ -116,7 +116,7 @@ static void input_sweep(const Sorted& s, int G, const real* w, index_t ldw, inde
                 vec& to = v % 2 ? other : sum;
                 to += mixed * load(g + v * L);
             }
-            put_sum(part + n * FL, sum + other, add);
+            store_sum(part + n * FL, sum + other, add);
         }
     }
     for (index_t k = 0; k < s.count_far; ++k) {
@@ -124,7 +124,7 @@ static void input_sweep(const Sorted& s, int G, const real* w, index_t ldw, inde
         vec sum = {};
         Window<NV>::row(latest, w + (s.far[2 * k + 1] + ORDER) * ldw, columns);
         for (int v = 0; v < NV; ++v) sum += latest[v] * load(gy + row[n] * ldy + v * L);
-        put_sum(part + n * FL, -e[ORDER * s.ld + n] * sum, true);
+        store_sum(part + n * FL, -e[ORDER * s.ld + n] * sum, true);
     }
 }
 
@@ -136,7 +136,7 @@ static void weight_sweep(const Sorted& s, int G, const real* gy, index_t ldy, re
     vec rest[NV] = {};
     const row_t *start = s.start, *row = s.row;
     const real* t = s.w;
-    auto put = [&](real* out, const vec* a) { put_row<NV>(out, a, columns, add); };
+    auto store_columns = [&](real* out, const vec* a) { store_row<NV>(out, a, columns, add); };
     for (int c = 0; c < G; ++c) {
         for (index_t n = start[c]; n < start[c + 1]; ++n) {
             const real* g = gy + row[n] * ldy;
@@ -148,13 +148,13 @@ static void weight_sweep(const Sorted& s, int G, const real* gy, index_t ldy, re
                 if (Q) rest[v] += t[P * s.ld + n] * q;
             }
         }
-        put(gw + c * ldw, window.at[0]);
+        store_columns(gw + c * ldw, window.at[0]);
         for (int v = 0; v < NV; ++v) __builtin_prefetch(gw + next + c * ldw + v * L, 1, 2);
         window.slide();
         for (int v = 0; v < NV; ++v) window.at[P - 1][v] = vec{};
     }
-    for (int j = 0; j < P - 1; ++j) put(gw + (G + j) * ldw, window.at[j]);
-    if (Q) put(gw + last * ldw, rest);
+    for (int j = 0; j < P - 1; ++j) store_columns(gw + (G + j) * ldw, window.at[j]);
+    if (Q) store_columns(gw + last * ldw, rest);
 }
 
 // Call f(vector, width as a constant) over vectors [v0, v1) of outputs in pieces of WIDE, 4, 2, 1.

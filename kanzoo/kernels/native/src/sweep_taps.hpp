@@ -110,7 +110,7 @@ static void weight_taps(const Pixels& p, int G, const index_t* move, const index
     const Sorted& s = p.sorted;
     const real* from[K];
     for (int k = 0; k < K; ++k) from[k] = g - move[k] * ldy;
-    auto put = [&](real* out, const vec* a) { put_row<NV>(out, a, columns, add); };
+    auto store_columns = [&](real* out, const vec* a) { store_row<NV>(out, a, columns, add); };
     for (int c = 0; c < G; ++c) {
         for (index_t n = s.start[c]; n < s.start[c + 1]; ++n) {
             const index_t row = p.row[n] * ldy;
@@ -125,7 +125,7 @@ static void weight_taps(const Pixels& p, int G, const index_t* move, const index
                 }
         }
         for (int k = 0; k < K; ++k) {
-            put(gw + at[k] + c * ldw, acc[k][0]);
+            store_columns(gw + at[k] + c * ldw, acc[k][0]);
             for (int v = 0; v < NV; ++v) {
                 for (int j = 0; j + 1 < P; ++j) acc[k][j][v] = acc[k][j + 1][v];
                 acc[k][P - 1][v] = vec{};
@@ -133,7 +133,7 @@ static void weight_taps(const Pixels& p, int G, const index_t* move, const index
         }
     }
     for (int k = 0; k < K; ++k) {
-        for (int j = 0; j < P - 1; ++j) put(gw + at[k] + (G + j) * ldw, acc[k][j]);
-        if (Q) put(gw + at[k] + last * ldw, rest[k]);
+        for (int j = 0; j < P - 1; ++j) store_columns(gw + at[k] + (G + j) * ldw, acc[k][j]);
+        if (Q) store_columns(gw + at[k] + last * ldw, rest[k]);
     }
 }

@@ -27,7 +27,7 @@ struct Spline {
     static size_t bytes(index_t vectors, int G) {
         return vectors * (sizeof(real) * (G * (P * PL + 1) + 1) + sizeof(int32_t) * (G + 3));
     }
-    void place(void* p) {
+    void bind(void* p) {
         coef = (real*)p;
         inverse = coef + vectors * G * P * PL;
         scale = inverse + vectors * G;
@@ -179,7 +179,7 @@ struct Prepared {
         : spline{knots, vectors, G, extrapolation, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr},
           memory(Spline::bytes(vectors, G)) {
         if (!memory.p) return;
-        spline.place(memory.p);
+        spline.bind(memory.p);
         parallel(ceil_div(vectors, 8), threads, [&](index_t task) {
             for (index_t v = task * 8; v < min_of(task * 8 + 8, vectors); ++v) spline.prepare(v);
         });

@@ -68,7 +68,7 @@ static inline size_t round_up(size_t bytes) { return (bytes + 63) / 64 * 64; }
 
 // Write or add the first `columns` numbers of NV vectors.
 template <int NV>
-static inline void put_row(real* to, const vec* from, index_t columns, bool add) {
+static inline void store_row(real* to, const vec* from, index_t columns, bool add) {
     if (columns >= NV * L) {
         for (int v = 0; v < NV; ++v) store(to + v * L, add ? load(to + v * L) + from[v] : from[v]);
         return;
@@ -134,8 +134,8 @@ static inline void copy_rows(const real* from, index_t ldf, real* to, index_t ld
     }
 }
 
-static __thread int own_number = 0;
-static inline int thread_number() { return own_number; }  // in a parallel region, from 0
+static __thread int worker_number = 0;
+static inline int thread_number() { return worker_number; }  // in a parallel region, from 0
 
 // PyTorch's own threads, where it has them from libgomp.
 typedef void (*Pool)(void (*run)(void*), void* data, unsigned threads, unsigned flags);
@@ -148,9 +148,9 @@ struct Team {
     int joined;
     static void run(void* p) {
         Team& t = *(Team*)p;
-        own_number = __atomic_fetch_add(&t.joined, 1, __ATOMIC_RELAXED);
+        worker_number = __atomic_fetch_add(&t.joined, 1, __ATOMIC_RELAXED);
         for (index_t n; (n = __atomic_fetch_add(&t.taken, 1, __ATOMIC_RELAXED)) < t.tasks;) t.f(n);
-        own_number = 0;
+        worker_number = 0;
     }
     static void* start(void* p) {
         run(p);
@@ -178,7 +178,7 @@ static void parallel(index_t tasks, int threads, F f) {
 
 // The same numbers as 0 .. tasks - 1, but those that threads take at the same time are far apart: what
 // they write does not meet in one cache line.
-static inline index_t spread(index_t task, index_t tasks, int threads) {
+static inline index_t interleave(index_t task, index_t tasks, int threads) {
     const index_t thread = task % threads, each = tasks / threads, more = tasks % threads;
     return thread * each + min_of(thread, more) + task / threads;
 }
