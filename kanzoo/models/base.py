@@ -8,6 +8,8 @@ from torch import nn
 from kanzoo.checks import MAX_WHOLE
 from kanzoo.layers.options import check_sizes
 
+InnerSizes = dict[str, int | float] | None
+
 
 class Architecture(nn.Module):
     """A network written once against a `LayerFactory`.
@@ -43,9 +45,7 @@ class Architecture(nn.Module):
         return 1
 
     @classmethod
-    def inner_sizes(
-        cls, roles: Collection[str], options: dict[str, Any]
-    ) -> dict[str, int | float] | None:
+    def inner_sizes(cls, roles: Collection[str], options: dict[str, Any]) -> InnerSizes:
         """The options that change no layer outside of some roles but its neighbours, with values.
 
         Whole numbers are sizes, real ones ratios. None: the coarse option itself lies inside, so

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from kanzoo.layers.factory import LayerFactory
 from kanzoo.layers.options import check_sizes
-from kanzoo.models.base import Architecture, check_image, scaled
+from kanzoo.models.base import Architecture, InnerSizes, check_image, scaled
 
 STAGES = 3
 
@@ -56,9 +56,7 @@ class ConvNet(Architecture):
         self.head = layers.linear("head", channels, num_outputs)
 
     @classmethod
-    def inner_sizes(
-        cls, roles: Collection[str], options: dict[str, Any]
-    ) -> dict[str, int | float] | None:
+    def inner_sizes(cls, roles: Collection[str], options: dict[str, Any]) -> InnerSizes:
         if {"stem", "conv"} <= set(roles):
             return None
         return {"taper": options["taper"]} if "conv" in roles else {}

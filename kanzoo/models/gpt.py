@@ -13,7 +13,7 @@ from kanzoo.checks import check_name
 from kanzoo.layers.factory import LayerFactory
 from kanzoo.layers.options import check_sizes
 from kanzoo.layers.transformer import Block, check_token_norm
-from kanzoo.models.base import size_or, transformer_sizes
+from kanzoo.models.base import InnerSizes, size_or, transformer_sizes
 from kanzoo.models.sequence import SequenceModel
 
 POSITIONS = ("rotary", "learned")
@@ -73,9 +73,7 @@ class GPT(SequenceModel):
         return int(options["heads"]) * (2 if options["positions"] == "rotary" else 1)
 
     @classmethod
-    def inner_sizes(
-        cls, roles: Collection[str], options: dict[str, Any]
-    ) -> dict[str, int | float] | None:
+    def inner_sizes(cls, roles: Collection[str], options: dict[str, Any]) -> InnerSizes:
         return transformer_sizes(roles, options)
 
     def trunk(self, x: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from kanzoo.layers.factory import LayerFactory
 from kanzoo.layers.options import check_sizes
 from kanzoo.layers.patches import Patches
 from kanzoo.layers.transformer import FeedForward, check_token_norm
-from kanzoo.models.base import Architecture, check_image, size_or
+from kanzoo.models.base import Architecture, InnerSizes, check_image, size_or
 
 
 class Block(nn.Module):
@@ -91,9 +91,7 @@ class Mixer(Architecture):
         self.head = layers.linear("head", width, num_outputs, activate=False)
 
     @classmethod
-    def inner_sizes(
-        cls, roles: Collection[str], options: dict[str, Any]
-    ) -> dict[str, int | float] | None:
+    def inner_sizes(cls, roles: Collection[str], options: dict[str, Any]) -> InnerSizes:
         mixed = [kind for kind in ("token", "channel") if f"{kind}_mix" in roles]
         return {
             f"{kind}_width": size_or(

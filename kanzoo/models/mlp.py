@@ -11,7 +11,7 @@ from kanzoo.checks import MAX_FUNCTIONS, check_whole
 from kanzoo.layers.factory import LayerFactory
 from kanzoo.layers.options import check_sizes
 from kanzoo.layers.products import Products
-from kanzoo.models.base import Architecture, size_or
+from kanzoo.models.base import Architecture, InnerSizes, size_or
 
 
 class MLP(Architecture):
@@ -75,9 +75,7 @@ class MLP(Architecture):
         return 1
 
     @classmethod
-    def inner_sizes(
-        cls, roles: Collection[str], options: dict[str, Any]
-    ) -> dict[str, int | float] | None:
+    def inner_sizes(cls, roles: Collection[str], options: dict[str, Any]) -> InnerSizes:
         following = "hidden" if options["depth"] > 1 else "head"
         if {"stem", following} <= set(roles):
             return None

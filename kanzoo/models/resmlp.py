@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from kanzoo.layers.factory import LayerFactory
 from kanzoo.layers.options import check_sizes
 from kanzoo.layers.transformer import FeedForward
-from kanzoo.models.base import Architecture, size_or
+from kanzoo.models.base import Architecture, InnerSizes, size_or
 
 
 class Block(nn.Module):
@@ -58,9 +58,7 @@ class ResMLP(Architecture):
         self.head = layers.linear("head", width, num_outputs)
 
     @classmethod
-    def inner_sizes(
-        cls, roles: Collection[str], options: dict[str, Any]
-    ) -> dict[str, int | float] | None:
+    def inner_sizes(cls, roles: Collection[str], options: dict[str, Any]) -> InnerSizes:
         if "ffn" not in roles:
             return {}
         given, ratio = options["ffn_width"], options["ffn_ratio"]

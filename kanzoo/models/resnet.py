@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from kanzoo.layers.factory import LayerFactory
 from kanzoo.layers.options import check_sizes
-from kanzoo.models.base import Architecture, check_image, scaled
+from kanzoo.models.base import Architecture, InnerSizes, check_image, scaled
 
 
 class Block(nn.Module):
@@ -92,9 +92,7 @@ class ResNet(Architecture):
         self.head = layers.linear("head", channels, num_outputs)
 
     @classmethod
-    def inner_sizes(
-        cls, roles: Collection[str], options: dict[str, Any]
-    ) -> dict[str, int | float] | None:
+    def inner_sizes(cls, roles: Collection[str], options: dict[str, Any]) -> InnerSizes:
         return {"expansion": options["expansion"]} if "conv" in roles else {}
 
     def forward(self, x: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from kanzoo.layers.factory import LayerFactory
 from kanzoo.layers.options import check_sizes
 from kanzoo.layers.recurrent import find_cell
 from kanzoo.layers.transformer import check_token_norm
-from kanzoo.models.base import scaled, size_or
+from kanzoo.models.base import InnerSizes, scaled, size_or
 from kanzoo.models.sequence import SequenceModel
 
 
@@ -57,9 +57,7 @@ class RNN(SequenceModel):
         self.head = layers.linear("head", hidden, num_outputs, activate=False)
 
     @classmethod
-    def inner_sizes(
-        cls, roles: Collection[str], options: dict[str, Any]
-    ) -> dict[str, int | float] | None:
+    def inner_sizes(cls, roles: Collection[str], options: dict[str, Any]) -> InnerSizes:
         if {"stem", "recurrent"} <= set(roles):
             return None
         size = options["hidden_width"] or options["width"]

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from kanzoo.layers import KANConvTranspose2d
 from kanzoo.layers.factory import LayerFactory
 from kanzoo.layers.options import check_sizes
-from kanzoo.models.base import Architecture, check_image, scaled
+from kanzoo.models.base import Architecture, InnerSizes, check_image, scaled
 
 
 class Convs(nn.Sequential):
@@ -96,9 +96,7 @@ class UNet(Architecture):
         self.head = layers.conv("head", width, num_outputs, 1)
 
     @classmethod
-    def inner_sizes(
-        cls, roles: Collection[str], options: dict[str, Any]
-    ) -> dict[str, int | float] | None:
+    def inner_sizes(cls, roles: Collection[str], options: dict[str, Any]) -> InnerSizes:
         return {"expansion": options["expansion"]} if "conv" in roles else {}
 
     def check_sides(self, shape: tuple[int, ...]) -> None:

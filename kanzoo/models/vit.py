@@ -13,7 +13,7 @@ from kanzoo.layers.factory import LayerFactory
 from kanzoo.layers.options import check_sizes
 from kanzoo.layers.patches import Patches
 from kanzoo.layers.transformer import Block, check_token_norm
-from kanzoo.models.base import Architecture, check_image, size_or, transformer_sizes
+from kanzoo.models.base import Architecture, InnerSizes, check_image, size_or, transformer_sizes
 
 
 class ViT(Architecture):
@@ -66,9 +66,7 @@ class ViT(Architecture):
         return int(options["heads"]) if option in ("width", "attn_width") else 1
 
     @classmethod
-    def inner_sizes(
-        cls, roles: Collection[str], options: dict[str, Any]
-    ) -> dict[str, int | float] | None:
+    def inner_sizes(cls, roles: Collection[str], options: dict[str, Any]) -> InnerSizes:
         return transformer_sizes(roles, options)
 
     def forward(self, x: Tensor) -> Tensor:

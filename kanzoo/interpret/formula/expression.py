@@ -205,9 +205,9 @@ class _Constants:
         y: np.ndarray,
     ) -> None:
         self.symbols, self.x, self.y = symbols, x, y
-        names: dict[sympy.Float, sympy.Symbol] = {}
-        # Exponents are part of the structure.
-        self.template = _replace_floats(expression, names)
+        floats = (e for e in sympy.preorder_traversal(expression) if isinstance(e, sympy.Float))
+        names = {e: sympy.Symbol(f"_k{k}", real=True) for k, e in enumerate(dict.fromkeys(floats))}
+        self.template = expression.xreplace(names)
         self.names = list(names.values())
         self.values = [float(value) for value in names]
         self._compile()
@@ -276,16 +276,6 @@ class _Constants:
             if rmse(residual, 0.0) <= limit:
                 return self.expression(digits)
         return self.expression()
-
-
-def _replace_floats(expression: Any, names: dict[sympy.Float, sympy.Symbol]) -> Any:
-    if isinstance(expression, sympy.Float):
-        if expression not in names:
-            names[expression] = sympy.Symbol(f"_k{len(names)}", real=True)
-        return names[expression]
-    if not expression.args:
-        return expression
-    return expression.func(*[_replace_floats(argument, names) for argument in expression.args])
 
 
 def _exact_values(value: float, roots: bool = True) -> list[tuple[float, Any]]:

@@ -95,7 +95,7 @@ static void input_sweep(const Sorted& s, int G, const real* w, index_t ldw, inde
     };
     for (int c = 0, before = -2; c < G; ++c) {
         if (start[c] == start[c + 1]) continue;
-        int j = ORDER - 1;
+        int j = ORDER > 0 ? ORDER - 1 : 0;
         if (c == before + 1) {
             for (int i = 0; i + 1 < ORDER; ++i)
                 for (int v = 0; v < NV; ++v) steps[i][v] = steps[i + 1][v];
