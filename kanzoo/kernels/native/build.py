@@ -41,7 +41,7 @@ BASE_FLAGS = (
 ZIG = "ziglang"  # clang as a Python package
 ZIG_FLAGS = ("-nostdlib++",)  # else it builds a standard library first, which takes a minute
 GCC_FLAGS = ("-fno-unswitch-loops", "-fno-split-loops", "-fno-ipa-cp-clone")  # builds faster
-TIMEOUT = 120  # seconds for one build
+TIMEOUT = 600  # seconds for one build, on a busy machine too
 ORDERS = range(6)
 REALS = ("float", "double")
 
