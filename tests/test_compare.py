@@ -273,6 +273,7 @@ def test_a_study_where_smaller_is_better(tmp_path: Path) -> None:
         looks=[5],
         arms=arms,
         overrides=overrides,
+        differences={"kan": ["optim.lr"]},
     )
     _job(config)
     report = tmp_path / "runs" / "smoke" / "report"
