@@ -9,7 +9,6 @@ from kanzoo.ledger.restore import take_finished
 from kanzoo.run.command import fail, run_command, user_errors
 from kanzoo.rundir import Config
 from kanzoo.study.comparison import (
-    best_words,
     build_engine,
     check_cells,
     check_trials,
@@ -63,10 +62,9 @@ def _job(config: Config) -> None:
     try:
         with runner(config, cells, engine) as run_all:
             run = only_selected(run_all, study)
-            tunings = tune_arms(config, cells, prepared, run)
+            tunings, cells = tune_arms(config, cells, prepared, run)
             if tunings:
                 with user_errors():
-                    cells = plan(config, best_words(cells, tunings))
                     check_cells(cells, engine.is_local)
                     take(cells)
             run(cells)

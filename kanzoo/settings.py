@@ -202,7 +202,9 @@ class TuneConfig:
 
     trials: Index
     seeds: Count
-    batch: Count
+    epochs: PositiveShare
+    finalists: Index
+    finalist_seeds: Count
     seed: Seed
     space: dict[str, Config]
     extra: dict[str, dict[str, Config]]

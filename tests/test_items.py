@@ -233,11 +233,11 @@ def test_contrasts_and_interactions_are_paired_by_seed(tmp_path: Path) -> None:
             rows.append(
                 {"data": "d", "model": "m", "arm": arm, "match": "params", "seed": seed,
                  "status": "finished", "metric": "accuracy", "mode": "max", "no_skill": -9.0,
-                 "test": clean, "test_noise_0.5": noisy - loss}
+                 "is_tuned": True, "test": clean, "test_noise_0.5": noisy - loss}
             )  # fmt: skip
     values, axes = judged(pd.DataFrame(rows), {})
     found = verdicts(
-        values, "mlp", margin=0.02, axes=axes, n_resamples=200, is_tuned=True,
+        values, "mlp", margin=0.02, axes=axes, n_resamples=200,
         against=[["kan", "rbf"]], changes={"severity": "0"},
     )  # fmt: skip
     rest = [v for v in found if v.contrast]

@@ -477,11 +477,13 @@ def test_the_page_shows_axes_phases_and_tuning(tmp_path):
     table, found = along_axes(tmp_path)
     table["phases"] = json.dumps([[0.9, 0.1], [0.4, 0.8]])
     tuning = {
-        "trials": 20, "seeds": 2, "sampler": "TPE", "space": [("optim.lr", "0.001 to 0.1")],
+        "trials": 20, "seeds": 2, "sampler": "a sequence", "space": [("optim.lr", "0.001 to 0.1")],
+        "epochs": "50 %", "finalists": 2, "finalist_seeds": 1, "panels": [], "left_out_panels": 0,
         "extra": [("kan_rbf", "basis.grid_range", "one of <b>")], "left_out": 0,
         "rows": [{"data": "digits", "model": "mlp", "arm": "kan_rbf", "match": "params",
                   "axes": "grid size 3", "trials": 20, "failed": 1, "first": "0.9", "best": "0.95",
-                  "number": 7, "settings": "optim.lr=0.01"}],
+                  "number": 7, "settings": "optim.lr=0.01", "rates": "0.01 to 0.03",
+                  "factor": "3×"}],  # noqa: RUF001
     }  # fmt: skip
     files = write_report(
         tmp_path / "report", table, found, title="t", question="q", protocol=["p"],

@@ -45,9 +45,13 @@ def student_of(d: np.ndarray, margin: float = 0.0) -> inference.Tests:
     return inference.student(*estimates_of(d), margin)
 
 
-def one(d: np.ndarray | list[float], **options: float) -> Verdict:
-    settings = {"margin": 0.01, "n_resamples": 200, "is_tuned": True, **options}
-    return verdicts(study({("mlp1", "kan"): np.asarray(d, float)}), "mlp", **settings)[0]
+def one(
+    d: np.ndarray | list[float], tuned: tuple[str, ...] = ("mlp", "kan"), **options: float
+) -> Verdict:
+    settings = {"margin": 0.01, "n_resamples": 200, **options}
+    results = study({("mlp1", "kan"): np.asarray(d, float)})
+    results = results.assign(is_tuned=results["arm"].isin(tuned))
+    return verdicts(results, "mlp", **settings)[0]
 
 
 @pytest.mark.parametrize("offset", [-0.01, 0.01])
@@ -148,7 +152,8 @@ def test_verdict_words():
     assert one(0.05 + noise).verdict == "better, beyond the margin"
     assert one(-0.05 + noise).verdict == "worse, beyond the margin"
     assert one(noise).verdict == "equivalent"
-    assert one(noise, is_tuned=False).verdict == "equivalent (recipe)"
+    for some in ((), ("mlp",), ("kan",)):
+        assert one(noise, tuned=some).verdict == "equivalent (recipe)"
     small = one(0.005 + noise)
     assert small.verdict == "equivalent"
     assert small.p_adjusted < 0.05
@@ -157,7 +162,7 @@ def test_verdict_words():
     assert (near.verdict, near.word) == ("worse, possibly negligible", "possibly negligible")
     assert near.ci_high < 0
     assert near.ci_high > -0.01
-    open_row = one(noise * 100, is_tuned=False)
+    open_row = one(noise * 100, tuned=())
     assert open_row.verdict == "undecided"
     assert open_row.detectable > 0.01
 

@@ -8,13 +8,23 @@ from typing import TYPE_CHECKING
 
 from kanzoo import registry
 from kanzoo.checks import build
-from kanzoo.run.command import command_words
+from kanzoo.run.command import command_words, user_errors
 from kanzoo.run.config import Composer
 from kanzoo.rundir import Config
 from kanzoo.settings import StudyConfig
+from kanzoo.study.controls import sources
 from kanzoo.study.engines.base import Engine
 from kanzoo.study.parity import check_parity
-from kanzoo.study.plan import Cell, check_study, distinct, first_of_kinds, margins_of, plan_cells
+from kanzoo.study.plan import (
+    Cell,
+    arms_of,
+    check_study,
+    distinct,
+    first_of_kinds,
+    margins_of,
+    plan_cells,
+    same_runs,
+)
 
 if TYPE_CHECKING:
     from kanzoo.run.prepare import Prepared
@@ -49,7 +59,7 @@ def plan(
     config: Config, tuned: Mapping[tuple[str, ...], Iterable[str]] | None = None
 ) -> list[Cell]:
     """The cells of the study that a configuration describes, with what tuning found."""
-    from kanzoo.study.tune import check_tuning
+    from kanzoo.study.space import check_tuning
 
     study = study_of(config)
     check_study(study)
@@ -97,27 +107,48 @@ def check_trials(config: Config, cells: list[Cell], here: bool = True) -> None:
 
 def tune_arms(
     config: Config, cells: list[Cell], prepared: "list[Prepared]", run: "Run"
-) -> "list[Tuning]":
-    """The finished tuning of every kind of cell; none where the study does not tune."""
+) -> "tuple[list[Tuning], list[Cell]]":
+    """The finished tuning of every kind of cell, and the cells as it leaves them.
+
+    An arm that takes its sizes or its budget from another one is tuned after that one, at what
+    this then has. No tuning and the same cells where the study does not tune.
+    """
+    from kanzoo.study.trials import write_trials
     from kanzoo.study.tune import Tuning, tune
 
-    study = study_of(config)
+    study, folder = study_of(config), study_folder(config) / "tuning"
     if not study.tune.trials:
-        return []
+        return [], cells
     kinds = zip(first_of_kinds(cells), prepared, strict=True)
     objectives = {cell.kind: parts.objective for cell, parts in kinds}
-    tunings = []
-    for cell in distinct(first_of_kinds(cells)):
-        objective = objectives[cell.kind]
-        tunings.append(Tuning(cell, objective.monitor, objective.mode))
-    tune(tunings, study, study_folder(config) / "tuning", run, _composer())
-    return tunings
+    tunings: list[Tuning] = []
+    words: dict[tuple[str, ...], list[str]] = {}
+    for arms in tuning_order(arms_of(study)):
+        ready = [cell for cell in first_of_kinds(cells) if cell.arm in arms]
+        found = [
+            Tuning(group[0], objective.monitor, objective.mode, [cell.kind for cell in group])
+            for group in same_runs(ready)
+            for objective in [objectives[group[0].kind]]
+        ]
+        tune(found, study, folder, run, _composer())
+        tunings += found
+        words |= {kind: tuning.words for tuning in found for kind in tuning.kinds}
+        with user_errors():
+            # What was left out as the same as its twin stays so, whatever the twin was given.
+            cells = [cell for cell in plan(config, words) if cell.kind in objectives]
+        write_trials(tunings, study.tune, folder)
+    return tunings, cells
 
 
-def best_words(cells: list[Cell], tunings: "list[Tuning]") -> dict[tuple[str, ...], list[str]]:
-    """The overrides that tuning found, for every kind of cell: some share their runs."""
-    found = {tuning.cell.folder.path: tuning.words for tuning in tunings}
-    return {cell.kind: found[cell.folder.path] for cell in first_of_kinds(cells)}
+def tuning_order(arms: Mapping[str, list[str]]) -> list[list[str]]:
+    """Groups of arms, each after those that it takes something from."""
+    waiting = dict(arms)
+    order: list[list[str]] = []
+    while waiting:
+        assert not order or order[-1], "arms borrow from each other in a circle"
+        order.append([arm for arm, words in waiting.items() if not sources(words) & set(waiting)])
+        waiting = {arm: words for arm, words in waiting.items() if arm not in order[-1]}
+    return order
 
 
 @cache
@@ -130,9 +161,9 @@ def runner(config: Config, cells: list[Cell], engine: Engine) -> "Runner":
     from kanzoo.run.fit import train
     from kanzoo.study.run import Runner
 
-    tune = study_of(config).tune
+    options = study_of(config).tune
     count = 0  # what is to run decides
-    if tune.trials:  # trials start the workers that the cells need later
-        trials = tune.batch * tune.seeds * len(first_of_kinds(cells))
+    if options.trials:  # trials start the workers that the cells need later
+        trials = options.trials * options.seeds * len(first_of_kinds(cells))
         count = max(trials, len(distinct(cells)))
     return Runner(engine, study_folder(config), train, count, config["overwrite"])

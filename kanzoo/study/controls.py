@@ -169,6 +169,11 @@ def borrowed(words: list[str], config_of: Callable[[str], Config]) -> list[str]:
     return found
 
 
+def sources(words: Iterable[str]) -> set[str]:
+    """The arms that an arm takes something from."""
+    return {word.partition("=")[2] for word in words if is_borrowing(word)}
+
+
 def is_borrowing(word: str) -> bool:
     """Whether a word of an arm takes something from another arm."""
     return word.startswith((SIZES, BUDGET))

@@ -135,6 +135,14 @@ class Pairs:
         return float(top / bottom) if bottom else float("nan")
 
     @property
+    def is_tuned(self) -> bool:
+        """Whether both arms were tuned, also where they are compared with themselves elsewhere."""
+        both = all(
+            "is_tuned" in table and table["is_tuned"].all() for table in (self.arm, self.base)
+        )
+        return both and (self.reference is None or self.reference.is_tuned)
+
+    @property
     def is_collapsed(self) -> bool:
         """Whether some runs of an arm, not all, did no better than a prediction without skill."""
         for table in (self.arm, self.base):

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import product
+from pathlib import Path
 
 from kanzoo import registry
 from kanzoo.checks import build, check_name, value_text
@@ -172,7 +173,15 @@ def first_of_kinds(cells: list[Cell]) -> list[Cell]:
 
 def distinct(cells: Iterable[Cell]) -> list[Cell]:
     """The cells without those that share their run with an earlier one."""
-    return list({cell.folder.path: cell for cell in reversed(list(cells))}.values())[::-1]
+    return [group[0] for group in same_runs(cells)]
+
+
+def same_runs(cells: Iterable[Cell]) -> list[list[Cell]]:
+    """The cells, those together that share their run."""
+    groups: dict[Path, list[Cell]] = {}
+    for cell in cells:
+        groups.setdefault(cell.folder.path, []).append(cell)
+    return list(groups.values())
 
 
 def arms_of(study: StudyConfig) -> dict[str, list[str]]:

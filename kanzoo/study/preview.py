@@ -10,6 +10,7 @@ from kanzoo.rundir import Config
 from kanzoo.study.comparison import study_of
 from kanzoo.study.plan import Cell, active_axes, distinct, first_of_kinds, seeds_needed
 from kanzoo.study.selection import is_selected
+from kanzoo.study.tune import num_runs
 
 BUDGET = 15.0  # seconds of measuring; what is left then is estimated from what was measured
 OVERHEAD = 1.0  # seconds of a cell beside its steps
@@ -57,12 +58,11 @@ def print_plan(config: Config, cells: list[Cell], prepared: list[Any]) -> None:
     words = [f"{len(cells)} cells, {len(runs)} different runs, {len(waiting)} of them to do"]
     if few := seeds_needed(study):
         words.append(few)
-    tune = study.tune
-    if tune.trials:
-        trials = tune.trials * tune.seeds
+    if study.tune.trials:
+        trials, share = num_runs(study.tune)
         unique = distinct(first_of_kinds(cells))
-        total += trials * sum(seconds[cell.kind] for cell in unique)
-        words.append(f"{trials * len(unique)} runs of tuning before")
+        total += trials * share * sum(seconds[cell.kind] for cell in unique)
+        words.append(f"{trials * len(unique)} runs of tuning before, at {share:g} of the epochs")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     workers = config["engine"].get("workers") or cores or 1
     words.append(

@@ -22,15 +22,23 @@ NOT_RUN = "not run"  # and not tried
 SIZES = ("train", "val", "test")
 
 
-def collect(cells: Iterable[Cell], study_folder: Path, axes: Sequence[str] = ()) -> pd.DataFrame:
+def collect(
+    cells: Iterable[Cell],
+    study_folder: Path,
+    axes: Sequence[str] = (),
+    tuned: Collection[tuple[str, ...]] = (),
+) -> pd.DataFrame:
     """A row a cell; what is not there yet counts as failed, with the reason.
 
-    `axes` are the further axes that get a column. Test metrics beside the one that selects are in
-    columns `test_NAME`, those on corrupted inputs in `test_KIND_SEVERITY`. A run that diverged has
-    the scores of the prediction without skill of its data, `no_skill` and `no_skill_NAME`, where
-    that is known from a finished run, best of the same seed.
+    `axes` are the further axes that get a column, `tuned` the kinds of cells that were tuned. Test
+    metrics beside the one that selects are in columns `test_NAME`, those on corrupted inputs in
+    `test_KIND_SEVERITY`. A run that diverged has the scores of the prediction without skill of its
+    data, `no_skill` and `no_skill_NAME`, where that is known from a finished run, best of the same
+    seed.
     """
-    table = pd.DataFrame([_row(cell, study_folder, axes) for cell in cells])
+    table = pd.DataFrame(
+        [_row(cell, study_folder, axes) | {"is_tuned": cell.kind in tuned} for cell in cells]
+    )
     # Also where no cell has finished yet.
     absent = [name for name in ("test", "val", "sizes", "no_skill", *COSTS) if name not in table]
     table = table.assign(**dict.fromkeys(absent, float("nan")))

@@ -60,7 +60,7 @@ def make_row(p: Pairs, margin: float) -> Row:
 
 def make_verdict(
     row: Row, numbers: Mapping[str, float], word: str, direction: str, flagged: bool, looks: Looks,
-    alpha: float, is_tuned: bool,
+    alpha: float,
 ) -> Verdict:  # fmt: skip
     p, decides = row.pairs, row.decides
     data, model, match, arm = p.key
@@ -86,7 +86,7 @@ def make_verdict(
     return Verdict(
         data=data, model=model, arm=arm, baseline=p.baseline, match=match, metric=p.metric,
         n_seeds=p.size, mean_difference=_plain(decides.mean), margin=float(row.margin),
-        verdict=text + " (recipe)" * (word != "undecided" and not is_tuned),
+        verdict=text + " (recipe)" * (word != "undecided" and not p.is_tuned),
         params_ratio=_plain(p.ratio("params")), flops_ratio=_plain(p.ratio("flops")),
         step_time_ratio=_plain(p.ratio("step_time_ms")),
         memory_ratio=_plain(p.ratio("peak_memory_mb")),

@@ -53,7 +53,6 @@ def verdicts(
     alpha: float = 0.05,
     axes: Sequence[str] = (),
     looks: Looks | None = None,
-    is_tuned: bool = False,
     against: Sequence[Sequence[str]] = (),
     changes: Mapping[str, str] | None = None,
     parts: Mapping[str, tuple[str, str]] | None = None,
@@ -66,7 +65,8 @@ def verdicts(
     ----------
     results : DataFrame
         A row a run. A run without a finite test value counts as failed. A baseline that was run
-        under one budget mode only serves every mode.
+        under one budget mode only serves every mode. `is_tuned`, where it is a column, tells what
+        was tuned.
     margin, ratio_margin : float
         The smallest difference that matters, in units of the metric (or that of every metric by its
         name), and the smallest relative one where errors span decades.
@@ -74,8 +74,6 @@ def verdicts(
         Further columns of `results` that tell cells apart.
     looks : Looks
         The planned looks and which of them this is; by default this is the only one.
-    is_tuned : bool
-        Whether every arm was tuned.
     against : sequence of (arm, other)
         Further comparisons between two arms.
     changes : mapping of axis to value
@@ -104,7 +102,7 @@ def verdicts(
     if looks is None:
         count = max([MIN_SEEDS, *(p.size + p.unpaired for p in cells)])
         looks = Looks((count,), count)
-    return _judge(rows, looks, alpha, is_tuned, seed, n_resamples)
+    return _judge(rows, looks, alpha, seed, n_resamples)
 
 
 def flags(d: Sequence[Array], groups: Sequence[Hashable]) -> tuple[NDArray[np.bool_], Array]:
@@ -192,7 +190,7 @@ def decide(mean: float, adjusted: Array, alpha: float) -> tuple[str, str]:
 
 
 def _judge(
-    rows: list[Row], looks: Looks, alpha: float, is_tuned: bool, seed: int, n_resamples: int
+    rows: list[Row], looks: Looks, alpha: float, seed: int, n_resamples: int
 ) -> list[Verdict]:
     if not rows:
         return []
@@ -223,9 +221,7 @@ def _judge(
             "skewness": skewness[i] if len(d[i]) >= 3 else np.nan,
             "detectable": inference.detectable(se[i], df[i], level) if se[i] > 0 else np.nan,
         }
-        found.append(
-            make_verdict(row, numbers, word, direction, bool(flagged[i]), looks, alpha, is_tuned)
-        )
+        found.append(make_verdict(row, numbers, word, direction, bool(flagged[i]), looks, alpha))
     return found
 
 

@@ -16,7 +16,7 @@ class Verdict:
     Attributes
     ----------
     verdict : str
-        `direction` and `word`, with "(recipe)" where nothing was tuned.
+        `direction` and `word`, with "(recipe)" unless both arms were tuned.
     word : str
         One of `WORDS`.
     direction : str

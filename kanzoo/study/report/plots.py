@@ -288,3 +288,27 @@ def edges(plot: EdgeCurves) -> Panel:
         ax.set_ylabel("edge output")
     more = f"{MAX_EDGES} of {len(ys)} edges shown" if len(ys) > MAX_EDGES else ""
     return replace(drawn[0], note="; ".join(filter(None, (plot.note, more))))
+
+
+def rates(
+    title: str, points: Mapping[str, Sequence[tuple[float, float, bool]]], metric: str,
+    colours: Mapping[str, int],
+) -> Panel:  # fmt: skip
+    """Scores of trials against their learning rates.
+
+    points: of each arm, by rate: the rate, the score and whether the trial was chosen, which makes
+    its mark larger.
+    """
+    drawn: list[Panel] = []
+    label = f"{metric} against learning rate"
+    with _axes(drawn.append, title, label, 2.6) as (ax,):
+        for arm, rows in points.items():
+            x, y, chosen = zip(*rows, strict=True)
+            index = colours[arm]
+            ax.plot(x, y, color=colour(index), ls=DASHES[dash_name(index)], lw=1.2)
+            ax.scatter(x, y, s=[60 if c else 14 for c in chosen], color=colour(index), alpha=0.85)
+        ax.set_xscale("log")
+        ax.margins(x=0.06)
+        ax.set_xlabel("learning rate")
+        ax.set_ylabel(metric)
+    return replace(drawn[0], note="large: chosen")

@@ -12,7 +12,8 @@ from kanzoo import __version__
 from kanzoo.rundir import Config, git_sha
 from kanzoo.settings import StudyConfig
 from kanzoo.study.controls import control_arms, control_text
-from kanzoo.study.plan import Cell, active_axes
+from kanzoo.study.plan import Cell, active_axes, margins_of
+from kanzoo.study.space import sampler
 
 if TYPE_CHECKING:
     from kanzoo.interpret.edges import EdgeCurves
@@ -36,6 +37,7 @@ def summarise(
     from kanzoo.study.comparison import build_engine, study_of
     from kanzoo.study.judge import judge
     from kanzoo.study.record import FILE, read_record
+    from kanzoo.study.report.tables import arms_of
     from kanzoo.study.report.tuning import tuning_record
     from kanzoo.study.report.write import verdict_table, write_report
     from kanzoo.study.results import NOT_RUN, collect
@@ -43,7 +45,8 @@ def summarise(
 
     study = study_of(config)
     axes = active_axes(study)
-    results = collect(cells, folder, axes)
+    tuned = {kind for tuning in tunings if tuning.is_tuned for kind in tuning.kinds}
+    results = collect(cells, folder, axes, tuned)
     found, aggregate = judge(study, results)
     falls = []
     if study.slope is not None:
@@ -62,7 +65,9 @@ def summarise(
         environment=_environment() | {"engine": build_engine(config).describe(len(cells))},
         command=command,
         edges=_edges(cells, study.baseline),
-        tuning=tuning_record(tunings, study.tune),
+        tuning=tuning_record(
+            tunings, study.tune, margins_of(study, cells), arms_of(results, study.baseline)
+        ),
         slopes=falls,
         aggregate=aggregate,
     )
@@ -99,8 +104,9 @@ def protocol(study: StudyConfig, cells: list[Cell]) -> list[str]:
     if tune.trials:
         recipe = (
             f"All arms train with {optimizer}, {epochs} epochs. Every arm was tuned "
-            f"with the same {tune.trials} trials of the same sampler, on validation data and on "
-            f"seeds that the study does not use; only {', '.join(tune.space)} were tuned."
+            f"by the same {tune.trials} trials, the recipe and points of a {sampler(tune)}, at "
+            f"{100 * tune.epochs:g} % of the epochs, on validation data and on seeds that the "
+            f"study does not use; only {', '.join(tune.space)} was tuned."
         )
         for arm, space in tune.extra.items():
             recipe += f" {arm} had more freedom than the others: {', '.join(space)} as well."

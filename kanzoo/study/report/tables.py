@@ -156,7 +156,7 @@ def verdict_table(verdicts: Sequence[Verdict]) -> Group:
         points.setdefault(row["axes"], []).append(row)
     tables: list[Any] = [_table(point, found, several) for point, found in points.items()]
     if any(RECIPE in row["verdict"] for row in rows):
-        tables.append(Text("Nothing was tuned: verdicts hold for the recipe.", style="dim"))
+        tables.append(Text("Not both arms were tuned: verdicts hold for the recipe.", style="dim"))
     return Group(*tables)
 
 

@@ -29,8 +29,8 @@ def rule(verdicts: Sequence[Verdict]) -> str:
         f"margin” where the difference is proved larger than {inside}, else “possibly negligible”. "
         f"“Equivalent” needs two one-sided tests that put it inside. Each kind of claim is "
         f"Holm-adjusted over its family: {families}.{spent} No verdict below {MIN_SEEDS} paired "
-        f"seeds. “(recipe)”: nothing was tuned. Detectable is the true difference that would have "
-        f"been found with a probability of {100 * POWER:g} %."
+        f"seeds. “(recipe)”: not both arms were tuned. Detectable is the true difference that "
+        f"would have been found with a probability of {100 * POWER:g} %."
     )
 
 
