@@ -90,7 +90,9 @@ def _frozen(tuning: Tuning, trial: Trial, space: Space) -> FrozenTrial:
         if "choices" in dimension:
             if value in dimension["choices"]:
                 distributions[key] = CategoricalDistribution(list(map(str, dimension["choices"])))
-                params[key] = str(dimension["choices"][dimension["choices"].index(value)])  # 1.0 is 1
+                params[key] = str(
+                    dimension["choices"][dimension["choices"].index(value)]
+                )  # 1.0 is 1
         elif value is not None and dimension["low"] <= value <= dimension["high"]:
             distributions[key] = FloatDistribution(**dimension)
             params[key] = value
