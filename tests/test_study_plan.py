@@ -23,7 +23,8 @@ DEPTH = {"values": {1: ["model.depth=1"], 2: ["model.depth=2"]}, "arms": ["kan",
 def read(name: str) -> dict[str, Any]:
     """A study file with what `conf/compare.yaml` says beside it."""
     text = (registry.conf_dir() / "compare.yaml").read_text()
-    return {**yaml.safe_load(text)["study"], **registry.options("study", name)}
+    usual, study = yaml.safe_load(text)["study"], registry.options("study", name)
+    return {**usual, **study, "tune": {**usual["tune"], **study.get("tune", {})}}
 
 
 def places(tmp_path: Path, **study: Any) -> list[tuple[str, ...]]:
@@ -217,7 +218,7 @@ def test_a_seed_draws_the_samples_of_a_share(tmp_path: Path) -> None:
             data.load()
             assert isinstance(data, InMemory)
             assert data.splits is not None
-            kept = data.training_set.kept(data.targets("train"), data.split_seed or 0)
+            kept = data.training_set.indices(data.targets("train"), data.split_seed or 0)
             found = {x.numpy().tobytes() for x in data.splits["train"].x[kept]}
             samples[cell.arm, cell.seed] = found
     assert samples["mlp", 0] == samples["kan", 0], "arms share them"
