@@ -185,6 +185,16 @@ def test_equal_differences_fall_back_to_the_sign_flip_test():
     json.dumps(same.to_dict(), allow_nan=False)
 
 
+@pytest.mark.parametrize("n", [5, 6])
+def test_ties_among_differences_are_no_reason_to_warn(n):
+    """Accuracies are multiples of 1 / items: differences are equal, or equal to their mean."""
+    v = one([-0.01, 0.01] + [0.0] * (n - 2), n_resamples=10_000)
+    assert v.bootstrap_low == pytest.approx(-v.bootstrap_high, rel=0.1)
+    assert v.bootstrap_high > 0
+    v = one([0.01] + [0.0] * (n - 1))
+    assert (v.is_flagged, v.bootstrap_low) == (True, None)
+
+
 def test_failed_and_nan_runs_leave_the_pairs_but_stay_in_the_family():
     frame = study({("m", "kan"): np.array([0.05, 0.051, 0.052, 0.049, 0.05, 0.051]),
                    ("m", "dead"): np.zeros(6)})  # fmt: skip

@@ -8,6 +8,7 @@ row; what may be claimed from them is decided in `kanzoo.study.stats`. Formulas 
 
 from __future__ import annotations
 
+import warnings
 from typing import NamedTuple
 
 import numpy as np
@@ -103,9 +104,12 @@ def _resampled_t(d: Array, alpha: float, seed: int, n_resamples: int) -> Array:
     n = d.shape[-1]
 
     def t(x: Array, axis: int) -> Array:
-        return np.asarray(x.mean(axis) / (x.std(axis, ddof=1) / np.sqrt(n)))
+        mean = x.mean(axis)  # 0 where all that was drawn equals the mean of all: t is 0, not 0 / 0
+        return np.where(mean == 0, 0.0, mean / (x.std(axis, ddof=1) / np.sqrt(n)))
 
-    with np.errstate(all="ignore"):
+    with np.errstate(all="ignore"), warnings.catch_warnings():
+        # Of an interval that is not used; where too many resamples are constant, there is none.
+        warnings.simplefilter("ignore", stats.DegenerateDataWarning)
         return np.asarray(
             stats.bootstrap(
                 (d - d.mean(-1, keepdims=True),), t, vectorized=True, axis=-1,
