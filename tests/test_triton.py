@@ -16,6 +16,8 @@ from kanzoo.layers import KANConv2d, KANLinear
 
 pytestmark = pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not installed")
 TESTS = Path(__file__).parent
+QUICK = [("uniform_spline", "bf16"), ("rational", "fp32")]
+CAPABILITIES = tuple(compiled.SHARED)
 natively = pytest.mark.skipif(
     "TRITON_INTERPRET" in os.environ, reason="TRITON_INTERPRET is set: nothing is compiled"
 )
@@ -44,13 +46,14 @@ def test_the_cpu_is_refused_outside_of_the_interpreter() -> None:
 
 
 @natively
-@pytest.mark.parametrize("capability", [80, 90])
 @pytest.mark.parametrize(
-    ("family", "kind"),
+    ("family", "kind", "capability"),
     [
-        ("uniform_spline", "bf16"),
-        ("rational", "fp32"),
-        *(pytest.param(family, "tf32x3", marks=pytest.mark.slow) for family in FAMILIES),
+        *((family, kind, c) for family, kind in QUICK for c in CAPABILITIES),
+        *(  # a third of a minute each: in turns
+            pytest.param(family, "tf32x3", CAPABILITIES[i % 2], marks=pytest.mark.slow)
+            for i, family in enumerate(dict.fromkeys(FAMILIES))
+        ),
     ],
 )
 def test_every_kernel_compiles_for_gpus(

@@ -3,6 +3,7 @@
 import contextlib
 import html
 import io
+import logging
 import re
 import warnings
 from collections.abc import Iterator
@@ -29,6 +30,7 @@ DARK = {
 CARD, TEXT, MUTED, LINE, BAND, CURVE, ACCENT = (
     LIGHT[name] for name in ("card", "text", "muted", "line", "band", "c1", "c2")
 )
+logging.getLogger("fontTools").setLevel(logging.WARNING)  # tells each glyph of a PDF file
 _TIP = "tip-"  # before an id that holds a text as hexadecimal digits
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none", "svg.hashsalt": "kanzoo", "pdf.fonttype": 42, "text.parse_math": False,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from contextlib import ExitStack
+from datetime import timedelta
 from pathlib import Path
 
 from rich.console import Console
@@ -63,7 +64,8 @@ class Runner(ExitStack):
             TimeRemainingColumn(),
         )
         with Progress(*columns, console=console) as progress:
-            bar = progress.add_task(waiting[0].config["name"], total=len(waiting))
+            name = waiting[0].config["name"]
+            bar = progress.add_task(name, total=len(waiting))
 
             def on_end(cell: Cell, reason: str) -> None:
                 progress.advance(bar)
@@ -71,7 +73,11 @@ class Runner(ExitStack):
                     text = f"failed: {cell.title}: {reason}"
                     progress.console.print(text, style="red", markup=False)
                 elif not console.is_terminal:
-                    progress.console.print(f"finished: {cell.title}", markup=False, highlight=False)
+                    (task,) = progress.tasks
+                    left = task.time_remaining
+                    when = "" if left is None else f", {timedelta(seconds=round(left))} left"
+                    text = f"{task.completed:g}/{len(waiting)}{when}: {name} {cell.title}"
+                    progress.console.print(text, markup=False, highlight=False)
 
             if self.session is None:
                 self.session = self.enter_context(
