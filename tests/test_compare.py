@@ -199,10 +199,10 @@ def test_a_failed_cell_is_retried(tmp_path: Path) -> None:
     assert dict(os.environ) == before
 
 
-def test_cells_that_were_not_run_say_so(tmp_path: Path) -> None:
+def test_cells_that_were_not_run_are_waiting(tmp_path: Path) -> None:
     cells = cells_of(tmp_path)
     table = collect(cells, tmp_path / "runs" / "smoke")
-    assert set(table["reason"]) == {"not run"}
+    assert set(table["status"]) == {"waiting"}
     assert table["command"].str.startswith("python scripts/train.py data=digits").all()
 
 

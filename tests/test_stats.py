@@ -210,6 +210,15 @@ def test_failed_and_nan_runs_leave_the_pairs_but_stay_in_the_family():
     json.dumps([kan.to_dict(), dead.to_dict()], allow_nan=False)
 
 
+def test_runs_that_wait_have_not_failed():
+    frame = study({("m", "kan"): np.linspace(0.04, 0.05, 7)})
+    frame.loc[(frame.arm == "kan") & (frame.seed > 4), "status"] = "waiting"
+    frame.loc[(frame.arm == "kan") & (frame.seed == 0), "status"] = "failed"
+    (v,) = verdicts(frame, "mlp", margin=0.01, n_resamples=50)
+    assert (v.n_seeds, v.n_failed) == (4, 1)
+    assert "2 seeds not run yet; 1 seed without a finished pair" in v.note
+
+
 def test_ratios_are_of_medians_over_paired_seeds():
     frame = study({("m", "kan"): np.full(5, 0.01)})
     frame.loc[(frame.arm == "kan") & (frame.seed == 4), "step_time_ms"] = 1000.0

@@ -15,7 +15,8 @@ from kanzoo.study.items import item_values
 from kanzoo.study.variance import in_blocks
 
 COLUMNS = ("data", "model", "arm", "match", "seed", "status", "metric", "mode", "test")
-STATUSES = {"finished", "failed", "diverged"}
+SCORED = {"finished", "diverged"}
+STATUSES = {*SCORED, "failed", "waiting"}
 KEY = ["data", "model", "match", "arm"]
 ORDINARY = ("data", "model")
 DECADE = 10.0  # errors whose largest is so many times the smallest are compared by their ratio
@@ -26,7 +27,8 @@ class Pairs:
     """The runs of one arm beside those of the baseline with the same seeds.
 
     arm, base: runs with a score, a row a paired seed, both in the same order of seeds; a run that
-    diverged has the score of a prediction without skill. unpaired: seeds that make no pair.
+    diverged has the score of a prediction without skill. unpaired: seeds that make no pair, beside
+    the `waiting` ones, which have not run yet.
     reference: for an interaction, the same comparison elsewhere on an axis; its differences are
     subtracted. missing: finished runs without the metric, as forgetting where nothing was learned.
     """
@@ -44,6 +46,7 @@ class Pairs:
     family: str = "primary"
     reference: Pairs | None = None
     missing: int = 0
+    waiting: int = 0
 
     @property
     def size(self) -> int:
@@ -164,7 +167,7 @@ def pair_seeds(results: pd.DataFrame, baseline: str, axes: Sequence[str] = ()) -
     axes = list(axes)
     _check(results, baseline, axes)
     test = pd.to_numeric(results["test"], errors="coerce")
-    usable = results["status"].ne("failed") & np.isfinite(test)
+    usable = results["status"].isin(SCORED) & np.isfinite(test)
     results = results.assign(test=test, _usable=usable, **{a: results[a].map(str) for a in axes})
     results = results.sort_values("seed")
     twins: dict[tuple[str, ...], dict[str, pd.DataFrame]] = {}
@@ -286,9 +289,10 @@ def _pair(
     metric, mode = next(iter(named))
     family = str(arm["family"].iloc[0]) if "family" in arm else "primary"
     seeds = set(arm["seed"]) | set(base["seed"])
+    waiting = {s for t in (arm, base) for s in t.loc[t["status"].eq("waiting"), "seed"]}
     missing = sum(int((t["status"].eq("finished") & ~t["_usable"]).sum()) for t in (arm, base))
     arm, base = arm[arm["_usable"]], base[base["_usable"]]
     shared = set(arm["seed"]) & set(base["seed"])
     arm, base = (table[table["seed"].isin(shared)] for table in (arm, base))
-    return Pairs(key, metric, arm, base, len(seeds) - len(shared), baseline, mode, axes,
-                 family=family, missing=missing)  # fmt: skip
+    return Pairs(key, metric, arm, base, len(seeds - waiting - shared), baseline, mode, axes,
+                 family=family, missing=missing, waiting=len(waiting))  # fmt: skip

@@ -1,5 +1,6 @@
 """The cells of a study: data sets x architectures x arms x budgets x further axes x seeds."""
 
+import json
 import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -118,6 +119,10 @@ def plan_cells(
         if study.split == "fixed" and config["data"].get("split_seed", 0) is None:
             words.append("data.split_seed=0")
             config = {**config, "data": {**config["data"], "split_seed": 0}}
+        if wandb := config["logger"]["wandb"]:
+            tags = [*wandb["tags"], arm]
+            words.append(f"logger.wandb.tags={json.dumps(tags)}")
+            config = {**config, "logger": {**config["logger"], "wandb": {**wandb, "tags": tags}}}
         return replace(cell, config=config, overrides=tuple(words))
 
     first: list[Cell] = []

@@ -14,6 +14,7 @@ import pandas as pd
 from kanzoo.settings import StudyConfig
 from kanzoo.study import aggregate
 from kanzoo.study.inference import Array
+from kanzoo.study.pairs import SCORED
 from kanzoo.study.record import read_record
 from kanzoo.study.verdict import Verdict
 
@@ -90,7 +91,7 @@ def effects_of(
 
 
 def _scores(rows: pd.DataFrame, verdict: Record, which: str) -> Array:
-    rows = rows[(rows["arm"] == verdict[which]) & rows["status"].ne("failed")]
+    rows = rows[(rows["arm"] == verdict[which]) & rows["status"].isin(SCORED)]
     if which == "arm":
         rows = rows[rows["match"] == verdict["match"]]
     scores = pd.to_numeric(rows["test"]).dropna().to_numpy(dtype=float)

@@ -18,7 +18,6 @@ Axes = tuple[str, ...]
 _CORRUPTED = re.compile(rf"test_({'|'.join(CORRUPTIONS)})_(.+)")
 
 COSTS = ("params", "flops", "step_time_ms", "peak_memory_mb", "train_seconds", "epochs")
-NOT_RUN = "not run"  # and not tried
 SIZES = ("train", "val", "test")
 
 
@@ -28,7 +27,7 @@ def collect(
     axes: Sequence[str] = (),
     tuned: Collection[tuple[str, ...]] = (),
 ) -> pd.DataFrame:
-    """A row a cell; what is not there yet counts as failed, with the reason.
+    """A row a cell; one without a result failed, with the reason, or is waiting for its turn.
 
     `axes` are the further axes that get a column, `tuned` the kinds of cells that were tuned. Test
     metrics beside the one that selects are in columns `test_NAME`, those on corrupted inputs in
@@ -104,7 +103,7 @@ def _row(cell: Cell, study_folder: Path, axes: Sequence[str]) -> dict[str, Any]:
         "match": cell.match,
         **{name: value for name, value in cell.axes if name in axes},
         "seed": cell.seed,
-        "status": "failed",
+        "status": "waiting",
         "reason": "",
         "metric": objective.monitor,  # type: ignore[attr-defined]
         "mode": objective.mode,  # type: ignore[attr-defined]
@@ -113,9 +112,9 @@ def _row(cell: Cell, study_folder: Path, axes: Sequence[str]) -> dict[str, Any]:
     }
     if result is None:
         failure = path / "failure.txt"
-        row["reason"] = failure.read_text().strip() if failure.is_file() else NOT_RUN
-        if row["reason"].startswith(DIVERGED):
-            row["status"] = "diverged"
+        if failure.is_file():
+            row["reason"] = failure.read_text().strip()
+            row["status"] = "diverged" if row["reason"].startswith(DIVERGED) else "failed"
         return row
     (path / "failure.txt").unlink(missing_ok=True)
     row |= {

@@ -73,11 +73,14 @@ def make_verdict(
     shared = p.split("test_set") in SHARED
     notes = {
         f"verdicts come at the first planned look, {looks.planned[0]} seeds": looks.number == 0,
-        f"{p.size} paired seeds, {MIN_SEEDS} needed": p.size < MIN_SEEDS and looks.number > 0,
-        f"{p.unpaired} seeds without a finished pair": p.unpaired > 0 and not p.missing,
-        f"{p.missing} finished runs have no {p.metric}: too little was learned": p.missing > 0,
-        f"{diverged} runs of {arm} and {diverged_baseline} of {p.baseline} diverged and count as "
-        "predictions without skill": diverged + diverged_baseline > 0,
+        f"{_count(p.size, 'paired seed')}, {MIN_SEEDS} needed": p.size < MIN_SEEDS
+        and looks.number > 0,
+        f"{_count(p.waiting, 'seed')} not run yet": p.waiting > 0,
+        f"{_count(p.unpaired, 'seed')} without a finished pair": p.unpaired > 0 and not p.missing,
+        f"{_count(p.missing, 'finished run')} without {p.metric}: too little learned": p.missing
+        > 0,
+        f"{_count(diverged, 'run')} of {arm} and {diverged_baseline} of {p.baseline} diverged and "
+        "count as predictions without skill": diverged + diverged_baseline > 0,
         "all differences are equal, so the sign-flip test decides: do the seeds differ?": constant,
         "differs from zero, by less than the margin": small,
         "skewed or collapsed runs: the wider of two intervals decides": flagged,
@@ -108,6 +111,10 @@ def make_verdict(
         note="; ".join(note for note, applies in notes.items() if applies), axes=p.axes,
         **{name: _plain(value) for name, value in numbers.items()},
     )  # fmt: skip
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'s' * (number != 1)}"
 
 
 def _beside(estimate: Estimate | None, name: str, alpha: float) -> dict[str, float | None]:

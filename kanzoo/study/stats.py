@@ -100,7 +100,7 @@ def verdicts(
         absolute = margin[p.metric] if isinstance(margin, Mapping) else margin
         rows.append(make_row(p, np.log1p(ratio_margin) if p.scale == "log ratio" else absolute))
     if looks is None:
-        count = max([MIN_SEEDS, *(p.size + p.unpaired for p in cells)])
+        count = max([MIN_SEEDS, *(p.size + p.unpaired + p.waiting for p in cells)])
         looks = Looks((count,), count)
     return _judge(rows, looks, alpha, seed, n_resamples)
 

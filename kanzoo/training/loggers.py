@@ -21,7 +21,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 
 from kanzoo.data.loader import Batch
-from kanzoo.rundir import Config, RunDir
+from kanzoo.rundir import Config, RunDir, is_kan
 from kanzoo.settings import RunConfig, WandbConfig
 
 log = logging.getLogger("kanzoo")
@@ -171,8 +171,8 @@ def wandb_logger(
     if mode == "online" and not _logged_in():
         log.warning("not logged in to W&B: logging offline; run `wandb login` first")
         mode = "offline"
-    choices = config.choices
-    title = "-".join(str(choices[key]) for key in ("data", "model", "layers"))
+    kinds = ("data", "model", "layers", *(["basis"] if is_kan(folder.config) else []))
+    title = "-".join(str(config.choices[kind]) for kind in kinds)
     run = wandb.init(
         dir=folder.path,
         mode=mode,

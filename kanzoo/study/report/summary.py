@@ -40,7 +40,7 @@ def summarise(
     from kanzoo.study.report.tables import arms_of
     from kanzoo.study.report.tuning import tuning_record
     from kanzoo.study.report.write import verdict_table, write_report
-    from kanzoo.study.results import NOT_RUN, collect
+    from kanzoo.study.results import collect
     from kanzoo.study.slopes import slopes
 
     study = study_of(config)
@@ -73,9 +73,9 @@ def summarise(
     )
     Console(width=None if sys.stdout.isatty() else 100).print(verdict_table(found))
     counts = results["status"].value_counts()
-    waiting = int(results["reason"].eq(NOT_RUN).sum())
-    failed, diverged = (int(counts.get(status, 0)) for status in ("failed", "diverged"))
-    failed -= waiting
+    waiting, failed, diverged = (
+        int(counts.get(status, 0)) for status in ("waiting", "failed", "diverged")
+    )
     if waiting:
         log.info("%d of %d cells are not run yet", waiting, len(cells))
     if failed:

@@ -127,7 +127,9 @@ def _context(
     tones = Counter(verdict.tone for verdict in verdicts)
     budgets = tables.budget_rows(results, baseline, axes)
     cells = {_cell(row): {"sizes": row["sizes"], "runs": row["folder"]} for row in budgets}
-    failures = _records(results[~usable], axes)
+    waiting = results["status"].eq("waiting")
+    lost = results[~usable & ~waiting]
+    failures = _records(lost, axes)
     return {
         "baseline": baseline, "metric": ", ".join(sorted(set(results["metric"]))),
         "metrics": ", ".join(dict.fromkeys([*results["metric"], *(v.metric for v in verdicts)])),
@@ -135,7 +137,8 @@ def _context(
         "rule": words.rule(verdicts) if verdicts else "",
         "conditions": words.conditions(verdicts), "decomposed": tables.part_rows(verdicts),
         "counts": [(tone, tones[tone]) for tone in tables.TONES],
-        "planned": len(results), "finished": int(usable.sum()), "failed": int((~usable).sum()),
+        "planned": len(results), "finished": int(usable.sum()), "failed": len(lost),
+        "waiting": int(waiting.sum()),
         "max_rows": MAX_ROWS, "several_modes": len({verdict.match for verdict in verdicts}) > 1,
         "verdicts": [row | cells.get(_cell(row), {"sizes": "", "runs": ""})
                      for row in tables.verdict_rows(verdicts)],
@@ -149,7 +152,7 @@ def _context(
             "effects": _part(len(effects), all_effects), "costs": _part(len(costs), all_costs),
             "curves": _part(len(curves), all_curves), "along": _part(len(along), all_along),
             "phases": _part(len(phases), all_phases),
-            "failures": _part(len(failures), int((~usable).sum())),
+            "failures": _part(len(failures), len(lost)),
         },
     }  # fmt: skip
 
