@@ -5,7 +5,6 @@ import sys
 from pathlib import Path
 
 from kanzoo.errors import EngineError
-from kanzoo.ledger.restore import take_finished
 from kanzoo.run.command import fail, run_command, user_errors
 from kanzoo.rundir import Config
 from kanzoo.study.comparison import (
@@ -53,6 +52,8 @@ def _job(config: Config) -> None:
     def take(cells: list[Cell]) -> None:
         """What a ledger has is not run again."""
         if config.get("ledger"):
+            from kanzoo.ledger.restore import take_finished
+
             take_finished(cells, Path(config["ledger"]))
 
     with user_errors():

@@ -197,6 +197,7 @@ def test_a_trial_that_diverges_counts_as_no_skill_and_is_published(tmp_path: Pat
     ]
 
 
+@pytest.mark.slow
 def test_divergence_with_a_further_seed_costs_a_trial_its_lead(tmp_path: Path) -> None:
     rates = [settings["optim.lr"] for settings in points(SPACE, 3, 0)]
 
@@ -302,6 +303,7 @@ def test_more_freedom_for_one_arm_is_refused_unless_declared(tmp_path: Path) -> 
 # --- it goes on ----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_tuning_goes_on_where_it_was(tmp_path: Path) -> None:
     class PowerCut(Bench):
         def __call__(self, cells: list[Cell]) -> None:
@@ -322,6 +324,7 @@ def test_tuning_goes_on_where_it_was(tmp_path: Path) -> None:
     assert third.done == []
 
 
+@pytest.mark.slow
 def test_a_killed_tuning_ends_as_one_that_was_left_alone(tmp_path: Path) -> None:
     """Killed in the middle of a trial, between two, and after the record of the first arms."""
     text = textwrap.dedent(
