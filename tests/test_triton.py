@@ -16,8 +16,6 @@ from kanzoo.layers import KANConv2d, KANLinear
 
 pytestmark = pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not installed")
 TESTS = Path(__file__).parent
-QUICK = [("uniform_spline", "bf16"), ("rational", "fp32")]
-CAPABILITIES = tuple(compiled.SHARED)
 natively = pytest.mark.skipif(
     "TRITON_INTERPRET" in os.environ, reason="TRITON_INTERPRET is set: nothing is compiled"
 )
@@ -46,13 +44,15 @@ def test_the_cpu_is_refused_outside_of_the_interpreter() -> None:
 
 
 @natively
+@pytest.mark.parametrize("capability", compiled.SHARED)
 @pytest.mark.parametrize(
-    ("family", "kind", "capability"),
+    ("family", "kind"),
     [
-        *((family, kind, c) for family, kind in QUICK for c in CAPABILITIES),
-        *(  # a third of a minute each: in turns
-            pytest.param(family, "tf32x3", CAPABILITIES[i % 2], marks=pytest.mark.slow)
-            for i, family in enumerate(dict.fromkeys(FAMILIES))
+        ("uniform_spline", "bf16"),
+        ("rational", "fp32"),
+        *(
+            pytest.param(family, "tf32x3", marks=pytest.mark.slow)
+            for family in dict.fromkeys(FAMILIES)
         ),
     ],
 )

@@ -17,7 +17,7 @@ from kanzoo.kernels.gpu.layout import FAMILIES, TRAINED, Layout
 from kanzoo.kernels.gpu.linear import tiles_of
 
 SHARED = {80: 163 * 1024, 90: 227 * 1024}  # bytes of a block
-MAX_SPILLED = 1024  # bytes of a thread: up to 832 in float32 on sm_80
+MAX_SPILLED = 512
 ROWS, INPUTS, OUTPUTS = 65_536, 512, 512
 TENSORS = {"x", "weight", "bias", "table", "y", "out", "above", "below", "sums"}
 MULTIPLES = ("inputs", "outputs", "weight_in", "channels", "inner")  # of 16, as Triton is told

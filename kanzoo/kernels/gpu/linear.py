@@ -36,14 +36,14 @@ def tiles_of(rows: int, inputs: int, outputs: int, itemsize: int) -> tuple[Tile,
     """Tiles of the output, of the gradient of the input and of that of the weight.
 
     A table in place of measurements at run time: results and times depend on the sizes alone.
-    Numbers of 4 bytes, which take three products of TF32, get lower tiles.
+    Numbers of 4 bytes, which take three products of TF32, get lower tiles and more warps.
     """
     most = 128 if itemsize < 4 else 64
     high = min(most, 128 if rows >= 4096 else 64 if rows >= 1024 else 32)
     wide = power_of_two(outputs, 16, 128)
-    forward = Tile(high, 32, wide, 8 if high * wide > 64 * 128 else 4)
+    forward = Tile(high, 32, wide, 8 if high * wide * itemsize > 16 * 1024 else 4)
     across = power_of_two(inputs, 16, 64)
-    back = Tile(high, across, power_of_two(outputs, 16, 32), 8 if high > 64 else 4)
+    back = Tile(high, across, power_of_two(outputs, 16, 32), 8 if high * itemsize > 128 else 4)
     return forward, back, Tile(32, across, wide, 4)
 
 
