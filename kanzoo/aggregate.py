@@ -14,6 +14,7 @@ COLUMNS = {
 
 def main(words: list[str] | None = None) -> None:
     """Entry of `scripts/aggregate.py`."""
+    from kanzoo.run.command import user_errors
     from kanzoo.rundir import write_atomic
     from kanzoo.study.pool import aggregate_effects, pooled_rows, read_effects
 
@@ -24,16 +25,13 @@ def main(words: list[str] | None = None) -> None:
         "--out", type=Path, default=Path("aggregate.json"), help="the file to write"
     )
     chosen = parser.parse_args(words)
-    try:
+    with user_errors():
         if not 0 < chosen.alpha < 1:
             raise ValueError(f"--alpha must lie between 0 and 1, got {chosen.alpha}")
         effects = [effect for folder in chosen.studies for effect in read_effects(folder)]
         if not effects:
             raise ValueError("these studies have no finished primary comparison")
         record = aggregate_effects(effects, chosen.alpha)
-    except (ValueError, OSError) as error:
-        print(f"kanzoo: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
     record["studies"] = [str(folder) for folder in chosen.studies]
     chosen.out.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(chosen.out, json.dumps(record, indent=1, allow_nan=False) + "\n")

@@ -61,6 +61,7 @@ def _all_values(x: Tensor, knots: Tensor, order: int, outer: int) -> Tensor:
         cell = torch.where((x < first) | (x > last), count + order, cell)
     # Function f is one of the order + 1 that live on cell f + order; the first and the last
     # cells also touch functions that do not exist, which the slice leaves out.
+    # A compiler derives the plain operations itself, and cannot follow functions with a jvp.
     make = _Planes.forward if torch.compiler.is_compiling() else _Planes.apply
     planes: Tensor = make(inside, around, cell, order, count + 2 * order + 1)
     values = planes[order : order + count]

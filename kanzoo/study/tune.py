@@ -138,7 +138,8 @@ def trial_cells(
 ) -> list[Cell]:  # fmt: skip
     """Runs of a trial by number: other seeds, fewer epochs, no test, below the tuning's folder."""
     epochs = max(1, round(study.tune.epochs * cell.config["trainer"]["max_epochs"]))
-    words = [*cell.overrides, *space.words(dict(settings)), f"trainer.max_epochs={epochs}"]
+    shared = [word for word in cell.overrides if not word.startswith("logger")]
+    words = [*shared, *space.words(dict(settings)), f"trainer.max_epochs={epochs}"]
     words += [f"evaluation.{k}=[]" for k in cell.config["evaluation"] if k != "test"]
     words += ["evaluation.test=false", "logger=csv", "name=trials", f"runs={folder}"]
     moved = replace(cell, config=compose(words), overrides=tuple(words))

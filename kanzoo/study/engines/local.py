@@ -115,10 +115,14 @@ class _LocalSession(Session):
 
     def start(self, cells: Sequence[Cell]) -> None:
         # What comes again is trained by itself.
-        fresh = [c for c in cells if self._vectorise and c.folder.path not in self._grouped]
+        fresh: list[Cell] = []
+        alone: list[Cell] = []
+        for cell in cells:
+            is_fresh = self._vectorise and cell.folder.path not in self._grouped
+            (fresh if is_fresh else alone).append(cell)
         self._grouped |= {cell.folder.path for cell in fresh}
         self._waiting.extend(groups_of_seeds(fresh, self._workers))
-        self._waiting.extend([cell] for cell in cells if cell not in fresh)
+        self._waiting.extend([cell] for cell in alone)
         while self._waiting and len(self._running) < 2 * self._workers and self.pool.active:
             group = self._waiting.popleft()
             timeout = self._cell_timeout
