@@ -133,9 +133,7 @@ class RunDir:
 
     def write_items(self, items: Mapping[str, np.ndarray]) -> None:
         """Write `items.npz`, what is kept of every test sample, in one step."""
-        temporary = self.path / f".items.{os.getpid()}.npz"
-        np.savez_compressed(temporary, allow_pickle=False, **items)
-        temporary.replace(self.path / "items.npz")
+        write_arrays(self.path / "items.npz", items)
 
     def write_result(self, result: dict[str, Any]) -> None:
         """Write `result.json` in one step: whoever sees the file sees a whole result."""
@@ -224,6 +222,13 @@ def write_atomic(path: Path, content: str | bytes) -> None:
     """Write a file so that it is either the old or the new one, never half of it."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+    temporary.replace(path)
+
+
+def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Write an `.npz` file as `write_atomic` writes texts."""
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}.npz")
+    np.savez_compressed(temporary, allow_pickle=False, **arrays)
     temporary.replace(path)
 
 

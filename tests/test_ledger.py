@@ -104,6 +104,8 @@ def test_a_ledger_concludes_what_the_report_did(
     table.loc[0, "test"] += 0.01
     table.to_csv(ledger / "runs.csv", index=False)
     assert "does not follow from its runs" in said(capsys, "check", ledger)
+    table.assign(config_hash="../../aa").to_csv(ledger / "runs.csv", index=False)
+    assert "config_hash that is none" in said(capsys, "check", ledger), "it would name a file"
     (ledger / "items.npz").write_bytes(b"nothing")
     assert "damaged ledger" in said(capsys, "check", ledger)
     assert "is not a ledger" in said(capsys, "show", tmp_path)

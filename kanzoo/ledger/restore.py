@@ -4,7 +4,7 @@ import logging
 from collections.abc import Iterable
 from pathlib import Path
 
-from kanzoo.ledger.store import Ledger, items_of, read_ledger, restored
+from kanzoo.ledger.store import Ledger, items_by_run, read_ledger, restored
 from kanzoo.study.plan import Cell, distinct
 
 log = logging.getLogger("kanzoo")
@@ -26,11 +26,12 @@ def take_finished(cells: Iterable[Cell], folder: Path) -> int:
     count = 0
     for path in paths:
         ledger: Ledger = read_ledger(path)
-        for (digest, seed), result in restored(ledger).items():
-            if (run := waiting.pop((digest, seed), None)) is None:
+        by_run = items_by_run(ledger)
+        for key, result in restored(ledger).items():
+            if (run := waiting.pop(key, None)) is None:
                 continue
             run.write_config()
-            if items := items_of(ledger, digest, seed):
+            if items := by_run.get(key):
                 run.write_items(items)
             run.write_result({**result, "source": f"ledger {path.name}"})
             count += 1

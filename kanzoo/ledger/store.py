@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Mapping
@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from kanzoo.rundir import write_atomic
+from kanzoo.rundir import write_arrays, write_atomic
 from kanzoo.settings import StudyConfig
 from kanzoo.study.judge import judge
 from kanzoo.study.plan import active_axes
@@ -64,6 +64,10 @@ def read_ledger(folder: Path) -> Ledger:
         raise ValueError(f"{folder} holds a damaged ledger: {error}") from error
     if missing := [name for name in (*KEY, "status", "result") if name not in runs]:
         raise ValueError(f"{folder / 'runs.csv'} lacks the columns {', '.join(missing)}")
+    if not runs["config_hash"].str.fullmatch("[0-9a-f]{8}").all():  # which name files
+        raise ValueError(f"{folder / 'runs.csv'} has a config_hash that is none")
+    if wrong := [name for name in items if not re.fullmatch(r"[0-9a-f]{8}/seed\d+/\w+", name)]:
+        raise ValueError(f"{folder / 'items.npz'} has items of no run: {wrong[0]}")
     twice = runs.duplicated([*KEY, "arm", "match", *active_axes(record.study)])
     if twice.any():
         raise ValueError(f"{folder / 'runs.csv'} has a run twice: {runs[twice]['command'].iloc[0]}")
@@ -128,10 +132,8 @@ def write_ledger(ledger: Ledger, folder: Path) -> None:
     axes = active_axes(ledger.study)
     runs = ledger.runs.sort_values(["data", "model", "match", *axes, "arm", "seed"], kind="stable")
     write_atomic(folder / "runs.csv", runs.to_csv(index=False))
-    temporary = folder / f".items.{os.getpid()}.npz"
-    kept = {name: ledger.items[name] for name in sorted(ledger.items)}
-    np.savez_compressed(temporary, allow_pickle=False, **kept)
-    temporary.replace(folder / "items.npz")
+    items = {name: ledger.items[name] for name in sorted(ledger.items)}
+    write_arrays(folder / "items.npz", items)
     for name, text in conclusions(read_ledger(folder)).items():
         write_atomic(folder / name, text)
 
@@ -147,8 +149,9 @@ def conclusions(ledger: Ledger) -> dict[str, str]:
 def with_items(ledger: Ledger, folder: Path) -> pd.DataFrame:
     """The runs with the items of each in a file of its own below `folder`, as statistics read."""
     paths = []
+    by_run = items_by_run(ledger)
     for digest, seed in zip(ledger.runs["config_hash"], ledger.runs["seed"], strict=True):
-        items = items_of(ledger, digest, seed)
+        items = by_run.get((digest, seed), {})
         path = folder / digest / f"seed{seed}.npz"
         if items and not path.is_file():
             path.parent.mkdir(exist_ok=True)
@@ -157,10 +160,13 @@ def with_items(ledger: Ledger, folder: Path) -> pd.DataFrame:
     return ledger.runs.assign(items=paths).reset_index(drop=True)
 
 
-def items_of(ledger: Ledger, digest: str, seed: int) -> Items:
-    """The values of the test items of a run, by their name."""
-    prefix = f"{digest}/seed{seed}/"
-    return {k.removeprefix(prefix): v for k, v in ledger.items.items() if k.startswith(prefix)}
+def items_by_run(ledger: Ledger) -> dict[tuple[str, int], Items]:
+    """The values of the test items by their name, of every run by its hash and seed."""
+    by_run: dict[tuple[str, int], Items] = {}
+    for key, values in ledger.items.items():
+        digest, seed, name = key.split("/")
+        by_run.setdefault((digest, int(seed.removeprefix("seed"))), {})[name] = values
+    return by_run
 
 
 def check_ledger(folder: Path) -> int:
@@ -198,10 +204,11 @@ def add(study: Path, folder: Path) -> int:
 
 def merge(others: list[Path], folder: Path) -> int:
     """Write the runs of several ledgers of one protocol as one; the number of its rows."""
-    ledgers = sorted(map(read_ledger, others), key=lambda each: len(each.runs))
-    ledgers.sort(key=lambda each: (each.study.seeds, len(each.study.arms), len(each.study.data)))
-    whole = ledgers[0]
-    for other, path in zip(ledgers[1:], others[1:], strict=True):
+    ledgers = sorted(
+        ((read_ledger(path), path) for path in others), key=lambda each: _size(each[0])
+    )
+    whole = ledgers[0][0]
+    for other, path in ledgers[1:]:
         with tempfile.TemporaryDirectory() as temporary:
             write_record(whole.study, Path(temporary))
             try:
@@ -214,6 +221,12 @@ def merge(others: list[Path], folder: Path) -> int:
         whole = join(whole, other)
     write_ledger(whole, folder)
     return len(whole.runs)
+
+
+def _size(ledger: Ledger) -> tuple[int, ...]:
+    """What orders ledgers from the smallest study to the largest."""
+    study = ledger.study
+    return study.seeds, len(study.arms), len(study.data), len(ledger.runs)
 
 
 def restored(ledger: Ledger) -> Mapping[tuple[str, int], dict[str, Any]]:
