@@ -3,6 +3,7 @@
 import logging
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from kanzoo.errors import EngineError
 from kanzoo.run.command import fail, run_command, user_errors
@@ -18,9 +19,12 @@ from kanzoo.study.comparison import (
     study_of,
     tune_arms,
 )
-from kanzoo.study.plan import Cell, seeds_needed
+from kanzoo.study.plan import seeds_needed
 from kanzoo.study.record import check_record, write_record
 from kanzoo.study.selection import only_selected
+
+if TYPE_CHECKING:
+    from kanzoo.study.preview import Finished
 
 log = logging.getLogger("kanzoo")
 
@@ -39,35 +43,31 @@ def _job(config: Config) -> None:
             check_record(study_of(config), folder)
         prepared = check_cells(cells, engine.is_local)
         check_trials(config, cells, engine.is_local)
-        if not config["dry_run"]:
-            engine.check(cells)
-    if config["dry_run"]:
-        from kanzoo.study.preview import print_plan
+        ledger = _finished(config)
+        if config["dry_run"]:
+            from kanzoo.study.preview import print_plan
 
-        print_plan(config, cells, prepared)
-        return
+            print_plan(config, cells, prepared, ledger)
+            return
+        engine.check(cells)
+    from kanzoo.study.tune import TrialRuns  # which takes long to import
+
     study = study_of(config)
     write_record(study, folder, config["overwrite"])
 
-    def take(cells: list[Cell]) -> None:
-        """What a ledger has is not run again."""
-        if config.get("ledger"):
-            from kanzoo.ledger.restore import take_finished
-
-            take_finished(cells, Path(config["ledger"]))
-
-    with user_errors():
-        take(cells)
     if few := seeds_needed(study):
         log.warning(few)
     try:
         with runner(config, cells, engine) as run_all:
             run = only_selected(run_all, study)
-            tunings, cells = tune_arms(config, cells, prepared, run)
-            if tunings:
-                with user_errors():
+            tunings, cells = tune_arms(config, cells, prepared, TrialRuns(run, ledger.trials))
+            with user_errors():
+                if tunings:
                     check_cells(cells, engine.is_local)
-                    take(cells)
+                if config["ledger"]:
+                    from kanzoo.ledger.restore import take_finished
+
+                    take_finished(cells, Path(config["ledger"]))
             run(cells)
     except EngineError as error:
         fail(error)
@@ -82,3 +82,14 @@ def _job(config: Config) -> None:
     failed = report(config, cells, tunings)
     if failed:
         raise SystemExit(1)
+
+
+def _finished(config: Config) -> "Finished":
+    """What the ledgers of a configuration have."""
+    from kanzoo.study.preview import Finished
+
+    if not config["ledger"]:
+        return Finished()
+    from kanzoo.ledger.restore import finished_in
+
+    return finished_in(Path(config["ledger"]))

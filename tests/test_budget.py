@@ -247,9 +247,9 @@ def test_the_trunk_of_transformers_stays() -> None:
     made = plan("vit", "bspline", "params", scope="roles", depth=2)
     net: Any = made.build(0)
     assert (net.stem.out_features, net.blocks[0].attn.heads) == (64, 4)
-    assert made.sizes == "width 64 -> 64, attn 64 -> 8, ffn 256 -> 21"
+    assert made.sizes == "width 64 -> 64, heads 4, attn 64 -> 8, ffn 256 -> 21"
     ffn = plan("vit", "bspline", "params", "kan_ffn", "roles", depth=2)
-    assert ffn.sizes == "width 64 -> 64, ffn 256 -> 29"
+    assert ffn.sizes == "width 64 -> 64, heads 4, ffn 256 -> 29"
     assert ffn.layers == plan("vit", "bspline", "params", "kan_activated", "roles").layers
     assert ffn.params / ffn.twin_params == pytest.approx(1, abs=0.01)
 

@@ -572,6 +572,6 @@ def test_the_parts_of_a_difference_add_up_in_a_study(tmp_path):
     assert {(r["options"]["width"], r["options"]["heads"]) for r in results} == {(64, 4)}
     page = Page((folder / "index.html").read_text())
     (sizes,) = {r["sizes"] for r in results if r["layers"] != "mlp" and r["basis"] == "bspline"}
-    assert sizes.startswith("width 64 -> 64, ffn 256 -> ")
+    assert sizes.startswith("width 64 -> 64, heads 4, ffn 256 -> ")
     assert page.text.count(sizes) >= 2, "in the verdicts and in the budgets"
     assert results[0]["machine"] in page.text

@@ -23,7 +23,7 @@ from kanzoo.study.comparison import check_cells, check_trials, plan, tune_arms, 
 from kanzoo.study.plan import Cell, distinct
 from kanzoo.study.report.tuning import rate_range, tuning_record
 from kanzoo.study.space import SEED_OFFSET, points
-from kanzoo.study.tune import Trial, Tuning
+from kanzoo.study.tune import Trial, TrialRuns, Tuning
 
 SPACE = {"optim.lr": {"low": 1e-4, "high": 1.0, "log": True}}
 NO_SKILL = 0.1
@@ -69,7 +69,7 @@ class Bench:
 
 def tuned(config: dict[str, Any], bench: Bench) -> tuple[list[Tuning], list[Cell]]:
     cells = plan(config)
-    return tune_arms(config, cells, check_cells(cells), bench)
+    return tune_arms(config, cells, check_cells(cells), TrialRuns(bench))
 
 
 def trials_of(config: dict[str, Any]) -> pd.DataFrame:
@@ -129,6 +129,19 @@ def test_trials_see_no_test_no_seed_of_the_study_and_fewer_epochs(tmp_path: Path
         assert compose("train", list(cell.overrides)) == cell.config
         assert cell.folder.path not in places
         assert Path(config["runs"]) / "smoke" / "tuning" in cell.folder.path.parents
+
+
+def test_the_grids_of_a_trial_change_at_the_same_shares_of_its_training(tmp_path: Path) -> None:
+    config = study_of(tmp_path, trials=1, finalists=0, epochs=0.5)
+    grid = ["callbacks=grid", "callbacks.grid.update_until=60"]
+    config["study"]["arms"]["kan"] += [*grid, "callbacks.grid.refine=[[4,7],[9,12]]"]
+    config["study"]["overrides"] += ["trainer.max_epochs=10"]
+    bench = Bench()
+    tuned(config, bench)
+    (kan,) = (cell.config for cell in bench.done if cell.arm == "kan")
+    assert kan["trainer"]["max_epochs"] == 5
+    assert kan["callbacks"]["grid"]["refine"] == [[2, 7], [4, 12]]
+    assert kan["callbacks"]["grid"]["update_until"] == 30
 
 
 def test_the_recipe_is_a_trial_where_the_space_does_not_hold_it(tmp_path: Path) -> None:

@@ -4,10 +4,32 @@ import logging
 from collections.abc import Iterable
 from pathlib import Path
 
-from kanzoo.ledger.store import Ledger, items_by_run, read_ledger, restored
+from kanzoo.ledger.store import TRIALS, Ledger, items_by_run, read_ledger, restored
 from kanzoo.study.plan import Cell, distinct
+from kanzoo.study.preview import Finished
+from kanzoo.study.trials import read_trials
+from kanzoo.study.tune import Trial
 
 log = logging.getLogger("kanzoo")
+
+
+def ledgers_below(folder: Path) -> list[Path]:
+    """The folders of all ledgers below one; `ValueError` where there is none."""
+    paths = sorted(path.parent for path in folder.glob("**/runs.csv"))
+    if not paths:
+        raise ValueError(f"ledger={folder}: there is no ledger below it")
+    return paths
+
+
+def finished_in(folder: Path) -> Finished:
+    """The finished trials and runs that ledgers below a folder have."""
+    trials: dict[str, Trial] = {}
+    runs: set[tuple[str, int]] = set()
+    for path in ledgers_below(folder):
+        if (path / TRIALS).is_file():
+            trials |= read_trials(path / TRIALS)
+        runs |= restored(read_ledger(path)).keys()
+    return Finished(trials, runs)
 
 
 def take_finished(cells: Iterable[Cell], folder: Path) -> int:
@@ -15,9 +37,7 @@ def take_finished(cells: Iterable[Cell], folder: Path) -> int:
 
     The result of such a run says `source: ledger NAME`.
     """
-    paths = sorted(path.parent for path in folder.glob("**/runs.csv"))
-    if not paths:
-        raise ValueError(f"ledger={folder}: there is no ledger below it")
+    paths = ledgers_below(folder)
     waiting = {
         (cell.folder.config_hash, cell.seed): cell.folder
         for cell in distinct(cells)

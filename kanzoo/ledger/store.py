@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import json
 import re
-import shutil
 import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from kanzoo.settings import StudyConfig
 from kanzoo.study.judge import judge
 from kanzoo.study.plan import active_axes
 from kanzoo.study.record import FILE, Record, check_record, read_record, write_record
+from kanzoo.study.tune import NOT_RUN
 
 KEY = ["config_hash", "seed"]
 TEXTS = (
@@ -33,6 +33,8 @@ TEXTS = (
     *("machine", "wandb", "phases", "source"),
 )
 LEFT_OUT = ("items", "run_dir", "source")  # which are of this machine
+TRIALS = "trials.csv"
+RESULTS_OF_TRIALS = ("first", "value", "scores", "failed", "reason", "chosen")
 Items = dict[str, np.ndarray]
 
 
@@ -196,9 +198,7 @@ def add(study: Path, folder: Path) -> int:
     before = read_ledger(folder) if (folder / "runs.csv").is_file() else None
     whole = join(before, fresh) if before else fresh
     write_ledger(whole, folder)
-    trials = study / "tuning" / "trials.csv"
-    if trials.is_file():
-        shutil.copyfile(trials, folder / "trials.csv")
+    _join_trials([folder / TRIALS, study / "tuning" / TRIALS], folder)
     return len(whole.runs) - (len(before.runs) if before else 0)
 
 
@@ -220,7 +220,22 @@ def merge(others: list[Path], folder: Path) -> int:
                 ) from error
         whole = join(whole, other)
     write_ledger(whole, folder)
+    _join_trials([path / TRIALS for path in others], folder)
     return len(whole.runs)
+
+
+def _join_trials(paths: Iterable[Path], folder: Path) -> None:
+    """Write the trials of these tables as one, each where it has run most."""
+    tables = [pd.read_csv(p, dtype=str, keep_default_na=False) for p in paths if p.is_file()]
+    if not tables:
+        return
+    table = pd.concat(tables, ignore_index=True).fillna("")
+    table = table[~table["reason"].str.contains(NOT_RUN)]
+    runs = table["scores"].str.count(" ")
+    last = table.assign(_runs=runs).sort_values("_runs", kind="stable")
+    keys = [name for name in table if name not in RESULTS_OF_TRIALS]
+    kept = last.drop_duplicates(keys, keep="last").index
+    write_atomic(folder / TRIALS, table.loc[sorted(kept)].to_csv(index=False))
 
 
 def _size(ledger: Ledger) -> tuple[int, ...]:

@@ -60,7 +60,7 @@ class ModelPlan:
 
     @property
     def sizes(self) -> str:
-        """The sizes beside the twin's, as a table shows them: "width 64 -> 64, ffn 256 -> 28"."""
+        """The sizes beside the twin's, as a table shows them: "width 64 -> 64, heads 4, ..."."""
         return describe(self.shape.cls, self.twin, self.solved, self.kan_roles)
 
     def facts(self) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from kanzoo.models.calls import Shape
 
 # Options of a basis that say how many functions it has.
 COUNTS = ("grid_size", "degree")
+KEPT = ("heads",)  # options that no budget changes, but without which sizes say little
 
 
 @dataclass(frozen=True)
@@ -142,13 +143,16 @@ def _fewer_functions(
 
 
 def describe(cls: type[Architecture], twin: Sizes, solved: Sizes, roles: Sequence[str]) -> str:
-    """The sizes of a network beside its twin's: "width 64 -> 64, ffn 256 -> 28"."""
+    """The sizes of a network beside its twin's: "width 64 -> 64, heads 4, ffn 256 -> 28"."""
     before = _named_sizes(cls, twin.options, roles)
     after = _named_sizes(cls, solved.options, roles)
-    if not roles:
-        return ", ".join(f"{name} {size:g}" for name, size in after.items())
-    texts = [f"{name} {before[name]:g} -> {size:g}" for name, size in after.items()]
-    return ", ".join([*texts, *filter(None, [solved.functions])])
+    texts = [
+        f"{before[name]:g} -> {size:g}" if roles else f"{size:g}" for name, size in after.items()
+    ]
+    named = [f"{name} {text}" for name, text in zip(after, texts, strict=True)]
+    at = 1 if cls.coarse else 0
+    named[at:at] = [f"{name} {solved.options[name]}" for name in KEPT if name in solved.options]
+    return ", ".join([*named, *filter(None, [solved.functions])])
 
 
 def _named_sizes(cls: type[Architecture], options: Options, roles: Sequence[str]) -> Options:

@@ -29,8 +29,7 @@ from kanzoo.study.plan import (
 if TYPE_CHECKING:
     from kanzoo.run.prepare import Prepared
     from kanzoo.study.run import Runner
-    from kanzoo.study.selection import Run
-    from kanzoo.study.tune import Tuning
+    from kanzoo.study.tune import TrialRuns, Tuning
 
 
 def report(config: Config, cells: list[Cell], tunings: "list[Tuning]") -> int:
@@ -106,12 +105,13 @@ def check_trials(config: Config, cells: list[Cell], here: bool = True) -> None:
 
 
 def tune_arms(
-    config: Config, cells: list[Cell], prepared: "list[Prepared]", run: "Run"
+    config: Config, cells: list[Cell], prepared: "list[Prepared]", by: "TrialRuns"
 ) -> "tuple[list[Tuning], list[Cell]]":
     """The finished tuning of every kind of cell, and the cells as it leaves them.
 
     An arm that takes its sizes or its budget from another one is tuned after that one, at what
-    this then has. No tuning and the same cells where the study does not tune.
+    this then has. No tuning and the same cells where the study does not tune; no record of it in a
+    dry run.
     """
     from kanzoo.study.trials import write_trials
     from kanzoo.study.tune import Tuning, tune
@@ -130,13 +130,14 @@ def tune_arms(
             for group in same_runs(ready)
             for objective in [objectives[group[0].kind]]
         ]
-        tune(found, study, folder, run, _composer())
+        tune(found, study, folder, by, _composer())
         tunings += found
         words |= {kind: tuning.words for tuning in found for kind in tuning.kinds}
         with user_errors():
             # What was left out as the same as its twin stays so, whatever the twin was given.
             cells = [cell for cell in plan(config, words) if cell.kind in objectives]
-        write_trials(tunings, study.tune, folder)
+        if not config["dry_run"]:
+            write_trials(tunings, study.tune, folder)
     return tunings, cells
 
 

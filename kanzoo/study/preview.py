@@ -4,20 +4,61 @@ import os
 import statistics
 import sys
 import time
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from kanzoo.rundir import Config
-from kanzoo.study.comparison import study_of
+from kanzoo.study.comparison import study_of, tune_arms
 from kanzoo.study.plan import Cell, active_axes, distinct, first_of_kinds, seeds_needed
 from kanzoo.study.selection import is_selected
-from kanzoo.study.tune import num_runs
+from kanzoo.study.tune import NOT_RUN, Trial, TrialRuns, outcome
 
 BUDGET = 15.0  # seconds of measuring; what is left then is estimated from what was measured
 OVERHEAD = 1.0  # seconds of a cell beside its steps
 MAX_ROWS = 200
 
 
-def print_plan(config: Config, cells: list[Cell], prepared: list[Any]) -> None:
+@dataclass(frozen=True)
+class Finished:
+    """What ledgers have: trials by the hash of their configuration, runs by hash and seed."""
+
+    trials: Mapping[str, Trial] = field(default_factory=dict)
+    runs: Collection[tuple[str, int]] = ()
+
+    def __contains__(self, cell: Cell) -> bool:
+        return (cell.folder.config_hash, cell.seed) in self.runs
+
+
+def runs_to_do(
+    config: Config, cells: list[Cell], prepared: list[Any], ledger: Finished
+) -> tuple[list[Cell], list[Cell]]:
+    """The runs of tuning and those of the study that are missing.
+
+    Of a tuning that is not finished it is known how many trials will run again, but not which: here
+    all that have not run work.
+    """
+    study = study_of(config)
+    trials: list[Cell] = []
+
+    def missing(wanted: list[Cell]) -> list[Cell]:
+        waiting = (c for c in wanted if config["overwrite"] or c.folder.result() is None)
+        return distinct(c for c in waiting if is_selected(c, study))
+
+    def expected(cell: Cell, metric: str) -> tuple[float | None, str]:
+        score, reason = outcome(cell, metric)
+        return (0.0, "") if reason == NOT_RUN else (score, reason)
+
+    def note(wanted: list[Cell]) -> None:
+        trials.extend(missing(wanted))
+
+    by = TrialRuns(note, ledger.trials, expected)
+    _, cells = tune_arms(config, cells, prepared, by)
+    rest = [cell for cell in missing(cells) if cell not in ledger]
+    return distinct(trials), rest
+
+
+def print_plan(config: Config, cells: list[Cell], prepared: list[Any], ledger: Finished) -> None:
     """Print the kinds of cells with sizes, exact budgets and an estimate of the time."""
     from rich.console import Console
     from rich.table import Table
@@ -52,17 +93,15 @@ def print_plan(config: Config, cells: list[Cell], prepared: list[Any]) -> None:
     if len(kinds) > MAX_ROWS:
         console.print(f"and {len(kinds) - MAX_ROWS} more kinds of cells")
     runs = distinct(cells)
-    chosen = [cell for cell in runs if is_selected(cell, study)]
-    waiting = [cell for cell in chosen if config["overwrite"] or cell.folder.result() is None]
-    total = sum(seconds[cell.kind] for cell in waiting)
-    words = [f"{len(cells)} cells, {len(runs)} different runs, {len(waiting)} of them to do"]
+    trials, rest = runs_to_do(config, cells, prepared, ledger)
+    total = sum(seconds[cell.kind] for cell in rest)
+    words = [f"{len(cells)} cells, {len(runs)} different runs, {len(rest)} of them to do"]
     if few := seeds_needed(study):
         words.append(few)
     if study.tune.trials:
-        trials, share = num_runs(study.tune)
-        unique = distinct(first_of_kinds(cells))
-        total += trials * share * sum(seconds[cell.kind] for cell in unique)
-        words.append(f"{trials * len(unique)} runs of tuning before, at {share:g} of the epochs")
+        share = study.tune.epochs
+        total += share * sum(seconds[cell.kind] for cell in trials)
+        words.append(f"{len(trials)} runs of tuning before, at {share:g} of the epochs")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     workers = config["engine"].get("workers") or cores or 1
     words.append(

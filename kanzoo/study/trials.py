@@ -12,7 +12,7 @@ import pandas as pd
 from kanzoo.rundir import write_atomic
 from kanzoo.settings import TuneConfig
 from kanzoo.study.space import Space, sampler, space_of
-from kanzoo.study.tune import Trial, Tuning
+from kanzoo.study.tune import NOT_RUN, Trial, Tuning
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -38,12 +38,27 @@ def write_trials(tunings: Sequence[Tuning], options: TuneConfig, folder: Path) -
     _write_journal(tunings, options, folder / JOURNAL)
 
 
+def read_trials(path: Path) -> dict[str, Trial]:
+    """The trials of a `trials.csv` that have run, by the hash of their configuration."""
+    table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    if "config_hash" not in table:
+        return {}
+    found = {}
+    for row in table.to_dict("records"):
+        scores = [None if s == "-" else float(s) for s in row["scores"].split()]
+        reasons = [row["reason"]] * int(row["failed"])
+        if NOT_RUN not in row["reason"]:
+            found[row["config_hash"]] = Trial(0, {}, scores, reasons=reasons)
+    return found
+
+
 def _row(tuning: Tuning, trial: Trial) -> dict[str, Any]:
     """A trial: `value` is the mean of its `scores` by seed; those that ran again have more."""
     return {
-        **_place(tuning), "trial": trial.number, "metric": tuning.metric, "first": trial.first,
+        **_place(tuning), "trial": trial.number, "config_hash": trial.config_hash,
+        "metric": tuning.metric, "first": trial.first,
         "value": trial.value,
-        "scores": " ".join("-" if s is None else f"{s:.6g}" for s in trial.scores),
+        "scores": " ".join("-" if s is None else repr(s) for s in trial.scores),
         "failed": len(trial.reasons), "reason": "; ".join(dict.fromkeys(trial.reasons)),
         "chosen": trial is tuning.best, **trial.settings,
     }  # fmt: skip

@@ -16,13 +16,15 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from kanzoo.settings import StudyConfig, TuneConfig
+from kanzoo.rundir import Config
+from kanzoo.settings import StudyConfig
 from kanzoo.study import space
 from kanzoo.study.plan import Cell, at_seed
 from kanzoo.study.selection import Run
 from kanzoo.study.space import SEED_OFFSET, Settings
 
 Compose = Callable[[list[str]], dict[str, Any]]
+NOT_RUN = "not run"
 
 
 @dataclass
@@ -30,8 +32,8 @@ class Trial:
     """Settings and what their runs reached on validation data, by seed.
 
     scores: a run that failed has what a prediction without skill reaches, None where that is
-    unknown. first: their mean before the best trials ran again. reasons: why runs failed. The first
-    trial is the recipe.
+    unknown. first: their mean before the best trials ran again. reasons: why runs failed.
+    config_hash: that of its runs. The first trial is the recipe.
     """
 
     number: int
@@ -39,6 +41,7 @@ class Trial:
     scores: list[float | None] = field(default_factory=list)
     first: float | None = None
     reasons: list[str] = field(default_factory=list)
+    config_hash: str = ""
 
     @property
     def value(self) -> float | None:
@@ -91,6 +94,28 @@ class Tuning:
         return space.words(self.best.settings) if self.best else []
 
 
+def outcome(cell: Cell, metric: str) -> tuple[float | None, str]:
+    """The validation metric of a run, or why there is none."""
+    result = cell.folder.result()
+    if result is None:
+        failure = cell.folder.path / "failure.txt"
+        return None, failure.read_text().strip() if failure.is_file() else NOT_RUN
+    value = result["val"][metric]
+    return (value, "") if math.isfinite(value) else (None, f"validation {metric} is {value}")
+
+
+@dataclass(frozen=True)
+class TrialRuns:
+    """What trials run by: `run` runs cells by whatever engine, `outcome` tells what came of them.
+
+    known: finished trials by the hash of their configuration, which are not run again.
+    """
+
+    run: Run
+    known: Mapping[str, Trial] = field(default_factory=dict)
+    outcome: Callable[[Cell, str], tuple[float | None, str]] = outcome
+
+
 def check_space(
     cells: Iterable[Cell], study: StudyConfig, folder: Path, compose: Compose
 ) -> list[Cell]:
@@ -103,12 +128,9 @@ def check_space(
 
 
 def tune(
-    tunings: Sequence[Tuning], study: StudyConfig, folder: Path, run: Run, compose: Compose
+    tunings: Sequence[Tuning], study: StudyConfig, folder: Path, by: TrialRuns, compose: Compose
 ) -> None:
-    """Fill in the trials of every kind of cell, in runs below `folder`.
-
-    `run` runs cells by whatever engine.
-    """
+    """Fill in the trials of every kind of cell, in runs below `folder`."""
     options = study.tune
     for tuning in tunings:
         allowed = space.space_of(tuning.cell, options)
@@ -117,19 +139,13 @@ def tune(
         settings = [usual, *(each for each in tried if each != usual)]
         tuning.trials = [Trial(number, each) for number, each in enumerate(settings)]
     wanted = [(tuning, trial) for tuning in tunings for trial in tuning.trials]
-    _score(wanted, range(options.seeds), study, folder, run, compose)
+    _score(wanted, range(options.seeds), study, folder, by, compose)
     for _, trial in wanted:
         trial.first = trial.value
     if options.finalists > 1:
         wanted = [(t, trial) for t in tunings for trial in t.ranked()[: options.finalists]]
         further = range(options.seeds, options.seeds + options.finalist_seeds)
-        _score(wanted, further, study, folder, run, compose)
-
-
-def num_runs(options: TuneConfig) -> tuple[int, float]:
-    """Runs of tuning for every kind of cell, and the share of a run's epochs that each takes."""
-    again = options.finalists * options.finalist_seeds if options.finalists > 1 else 0
-    return options.trials * options.seeds + again, options.epochs
+        _score(wanted, further, study, folder, by, compose)
 
 
 def trial_cells(
@@ -137,48 +153,63 @@ def trial_cells(
     runs: Iterable[int],
 ) -> list[Cell]:  # fmt: skip
     """Runs of a trial by number: other seeds, fewer epochs, no test, below the tuning's folder."""
-    epochs = max(1, round(study.tune.epochs * cell.config["trainer"]["max_epochs"]))
     shared = [word for word in cell.overrides if not word.startswith("logger")]
-    words = [*shared, *space.words(dict(settings)), f"trainer.max_epochs={epochs}"]
+    words = [*shared, *space.words(dict(settings))]
+    words += _shortened(compose(words), study.tune.epochs)
     words += [f"evaluation.{k}=[]" for k in cell.config["evaluation"] if k != "test"]
     words += ["evaluation.test=false", "logger=csv", "name=trials", f"runs={folder}"]
     moved = replace(cell, config=compose(words), overrides=tuple(words))
     return [at_seed(moved, study.first_seed + SEED_OFFSET + number) for number in runs]
 
 
+def _shortened(config: Config, share: float) -> list[str]:
+    """Overrides for a share of the epochs, in which grids change at the same shares of training."""
+    whole = config["trainer"]["max_epochs"]
+    epochs = max(1, round(share * whole))
+    words = [f"trainer.max_epochs={epochs}"]
+    if grid := config["callbacks"]["grid"]:
+        refine = [[epoch * epochs // whole, size] for epoch, size in grid["refine"]]
+        until = round(grid["update_until"] * epochs / whole)
+        words += [f"callbacks.grid.refine={refine}", f"callbacks.grid.update_until={until}"]
+    return words
+
+
 def _score(
-    wanted: Sequence[tuple[Tuning, Trial]], runs: range, study: StudyConfig, folder: Path, run: Run,
-    compose: Compose,
+    wanted: Sequence[tuple[Tuning, Trial]], runs: range, study: StudyConfig, folder: Path,
+    by: TrialRuns, compose: Compose,
 ) -> None:  # fmt: skip
     """Run what is wanted with the seeds of these numbers, and add the scores."""
-    cells = [
-        trial_cells(t.cell, trial.settings, study, folder, compose, runs) for t, trial in wanted
-    ]
-    run([cell for row in cells for cell in row])
+    rows: list[tuple[Tuning, Trial, list[Cell]]] = []
+    for tuning, trial in wanted:
+        row = trial_cells(tuning.cell, trial.settings, study, folder, compose, runs)
+        trial.config_hash = row[0].folder.config_hash
+        if not _recall(trial, by.known.get(trial.config_hash), runs):
+            rows.append((tuning, trial, row))
+    by.run([cell for *_, row in rows for cell in row])
     no_skill: dict[tuple[str, int | None], float] = {}
-    for (tuning, _), row in zip(wanted, cells, strict=True):
+    for tuning, _, row in rows:
         for cell in row:
             reference = (cell.folder.result() or {}).get("reference", {}).get("val", {})
             if tuning.metric in reference:
                 score = reference[tuning.metric]
                 no_skill |= {(cell.data, cell.seed): score, (cell.data, None): score}
-    for (tuning, trial), row in zip(wanted, cells, strict=True):
+    for tuning, trial, row in rows:
         for cell in row:
-            score, reason = _outcome(cell, tuning.metric)
+            score, reason = by.outcome(cell, tuning.metric)
             if reason:
                 trial.reasons.append(reason)
                 score = no_skill.get((cell.data, cell.seed), no_skill.get((cell.data, None)))
             trial.scores.append(score)
 
 
-def _outcome(cell: Cell, metric: str) -> tuple[float | None, str]:
-    """The validation metric of a run, or why there is none."""
-    result = cell.folder.result()
-    if result is None:
-        failure = cell.folder.path / "failure.txt"
-        return None, failure.read_text().strip() if failure.is_file() else "not run"
-    value = result["val"][metric]
-    return (value, "") if math.isfinite(value) else (None, f"validation {metric} is {value}")
+def _recall(trial: Trial, known: Trial | None, runs: range) -> bool:
+    """Add the scores that an earlier trial of the same configuration has; whether it has them."""
+    if known is None or len(known.scores) < runs.stop:
+        return False
+    trial.scores += known.scores[runs.start : runs.stop]
+    if len(known.scores) == runs.stop:  # one that ran again had worked before
+        trial.reasons = list(known.reasons)
+    return True
 
 
 def _mean(scores: Sequence[float | None]) -> float | None:

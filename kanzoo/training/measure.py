@@ -1,6 +1,7 @@
 """What training costs: time of a step, and peak memory."""
 
 import copy
+import os
 import platform
 import statistics
 import time
@@ -21,6 +22,7 @@ from kanzoo.data.loader import Batch
 from kanzoo.kernels.native.scratch import fresh_scratch
 
 WARMUP_STEPS = 3
+WORKERS = "KANZOO_WORKERS"  # variable: how many runs an engine trains at once on this machine
 EVERY_STEP, SAMPLED = 50, 10  # so many first steps are timed, then one in so many
 
 
@@ -34,10 +36,13 @@ def processor() -> str:
 
 
 def machine(device: torch.device) -> str:
-    """What a run was timed on: its GPU, or its CPU and how many threads it had."""
+    """What a run was timed on: its GPU, or its CPU and threads, and what trained beside it."""
     if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{processor()}, threads: {torch.get_num_threads()}"
+        name = torch.cuda.get_device_name(device)
+    else:
+        name = f"{processor()}, threads: {torch.get_num_threads()}"
+    workers = os.environ.get(WORKERS)
+    return f"{name}, workers: {workers}" if workers else name
 
 
 class StepTimer(Callback):

@@ -79,7 +79,7 @@ class LocalEngine(Engine):
     @contextmanager
     def session(self, count: int, folder: Path, train: Train) -> Iterator[Session]:
         workers, threads = self.shares(count)
-        with _environment(threads), tempfile.TemporaryDirectory() as slots:
+        with _environment(threads, workers), tempfile.TemporaryDirectory() as slots:
             session = _LocalSession(self, workers, (threads, self.memory_limit_gb, slots), train)
             try:
                 yield session
@@ -193,9 +193,10 @@ def groups_of_seeds(cells: Sequence[Cell], workers: int) -> list[list[Cell]]:
 
 
 @contextmanager
-def _environment(threads: int) -> Iterator[None]:
-    """Variables that the spawned workers read when they load PyTorch."""
+def _environment(threads: int, workers: int) -> Iterator[None]:
+    """Variables that the spawned workers read when they load PyTorch, and their number."""
     ours = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+    ours["KANZOO_WORKERS"] = str(workers)
     before = {name: os.environ.get(name) for name in ours}
     os.environ.update(ours)
     try:
