@@ -17,7 +17,7 @@ import numpy as np
 import yaml
 from filelock import FileLock, Timeout
 
-from kanzoo.errors import BusyError
+from kanzoo.errors import DIVERGED, BusyError
 
 Config = dict[str, Any]  # plain values, as YAML and JSON hold them
 
@@ -65,6 +65,17 @@ class RunDir:
             return None
         is_finished = isinstance(result, dict) and result.get("status") == "finished"
         return result if is_finished else None
+
+    @property
+    def failure(self) -> str:
+        """Why a study counts this run as failed or diverged, empty where it does not."""
+        path = self.path / "failure.txt"
+        return path.read_text(encoding="utf-8").strip() if path.is_file() else ""
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether a study has nothing to run here: it has finished or diverged."""
+        return self.result() is not None or self.failure.startswith(DIVERGED)
 
     def check_config(self) -> None:
         """Raise a `ValueError` that names the keys in which the saved configuration differs."""
@@ -118,7 +129,7 @@ class RunDir:
 
     def clear(self) -> None:
         """Forget an earlier run in this folder."""
-        for name in ("result.json", "items.npz", "config.yaml", "metrics.csv"):
+        for name in ("result.json", "items.npz", "config.yaml", "metrics.csv", "failure.txt"):
             (self.path / name).unlink(missing_ok=True)
         for file in (*self.path.glob("checkpoints/*.ckpt"), *self.path.glob("checkpoints/*.json")):
             file.unlink()
@@ -138,6 +149,11 @@ class RunDir:
     def write_result(self, result: dict[str, Any]) -> None:
         """Write `result.json` in one step: whoever sees the file sees a whole result."""
         write_atomic(self.path / "result.json", json.dumps(result, indent=2) + "\n")
+
+    def write_failure(self, reason: str) -> None:
+        """Leave the reason why there is no result, for the report."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        write_atomic(self.path / "failure.txt", reason + "\n")
 
 
 def is_first_process() -> bool:

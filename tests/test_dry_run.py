@@ -9,6 +9,7 @@ import pytest
 from test_tune import Bench, near_a_tenth, study_of
 
 from kanzoo.compare import _job
+from kanzoo.errors import DivergedError
 from kanzoo.ledger.main import main as ledger
 from kanzoo.study.comparison import check_cells, plan, tune_arms
 from kanzoo.study.comparison import study_of as declared
@@ -72,6 +73,16 @@ def test_failed_trials_are_tried_again_and_do_not_run_with_further_seeds(tmp_pat
     config = study_of(tmp_path, trials=4)
     ran(config, fails=0.0)
     assert counted(config) == ran(config, fails=0.0)
+
+
+def test_what_diverged_has_ended_and_what_failed_has_not(tmp_path: Path) -> None:
+    """To repeat a run until it does not diverge would be to choose among results."""
+    config = study_of(tmp_path, trials=0, space={})
+    first, second, *rest = plan(config)
+    first.folder.write_failure(str(DivergedError("the loss became nan")))
+    second.folder.write_failure("the worker process was killed by SIGKILL")
+    assert counted(config) == (0, 1 + len(rest))
+    assert counted({**config, "overwrite": True}) == (0, 2 + len(rest))
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ import pytest
 from engine_study import configured
 
 from kanzoo.ledger.main import main
-from kanzoo.ledger.restore import take_finished
+from kanzoo.ledger.restore import finished_in, take_finished
 from kanzoo.ledger.store import check_ledger, read_ledger
 from kanzoo.rundir import RunDir
 from kanzoo.study.comparison import plan, report, study_folder, study_of
@@ -31,7 +31,10 @@ def run_all(config: dict[str, Any]) -> Path:
     cells = plan(config)
     for cell in cells:
         folder = RunDir.of(cell.config)
-        if folder.result() is not None:
+        if folder.has_ended:
+            continue
+        if cell.seed == 4 and cell.arm == "mlp":
+            folder.write_failure("diverged: the loss became nan")
             continue
         correct = score(cell.config)
         folder.write_config()
@@ -119,12 +122,16 @@ def test_runs_are_taken_from_a_ledger(tmp_path: Path) -> None:
     first = json.loads((folder / "report" / "verdicts.json").read_text())
     shutil.rmtree(tmp_path / "runs")
     cells = plan(config)
+    assert all(cell in finished_in(tmp_path / "ledgers") for cell in cells)
     assert take_finished(cells, tmp_path / "ledgers") == 15
-    assert all(cell.folder.result() is not None for cell in cells)
+    assert all(cell.folder.has_ended for cell in cells)
+    assert sum(cell.folder.result() is None for cell in cells) == 1, "the one that diverged"
     assert take_finished(cells, tmp_path / "ledgers") == 0
     report(config, cells, [])
     assert json.loads((folder / "report" / "verdicts.json").read_text()) == first
-    assert set(pd.read_csv(folder / "report" / "results.csv")["source"]) == {"ledger smoke"}
+    assert set(pd.read_csv(folder / "report" / "results.csv")["source"].dropna()) == {
+        "ledger smoke"
+    }
     with pytest.raises(ValueError, match=r"no ledger below"):
         take_finished(cells, tmp_path / "none")
 

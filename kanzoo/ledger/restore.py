@@ -4,7 +4,7 @@ import logging
 from collections.abc import Iterable
 from pathlib import Path
 
-from kanzoo.ledger.store import TRIALS, Ledger, items_by_run, read_ledger, restored
+from kanzoo.ledger.store import TRIALS, Ledger, diverged, items_by_run, read_ledger, restored
 from kanzoo.study.plan import Cell, distinct
 from kanzoo.study.preview import Finished
 from kanzoo.study.trials import read_trials
@@ -28,7 +28,8 @@ def finished_in(folder: Path) -> Finished:
     for path in ledgers_below(folder):
         if (path / TRIALS).is_file():
             trials |= read_trials(path / TRIALS)
-        runs |= restored(read_ledger(path)).keys()
+        ledger = read_ledger(path)
+        runs |= restored(ledger).keys() | diverged(ledger).keys()
     return Finished(trials, runs)
 
 
@@ -41,7 +42,7 @@ def take_finished(cells: Iterable[Cell], folder: Path) -> int:
     waiting = {
         (cell.folder.config_hash, cell.seed): cell.folder
         for cell in distinct(cells)
-        if cell.folder.result() is None
+        if not cell.folder.has_ended
     }
     count = 0
     for path in paths:
@@ -55,6 +56,10 @@ def take_finished(cells: Iterable[Cell], folder: Path) -> int:
                 run.write_items(items)
             run.write_result({**result, "source": f"ledger {path.name}"})
             count += 1
+        for key, reason in diverged(ledger).items():
+            if (run := waiting.pop(key, None)) is not None:
+                run.write_failure(reason)
+                count += 1
     if count:
         log.info("%d cells are from the ledger", count)
     return count

@@ -251,6 +251,13 @@ def restored(ledger: Ledger) -> Mapping[tuple[str, int], dict[str, Any]]:
     return {(digest, int(seed)): json.loads(text) for digest, seed, text in each if text}
 
 
+def diverged(ledger: Ledger) -> Mapping[tuple[str, int], str]:
+    """Why the runs of a ledger that diverged did, by hash and seed."""
+    rows = ledger.runs[ledger.runs["status"].eq("diverged")]
+    each = zip(rows["config_hash"], rows["seed"], rows["reason"], strict=True)
+    return {(digest, int(seed)): str(reason) for digest, seed, reason in each}
+
+
 def _difference(written: Any, computed: Any, path: str = "") -> str:
     """The first value that differs, empty where none does; numbers up to rounding."""
     if isinstance(written, dict) and isinstance(computed, dict):

@@ -42,7 +42,7 @@ def runs_to_do(
     trials: list[Cell] = []
 
     def missing(wanted: list[Cell]) -> list[Cell]:
-        waiting = (c for c in wanted if config["overwrite"] or c.folder.result() is None)
+        waiting = (c for c in wanted if config["overwrite"] or not c.folder.has_ended)
         return distinct(c for c in waiting if is_selected(c, study))
 
     def expected(cell: Cell, metric: str) -> tuple[float | None, str]:

@@ -111,10 +111,9 @@ def _row(cell: Cell, study_folder: Path, axes: Sequence[str]) -> dict[str, Any]:
         "command": cell.command,
     }
     if result is None:
-        failure = path / "failure.txt"
-        if failure.is_file():
-            row["reason"] = failure.read_text().strip()
-            row["status"] = "diverged" if row["reason"].startswith(DIVERGED) else "failed"
+        if reason := cell.folder.failure:
+            row["reason"] = reason
+            row["status"] = "diverged" if reason.startswith(DIVERGED) else "failed"
         return row
     (path / "failure.txt").unlink(missing_ok=True)
     row |= {

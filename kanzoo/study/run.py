@@ -26,7 +26,9 @@ log = logging.getLogger("kanzoo")
 
 
 class Runner(ExitStack):
-    """Runs cells that are not finished, on workers that stay warm from one call to the next.
+    """Runs cells that have not ended, on workers that stay warm from one call to the next.
+
+    A run that diverged has ended: to repeat it until it does not would be to choose among results.
 
     `folder` is that of the study. Workers start with the first call that has cells to run, for as
     many as it has and for `count` at least, and end with the context.
@@ -46,7 +48,7 @@ class Runner(ExitStack):
     def __call__(self, cells: list[Cell]) -> None:
         """Run the cells; results and failures are in their folders afterwards."""
         cells = distinct(cells)
-        waiting = [c for c in cells if self.overwrite or c.folder.result() is None]
+        waiting = [c for c in cells if self.overwrite or not c.folder.has_ended]
         if not waiting:
             log.info("all %d cells were finished before", len(cells))
             return

@@ -98,8 +98,7 @@ def outcome(cell: Cell, metric: str) -> tuple[float | None, str]:
     """The validation metric of a run, or why there is none."""
     result = cell.folder.result()
     if result is None:
-        failure = cell.folder.path / "failure.txt"
-        return None, failure.read_text().strip() if failure.is_file() else NOT_RUN
+        return None, cell.folder.failure or NOT_RUN
     value = result["val"][metric]
     return (value, "") if math.isfinite(value) else (None, f"validation {metric} is {value}")
 

@@ -14,7 +14,6 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 from kanzoo.checks import Positive, check_value, check_whole
-from kanzoo.rundir import write_atomic
 from kanzoo.study.engines.cell import BUSY, FAILED, FINISHED, UNTRIED, Outcome, Train
 from kanzoo.study.plan import Cell
 
@@ -66,7 +65,7 @@ class Session(ABC):
                     again.append(cell)
                     continue
                 if outcome.status != FINISHED:
-                    record_failure(cell, outcome.reason)
+                    cell.folder.write_failure(outcome.reason)
                 for twin in same.pop(path):
                     on_end(twin, outcome.reason)
             if elsewhere and time.monotonic() - looked > LOOK_AGAIN:
@@ -127,10 +126,3 @@ def cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-def record_failure(cell: Cell, reason: str) -> None:
-    """Leave the reason in the folder of the run, for the report."""
-    folder = cell.folder.path
-    folder.mkdir(parents=True, exist_ok=True)
-    write_atomic(folder / "failure.txt", reason + "\n")
