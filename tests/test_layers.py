@@ -13,9 +13,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from kanzoo import get_basis, registry
 from kanzoo.layers import KANConv2d, KANLinear
-from kanzoo.layers.expansion import INITS
+from kanzoo.layers.expansion import INITS, MAX_SLOPE
 
 NAMES = registry.names("basis")
+FINE = {"grid_size": 20, "grid_range": [-1.0, 1.0]}
 
 
 def linear(name: str = "bspline", **options: Any) -> Any:
@@ -195,6 +196,25 @@ def test_output_variance_starts_near_one(name: str, fan_in: int) -> None:
     with torch.no_grad():  # several where few inputs decide, whose functions may be drawn
         ys = [KANLinear(fan_in, out, basis=name)(torch.randn(batch, fan_in)) for _ in range(layers)]
     assert torch.stack(ys).square().mean() == pytest.approx(1, rel=0.15)
+
+
+@pytest.mark.parametrize(("name", "options"), [(n, {}) for n in NAMES] + [("bspline", FINE)])
+def test_slopes_start_bounded(name: str, options: dict[str, Any]) -> None:
+    """By autograd: random functions of a fine grid would make deep networks chaotic."""
+    torch.manual_seed(0)
+    basis = get_basis(name, **options)
+    layer = KANLinear(400, 300, basis=basis, squash="none")
+    x = torch.randn(200, 400, requires_grad=True)
+    y = layer(x)
+    assert y.detach().square().mean() == pytest.approx(1, rel=0.15)
+    (gradient,) = torch.autograd.grad((y * torch.randn_like(y)).sum(), x)
+    assert gradient.square().mean() * 400 / 300 < 1.1 * MAX_SLOPE
+
+
+def test_smooth_bases_start_with_equal_weights() -> None:
+    torch.manual_seed(0)
+    weight = KANLinear(300, 300, basis="bspline").weight.detach()
+    assert weight[:, :8].std() == pytest.approx(weight[:, 8].std().item(), rel=0.02)
 
 
 @pytest.mark.parametrize("name", NAMES)

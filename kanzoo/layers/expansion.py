@@ -19,6 +19,7 @@ from kanzoo.layers.squash import SQUASHES, Squash
 # For every function phi_k the index j and the sign s of phi_k(-x) = s phi_j(x).
 Reflection = tuple[tuple[int, ...], tuple[float, ...]]
 INITS = ("variance", "paper", "glorot", "power_law")
+MAX_SLOPE = 1.2  # mean square of a layer's slope at the start, for inputs and outputs of variance 1
 
 
 class Expansion(nn.Module):
@@ -139,6 +140,23 @@ class Expansion(nn.Module):
         residual = BasisFactory(Activation, (("function", self.residual),))
         return basis, second_moment(residual, Squash.at_start, derivative)
 
+    def variance_shares(self) -> tuple[float, float]:
+        """Variances of a basis' and a residual's weights, times fan-in, that keep N(0, 1) inputs.
+
+        Outputs have variance 1. Both are equal unless the basis is so rough that the mean square
+        of the slope, E[sum phi'^2] over E[sum phi^2], exceeds `MAX_SLOPE`; then the residual takes
+        as much of the variance as brings the slope down to it. Deep networks of rough random
+        functions, like those of fine grids, are chaotic and learn nothing from their gradients.
+        """
+        basis, residual = self.moments()
+        basis_slope, residual_slope = self.moments(derivative=True)
+        equal = 1.0 / (basis + residual)
+        if residual == 0.0 or equal * (basis_slope + residual_slope) <= MAX_SLOPE:
+            return equal, equal
+        smooth = residual_slope / residual
+        share = max(MAX_SLOPE - smooth, 0.0) / (basis_slope - smooth * basis)
+        return share, (1.0 - share * basis) / residual
+
     @torch.no_grad()
     def init_weight(
         self, weight: Tensor, fan_in: float, scheme: str, fan_out: float | None = None
@@ -146,7 +164,7 @@ class Expansion(nn.Module):
         """Draw the weights of a layer, given as a view with functions first.
 
         Shapes: weight `(K + R, ...)`; `fan_out` is its size over fan-in unless given. Schemes:
-        "variance" keeps the variance of N(0, 1) inputs: std = 1 / sqrt(fan_in E[sum phi^2]);
+        "variance" keeps the variance of N(0, 1) inputs and bounds the slope (`variance_shares`);
         "paper" (2404.19756, section 2.2) draws the basis with std 0.1 / sqrt(K) over fan-in and
         the residual by Glorot; "glorot" (2509.03417) gives every function an equal share of the
         variances of outputs and of gradients,
@@ -161,7 +179,10 @@ class Expansion(nn.Module):
         num_basis, count = self.basis.num_functions, self.num_functions
         fan_out = fan_out or weight[0].numel() / fan_in
         if scheme == "variance":
-            weight.normal_(0.0, (fan_in * sum(self.moments())) ** -0.5)
+            weight.normal_(0.0, fan_in**-0.5)
+            basis, residual = self.variance_shares()
+            weight[:num_basis] *= basis**0.5
+            weight[num_basis:] *= residual**0.5
             return
         if scheme == "paper":
             basis = 0.1 * (max(num_basis, 1) * fan_in) ** -0.5

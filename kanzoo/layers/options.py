@@ -24,8 +24,8 @@ OPTIONS = """basis : str, BasisFactory or Basis class, default "bspline"
         "auto" for what the literature combines the basis with.
     init : str, default "variance"
         Scheme of the initial weights: "variance" (output variance 1 for standard normal inputs at
-        any fan-in), "paper" (KAN, 2404.19756: small splines beside a Glorot residual), "glorot" or
-        "power_law" (2509.03417).
+        any fan-in, the residual taking what a rough basis cannot), "paper" (KAN, 2404.19756: small
+        splines beside a Glorot residual), "glorot" or "power_law" (2509.03417).
     backend : str, default "auto"
         Code that computes the layer: "auto" (the fastest that can be had), "dense" (all features at
         once), "blocked" (features are computed again in the backward; only x is kept), "compiled"
