@@ -14,8 +14,8 @@ COLUMNS = {
 
 def main(words: list[str] | None = None) -> None:
     """Entry of `scripts/aggregate.py`."""
+    from kanzoo.files import write_atomic
     from kanzoo.run.command import user_errors
-    from kanzoo.rundir import write_atomic
     from kanzoo.study.pool import aggregate_effects, pooled_rows, read_effects
 
     parser = argparse.ArgumentParser(description=__doc__)

@@ -1,12 +1,12 @@
 """Compare KANs with their MLP twins: run a study and write its report."""
 
 import logging
-import sys
+import signal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kanzoo.errors import EngineError
-from kanzoo.run.command import fail, run_command, user_errors
+from kanzoo.errors import EngineError, Stopped
+from kanzoo.run.command import fail, run_command, stopped, user_errors
 from kanzoo.rundir import Config
 from kanzoo.study.comparison import (
     build_engine,
@@ -71,14 +71,10 @@ def _job(config: Config) -> None:
             run(cells)
     except EngineError as error:
         fail(error)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Stopped) as stop:
         done = sum(cell.folder.result() is not None for cell in cells)
-        print(
-            f"kanzoo: interrupted; {done} of {len(cells)} cells are finished, "
-            "the same command goes on from here",
-            file=sys.stderr,
-        )
-        raise SystemExit(130) from None
+        signaled = stop if isinstance(stop, Stopped) else Stopped(signal.SIGINT)
+        stopped(signaled, f"{done} of {len(cells)} cells are finished, ")
     failed = report(config, cells, tunings)
     if failed:
         raise SystemExit(1)

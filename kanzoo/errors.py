@@ -1,5 +1,8 @@
 """Ways in which a run can fail that whoever runs many of them treats apart."""
 
+import signal
+from typing import NoReturn
+
 BUSY_CODE = 75  # exit code for `BusyError`: try again later (EX_TEMPFAIL)
 
 
@@ -26,3 +29,21 @@ class EngineError(RuntimeError):
 
 class SeparateError(RuntimeError):
     """Runs that were to be trained together have to be trained one by one."""
+
+
+class Stopped(SystemExit):
+    """A signal asked this process to end; the exit code is that of a shell, 128 and the signal."""
+
+    def __init__(self, number: int, detail: str = "") -> None:
+        super().__init__(128 + number)
+        self.code: int = 128 + number
+        self.number = number
+        self.detail = detail
+
+    def __str__(self) -> str:
+        return f"stopped by {signal.Signals(self.number).name}{self.detail}"
+
+
+def stop_at_once(number: int, *_: object) -> NoReturn:
+    """Handle a signal where there is nothing to save."""
+    raise Stopped(number)

@@ -18,13 +18,14 @@ import yaml
 from filelock import FileLock, Timeout
 
 from kanzoo.errors import DIVERGED, BusyError
+from kanzoo.files import write_arrays, write_atomic
 
 Config = dict[str, Any]  # plain values, as YAML and JSON hold them
 
 # What does not change the result of a run: these keys name, place or show it.
 VOLATILE = (
     "name", "runs", "seed", "overwrite", "choices", "logger", "data.root", "data.download",
-    "callbacks.progress", "callbacks.pictures",
+    "callbacks.progress", "callbacks.pictures", "callbacks.checkpoint_minutes",
 )  # fmt: skip
 FORMAT = 2  # of what a run and a study write; class paths were part of the identity in 1
 
@@ -56,6 +57,16 @@ class RunDir:
     @property
     def last_checkpoint(self) -> Path:
         return self.path / "checkpoints" / "last.ckpt"
+
+    @property
+    def previous_checkpoint(self) -> Path:
+        """The one before the last, while the run is not finished."""
+        return self.path / "checkpoints" / "previous.ckpt"
+
+    @property
+    def identity(self) -> str:
+        """What tells this run from any other, wherever its folder is."""
+        return f"{self.config_hash}-seed{self.config['seed']}"
 
     def result(self) -> dict[str, Any] | None:
         """The result of a finished run, None for a missing or unfinished one."""
@@ -232,20 +243,6 @@ def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[f"{prefix}{key}"] = value
     return flat
-
-
-def write_atomic(path: Path, content: str | bytes) -> None:
-    """Write a file so that it is either the old or the new one, never half of it."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_bytes(content.encode() if isinstance(content, str) else content)
-    temporary.replace(path)
-
-
-def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Write an `.npz` file as `write_atomic` writes texts."""
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.npz")
-    np.savez_compressed(temporary, allow_pickle=False, **arrays)
-    temporary.replace(path)
 
 
 @cache

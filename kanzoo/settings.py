@@ -125,6 +125,7 @@ class CallbacksConfig:
     progress: bool
     patience: Count | None
     grid: GridConfig | None
+    checkpoint_minutes: Positive | None = None
     pictures: PicturesConfig = PicturesConfig()
     regularise: RegulariseConfig = RegulariseConfig()
 

@@ -1,14 +1,17 @@
 """The command that trains one run, or with `-m` several one after the other."""
 
+import os
+import signal
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
-from kanzoo.errors import BUSY_CODE, BusyError, DivergedError
-from kanzoo.run.command import os_error_line, run_command, user_errors
+from kanzoo.errors import BUSY_CODE, BusyError, DivergedError, Stopped
+from kanzoo.run.command import fail, os_error_line, run_command, user_errors
 from kanzoo.run.fit import fit_alone, skip
 from kanzoo.run.prepare import check_machine, prepare
-from kanzoo.rundir import Config, RunDir
+from kanzoo.rundir import Config, RunDir, is_first_process
 
 
 def main() -> None:
@@ -30,16 +33,27 @@ def _job(config: Config) -> None:
         print(f"kanzoo: {error}", file=sys.stderr)
         raise SystemExit(BUSY_CODE if isinstance(error, BusyError) else 1) from None
     except OSError as error:  # a disk that is full, a folder that is gone or not writable
-        print(f"kanzoo: {os_error_line(error)}; the same command goes on", file=sys.stderr)
-        raise SystemExit(1) from None
-    except (KeyboardInterrupt, SystemExit) as end:
-        # Lightning turns an interrupt into an exit with code 1.
-        if KeyboardInterrupt not in (type(end), type(end.__context__)):
-            raise
-        print("kanzoo: interrupted; the same command goes on from the last epoch", file=sys.stderr)
-        raise SystemExit(130) from None
+        fail(f"{os_error_line(error)}; the same command goes on")
+    except Stopped as stop:
+        if stop.number == getattr(signal, "SIGUSR1", None):
+            requeue()
+        raise
     if result is not None:
         _print_summary(result, folder)
+
+
+def requeue() -> None:
+    """Queue this job of SLURM again, which announces by SIGUSR1 that its time is over."""
+    job = os.environ.get("SLURM_JOB_ID")
+    if job is None or not is_first_process():
+        return
+    if array := os.environ.get("SLURM_ARRAY_JOB_ID"):
+        job = f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}"
+    try:
+        subprocess.run(["scontrol", "requeue", job], check=True, capture_output=True, text=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        reason = getattr(error, "stderr", None) or str(error)
+        print(f"kanzoo: job {job} is not queued again: {reason.strip()}", file=sys.stderr)
 
 
 def _print_summary(result: dict[str, Any], folder: RunDir) -> None:

@@ -4,6 +4,7 @@ What resumes and what is evaluated in 64-bit floats is what an undisturbed train
 bit.
 """
 
+import io
 import json
 import pickle
 from pathlib import Path
@@ -15,6 +16,7 @@ from conftest import Run, folder_of
 from torch import Tensor
 
 import kanzoo
+from kanzoo.files import seal
 from kanzoo.interpret.pruning import prune
 from kanzoo.run.config import compose
 from kanzoo.run.fit import train
@@ -133,13 +135,16 @@ def test_files_of_a_run_run_no_code(train_run: Run, tmp_path: Path) -> None:
         def __reduce__(self) -> Any:
             return (Path.touch, (bait,))
 
-    for content in (pickle.dumps({"state_dict": Bait()}, protocol=2), b"", b"PK\x03\x04"):
+    archive = io.BytesIO()
+    torch.save({"state_dict": Bait()}, archive)
+    unsealed = pickle.dumps({"state_dict": Bait()}, protocol=2)
+    for content in (seal(archive.getvalue()), unsealed, b"", b"PK\x03\x04"):
         checkpoint.write_bytes(content)
-        with pytest.raises(ValueError, match=r"best\.ckpt is not a checkpoint") as refusal:
+        with pytest.raises(ValueError, match=r"best\.ckpt is damaged") as refusal:
             kanzoo.load(folder)
         assert "\n" not in str(refusal.value)
     torch.save({"state_dict": {"net.x": Bait()}}, checkpoint)
-    with pytest.raises(ValueError, match=r"best\.ckpt is not a checkpoint"):
+    with pytest.raises(ValueError, match=r"best\.ckpt is damaged"):
         kanzoo.load(folder)
     with pytest.raises(ValueError, match=r"'bets'.*did you mean 'best'"):
         kanzoo.load(folder, checkpoint="bets")

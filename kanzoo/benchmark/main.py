@@ -15,8 +15,9 @@ from kanzoo import registry
 from kanzoo.bases.base import get_basis
 from kanzoo.benchmark import fit, layers, models, peers
 from kanzoo.benchmark.timing import ROUNDS
+from kanzoo.files import write_atomic
 from kanzoo.models.budget import MATCHES
-from kanzoo.rundir import git_sha, write_atomic
+from kanzoo.rundir import git_sha
 
 BACKENDS = ("auto", "blocked")
 Row = TypeVar("Row")

@@ -12,11 +12,12 @@ import numpy as np
 from torch import Tensor, nn
 
 from kanzoo.data.base import Dataset
+from kanzoo.files import write_atomic
 from kanzoo.interpret.edges import LayerEdges, edge_functions
 from kanzoo.interpret.scores import contrast
 from kanzoo.layers.parameters import count_params
 from kanzoo.page.html import inline, render
-from kanzoo.rundir import Config, write_atomic
+from kanzoo.rundir import Config
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from kanzoo.files import write_atomic
 from kanzoo.ledger.store import Ledger, read_ledger
 from kanzoo.page.html import render
-from kanzoo.rundir import write_atomic
 from kanzoo.study.pool import pooled_rows
 from kanzoo.study.record import read_record
 

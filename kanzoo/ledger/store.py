@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from kanzoo.rundir import write_arrays, write_atomic
+from kanzoo.files import write_arrays, write_atomic
 from kanzoo.settings import StudyConfig
 from kanzoo.study.judge import judge
 from kanzoo.study.plan import active_axes

@@ -5,6 +5,7 @@ is checked before a network is built; weights are safetensors, or the tensors of
 files may come from anyone.
 """
 
+import io
 import json
 import os
 from pathlib import Path
@@ -18,10 +19,10 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from kanzoo import __version__
 from kanzoo.checks import check_name
+from kanzoo.files import unseal, write_atomic
 from kanzoo.layers.edges import STRUCTURE
 from kanzoo.models.base import Architecture
 from kanzoo.models.recipe import FORMAT, build_recipe, check_recipe
-from kanzoo.rundir import write_atomic
 
 SUFFIXES = (".safetensors", ".json")
 RECIPE = Path("checkpoints", "network.json")  # in the folder of a run
@@ -185,20 +186,29 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise ValueError(f"{path} does not exist: a network is saved as NAME.safetensors and .json")
     if path.suffix == ".ckpt":
-        return _read_checkpoint(path)
+        return _read_network(path)
     try:
         return load_file(path)
     except (SafetensorError, KeyError, OSError) as error:
         raise ValueError(f"{path} is not a whole safetensors file: {_one_line(error)}") from error
 
 
-def _read_checkpoint(path: Path) -> dict[str, Tensor]:
-    """The network's tensors in a checkpoint of a run; unpickled are tensors and plain values."""
+def read_checkpoint(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
+    """What a checkpoint of a run holds, tensors and plain values; `ValueError` if it is damaged."""
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
-        named = {str(k).removeprefix("net."): v for k, v in state.items() if k.startswith("net.")}
+        archive = io.BytesIO(unseal(path.read_bytes()))
+        content = torch.load(archive, map_location=map_location, weights_only=True)
     except Exception as error:  # whatever unpickling says to a file that is none
-        raise ValueError(f"{path} is not a checkpoint of a run: {_one_line(error)}") from error
+        raise ValueError(f"{path} is damaged: {_one_line(error)}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} is not a checkpoint of a run")
+    return content
+
+
+def _read_network(path: Path) -> dict[str, Tensor]:
+    """The network's tensors in a checkpoint of a run."""
+    state = read_checkpoint(path).get("state_dict", {})
+    named = {str(k).removeprefix("net."): v for k, v in state.items() if k.startswith("net.")}
     if not named or not all(isinstance(value, Tensor) for value in named.values()):
         raise ValueError(f"{path} is not a checkpoint of a run: it holds no network")
     return named

@@ -1,6 +1,7 @@
 """What the commands share: Hydra's command line, and bad input as one line on standard error."""
 
 import logging
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from kanzoo import registry
+from kanzoo.errors import Stopped, stop_at_once
 from kanzoo.run.config import Extensions, check_overrides, selections, to_plain
 from kanzoo.rundir import Config
 
@@ -48,7 +50,20 @@ def run_command(config_name: str, job: Callable[[Config], None]) -> None:
         job(plain)
 
     Extensions.register()
-    main()
+    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, stop_at_once)
+    try:
+        main()
+    except KeyboardInterrupt:
+        stopped(Stopped(signal.SIGINT))
+    except Stopped as stop:
+        stopped(stop)
+
+
+def stopped(stop: Stopped, detail: str = "") -> NoReturn:
+    """End a command that a signal has stopped, with the code that a shell would give it."""
+    print(f"kanzoo: {stop}; {detail}the same command goes on from here", file=sys.stderr)
+    raise SystemExit(stop.code) from None
 
 
 def command_words() -> list[str]:

@@ -70,6 +70,7 @@ def fit(folder: RunDir, prepared: Prepared, callbacks: "Sequence[Callback]" = ()
     import torch
 
     from kanzoo.interpret.pictures.animation import make_pictures
+    from kanzoo.training.checkpoints import find_resume
     from kanzoo.training.data import DataModule
     from kanzoo.training.evaluation import PhaseScores, evaluate
     from kanzoo.training.finite import StopWhenDiverged, check_scores
@@ -83,21 +84,22 @@ def fit(folder: RunDir, prepared: Prepared, callbacks: "Sequence[Callback]" = ()
         write_description(folder, task)
     facts = prepared.plan.facts()
     timer = StepTimer()
-    resume = folder.last_checkpoint if folder.last_checkpoint.is_file() else None
+    resume = find_resume(folder)
     if resume:
-        log.info("resuming from %s", resume)
+        log.info("resuming from %s, step %d", resume.path, resume.step)
     try:
         phases = PhaseScores(dataset, objective)
         in_phases = dataset.training_set.phases > 1
         with stopping_between_batches() as interrupt:
-            own: list[Callback] = [*callbacks, timer, interrupt, StopWhenDiverged()]
+            own: list[Callback] = [*callbacks, timer, StopWhenDiverged()]
             own += [phases] if in_phases else []
             own += make_pictures(config.callbacks.pictures, folder.path / "pictures", task.net)
-            trainer = build_trainer(config, folder, objective, facts, resume, own)
+            trainer = build_trainer(config, folder, objective, facts, resume, interrupt, own)
             data = DataModule(dataset, config.seed)
             if torch.cuda.is_available():
                 torch.cuda.reset_peak_memory_stats()
-            trainer.fit(task, data, ckpt_path=resume, weights_only=True)
+            path = resume.path if resume else None
+            trainer.fit(task, data, ckpt_path=path, weights_only=True)
             seconds = timer.seconds  # evaluation restores the timer of the best epoch
             weights = trainer.checkpoint_callback.best_model_path  # type: ignore[union-attr]
             if in_phases:  # what was learned last, not best
@@ -211,6 +213,7 @@ def write_result(
     }
     if items:
         folder.write_items(items)
+    folder.previous_checkpoint.unlink(missing_ok=True)  # what is finished needs one
     folder.write_result(result)
     return result
 

@@ -20,6 +20,7 @@ from kanzoo.rundir import Config, RunDir, identity
 
 if TYPE_CHECKING:
     from kanzoo.training.data import DataModule
+    from kanzoo.training.interrupt import StopBetweenBatches
     from kanzoo.training.seeds import SeedsTask, State
     from kanzoo.training.task import Task
 
@@ -53,7 +54,7 @@ def train_seeds(configs: Sequence[Config]) -> list[Exception | None]:
                 continue
             if config["overwrite"]:
                 folder.clear()
-            if folder.last_checkpoint.is_file():
+            if folder.last_checkpoint.is_file() or folder.previous_checkpoint.is_file():
                 ends[index] = SeparateError("it goes on from its last checkpoint")
             elif folder.result() is None:
                 runs[index] = folder, prepare(config)
@@ -124,7 +125,7 @@ def _train(pairs: Sequence[tuple[RunDir, Prepared]]) -> list[Exception | None]:
         trainer.fit(group, SeedsData(data))
         for seed, (folder, run) in enumerate(pairs):
             try:
-                _finish(folder, run, group, seed, data[seed])
+                _finish(folder, run, group, seed, data[seed], interrupt)
             except DivergedError as error:
                 ends.append(error)
             else:
@@ -133,7 +134,12 @@ def _train(pairs: Sequence[tuple[RunDir, Prepared]]) -> list[Exception | None]:
 
 
 def _finish(
-    folder: RunDir, run: Prepared, group: "SeedsTask", seed: int, data: "DataModule"
+    folder: RunDir,
+    run: Prepared,
+    group: "SeedsTask",
+    seed: int,
+    data: "DataModule",
+    interrupt: "StopBetweenBatches",
 ) -> None:
     """Write what a run of its own leaves behind: metrics, checkpoints, and its result."""
     from kanzoo.training.evaluation import evaluate
@@ -143,7 +149,7 @@ def _finish(
     task = group.tasks[seed]
     config, facts = run.config, run.plan.facts()
     try:
-        trainer = build_trainer(config, folder, run.objective, facts, None, [])
+        trainer = build_trainer(config, folder, run.objective, facts, None, interrupt, [])
         for logger in trainer.loggers:
             for row, step in group.rows[seed]:
                 logger.log_metrics(row, step)
@@ -153,7 +159,7 @@ def _finish(
         trainer.fit_loop.load_state_dict(group.trainer.fit_loop.state_dict())
         best, last = folder.last_checkpoint.with_name("best.ckpt"), folder.last_checkpoint
         final = group.state_of(seed)
-        _save(task, *group.best[seed], best)
+        _save(folder, task, *group.best[seed], best)
         scores, items = evaluate(trainer, task, data, best, config.evaluation)
         check_scores(scores)
     finally:
@@ -161,14 +167,15 @@ def _finish(
     further = {"wandb": address, "vectorised": len(group.rows)}
     write_result(folder, run, trainer, task, data, scores, items, (None, None), further)
     # After the result: a run without one would go on from this checkpoint.
-    _save(task, final, trainer.current_epoch - 1, group.global_step, last)
+    _save(folder, task, final, trainer.current_epoch - 1, group.global_step, last)
 
 
-def _save(task: "Task", state: "State", epoch: int, step: int, path: Path) -> None:
+def _save(folder: RunDir, task: "Task", state: "State", epoch: int, step: int, path: Path) -> None:
     """Give a task's network the weights of a state, and write them as a checkpoint."""
     import lightning
     import torch
 
+    from kanzoo.training.checkpoints import Checkpoints
     from kanzoo.training.seeds import state_of
 
     with torch.no_grad():
@@ -180,6 +187,4 @@ def _save(task: "Task", state: "State", epoch: int, step: int, path: Path) -> No
         "pytorch-lightning_version": lightning.__version__,
         "state_dict": task.state_dict(),
     }
-    temporary = path.with_suffix(".tmp")
-    torch.save(content, temporary)
-    temporary.replace(path)
+    Checkpoints(folder).save_checkpoint(content, path)

@@ -12,7 +12,8 @@ from typing import Any
 import yaml
 
 from kanzoo.checks import build, value_text
-from kanzoo.rundir import FORMAT, read_config, write_atomic
+from kanzoo.files import write_atomic
+from kanzoo.rundir import FORMAT, read_config
 from kanzoo.settings import StudyConfig
 from kanzoo.study.plan import arms_of
 

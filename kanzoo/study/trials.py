@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from kanzoo.rundir import write_atomic
+from kanzoo.files import write_atomic
 from kanzoo.settings import TuneConfig
 from kanzoo.study.space import Space, sampler, space_of
 from kanzoo.study.tune import NOT_RUN, Trial, Tuning
@@ -77,20 +78,20 @@ def _write_journal(tunings: Sequence[Tuning], options: TuneConfig, path: Path) -
     from optuna.storages.journal import JournalFileBackend
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    temporary = path.with_name(f".{path.name}")
-    temporary.unlink(missing_ok=True)
-    storage = JournalStorage(JournalFileBackend(str(temporary)))
-    for tuning in tunings:
-        directions = optuna.study.StudyDirection
-        direction = directions.MAXIMIZE if tuning.mode == "max" else directions.MINIMIZE
-        name = " ".join(filter(None, tuning.cell.kind))
-        study = optuna.create_study(study_name=name, storage=storage, direction=direction)
-        study.set_user_attr("metric", f"validation {tuning.metric}")
-        study.set_user_attr("sampler", sampler(options))
-        study.add_trials(
-            [_frozen(tuning, t, space_of(tuning.cell, options)) for t in tuning.trials]
-        )
-    temporary.replace(path)
+    with tempfile.TemporaryDirectory() as folder:  # Optuna keeps locks beside it
+        temporary = Path(folder, path.name)
+        storage = JournalStorage(JournalFileBackend(str(temporary)))
+        for tuning in tunings:
+            directions = optuna.study.StudyDirection
+            direction = directions.MAXIMIZE if tuning.mode == "max" else directions.MINIMIZE
+            name = " ".join(filter(None, tuning.cell.kind))
+            study = optuna.create_study(study_name=name, storage=storage, direction=direction)
+            study.set_user_attr("metric", f"validation {tuning.metric}")
+            study.set_user_attr("sampler", sampler(options))
+            study.add_trials(
+                [_frozen(tuning, t, space_of(tuning.cell, options)) for t in tuning.trials]
+            )
+        write_atomic(path, temporary.read_bytes())
 
 
 def _frozen(tuning: Tuning, trial: Trial, space: Space) -> FrozenTrial:

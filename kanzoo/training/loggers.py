@@ -6,6 +6,7 @@ and a run that was killed trains anew, and logs anew, from its last one.
 """
 
 import csv
+import io
 import logging
 import netrc
 import os
@@ -21,6 +22,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 
 from kanzoo.data.loader import Batch
+from kanzoo.files import write_atomic
 from kanzoo.rundir import Config, RunDir, is_kan
 from kanzoo.settings import RunConfig, WandbConfig
 
@@ -60,21 +62,22 @@ class RowLogger(Logger, ABC):
 class MetricsCSV(RowLogger):
     """Writes one row a logged step into `FOLDER/metrics.csv` and keeps the rows of earlier parts.
 
-    Lightning's own CSV logger deletes the file when a run goes on. `resume_epoch` is the first
-    epoch that will be trained again: rows from there on are dropped, since they come anew.
+    Lightning's own CSV logger deletes the file when a run goes on. `resume_step` is the first step
+    that will be taken again: rows from there on are dropped, since they come anew, and so is a last
+    one that is not whole.
     """
 
-    def __init__(self, folder: Path, resume_epoch: int = 0) -> None:
+    def __init__(self, folder: Path, resume_step: int = 0) -> None:
         super().__init__()
         self.path = folder / "metrics.csv"
         self.rows: list[dict[str, Any]] = []
         self.columns = ["epoch", "step"]
         self._written = 0
-        if resume_epoch and self.path.is_file():
-            with self.path.open(newline="", encoding="utf-8") as file:
-                reader = csv.DictReader(file)
-                self.columns = list(reader.fieldnames or self.columns)
-                self.rows = [row for row in reader if float(row["epoch"] or 0) < resume_epoch]
+        if resume_step and self.path.is_file():
+            whole, _, _ = self.path.read_text(encoding="utf-8").rpartition("\n")
+            reader = csv.DictReader(whole.splitlines())
+            self.columns = list(reader.fieldnames or self.columns)
+            self.rows = [row for row in reader if int(row["step"] or 0) < resume_step]
 
     @property
     def name(self) -> str:
@@ -99,12 +102,16 @@ class MetricsCSV(RowLogger):
     def write(self) -> None:
         if self._written == len(self.rows):
             return
-        fresh = self._written == 0
-        with self.path.open("w" if fresh else "a", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, self.columns, restval="")
-            if fresh:
-                writer.writeheader()
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, self.columns, restval="")
+        if self._written == 0:
+            writer.writeheader()
+            writer.writerows(self.rows)
+            write_atomic(self.path, text.getvalue())
+        else:
             writer.writerows(self.rows[self._written :])
+            with self.path.open("a", newline="", encoding="utf-8") as file:
+                file.write(text.getvalue())
         self._written = len(self.rows)
 
 

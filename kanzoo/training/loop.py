@@ -52,6 +52,9 @@ class EpochLoop(_TrainingEpochLoop):
     def on_run_start(self, data_fetcher: _DataFetcher) -> None:
         super().on_run_start(data_fetcher)
         trainer = self.trainer
+        # Lightning does so when it makes the loader, which `estimated_stepping_batches` had it do
+        # before the checkpoint was read.
+        trainer.fit_loop._load_combined_loader_states()
         self._is_direct = is_direct(trainer)
         self._starting = [c for c in trainer.callbacks if _has(c, "on_train_batch_start", Callback)]
         self._ending = [c for c in trainer.callbacks if _has(c, "on_train_batch_end", Callback)]

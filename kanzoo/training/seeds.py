@@ -28,7 +28,7 @@ from kanzoo.training.data import DataModule
 from kanzoo.training.finite import divergence
 from kanzoo.training.interrupt import StopBetweenBatches
 from kanzoo.training.task import Task
-from kanzoo.training.trainer import NoProfiler, quieten
+from kanzoo.training.trainer import NoProfiler, leave_signals, quieten
 
 State = dict[str, Tensor]  # parameters and buffers by name
 Batches = list[tuple[Tensor, Tensor]]  # one a seed
@@ -266,7 +266,7 @@ def stacked(nets: Sequence[nn.Module]) -> nn.Module:
 def seeds_trainer(options: TrainerConfig, interrupt: StopBetweenBatches) -> Trainer:
     """A trainer that trains and validates; it logs and writes nothing."""
     quieten()
-    return Trainer(
+    trainer = Trainer(
         **{**vars(options), "sync_batchnorm": False},
         callbacks=[interrupt],
         profiler=NoProfiler(),
@@ -277,3 +277,5 @@ def seeds_trainer(options: TrainerConfig, interrupt: StopBetweenBatches) -> Trai
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
     )
+    leave_signals(trainer)
+    return trainer

@@ -6,15 +6,12 @@ import time
 import warnings
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
-from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import (
     EarlyStopping,
-    ModelCheckpoint,
     RichProgressBar,
 )
 from lightning.pytorch.loggers import Logger
@@ -22,8 +19,16 @@ from lightning.pytorch.profilers import PassThroughProfiler
 
 from kanzoo.rundir import Config, RunDir, is_first_process
 from kanzoo.settings import RunConfig
+from kanzoo.training.checkpoints import (
+    Checkpoints,
+    EpochCheckpoint,
+    LastCheckpoint,
+    RandomState,
+    Resume,
+)
 from kanzoo.training.grid import GridSchedule
-from kanzoo.training.loggers import LogSteps, MetricsCSV, RowLogger, wandb_logger
+from kanzoo.training.interrupt import StopBetweenBatches
+from kanzoo.training.loggers import LogSteps, MetricsCSV, wandb_logger
 from kanzoo.training.loop import EpochLoop
 from kanzoo.training.objective import Objective
 from kanzoo.training.optim import is_lbfgs
@@ -37,7 +42,8 @@ def build_trainer(
     folder: RunDir,
     objective: Objective,
     facts: Config,
-    resume: Path | None,
+    resume: Resume | None,
+    interrupt: StopBetweenBatches,
     own: list[Callback],
 ) -> Trainer:
     """The trainer of a configuration, writing into the folder of its run.
@@ -45,12 +51,13 @@ def build_trainer(
     `own` are callbacks that the caller needs to keep hold of.
     """
     quieten()
-    epoch = torch.load(resume, weights_only=True)["epoch"] + 1 if resume else 0
-    loggers: list[Logger] = [MetricsCSV(folder.path, resume_epoch=epoch)]
+    loggers: list[Logger] = [MetricsCSV(folder.path, resume.step if resume else 0)]
     wandb = config.logger.wandb
     if wandb is not None and wandb.mode != "disabled" and is_first_process():
         loggers.append(wandb_logger(wandb, config, folder, facts))
     callbacks: list[Callback] = [
+        RandomState(),
+        interrupt,
         *own,
         LogSteps(),
         EpochCheckpoint(
@@ -62,7 +69,7 @@ def build_trainer(
         ),
         # Of its own: `save_last` writes only when the best epoch changes. After "best", so that
         # it holds what is the best so far.
-        EpochCheckpoint(folder.path / "checkpoints", filename="last", enable_version_counter=False),
+        LastCheckpoint(folder, interrupt, config.callbacks.checkpoint_minutes),
     ]
     if config.callbacks.patience is not None:
         callbacks.append(
@@ -84,7 +91,10 @@ def build_trainer(
     on_gpus = torch.cuda.is_available() and options.accelerator in ("auto", "gpu")
     trainer = Trainer(
         **{**vars(options), "sync_batchnorm": False},
-        plugins=[SyncNorms(options.sync_batchnorm, on_gpus=on_gpus)],
+        plugins=[
+            SyncNorms(options.sync_batchnorm, on_gpus=on_gpus),
+            Checkpoints(folder, resume),
+        ],
         logger=loggers,
         callbacks=callbacks,
         default_root_dir=folder.path,
@@ -96,7 +106,16 @@ def build_trainer(
         barebones=False,
     )
     EpochLoop.install(trainer)
+    leave_signals(trainer)
     return trainer
+
+
+def leave_signals(trainer: Trainer) -> None:
+    """Keep Lightning from handling signals, which would save nothing and exit as if all went well.
+
+    It would also requeue jobs of SLURM whose checkpoint nobody looks for.
+    """
+    trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
 
 
 def dtype_of(precision: str) -> torch.dtype:
@@ -112,23 +131,6 @@ class NoProfiler(PassThroughProfiler):
 
     def profile(self, action_name: str) -> AbstractContextManager[None]:  # type: ignore[override]
         return self.NOTHING
-
-
-class EpochCheckpoint(ModelCheckpoint):
-    """Lightning's, with nothing to do or to look up around a batch."""
-
-    @cached_property
-    def state_key(self) -> str:  # type: ignore[override]
-        return super().state_key
-
-    def on_train_batch_end(self, *args: Any) -> None:
-        """Leave it to the end of the epoch."""
-
-    def _save_checkpoint(self, trainer: Trainer, filepath: str) -> None:
-        for logger in trainer.loggers:  # a run that resumes does not log again what came before
-            if isinstance(logger, RowLogger):
-                logger.flush()
-        super()._save_checkpoint(trainer, filepath)
 
 
 class ProgressBar(RichProgressBar):

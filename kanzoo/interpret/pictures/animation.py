@@ -1,7 +1,7 @@
 """Edge functions during training: frames in the run's folder, at the end an animated GIF."""
 
+import io
 import logging
-import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 
+from kanzoo.files import write_arrays, write_atomic
 from kanzoo.fit.chain import is_kan, kan_layers
 from kanzoo.interpret.edges import Edge, edge_functions
 from kanzoo.settings import PicturesConfig
@@ -126,9 +127,7 @@ def write_frame(path: Path, frame: list[tuple[str, Edge]]) -> None:
     columns["tap"] = np.array([[*tap, *[-1] * (dims - len(tap))] for tap in taps], int)
     for key in ("x", "y", "density"):
         columns[key] = np.stack([field[key] for field in fields]).astype(np.float32)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.npz")
-    np.savez_compressed(temporary, **columns)
-    temporary.replace(path)
+    write_arrays(path, columns)
 
 
 def read_frame(path: Path) -> list[tuple[str, Edge]]:
@@ -200,7 +199,9 @@ def animate(folder: Path, edges: int) -> Path | None:
     images = [image.quantize(palette=palette, dither=Image.Dither.NONE) for image in images]
     times = [MILLISECONDS] * (len(images) - 1) + [20 * MILLISECONDS]
     target = folder / "edges.gif"
-    images[0].save(target, save_all=True, append_images=images[1:], duration=times, loop=0)
+    file = io.BytesIO()
+    images[0].save(file, "GIF", save_all=True, append_images=images[1:], duration=times, loop=0)
+    write_atomic(target, file.getvalue())
     return target
 
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import IO, Any
 
-from kanzoo.errors import BUSY_CODE, BusyError, DivergedError, SeparateError
+from kanzoo.errors import BUSY_CODE, BusyError, DivergedError, SeparateError, Stopped
 from kanzoo.study.plan import Cell
 
 FINISHED, FAILED, DIVERGED, BUSY = "finished", "failed", "diverged", "busy"
@@ -41,6 +41,8 @@ def run_cell(cell: Cell, train: Train, cell_timeout: float | None = None) -> Out
         if is_multi_device(cell):
             return _run_alone(cell, cell_timeout)
         train(cell.config)
+    except Stopped as stop:  # this worker was asked to end, and has saved what it was at
+        os._exit(stop.code)
     except (Exception, SystemExit) as error:
         return outcome_of(error)
     return Outcome(FINISHED)
@@ -52,6 +54,8 @@ def run_seeds(cells: Sequence[Cell]) -> list[Outcome]:
 
     try:
         ends = train_seeds([cell.config for cell in cells])
+    except Stopped as stop:
+        os._exit(stop.code)
     except (Exception, SystemExit) as error:
         return [Outcome(UNTRIED, one_line(error))] * len(cells)
     return [Outcome(FINISHED) if error is None else outcome_of(error) for error in ends]

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 import tempfile
 import time
 from collections import deque
@@ -218,6 +219,8 @@ def _start_worker(threads: int, memory_limit_gb: float | None, slots: str) -> No
         names = visible.split(",") if visible else [str(i) for i in range(count)]
         gpu = names[_slot(Path(slots)) % len(names)]
     prepare_worker(threads, memory_limit_gb, gpu)
+    # The pool ends workers by it: one that trains then saves first, see `stopping_between_batches`.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 _held: list[FileLock] = []

@@ -24,7 +24,7 @@ from filelock import FileLock
 
 from kanzoo.checks import Positive, check_name, check_value, check_whole
 from kanzoo.errors import EngineError
-from kanzoo.rundir import write_atomic
+from kanzoo.files import write_atomic
 from kanzoo.study.engines.base import Engine, Session
 from kanzoo.study.engines.cell import (
     FAILED,

@@ -14,8 +14,8 @@ from urllib.parse import quote
 
 import pandas as pd
 
+from kanzoo.files import write_atomic
 from kanzoo.page.html import render
-from kanzoo.rundir import write_atomic
 from kanzoo.study.pool import pooled_rows
 from kanzoo.study.report import latex, panels, plots, tables, words
 from kanzoo.study.report.tables import verdict_table
