@@ -26,6 +26,9 @@ Config = dict[str, Any]  # plain values, as YAML and JSON hold them
 VOLATILE = (
     "name", "runs", "seed", "overwrite", "choices", "logger", "data.root", "data.download",
     "callbacks.progress", "callbacks.pictures", "callbacks.checkpoint_minutes",
+    # Where and by how many devices it is computed, which rounding alone tells apart.
+    "trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy",
+    "trainer.resident_data", "trainer.compile", "trainer.cuda_graph",
 )  # fmt: skip
 FORMAT = 2  # of what a run and a study write; class paths were part of the identity in 1
 

@@ -20,45 +20,9 @@ from kanzoo.checks import (
     Share,
 )
 from kanzoo.rundir import Config
+from kanzoo.trainer_settings import TrainerConfig
 
 RUN_GROUPS = ("task", "data", "model", "layers", "basis", "sched", "optim")  # that choose a class
-
-
-@dataclass(frozen=True)
-class TrainerConfig:
-    """Options of Lightning's trainer."""
-
-    accelerator: Literal["auto", "cpu", "gpu", "mps", "tpu"]
-    devices: Count | list[int] | Literal["auto"]
-    num_nodes: Count
-    strategy: Literal["auto", "ddp", "fsdp"]
-    precision: Literal["16-mixed", "bf16-mixed", "16-true", "bf16-true", "32-true", "64-true"]
-    max_epochs: Count
-    gradient_clip_val: Positive | None
-    accumulate_grad_batches: Count
-    sync_batchnorm: bool | Literal["auto"]
-    log_every_n_steps: Count
-
-    def __post_init__(self) -> None:
-        if self.devices == []:
-            raise ValueError("trainer.devices lists no device")
-        lists = isinstance(self.devices, list)
-        if self.accelerator == "cpu" and (self.strategy == "fsdp" or lists):
-            raise ValueError(
-                "trainer.strategy=fsdp and lists of trainer.devices need GPUs; with "
-                "trainer.accelerator=cpu use ddp and a count"
-            )
-
-    @property
-    def num_devices(self) -> int | None:
-        """Devices on each node, None for all that there are."""
-        if isinstance(self.devices, list):
-            return len(self.devices)
-        return self.devices if isinstance(self.devices, int) else None
-
-    @property
-    def is_one_process(self) -> bool:
-        return self.num_devices == 1 and self.num_nodes == 1
 
 
 @dataclass(frozen=True)
@@ -188,6 +152,10 @@ class RunConfig:
             )
         if phases > 1 and not self.trainer.is_one_process:
             raise ValueError("training_set.phases needs one process: trainer.devices=1")
+        if self.trainer.cuda_graph and self.callbacks.grid is not None:
+            raise ValueError("trainer.cuda_graph=true cannot be had with callbacks.grid")
+        if self.trainer.compile and self.callbacks.regularise.lamb:
+            raise ValueError("trainer.compile=true cannot be had with callbacks.regularise")
         if phases > 1 and self.callbacks.patience is not None:
             raise ValueError("callbacks.patience must be null where training_set.phases is above 1")
         if not self.evaluation.test:

@@ -6,7 +6,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).resolve().parents[1] / "kanzoo"
 FILES = sorted(PACKAGE.rglob("*.py"))
 # Rooms from the ground up, and which others each may import.
-GROUND = {"checks", "settings", "registry", "rundir", "files", "errors"}
+GROUND = {"checks", "settings", "trainer_settings", "registry", "rundir", "files", "errors"}
 ROOMS: dict[str, set[str]] = {
     "page": set(),
     "bases": set(),

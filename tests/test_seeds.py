@@ -58,7 +58,7 @@ def assert_same_runs(ours: dict[str, Any], theirs: dict[str, Any]) -> None:
     items = [np.load(f / "items.npz") for f in folders]
     np.testing.assert_allclose(items[0]["loss"], items[1]["loss"], rtol=1e-3, atol=1e-4)
     results = [json.loads((f / "result.json").read_text()) for f in folders]
-    times = {"step_time_ms", "train_seconds"}
+    times = {"step_time_ms", "samples_per_second", "train_seconds"}
     assert results[0].keys() - {"vectorised"} == results[1].keys()
     for key, value in results[1].items():
         if key in ("val", "test"):

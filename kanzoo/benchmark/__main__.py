@@ -15,7 +15,9 @@ import torch
 
 from kanzoo.benchmark import device as accelerator
 from kanzoo.benchmark import roofline
+from kanzoo.training.cards import CARDS
 
+SHOWN = ("H100", "H200", "A100")  # cards that are estimated unless others are named
 NOT_MEASURED = "not measured yet"
 SWITCHES = {"--device", "--roofline"}
 
@@ -40,7 +42,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m kanzoo.benchmark", description=__doc__)
     parser.add_argument("what", choices=("layers", "models", "loop"))
     parser.add_argument("--device", help="cuda, cuda:1, mps, xpu or cpu")
-    parser.add_argument("--roofline", nargs="*", choices=roofline.CARDS, metavar="CARD")
+    parser.add_argument("--roofline", nargs="*", choices=CARDS, metavar="CARD")
     parser.add_argument("--json", type=Path, metavar="FILE", help="its part there is replaced")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--rows", type=int, nargs="+", default=[256, 4096, 65_536], metavar="N")
@@ -50,7 +52,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _estimates(options: argparse.Namespace) -> list[dict[str, Any]]:
-    cards = options.roofline or list(roofline.CARDS)
+    cards = options.roofline or list(SHOWN)
     sizes = (options.rows, options.features, options.grid_sizes)
     return [_shown(row.to_dict()) for row in roofline.estimates(cards, *sizes)]
 

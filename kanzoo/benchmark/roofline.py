@@ -11,30 +11,11 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from kanzoo.training.cards import CARDS, Card
+
 REACHED = 0.65  # of the peak, by products and by memory
 FUNCTION = 12  # operations of a B-spline in registers, 2 more for its slope
 BLOCK_ROWS, BLOCK_OUTPUTS, BLOCK_INPUTS = 128, 128, 64  # of the kernels' tiles
-
-
-@dataclass(frozen=True)
-class Card:
-    """Peaks of a card: 10^12 operations a second by kind of product, 10^12 bytes a second."""
-
-    bf16: float
-    tf32: float
-    fp32: float
-    memory: float
-
-    def products(self, kind: str) -> float:
-        """Operations a second; float32 by three products of TF32."""
-        return 1e12 * {"bf16": self.bf16, "tf32": self.tf32, "fp32": self.tf32 / 3}[kind]
-
-
-CARDS = {
-    "H100": Card(bf16=989, tf32=495, fp32=67, memory=3.35),
-    "H200": Card(bf16=989, tf32=495, fp32=67, memory=4.8),
-    "A100": Card(bf16=312, tf32=156, fp32=19.5, memory=2.04),
-}
 
 
 @dataclass(frozen=True)

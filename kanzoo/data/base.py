@@ -81,6 +81,9 @@ class Dataset(ABC):
     training_set = TrainingSet()
     """What becomes of the training split; set before loading."""
 
+    resident: bool | str = "auto"
+    """Whether samples lie on the trainer's device; "auto": where they fit."""
+
     split_seed: int | None = 0
     """Decides what is drawn of the splits."""
 

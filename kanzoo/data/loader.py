@@ -1,8 +1,8 @@
 """Seeded loaders: the batches of epoch e depend on (seed, e) only, on however many ranks."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from typing import Any, Protocol
+from collections.abc import Iterable, Iterator
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor
@@ -10,6 +10,7 @@ from torch import Tensor
 from kanzoo.data.seeding import keyed_generator
 
 Batch = tuple[Tensor, Tensor]
+Sample = tuple[Tensor, Tensor, Tensor | None]  # with the random numbers of a batch
 
 
 class Transform(Protocol):
@@ -149,7 +150,11 @@ class Loader(ABC):
 
 
 class MemoryLoader(Loader):
-    """Batches of tensors that lie on the device already, indexed and transformed there."""
+    """Batches of tensors, transformed on the device.
+
+    Samples that lie on the device are indexed there. Others are indexed where they are, and every
+    batch is sent while the device computes with the one before it.
+    """
 
     def __init__(
         self,
@@ -157,12 +162,15 @@ class MemoryLoader(Loader):
         y: Tensor,
         transform: Transform,
         sampler: EpochSampler,
+        *,
+        device: torch.device | None = None,
         **options: Any,
     ) -> None:
         super().__init__(sampler, **options)
         self.x = x
         self.y = y
         self.transform = transform
+        self.sending = None if device is None or device == x.device else Sending(device)
 
     def relabel(self, targets: Tensor) -> None:
         """Take other targets for the samples of the split."""
@@ -174,8 +182,49 @@ class MemoryLoader(Loader):
         noise = None
         if self.training and self.transform.noise:
             noise = self.sampler.noise(self.transform.noise).to(self.x.device)
-        for bound in bounds:
-            index = self.share(order, bound)
-            yield self.transform(
-                self.x[index], self.y[index], None if noise is None else noise[index]
+        shares = (self.share(order, bound) for bound in bounds)
+        samples = (
+            (self.x[index], self.y[index], None if noise is None else noise[index])
+            for index in shares
+        )
+        for sample in samples if self.sending is None else self.sending.ahead(samples):
+            yield self.transform(*sample)
+
+
+class Sending:
+    """Sends tensors from the host to a device, one batch ahead of what is asked for."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.stream = torch.Stream(device) if device.type in ("cuda", "xpu") else None
+
+    def ahead(self, samples: Iterable[Sample]) -> Iterator[Sample]:
+        """Yield what was sent, in order."""
+        last: tuple[Sample, torch.Event | None] | None = None
+        for sample in samples:
+            sent = self._send(sample)
+            if last is not None:
+                yield self._receive(*last)
+            last = sent
+        if last is not None:
+            yield self._receive(*last)
+
+    def _send(self, sample: Sample) -> tuple[Sample, torch.Event | None]:
+        if self.stream is None:
+            x, y, noise = (None if t is None else t.to(self.device) for t in sample)
+            return cast(Sample, (x, y, noise)), None
+        with self.stream:
+            x, y, noise = (
+                None if t is None else t.pin_memory().to(self.device, non_blocking=True)
+                for t in sample
             )
+            return cast(Sample, (x, y, noise)), self.stream.record_event()
+
+    def _receive(self, sample: Sample, sent: torch.Event | None) -> Sample:
+        if sent is not None:
+            stream = torch.accelerator.current_stream(self.device)
+            stream.wait_event(sent)
+            for tensor in sample:
+                if tensor is not None:  # its memory is not to be used again before it was read
+                    tensor.record_stream(stream)
+        return sample

@@ -12,6 +12,13 @@ from kanzoo.data.loader import EpochSampler, Identity, Loader, MemoryLoader, Tra
 from kanzoo.data.options import part_size
 from kanzoo.data.seeding import split_order
 
+RESIDENT_SHARE = 0.5  # of a device's free memory that samples may take
+
+
+def free_memory(device: torch.device) -> float:
+    """Bytes that are free on a device; more than there can be where it does not say."""
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else float("inf")
+
 
 class InMemory(Dataset):
     """A data set held in memory; a subclass says how large its splits are and cuts them."""
@@ -54,9 +61,19 @@ class InMemory(Dataset):
     def make_loader(
         self, part: str, sampler: EpochSampler, device: torch.device, **options: Any
     ) -> Loader:
-        """Return a loader over this split's tensors on `device`."""
-        x, y = (tensor.to(device) for tensor in self.loaded[part])
-        return MemoryLoader(x, y, self.make_transform(part, device), sampler, **options)
+        """Return a loader of batches on `device`, where the split itself lies too if it fits."""
+        x, y = self.loaded[part]
+        if self._is_resident(device):
+            x, y = x.to(device), y.to(device)
+        return MemoryLoader(
+            x, y, self.make_transform(part, device), sampler, device=device, **options
+        )
+
+    def _is_resident(self, device: torch.device) -> bool:
+        if self.resident != "auto" or device.type == "cpu":
+            return bool(self.resident)
+        size = sum(tensor.nbytes for split in self.loaded.values() for tensor in split)
+        return size <= RESIDENT_SHARE * free_memory(device)
 
     @property
     def reference_name(self) -> str:  # type: ignore[override]

@@ -76,7 +76,7 @@ def fit(folder: RunDir, prepared: Prepared, callbacks: "Sequence[Callback]" = ()
     from kanzoo.training.finite import StopWhenDiverged, check_scores
     from kanzoo.training.interrupt import stopping_between_batches
     from kanzoo.training.measure import StepTimer
-    from kanzoo.training.trainer import build_trainer, close_wandb
+    from kanzoo.training.trainer import build_trainer, close_wandb, products_of
 
     config, dataset, objective = prepared.config, prepared.dataset, prepared.objective
     task = make_task(prepared)
@@ -90,14 +90,14 @@ def fit(folder: RunDir, prepared: Prepared, callbacks: "Sequence[Callback]" = ()
     try:
         phases = PhaseScores(dataset, objective)
         in_phases = dataset.training_set.phases > 1
-        with stopping_between_batches() as interrupt:
+        with stopping_between_batches() as interrupt, products_of(config.trainer.precision):
             own: list[Callback] = [*callbacks, timer, StopWhenDiverged()]
             own += [phases] if in_phases else []
             own += make_pictures(config.callbacks.pictures, folder.path / "pictures", task.net)
             trainer = build_trainer(config, folder, objective, facts, resume, interrupt, own)
             data = DataModule(dataset, config.seed)
-            if torch.cuda.is_available():
-                torch.cuda.reset_peak_memory_stats()
+            if torch.accelerator.is_available():
+                torch.accelerator.reset_peak_memory_stats()
             path = resume.path if resume else None
             trainer.fit(task, data, ckpt_path=path, weights_only=True)
             seconds = timer.seconds  # evaluation restores the timer of the best epoch
@@ -121,21 +121,26 @@ def fit(folder: RunDir, prepared: Prepared, callbacks: "Sequence[Callback]" = ()
 
 def make_task(prepared: Prepared) -> "Task":
     """The network of a run with its initial weights, and how it is trained."""
+    from kanzoo.training.compiled import CompiledNet
     from kanzoo.training.optim import build_optimizer
     from kanzoo.training.task import Task
     from kanzoo.training.trainer import dtype_of
 
     config = prepared.config
+    options = config.trainer
     # In its dtype before anything is restored: Lightning converts only after that.
-    net = prepared.plan.build(config.seed).to(dtype_of(config.trainer.precision))
+    net = prepared.plan.build(config.seed).to(dtype_of(options.precision))
+    # Gradients that were scaled up are clipped between the two halves of a fused step.
+    fused = False if options.precision == "16-mixed" else None
     return Task(
         net,
         prepared.objective,
         prepared.dataset.spec.num_outputs,
-        partial(build_optimizer, config.optim),
+        partial(build_optimizer, config.optim, fused=fused, graphed=options.cuda_graph),
         prepared.schedule,
         config.seed,
         config.callbacks.regularise,
+        CompiledNet(net) if options.compile else None,
     )
 
 
@@ -167,21 +172,29 @@ def write_result(
     """
     import torch
 
+    from kanzoo.training.cards import utilisation
     from kanzoo.training.evaluation import outside_grid
     from kanzoo.training.measure import machine, peak_step_memory
+    from kanzoo.training.strategy import is_sharded
 
     config, choices = prepared.config, prepared.config.choices
     plan, dataset, objective = prepared.plan, prepared.dataset, prepared.objective
     net, make_optimizer, (step_ms, seconds) = task.net, task.make_optimizer, times
     assert make_optimizer is not None
     outside = outside_grid(trainer, net, data)
-    if trainer.strategy.root_device.type == "cuda":
-        peak = torch.cuda.max_memory_allocated()
+    device = trainer.strategy.root_device
+    if device.type != "cpu":
+        peak = torch.accelerator.max_memory_allocated(device)
     else:
         precision = trainer.precision_plugin
         batch = precision.convert_input(next(iter(data.train_dataloader())))
         with precision.forward_context():
-            peak = peak_step_memory(net, objective.loss, make_optimizer, batch)
+            # Of shards there is no copy: the network is made again, for one process.
+            complete = make_task(prepared).net if is_sharded(trainer.strategy) else net
+            peak = peak_step_memory(complete, objective.loss, make_optimizer, batch)
+    size = {**plan.facts(), **_final_size(net, plan)}
+    samples = min(dataset.batch_size, dataset.counts().train)
+    work = (size["flops"] * samples, config.trainer.precision, device, trainer.world_size)
     result = {
         "status": "finished",
         "name": config.name,
@@ -191,10 +204,11 @@ def write_result(
         "data": choices["data"],
         "seed": config.seed,
         **{name: getattr(config, name) if plan.layers.is_kan else None for name in MATCHING},
-        **plan.facts(),
-        **_final_size(net, plan),
+        **size,
         "step_time_ms": step_ms,
-        "machine": machine(trainer.strategy.root_device),
+        "samples_per_second": 1000 * samples / step_ms if step_ms else None,
+        "utilisation": utilisation(step_ms, *work) if step_ms else None,
+        "machine": machine(device),
         "peak_memory_mb": peak / 2**20,
         "train_seconds": seconds,
         "epochs": trainer.current_epoch,

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 from kanzoo import registry
 from kanzoo.checks import build, check_whole
 from kanzoo.rundir import Config
-from kanzoo.settings import RunConfig, TrainerConfig
+from kanzoo.settings import RunConfig
+from kanzoo.trainer_settings import TrainerConfig
 
 if TYPE_CHECKING:
     from kanzoo.data.base import Dataset
@@ -35,7 +36,7 @@ def prepare(config: Config) -> Prepared:
     from kanzoo.layers.memory import check_memory
     from kanzoo.models.build import build_layers, build_plan, check_kind
     from kanzoo.models.solve import Budget
-    from kanzoo.training.optim import check_lbfgs, check_options, is_lbfgs
+    from kanzoo.training.optim import check_graphed, check_lbfgs, check_options, is_lbfgs
 
     settings = build(RunConfig, config)
     dataset, objective = describe_data(settings)
@@ -53,6 +54,8 @@ def prepare(config: Config) -> Prepared:
     check_options(settings.optim)
     if is_lbfgs(settings.optim):
         check_lbfgs(settings.trainer, dataset.batch_size, dataset.counts().train)
+    if settings.trainer.cuda_graph:
+        check_graphed(settings.optim)
     accumulated = settings.trainer.accumulate_grad_batches
     if accumulated > 1:  # batches of an epoch are the most that can add up
         batches = max(1, dataset.counts().train // dataset.batch_size)
@@ -71,6 +74,7 @@ def describe_data(settings: RunConfig) -> "tuple[Dataset, Objective]":
         wanted.fraction, wanted.label_noise, wanted.phases, trainer.max_epochs // wanted.phases
     )
     dataset.draw_by(settings.seed)
+    dataset.resident = trainer.resident_data
     devices = trainer.num_devices
     dataset.check(world_size=devices * trainer.num_nodes if devices else 1)
     objective: Objective = registry.instantiate(settings.task)
@@ -90,10 +94,12 @@ def check_machine(trainer: TrainerConfig) -> None:
     """Raise `ValueError` for a trainer that needs devices which this machine does not have."""
     import torch
 
+    if trainer.cuda_graph and not torch.cuda.is_available():
+        raise ValueError("trainer.cuda_graph=true needs an NVIDIA GPU, and PyTorch finds none here")
     accelerator = torch.accelerator.current_accelerator(check_available=True)
     available = torch.accelerator.device_count() if accelerator else 0
     devices = trainer.devices
-    if trainer.accelerator == "gpu" or trainer.strategy == "fsdp" or isinstance(devices, list):
+    if trainer.accelerator == "gpu" or isinstance(devices, list):
         if not available:
             raise ValueError("PyTorch finds no GPU on this machine; use trainer=cpu")
         last = max(devices) + 1 if isinstance(devices, list) else devices

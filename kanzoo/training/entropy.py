@@ -1,4 +1,4 @@
-"""Metrics of language models, from the exact mean over all positions of a split.
+"""Means over a split: of losses, and of nats over all positions for language models.
 
 torchmetrics' own perplexity takes the logarithm of a softmax, which is infinite where a
 probability underflows.
@@ -12,6 +12,28 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from kanzoo.data.base import IGNORE
+
+
+class MeanLoss(Metric):
+    """The weighted mean of losses, without a look at their values: that would wait for a GPU."""
+
+    full_state_update = False
+    total: Tensor
+    weight: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("total", torch.zeros(()), dist_reduce_fx="sum")
+        self.add_state("weight", torch.zeros(()), dist_reduce_fx="sum")
+
+    def update(self, loss: Tensor, weight: Tensor | int) -> None:
+        """Add the mean loss of a batch, and how much it weighs."""
+        self.total += (loss * weight).to(self.total)
+        self.weight += weight
+
+    def compute(self) -> Tensor:
+        """Return the mean."""
+        return self.total / self.weight
 
 
 class MeanNats(Metric):

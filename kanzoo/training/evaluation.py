@@ -9,16 +9,17 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.strategies import FSDPStrategy
 from torch import nn
 
 from kanzoo.data import Dataset
 from kanzoo.data.corruption import make_corruption
 from kanzoo.layers.inputs import outside_shares
 from kanzoo.rundir import Config
-from kanzoo.settings import EvaluationConfig, TrainerConfig
+from kanzoo.settings import EvaluationConfig
+from kanzoo.trainer_settings import TrainerConfig
 from kanzoo.training.data import DataModule
 from kanzoo.training.objective import Objective
+from kanzoo.training.strategy import is_sharded
 from kanzoo.training.task import Task
 from kanzoo.training.trainer import quieten
 
@@ -79,7 +80,7 @@ def gather_items(batches: list[dict[str, torch.Tensor]]) -> Items:
 
 def outside_grid(trainer: Trainer, net: nn.Module, data: DataModule) -> dict[str, float]:
     """The share of inputs outside each layer's grid on a batch of validation; many are logged."""
-    if isinstance(trainer.strategy, FSDPStrategy):
+    if is_sharded(trainer.strategy):
         return {}
     x = trainer.precision_plugin.convert_input(next(iter(data.val_dataloader())))[0]
     device = next(net.parameters()).device
@@ -103,7 +104,7 @@ def scores_of(task: Task, dataset: Dataset, split: str, options: TrainerConfig) 
         # As it was trained, so that numbers are the same, where this machine can.
         accelerator="cpu" if options.accelerator == "cpu" else "auto",
         devices=1,
-        precision=options.precision,
+        precision=options.lightning["precision"],
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,

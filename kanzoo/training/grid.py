@@ -5,7 +5,7 @@ import gc
 import logging
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy
+from lightning.pytorch.strategies import DDPStrategy
 from torch import nn
 
 from kanzoo.data.loader import Batch
@@ -13,6 +13,7 @@ from kanzoo.layers.grid import adjust_optimizer
 from kanzoo.layers.inputs import layer_inputs
 from kanzoo.layers.parameters import count_params
 from kanzoo.settings import GridConfig
+from kanzoo.training.strategy import is_sharded
 
 log = logging.getLogger("kanzoo")
 
@@ -37,7 +38,7 @@ class GridSchedule(Callback):
             self.refine.setdefault(epoch, []).append(grid_size)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if isinstance(trainer.strategy, FSDPStrategy):
+        if is_sharded(trainer.strategy):
             raise ValueError("callbacks.grid needs whole weights: not with trainer.strategy=fsdp")
         for layer in grid_layers(pl_module):
             layer.check_stored()  # type: ignore[operator]

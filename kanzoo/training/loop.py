@@ -15,6 +15,8 @@ from lightning.pytorch.plugins import DoublePrecision, HalfPrecision, MixedPreci
 from lightning.pytorch.strategies import SingleDeviceStrategy
 from torch import Tensor
 
+from kanzoo.training.graph import GraphedStep
+
 STEP_HOOKS = (
     "on_before_zero_grad",
     "on_before_backward",
@@ -43,11 +45,15 @@ class EpochLoop(_TrainingEpochLoop):
     and what is logged are the same either way. Batches must come on the device.
     """
 
+    is_graphed = False
+    _graph: GraphedStep | None = None
+
     @classmethod
-    def install(cls, trainer: Trainer) -> None:
-        """Let a trainer use this loop."""
+    def install(cls, trainer: Trainer, *, cuda_graph: bool = False) -> None:
+        """Let a trainer use this loop, where wanted with steps as a CUDA graph."""
         fit_loop = trainer.fit_loop
-        fit_loop.epoch_loop = cls(trainer, fit_loop.min_steps, fit_loop.max_steps)
+        fit_loop.epoch_loop = loop = cls(trainer, fit_loop.min_steps, fit_loop.max_steps)
+        loop.is_graphed = cuda_graph
 
     def on_run_start(self, data_fetcher: _DataFetcher) -> None:
         super().on_run_start(data_fetcher)
@@ -58,6 +64,12 @@ class EpochLoop(_TrainingEpochLoop):
         self._is_direct = is_direct(trainer)
         self._starting = [c for c in trainer.callbacks if _has(c, "on_train_batch_start", Callback)]
         self._ending = [c for c in trainer.callbacks if _has(c, "on_train_batch_end", Callback)]
+        if not self.is_graphed or self._graph is not None:
+            return
+        if not self._is_direct:
+            raise ValueError("trainer.cuda_graph=true needs steps without hooks inside")
+        module = trainer.lightning_module
+        self._graph = GraphedStep(self._compute, module.net, trainer.optimizers[0])  # type: ignore[arg-type]
 
     def advance(self, data_fetcher: _DataFetcher) -> None:
         """Take one step."""
@@ -78,7 +90,7 @@ class EpochLoop(_TrainingEpochLoop):
             callback.on_train_batch_start(trainer, module, batch, index)
         progress.increment_started()
         module._current_fx_name = "training_step"
-        loss = self._step(trainer, batch, index)
+        loss = self._step(trainer, batch)
         progress.increment_processed()
         module._current_fx_name = "on_train_batch_end"
         for callback in self._ending:
@@ -92,18 +104,24 @@ class EpochLoop(_TrainingEpochLoop):
             self._results.batch = None
             progress.increment_completed()
 
-    def _step(self, trainer: Trainer, batch: Any, index: int) -> Tensor:
-        optimizer, counts = trainer.optimizers[0], self.automatic_optimization.optim_progress
-        loss: Tensor = trainer.strategy.training_step(batch, index)  # type: ignore[assignment]
+    def _step(self, trainer: Trainer, batch: Any) -> Tensor:
+        counts = self.automatic_optimization.optim_progress.optimizer
+        loss = self._compute(batch) if self._graph is None else self._graph(batch)
+        counts.zero_grad.increment_by(1)
+        counts.step.increment_by(1)
+        trainer.lr_scheduler_configs[0].scheduler.step()  # type: ignore[call-arg]
+        self.scheduler_progress.increment_by(1)
+        return loss
+
+    def _compute(self, batch: Any) -> Tensor:
+        """All that a step asks of the device."""
+        trainer, optimizer = self.trainer, self.trainer.optimizers[0]
+        loss: Tensor = trainer.strategy.training_step(batch, self.batch_idx + 1)  # type: ignore[assignment]
         optimizer.zero_grad()
-        counts.optimizer.zero_grad.increment_by(1)
         loss.backward()
         if trainer.gradient_clip_val is not None:
             trainer.precision_plugin.clip_grad_by_norm(optimizer, trainer.gradient_clip_val)
         optimizer.step()
-        counts.optimizer.step.increment_by(1)
-        trainer.lr_scheduler_configs[0].scheduler.step()  # type: ignore[call-arg]
-        self.scheduler_progress.increment_by(1)
         return loss.detach()
 
     def on_advance_end(self, data_fetcher: _DataFetcher) -> None:

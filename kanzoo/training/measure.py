@@ -48,15 +48,16 @@ def machine(device: torch.device) -> str:
 class StepTimer(Callback):
     """Time of a sample of the training steps, and `seconds` of training, over interruptions too.
 
-    A step is timed by waiting for the device before and after it, which the others need not do.
+    Accelerators are not waited for: they note themselves when they come by, and are asked later.
     """
 
     def __init__(self) -> None:
-        self.steps: list[float] = []
+        self._steps: list[float] = []
+        self._events: list[tuple[torch.Event, torch.Event]] = []
         self.seconds = 0.0
         self._began = time.perf_counter()
         self._num_steps = 0
-        self._step_began: float | None = None
+        self._step_began: float | torch.Event | None = None
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._began = time.perf_counter()
@@ -76,9 +77,25 @@ class StepTimer(Callback):
         batch: Batch,
         batch_idx: int,
     ) -> None:
-        if self._step_began is not None:
-            self.steps.append(self._now(pl_module) - self._step_began)
-            self._step_began = None
+        began, self._step_began = self._step_began, None
+        if began is None:
+            return
+        now = self._now(pl_module)
+        if isinstance(began, torch.Event):
+            assert isinstance(now, torch.Event)
+            self._events.append((began, now))
+        else:
+            assert isinstance(now, float)
+            self._steps.append(now - began)
+
+    @property
+    def steps(self) -> list[float]:
+        """Seconds of the timed steps; waits for the last of them."""
+        if self._events:
+            self._events[-1][1].synchronize()
+            self._steps += [began.elapsed_time(ended) / 1000 for began, ended in self._events]
+            self._events.clear()
+        return self._steps
 
     def step_ms(self) -> float:
         """Median milliseconds of a training step, the first few left out."""
@@ -102,10 +119,12 @@ class StepTimer(Callback):
         self._began = now
 
     @staticmethod
-    def _now(module: LightningModule) -> float:
-        if module.device.type == "cuda":
-            torch.cuda.synchronize(module.device)
-        return time.perf_counter()
+    def _now(module: LightningModule) -> float | torch.Event:
+        if module.device.type == "cpu":
+            return time.perf_counter()
+        event = torch.Event(module.device, enable_timing=True)
+        event.record()
+        return event
 
 
 class PeakMemory(TorchDispatchMode):

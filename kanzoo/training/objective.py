@@ -70,8 +70,8 @@ class Classification(Objective):
 
         return MetricCollection(
             {
-                "accuracy": MulticlassAccuracy(num_outputs, average="micro"),
-                "ece": MulticlassCalibrationError(num_outputs, n_bins=15),
+                "accuracy": MulticlassAccuracy(num_outputs, average="micro", validate_args=False),
+                "ece": MulticlassCalibrationError(num_outputs, n_bins=15, validate_args=False),
             },
             compute_groups=False,
         )
@@ -192,7 +192,9 @@ class Segmentation(Objective):
 
         return MetricCollection(
             {
-                "mean_iou": MulticlassJaccardIndex(num_outputs, average="macro"),
-                "accuracy": MulticlassAccuracy(num_outputs, average="micro"),
+                "mean_iou": MulticlassJaccardIndex(
+                    num_outputs, average="macro", validate_args=False
+                ),
+                "accuracy": MulticlassAccuracy(num_outputs, average="micro", validate_args=False),
             }
         )

@@ -12,7 +12,7 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from kanzoo import registry
 from kanzoo.checks import Count, NotNegative, Share, check_value
 from kanzoo.rundir import Config
-from kanzoo.settings import TrainerConfig
+from kanzoo.trainer_settings import TrainerConfig
 
 OPTIONS: dict[str, Any] = {
     **dict.fromkeys(("lr", "weight_decay", "eps", "momentum", "dampening"), NotNegative),
@@ -20,6 +20,8 @@ OPTIONS: dict[str, Any] = {
     **dict.fromkeys(("max_iter", "history_size"), Count),
     "betas": tuple[Share, Share],
 }
+FUSED = ("cuda", "xpu", "mps")  # devices on which one kernel for all parameters is the default
+IMPLEMENTATION = ("fused", "foreach", "capturable", "differentiable")
 Schedule = Callable[[torch.optim.Optimizer, int], LRScheduler]
 
 
@@ -49,12 +51,22 @@ def param_groups(net: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     ]
 
 
-def build_optimizer(node: Config, net: nn.Module) -> torch.optim.Optimizer:
+def build_optimizer(
+    node: Config, net: nn.Module, *, fused: bool | None = None, graphed: bool = False
+) -> torch.optim.Optimizer:
     """The optimiser of a `conf/optim` node over the parameters of a network.
 
-    One that knows no weight decay, as LBFGS, gets all parameters in one group.
+    One that knows no weight decay, as LBFGS, gets all parameters in one group. `fused` lets one
+    kernel update all numbers, where PyTorch has it; None: on accelerators. With `graphed` a CUDA
+    graph can hold a step: the host reads nothing.
     """
-    decays = "weight_decay" in inspect.signature(registry.locate(node["_target_"])).parameters
+    known = inspect.signature(registry.locate(node["_target_"])).parameters
+    device = next((p.device for p in net.parameters()), torch.device("cpu"))
+    if fused or graphed or (fused is None and device.type in FUSED):
+        node = {**({"fused": True} if "fused" in known else {}), **node}
+    if graphed and "capturable" in known:
+        node = {**node, "capturable": True}
+    decays = "weight_decay" in known
     if decays:
         groups = param_groups(net, node.get("weight_decay", 0.0))
         given: list[Any] = [group for group in groups if group["params"]]
@@ -63,10 +75,19 @@ def build_optimizer(node: Config, net: nn.Module) -> torch.optim.Optimizer:
     optimizer = registry.instantiate(node, given)
     if not isinstance(optimizer, torch.optim.Optimizer):
         raise ValueError(f"optim {node['_target_']} is not a torch.optim.Optimizer")
+    optimizer.register_load_state_dict_pre_hook(_keep_implementation)
     if not torch.accelerator.is_available():
         # Adam asks for a GPU at every step, which takes longer than a small layer without one.
         optimizer._accelerator_graph_capture_health_check = lambda: None  # type: ignore[method-assign]
     return optimizer
+
+
+def _keep_implementation(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> dict[str, Any]:
+    """A saved state for an optimiser, computed as this one is and not as that which was saved."""
+    groups = []
+    for saved, group in zip(state["param_groups"], optimizer.param_groups, strict=False):
+        groups.append({**saved, **{key: group[key] for key in IMPLEMENTATION if key in group}})
+    return {**state, "param_groups": groups + state["param_groups"][len(groups) :]}
 
 
 def check_options(node: Config) -> None:
@@ -96,6 +117,13 @@ def check_lbfgs(trainer: TrainerConfig, batch_size: int, samples: int) -> None:
         raise ValueError("optim=lbfgs needs trainer.precision=64-true or 32-true")
     if trainer.accumulate_grad_batches != 1:
         raise ValueError("optim=lbfgs needs trainer.accumulate_grad_batches=1")
+
+
+def check_graphed(node: Config) -> None:
+    """Raise `ValueError` for an optimiser whose step a CUDA graph cannot hold."""
+    known = inspect.signature(registry.locate(node["_target_"])).parameters
+    if "fused" not in known or node.get("dampening"):
+        raise ValueError("trainer.cuda_graph=true needs optim=adam, adamw, or sgd undampened")
 
 
 class WarmupCosine:

@@ -23,7 +23,7 @@ from torch.func import functional_call, vmap
 from kanzoo.data import Loader
 from kanzoo.errors import DivergedError, SeparateError
 from kanzoo.layers.inputs import evaluating
-from kanzoo.settings import TrainerConfig
+from kanzoo.trainer_settings import TrainerConfig
 from kanzoo.training.data import DataModule
 from kanzoo.training.finite import divergence
 from kanzoo.training.interrupt import StopBetweenBatches
@@ -267,7 +267,7 @@ def seeds_trainer(options: TrainerConfig, interrupt: StopBetweenBatches) -> Trai
     """A trainer that trains and validates; it logs and writes nothing."""
     quieten()
     trainer = Trainer(
-        **{**vars(options), "sync_batchnorm": False},
+        **options.lightning,
         callbacks=[interrupt],
         profiler=NoProfiler(),
         logger=False,

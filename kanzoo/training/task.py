@@ -9,12 +9,14 @@ import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
-from torchmetrics import MeanMetric, MetricCollection
+from torchmetrics import MetricCollection
 
 from kanzoo.settings import RegulariseConfig
+from kanzoo.training.entropy import MeanLoss
 from kanzoo.training.objective import Objective
 from kanzoo.training.optim import Schedule
 from kanzoo.training.regularise import EdgeRegulariser
+from kanzoo.training.strategy import ShardedStrategy
 
 Batch = tuple[Tensor, Tensor]
 
@@ -38,6 +40,7 @@ class Task(LightningModule):
         make_schedule: Schedule | None = None,
         seed: int = 0,
         regularise: RegulariseConfig | None = None,
+        training_net: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         super().__init__()
         self.net = net
@@ -49,8 +52,10 @@ class Task(LightningModule):
         self.corrupt: Callable[[Tensor, int], Tensor] | None = None
         self.test_title = "test"
         self.test_items: list[dict[str, Tensor]] = []
+        # What a training step calls instead of the network.
+        self.__dict__["training_net"] = training_net or net
         self.regulariser = EdgeRegulariser(regularise or RegulariseConfig())
-        self.losses = nn.ModuleDict({f"{split}_loss": MeanMetric() for split in SPLITS})
+        self.losses = nn.ModuleDict({f"{split}_loss": MeanLoss() for split in SPLITS})
         self.metrics = nn.ModuleDict(
             {f"{split}_metrics": objective.metrics(num_outputs) for split in SPLITS}
         )
@@ -63,6 +68,12 @@ class Task(LightningModule):
         else:
             super().__setattr__(name, value)
 
+    def configure_model(self) -> None:
+        """Shard the network, where the strategy wants that; Lightning calls it for all of them."""
+        strategy = self.trainer.strategy
+        if isinstance(strategy, ShardedStrategy):
+            strategy.shard(self.net)
+
     def forward(self, x: Tensor) -> Tensor:
         return self.net(x)
 
@@ -73,7 +84,7 @@ class Task(LightningModule):
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         x, y = batch
         with self.regulariser.watching(self.net):
-            loss = self.objective.loss(self.net(x), y)
+            loss = self.objective.loss(self.__dict__["training_net"](x), y)
         self.step_loss = loss.detach()
         return loss + self.regulariser.penalty()
 
@@ -108,9 +119,9 @@ class Task(LightningModule):
         metrics.reset()
         return values
 
-    def _scores_of(self, split: str) -> tuple[MeanMetric, MetricCollection]:
+    def _scores_of(self, split: str) -> tuple[MeanLoss, MetricCollection]:
         loss, metrics = self.losses[f"{split}_loss"], self.metrics[f"{split}_metrics"]
-        assert isinstance(loss, MeanMetric)
+        assert isinstance(loss, MeanLoss)
         assert isinstance(metrics, MetricCollection)
         return loss, metrics
 

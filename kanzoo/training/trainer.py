@@ -4,7 +4,8 @@ import logging
 import sys
 import time
 import warnings
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -32,6 +33,7 @@ from kanzoo.training.loggers import LogSteps, MetricsCSV, wandb_logger
 from kanzoo.training.loop import EpochLoop
 from kanzoo.training.objective import Objective
 from kanzoo.training.optim import is_lbfgs
+from kanzoo.training.strategy import strategy_of
 from kanzoo.training.sync_norm import SyncNorms
 
 log = logging.getLogger("kanzoo")
@@ -90,7 +92,7 @@ def build_trainer(
         options = replace(options, gradient_clip_val=None)
     on_gpus = torch.cuda.is_available() and options.accelerator in ("auto", "gpu")
     trainer = Trainer(
-        **{**vars(options), "sync_batchnorm": False},
+        **{**options.lightning, "strategy": strategy_of(options)},
         plugins=[
             SyncNorms(options.sync_batchnorm, on_gpus=on_gpus),
             Checkpoints(folder, resume),
@@ -105,7 +107,7 @@ def build_trainer(
         use_distributed_sampler=False,
         barebones=False,
     )
-    EpochLoop.install(trainer)
+    EpochLoop.install(trainer, cuda_graph=options.cuda_graph)
     leave_signals(trainer)
     return trainer
 
@@ -122,6 +124,18 @@ def dtype_of(precision: str) -> torch.dtype:
     """The dtype of weights that a precision of Lightning's means, as "64-true" or "16-mixed"."""
     kinds = {"64-true": torch.float64, "16-true": torch.float16, "bf16-true": torch.bfloat16}
     return kinds.get(precision, torch.float32)
+
+
+@contextmanager
+def products_of(precision: str) -> Iterator[None]:
+    """Inside, products of float32 are as a precision wants them: by TF32 for "tf32"."""
+    before = torch.get_float32_matmul_precision()
+    if precision == "tf32":
+        torch.set_float32_matmul_precision("high")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 class NoProfiler(PassThroughProfiler):
@@ -181,6 +195,8 @@ def quieten() -> None:
         ".*Checkpoint directory .* exists and is not empty.*",
         ".*GPU available but not used.*",
         ".*treespec.*",
+        ".*It is recommended to use .*sync_dist=True.*",  # metrics are those of all processes
+        ".*FSDP2-wrapped module .* returned a view tensor.*",  # which nothing changes in place
         ".*The `srun` command is available.*",
         ".*The `srun` command is available on your system but is not used.*",
     ):
