@@ -63,7 +63,7 @@ class ShardedStrategy(ModelParallelStrategy):
                 numbered, OptimStateKeyType.PARAM_NAME, self.model
             )
             set_optimizer_state_dict(self.model, optimizer, state, options=options)
-        return cast(Config, content)
+        return content
 
 
 def is_sharded(strategy: Strategy) -> bool:
