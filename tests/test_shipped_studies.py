@@ -15,7 +15,8 @@ from kanzoo.run.fit import train
 from kanzoo.study.plan import SHORT_AXES, Cell, distinct
 from kanzoo.study.run import Runner
 
-LONG = {"mnist", "cifar10"}  # downloads, and hours
+GENERALIZE = {f"generalize_{data}" for data in ("mnist", "cifar10", "text", "series")}
+LONG = {"mnist", "cifar10", *GENERALIZE}  # downloads, and hours
 SMOKE = {"demo", "smoke", "smoke_dense"}  # run by `make demo` and `make smoke`
 NAMES = [name for name in registry.names("study") if name not in LONG | SMOKE]
 FEW = ["data.limit_train=64", "data.limit_val=48", "data.limit_test=48", "data.batch_size=32"]
@@ -29,6 +30,7 @@ def reduced(name: str, runs: Path) -> dict[str, Any]:
     further = [*FEW, f"trainer.max_epochs={phases[0]}"]
     model = next(iter(study["models"]))
     small = {"models": {model: study["models"][model]}, "seeds": 2, "controls": False}
+    small["tune"] = {**study["tune"], "trials": 0}
     small |= {"further": further, "match": study["match"][:1]}
     for axis in SHORT_AXES:
         small[axis] = _ends(study[axis], study["interactions"].get(axis), 2)

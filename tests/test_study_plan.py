@@ -21,10 +21,8 @@ DEPTH = {"values": {1: ["model.depth=1"], 2: ["model.depth=2"]}, "arms": ["kan",
 
 
 def read(name: str) -> dict[str, Any]:
-    """A study file with what `conf/compare.yaml` says beside it."""
-    text = (registry.conf_dir() / "compare.yaml").read_text()
-    usual, study = yaml.safe_load(text)["study"], registry.options("study", name)
-    return {**usual, **study, "tune": {**usual["tune"], **study.get("tune", {})}}
+    """A study as composed, with what `conf/compare.yaml` says beside its file."""
+    return dict(compose("compare", [f"study={name}"])["study"])
 
 
 def places(tmp_path: Path, **study: Any) -> list[tuple[str, ...]]:
@@ -37,8 +35,9 @@ def places(tmp_path: Path, **study: Any) -> list[tuple[str, ...]]:
 def test_control_arms_are_there_unless_they_are_not_wanted(tmp_path: Path) -> None:
     for name in registry.names("study"):
         arms = arms_of(study_of({"study": read(name)}))
-        wanted = read(name)["controls"] is True
-        assert set(CONTROLS) <= set(arms) if wanted else not set(CONTROLS) & set(arms)
+        controls = read(name)["controls"]
+        wanted = set(CONTROLS) if controls is True else set(controls or ())
+        assert set(CONTROLS) & set(arms) == wanted
     own = {"mlp": ["layers=mlp"], "mlp-prelu": ["layers=kan", "basis=prelu", "optim.lr=0.1"]}
     arms = arms_of(study_of(configured(tmp_path, arms=own, controls=True)))
     assert set(arms) == {"mlp", *CONTROLS}
