@@ -60,3 +60,19 @@ def test_p_values_are_the_levels_at_which_a_look_rejects() -> None:
 def test_other_looks_are_refused(planned: tuple[int, ...], seeds: int, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         Looks(planned, seeds)
+
+
+@pytest.mark.parametrize("counts", [(5, 10, 20), (5, 9, 15), (5, 8, 19), (5, 5, 7), (0, 6, 10)])
+def test_fewer_pairs_than_planned_spend_as_much_in_the_end(counts: tuple[int, ...]) -> None:
+    """What failed runs leave of the seeds is the information; the last look spends the rest."""
+    planned, level = (5, 10, 20), 0.1
+    x = np.random.default_rng(1).normal(size=(200_000, 20)).cumsum(1)
+    out = np.zeros(len(x), dtype=bool)
+    for look, n in enumerate(planned):
+        if counts[look]:
+            nominal = Looks(planned, n, counts[: look + 1]).nominal(level)
+            n = counts[look]
+            out |= np.abs(x[:, n - 1]) / np.sqrt(n) >= stats.norm.isf(nominal / 2)
+    assert out.mean() == pytest.approx(level, abs=0.003)
+    fewer, as_planned = (Looks(planned, 10, c).nominal(level) for c in ((5, 7), (5, 10)))
+    assert fewer < as_planned

@@ -8,6 +8,7 @@ import pytest
 from scipy import stats as scipy_stats
 
 from kanzoo.study import inference
+from kanzoo.study.looks import Looks
 from kanzoo.study.stats import verdicts
 from kanzoo.study.verdict import Verdict
 
@@ -192,7 +193,7 @@ def test_ties_among_differences_are_no_reason_to_warn(n):
     assert v.bootstrap_low == pytest.approx(-v.bootstrap_high, rel=0.1)
     assert v.bootstrap_high > 0
     v = one([0.01] + [0.0] * (n - 1))
-    assert (v.is_flagged, v.bootstrap_low) == (True, None)
+    assert (v.is_flagged, v.bootstrap_high, v.ci_high) == (True, None, None)
 
 
 def test_failed_and_nan_runs_leave_the_pairs_but_stay_in_the_family():
@@ -217,6 +218,40 @@ def test_runs_that_wait_have_not_failed():
     (v,) = verdicts(frame, "mlp", margin=0.01, n_resamples=50)
     assert (v.n_seeds, v.n_failed) == (4, 1)
     assert "2 seeds not run yet; 1 seed without a finished pair" in v.note
+
+
+def test_seeds_beyond_the_last_complete_look_wait_for_the_next():
+    """Verdicts do not depend on which seeds of the next look are ready."""
+    d = np.random.default_rng(9).normal(0.02, 0.01, 10)
+    frame = study({("mlp1", "kan"): d}).assign(family="primary")
+    looks = Looks((5, 10), 10)
+    early = verdicts(frame[frame["seed"] < 5], "mlp", margin=0.01, looks=Looks((5, 10), 5))
+    for ready in (range(5), (0, 1, 2, 3, 4, 7, 9), range(9)):
+        part = frame.copy()
+        part.loc[~part["seed"].isin(ready), ["status", "test"]] = ["waiting", np.nan]
+        (v,) = verdicts(part, "mlp", margin=0.01, looks=looks, first_seed=0)
+        assert (v.look, v.next_look, v.n_seeds) == (1, 10, 5)
+        assert (v.p_sequential, v.verdict) == (early[0].p_sequential, early[0].verdict)
+        assert "the first 5 seeds decide" in v.note
+        absent = frame[frame["seed"].isin(ready)]
+        assert verdicts(absent, "mlp", margin=0.01, looks=looks)[0].n_seeds == 5
+    (full,) = verdicts(frame, "mlp", margin=0.01, looks=looks)
+    assert (full.look, full.n_seeds) == (2, 10)
+    frame.loc[frame["seed"] == 3, ["status", "test"]] = ["failed", np.nan]
+    (fewer,) = verdicts(frame, "mlp", margin=0.01, looks=looks)
+    assert (fewer.look, fewer.n_seeds, fewer.n_failed) == (2, 9, 1)
+
+
+def test_an_interval_is_open_where_too_many_resamples_are_equal():
+    """Four equal differences and one beyond: nothing is known of that side."""
+    v = one([0.01, 0.01, 0.01, 0.01, 0.02], margin=0.005, n_resamples=2000)
+    assert v.is_flagged
+    assert (v.ci_high, v.direction) == (None, "better")
+    assert 0 < v.ci_low < v.ci_plain_low + 1e-12
+    assert v.p_value == pytest.approx(scipy_stats.ttest_1samp([1, 1, 1, 1, 2], 0).pvalue)
+    flat = one([0.0, 0.0, 0.0, 0.0, 0.001], margin=0.01, n_resamples=2000)
+    assert flat.p_equivalence > 0.3, "Student's t alone would call it equivalent"
+    assert flat.word == "undecided"
 
 
 def test_ratios_are_of_medians_over_paired_seeds():

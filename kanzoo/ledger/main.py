@@ -11,6 +11,7 @@ from rich.table import Table
 from kanzoo.ledger.page import write_page
 from kanzoo.ledger.store import add, check_ledger, merge, read_ledger
 from kanzoo.study.record import read_record
+from kanzoo.study.verdict import interval_text
 
 ROOT = Path("docs/studies")
 
@@ -64,10 +65,9 @@ def _show(folder: Path, console: Console) -> None:
     for name in (*names, "difference"):
         table.add_column(name.replace("n_seeds", "seeds"), overflow="fold")
     for row in json.loads((folder / "verdicts.json").read_text(encoding="utf-8")):
-        known = row["ci_low"] is not None
-        ends = f" [{row['ci_low']:+.4g}, {row['ci_high']:+.4g}]" if known else ""
+        ends = interval_text(row["ci_low"], row["ci_high"], "{:+.4g}".format)
         mean = "" if row["mean_difference"] is None else f"{row['mean_difference']:+.4g}"
-        table.add_row(*(str(row[name]) for name in names), mean + ends)
+        table.add_row(*(str(row[name]) for name in names), f"{mean} {ends}".strip())
     console.print(table)
     console.print(f"{len(ledger.runs)} runs", *ledger.record.lines, sep="\n")
 

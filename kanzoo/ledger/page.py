@@ -11,6 +11,7 @@ from kanzoo.ledger.store import Ledger, read_ledger
 from kanzoo.page.html import render
 from kanzoo.study.pool import pooled_rows
 from kanzoo.study.record import read_record
+from kanzoo.study.verdict import interval_text
 
 TEMPLATE = Path(__file__).parent / "templates" / "ledger.html.j2"
 COSTS = {"params_ratio": "params", "flops_ratio": "FLOPs", "step_time_ratio": "step time",
@@ -66,7 +67,7 @@ def _row(study: str, ledger: Ledger, verdict: dict[str, Any]) -> dict[str, Any]:
         "tone": verdict["direction"] or verdict["word"], "verdict": verdict["verdict"],
         "metric": verdict["metric"], "seeds": verdict["n_seeds"], "note": verdict["note"],
         "effect": NONE if difference is None else f"{difference:+.3g}",
-        "interval": NONE if low is None else f"[{low:+.3g}, {high:+.3g}]",
+        "interval": interval_text(low, high, "{:+.3g}".format) or NONE,
         "unit": verdict["scale"], "ours": _score(verdict, "arm"),
         "theirs": _score(verdict, "baseline"),
         "costs": [_ratio(verdict[name]) for name in COSTS],

@@ -37,7 +37,8 @@ def decompose(
     for members in groups.values():
         if len(members) == len(parts):
             seeds = set.intersection(*(set(p.arm["seed"]) for p in members))
-            found += [at_seeds(p, seeds) for p in members]
+            ended = frozenset.intersection(*(p.ended for p in members))
+            found += [replace(at_seeds(p, seeds), ended=ended) for p in members]
     return found
 
 

@@ -87,7 +87,8 @@ def bootstrap_t(
     """The tests of `student` and an interval by the studentised bootstrap over seeds.
 
     The distribution of t is that of resampled differences (Efron and Tibshirani 1993, 12.5) instead
-    of Student's; `se` may be larger than theirs. NaN where too many resamples are constant.
+    of Student's; `se` may be larger than theirs. Resamples of equal values have an infinite t;
+    where they are too many, the interval is open at an end. NaN where all differences are equal.
     """
     out = np.full((5, len(d)), np.nan)
     for start in range(0, len(d), _ROWS):
@@ -96,23 +97,25 @@ def bootstrap_t(
         if len(rows):
             drawn = _resampled_t(d[rows], alpha, seed, n_resamples)
             out[:, rows] = _by_bootstrap(drawn, mean[rows], se[rows], margin[rows], alpha)
-    out[:, ~np.isfinite(out).all(0)] = np.nan
     return Tests(*out[:3]), out[3], out[4]
 
 
 def _resampled_t(d: Array, alpha: float, seed: int, n_resamples: int) -> Array:
     n = d.shape[-1]
+    z = (d - d.mean(-1, keepdims=True)) / d.std(-1, ddof=1, keepdims=True)
 
     def t(x: Array, axis: int) -> Array:
-        mean = x.mean(axis)  # 0 where all that was drawn equals the mean of all: t is 0, not 0 / 0
-        return np.where(mean == 0, 0.0, mean / (x.std(axis, ddof=1) / np.sqrt(n)))
+        mean, std = x.mean(axis), x.std(axis, ddof=1)
+        std[np.ptp(x, axis) == 0] = 0.0  # up to rounding
+        # Where all that was drawn equals the mean of all, t is 0, not 0 / 0.
+        return np.where(np.abs(mean) < 1e-12, 0.0, mean / (std / np.sqrt(n)))
 
     with np.errstate(all="ignore"), warnings.catch_warnings():
-        # Of an interval that is not used; where too many resamples are constant, there is none.
+        # Of an interval that is not used.
         warnings.simplefilter("ignore", stats.DegenerateDataWarning)
         return np.asarray(
             stats.bootstrap(
-                (d - d.mean(-1, keepdims=True),), t, vectorized=True, axis=-1,
+                (z,), t, vectorized=True, axis=-1,
                 n_resamples=n_resamples, batch=_batch(d), method="percentile",
                 confidence_level=1 - alpha, rng=np.random.default_rng(seed),
             ).bootstrap_distribution
@@ -131,6 +134,9 @@ def _by_bootstrap(drawn: Array, mean: Array, se: Array, margin: Array, alpha: fl
         beyond = np.where(mean > 0, above((mean - margin) / se), below((mean + margin) / se))
         inside = np.maximum(above((mean + margin) / se), below((mean - margin) / se))
         low, high = np.quantile(drawn, [alpha / 2, 1 - alpha / 2], axis=-1)
+        # Between two infinite values the quantile is not a number.
+        low = np.where(np.isnan(low), -np.inf, low)
+        high = np.where(np.isnan(high), np.inf, high)
     tests = np.minimum(1.0, np.stack([different, 2 * beyond, inside]))
     return np.concatenate([tests, [mean - high * se, mean - low * se]])
 

@@ -34,6 +34,7 @@ def judge(study: StudyConfig, results: pd.DataFrame) -> tuple[list[Verdict], dic
         alpha=study.alpha,
         axes=[*active_axes(study), *further],
         looks=Looks(tuple(study.looks), study.seeds),
+        first_seed=study.first_seed,
         against=study.contrasts,
         parts=parts_of_difference(study),
         changes={axis: value_text(value) for axis, value in study.interactions.items()},

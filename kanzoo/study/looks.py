@@ -3,7 +3,8 @@
 A study that is looked at after 5, 10 and 20 seeds has three chances of a false verdict. The level
 is therefore spent over the looks (Lan and DeMets 1983) by the function of O'Brien and Fleming's
 type, on each side 2 - 2 Phi(z / sqrt(t)) at the share t of the seeds: little at first, nearly all
-at the end.
+at the end. The share is that of the seeds that there are, which failed runs may have made fewer
+than were planned; the last look spends what is left.
 """
 
 from __future__ import annotations
@@ -23,10 +24,14 @@ _LEVELS = np.concatenate([np.geomspace(1e-12, 0.5, 60), np.linspace(0.52, 0.999,
 
 @dataclass(frozen=True)
 class Looks:
-    """The numbers of seeds at which verdicts are planned, and the number that there is now."""
+    """The numbers of seeds at which verdicts are planned, and the number that has ended now.
+
+    counts: the pairs that there were at each look so far, where they are not those planned.
+    """
 
     planned: tuple[int, ...]
     seeds: int
+    counts: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         check_looks(self.planned, self.seeds)
@@ -56,7 +61,11 @@ class Looks:
         return float(np.exp(np.interp(np.log(level), np.log(_LEVELS), np.log(self._table()))))
 
     def _table(self) -> Array:
-        return _nominal_table(tuple(n / self.planned[-1] for n in self.planned))[self.number - 1]
+        counts = self.counts or self.planned[: self.number]
+        is_last = self.number == len(self.planned)
+        # Of looks at the same pairs the last one says all, and one at no pairs says nothing.
+        each = tuple(sorted({n / self.planned[-1] for n in counts if n > 0})) or (1.0,)
+        return _nominal_table(each, is_last)
 
     def one_sided(self, p: Array) -> Array:
         """The same for one-sided tests: half of what two sides would spend of twice the level."""
@@ -81,14 +90,17 @@ def spent(level: float, share: float) -> float:
     return float(4 * stats.norm.sf(stats.norm.isf(level / 4) / np.sqrt(share)))
 
 
-def nominal_levels(level: float, shares: Sequence[float]) -> Array:
+def nominal_levels(level: float, shares: Sequence[float], is_last: bool = True) -> Array:
     """The two-sided nominal level of every look, so that all together reject with `level`.
 
+    shares: of the planned seeds, at each look so far. If the last of these `is_last`, it spends
+    what is left of the level, whatever its share.
     Under the null the sum of differences is a Brownian motion at the shares: its density inside
     the bounds is carried from look to look (Armitage, McPherson and Rowe 1969).
     """
     nodes, weights = np.polynomial.legendre.leggauss(NODES)
-    budget = np.diff([0.0, *(spent(level, share) for share in shares)])
+    until = [spent(level, share) for share in shares]
+    budget = np.diff([0.0, *until[:-1], level if is_last else until[-1]])
     where, density = np.zeros(1), np.ones(1)  # points of the sum, and their probabilities
     before, levels = 0.0, []
     for share, allowed in zip(shares, budget, strict=True):
@@ -113,7 +125,7 @@ def _bound(where: Array, density: Array, step: float, allowed: float) -> float:
 
 
 @cache
-def _nominal_table(shares: tuple[float, ...]) -> Array:
-    """Nominal levels of every look for the levels of `_LEVELS`, increasing, (looks, levels)."""
-    table = np.stack([nominal_levels(float(level), shares) for level in _LEVELS], axis=1)
-    return np.maximum.accumulate(np.maximum(table, 1e-290), axis=1)
+def _nominal_table(shares: tuple[float, ...], is_last: bool) -> Array:
+    """Nominal levels of the last of these looks for the levels of `_LEVELS`, increasing."""
+    found = [nominal_levels(float(level), shares, is_last)[-1] for level in _LEVELS]
+    return np.maximum.accumulate(np.maximum(found, 1e-290))

@@ -28,7 +28,7 @@ class Pairs:
 
     arm, base: runs with a score, a row a paired seed, both in the same order of seeds; a run that
     diverged has the score of a prediction without skill. unpaired: seeds that make no pair, beside
-    the `waiting` ones, which have not run yet.
+    the `waiting` ones, which have not run yet. ended: seeds at which nothing is left to run.
     reference: for an interaction, the same comparison elsewhere on an axis; its differences are
     subtracted. missing: finished runs without the metric, as forgetting where nothing was learned.
     """
@@ -47,6 +47,7 @@ class Pairs:
     reference: Pairs | None = None
     missing: int = 0
     waiting: int = 0
+    ended: frozenset[int] = frozenset()
 
     @property
     def size(self) -> int:
@@ -222,7 +223,9 @@ def interactions(pairs: Sequence[Pairs], references: Mapping[str, str]) -> list[
                 seeds = set(p.arm["seed"]) & set(other.arm["seed"])
                 here, there = (at_seeds(which, seeds) for which in (p, other))
                 words = f"change from {axis.replace('_', ' ')} {value}"
-                found.append(replace(here, reference=there, contrast=words, family="contrasts"))
+                ended = p.ended & other.ended
+                found.append(replace(here, reference=there, contrast=words, family="contrasts",
+                                     ended=ended))  # fmt: skip
     return found
 
 
@@ -290,9 +293,12 @@ def _pair(
     family = str(arm["family"].iloc[0]) if "family" in arm else "primary"
     seeds = set(arm["seed"]) | set(base["seed"])
     waiting = {s for t in (arm, base) for s in t.loc[t["status"].eq("waiting"), "seed"]}
+    ended = frozenset.intersection(
+        *(frozenset(t.loc[t["status"].ne("waiting"), "seed"]) for t in (arm, base))
+    )
     missing = sum(int((t["status"].eq("finished") & ~t["_usable"]).sum()) for t in (arm, base))
     arm, base = arm[arm["_usable"]], base[base["_usable"]]
     shared = set(arm["seed"]) & set(base["seed"])
     arm, base = (table[table["seed"].isin(shared)] for table in (arm, base))
     return Pairs(key, metric, arm, base, len(seeds - waiting - shared), baseline, mode, axes,
-                 family=family, missing=missing, waiting=len(waiting))  # fmt: skip
+                 family=family, missing=missing, waiting=len(waiting), ended=ended)  # fmt: skip

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import stats
@@ -11,7 +11,7 @@ from scipy import stats
 from kanzoo.study import inference, variance
 from kanzoo.study.inference import Array
 from kanzoo.study.looks import Looks
-from kanzoo.study.pairs import Pairs
+from kanzoo.study.pairs import Pairs, at_seeds
 from kanzoo.study.plan import MIN_JUDGED
 from kanzoo.study.variance import Estimate
 from kanzoo.study.verdict import Verdict
@@ -22,10 +22,11 @@ SHARED = ("official", "fixed")  # test sets that all seeds have in common
 
 @dataclass(frozen=True)
 class Row:
-    """A comparison with the estimate that decides, and those that stand beside it."""
+    """A comparison with the estimate that decides, those beside it, and the look that it is."""
 
     pairs: Pairs
     margin: float
+    looks: Looks
     decides: Estimate
     plain: Estimate
     corrected: Estimate | None
@@ -50,19 +51,39 @@ def estimates(p: Pairs) -> tuple[Estimate, Estimate, Estimate | None]:
     return plain, plain, corrected
 
 
-def make_row(p: Pairs, margin: float) -> Row:
+def at_look(pairs: Pairs, looks: Looks, first_seed: int) -> tuple[Pairs, Looks]:
+    """The pairs that the last complete look is about, and this look.
+
+    Seeds beyond it wait for the next one: results that were chosen by who was ready first would
+    be looked at twice.
+    """
+    reached = (n for n in looks.planned if n <= looks.seeds)
+    complete = [n for n in reached if pairs.ended.issuperset(range(first_seed, first_seed + n))]
+    if not complete:
+        return pairs, Looks(looks.planned, 0)
+    end = first_seed + complete[-1]
+    seeds = [seed for seed in pairs.arm["seed"] if seed < end]
+    counts = tuple(sum(seed < first_seed + n for seed in seeds) for n in complete)
+    kept = pairs
+    if len(seeds) < pairs.size:
+        kept = replace(at_seeds(pairs, set(seeds)), unpaired=pairs.unpaired)
+        if pairs.reference is not None:
+            kept = replace(kept, reference=at_seeds(pairs.reference, set(seeds)))
+    return kept, Looks(looks.planned, complete[-1], counts)
+
+
+def make_row(p: Pairs, margin: float, looks: Looks) -> Row:
     if p.size < 2:
         mean = float(p.differences.mean()) if p.size else float("nan")
         nothing = Estimate(mean, float("nan"), float("nan"), "seeds")
-        return Row(p, margin, nothing, nothing, None)
-    return Row(p, margin, *estimates(p))
+        return Row(p, margin, looks, nothing, nothing, None)
+    return Row(p, margin, looks, *estimates(p))
 
 
 def make_verdict(
-    row: Row, numbers: Mapping[str, float], word: str, direction: str, flagged: bool, looks: Looks,
-    alpha: float,
-) -> Verdict:  # fmt: skip
-    p, decides = row.pairs, row.decides
+    row: Row, numbers: Mapping[str, float], word: str, direction: str, flagged: bool, alpha: float
+) -> Verdict:
+    p, decides, looks = row.pairs, row.decides, row.looks
     data, model, match, arm = p.key
     ours, theirs = p.scores
     shown, shown_baseline = (table["test"].to_numpy(dtype=float) for table in (p.arm, p.base))
@@ -76,6 +97,8 @@ def make_verdict(
         f"{_count(p.size, 'paired seed')}, {MIN_SEEDS} needed": p.size < MIN_SEEDS
         and looks.number > 0,
         f"{_count(p.waiting, 'seed')} not run yet": p.waiting > 0,
+        f"the first {looks.seeds} seeds decide until the next look is complete": p.waiting > 0
+        and looks.counts != (),
         f"{_count(p.unpaired, 'seed')} without a finished pair": p.unpaired > 0 and not p.missing,
         f"{_count(p.missing, 'finished run')} without {p.metric}: too little learned": p.missing
         > 0,

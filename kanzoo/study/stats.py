@@ -34,7 +34,7 @@ from kanzoo.study.decomposition import decompose
 from kanzoo.study.inference import Array
 from kanzoo.study.looks import Looks
 from kanzoo.study.pairs import contrasts, interactions, pair_seeds, with_scale
-from kanzoo.study.rows import MIN_SEEDS, Row, make_row, make_verdict
+from kanzoo.study.rows import MIN_SEEDS, Row, at_look, make_row, make_verdict
 from kanzoo.study.verdict import Verdict
 
 NUMBERS = (
@@ -53,6 +53,7 @@ def verdicts(
     alpha: float = 0.05,
     axes: Sequence[str] = (),
     looks: Looks | None = None,
+    first_seed: int = 0,
     against: Sequence[Sequence[str]] = (),
     changes: Mapping[str, str] | None = None,
     parts: Mapping[str, tuple[str, str]] | None = None,
@@ -73,7 +74,8 @@ def verdicts(
     axes : sequence of str
         Further columns of `results` that tell cells apart.
     looks : Looks
-        The planned looks and which of them this is; by default this is the only one.
+        The planned looks and the seeds that were declared; by default this is the only look. A row
+        is judged by its last complete look, of the seeds from `first_seed` on.
     against : sequence of (arm, other)
         Further comparisons between two arms.
     changes : mapping of axis to value
@@ -95,14 +97,15 @@ def verdicts(
     cells += decompose(results, parts or {}, axes)
     cells = with_scale(cells)
     cells += interactions([p for p in cells if not p.contrast], changes or {})
+    count = max([MIN_SEEDS, *(p.size + p.unpaired + p.waiting for p in cells)])
+    only = Looks((count,), count)
     rows = []
     for p in cells:
         absolute = margin[p.metric] if isinstance(margin, Mapping) else margin
-        rows.append(make_row(p, np.log1p(ratio_margin) if p.scale == "log ratio" else absolute))
-    if looks is None:
-        count = max([MIN_SEEDS, *(p.size + p.unpaired + p.waiting for p in cells)])
-        looks = Looks((count,), count)
-    return _judge(rows, looks, alpha, seed, n_resamples)
+        least = float(np.log1p(ratio_margin)) if p.scale == "log ratio" else absolute
+        kept, look = (p, only) if looks is None else at_look(p, looks, first_seed)
+        rows.append(make_row(kept, least, look))
+    return _judge(rows, alpha, seed, n_resamples)
 
 
 def flags(d: Sequence[Array], groups: Sequence[Hashable]) -> tuple[NDArray[np.bool_], Array]:
@@ -144,7 +147,7 @@ def compute_tests(
     """Tests and intervals of rows before any correction for their number or for looks.
 
     Where a row is flagged, the larger p of Student's t and the studentised bootstrap, and the wider
-    interval.
+    interval, which may be open at an end.
     """
     p = np.stack(inference.student(mean, se, df, margin))
     ends = np.stack(inference.interval(mean, se, df, alpha))
@@ -165,9 +168,14 @@ def compute_tests(
     return Tested(p, ends, bootstrap)
 
 
-def adjust(p: Array, families: Sequence[Hashable], looks: Looks) -> tuple[Array, Array]:
-    """p-values (3, rows) for the planned looks, and these by Holm within every family."""
-    sequential = np.stack([looks.two_sided(p[0]), looks.two_sided(p[1]), looks.one_sided(p[2])])
+def adjust(p: Array, families: Sequence[Hashable], looks: Sequence[Looks]) -> tuple[Array, Array]:
+    """p-values (3, rows) for the look of each row, and these by Holm within every family."""
+    sequential = np.empty_like(p)
+    for look in set(looks):
+        at = np.array([other == look for other in looks])
+        different, beyond, inside = p[:, at]
+        both = look.two_sided(different), look.two_sided(beyond)
+        sequential[:, at] = np.stack([*both, look.one_sided(inside)])
     adjusted = sequential.copy()
     members: dict[Hashable, list[int]] = {}
     for i, family in enumerate(families):
@@ -189,9 +197,7 @@ def decide(mean: float, adjusted: Array, alpha: float) -> tuple[str, str]:
     return "undecided", ""
 
 
-def _judge(
-    rows: list[Row], looks: Looks, alpha: float, seed: int, n_resamples: int
-) -> list[Verdict]:
+def _judge(rows: list[Row], alpha: float, seed: int, n_resamples: int) -> list[Verdict]:
     if not rows:
         return []
     d = [row.pairs.differences for row in rows]
@@ -206,13 +212,13 @@ def _judge(
         if block.shape[1] >= 2:
             permutation[at] = inference.sign_flip(block, **options)
     families = [row.pairs.family for row in rows]
-    sequential, adjusted = adjust(tested.p, families, looks)
+    sequential, adjusted = adjust(tested.p, families, [row.looks for row in rows])
     rivals = Counter(f for f, p in zip(families, adjusted[0], strict=True) if not p <= alpha)
     found = []
     for i, row in enumerate(rows):
-        can = row.pairs.size >= MIN_SEEDS and looks.number > 0
+        can = row.pairs.size >= MIN_SEEDS and row.looks.number > 0
         word, direction = decide(mean[i], adjusted[:, i], alpha) if can else ("undecided", "")
-        level = looks.nominal(alpha / max(1, rivals[families[i]]))
+        level = row.looks.nominal(alpha / max(1, rivals[families[i]]))
         numbers = dict(zip(NUMBERS, np.concatenate(
             [tested.interval[:, i], tested.p[:, i], sequential[:1, i], adjusted[:, i],
              tested.bootstrap[:, i]]), strict=True))  # fmt: skip
@@ -221,7 +227,7 @@ def _judge(
             "skewness": skewness[i] if len(d[i]) >= 3 else np.nan,
             "detectable": inference.detectable(se[i], df[i], level) if se[i] > 0 else np.nan,
         }
-        found.append(make_verdict(row, numbers, word, direction, bool(flagged[i]), looks, alpha))
+        found.append(make_verdict(row, numbers, word, direction, bool(flagged[i]), alpha))
     return found
 
 

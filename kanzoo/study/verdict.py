@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -29,6 +30,8 @@ class Verdict:
         "difference" in units of the metric, or "log ratio" of errors; positive = the arm is better.
     method : str
         What the deciding standard error stands on: "seeds", "splits" or "seeds and items".
+    ci_low, ci_high : float
+        The interval that decides; None at one end where it is open there.
     ci_plain_low, ci_plain_high, ci_corrected_low, ci_corrected_high : float
         The paired t-interval over seeds alone, and that corrected for overlapping training sets.
     p_sequential : float
@@ -113,3 +116,11 @@ class Verdict:
         values = asdict(self)
         axes = values.pop("axes")
         return {**values, **axes}
+
+
+def interval_text(low: float | None, high: float | None, show: Callable[[float], str]) -> str:
+    """An interval, open where it has no end; empty where there is none."""
+    if low is None and high is None:
+        return ""
+    left = "(−∞" if low is None else f"[{show(low)}"  # noqa: RUF001
+    return f"{left}, ∞)" if high is None else f"{left}, {show(high)}]"

@@ -18,6 +18,7 @@ SPECIAL = {
     **{sign: f"\\{sign}" for sign in "&%$#_{}"},
     "<": "$<$", ">": "$>$", "|": "$|$", "±": r"$\pm$", "\N{MULTIPLICATION SIGN}": r"$\times$",
     "\N{MINUS SIGN}": "$-$", "\N{EN DASH}": "--", "·": r"$\cdot$", "→": r"$\to$",
+    "∞": r"$\infty$",
     '"': "''",
 }  # fmt: skip
 

@@ -25,7 +25,7 @@ from matplotlib.ticker import (
 from kanzoo.page import style
 from kanzoo.page.html import inline
 from kanzoo.study.pairs import axis_order
-from kanzoo.study.verdict import Verdict
+from kanzoo.study.verdict import Verdict, interval_text
 
 if TYPE_CHECKING:
     from kanzoo.interpret.edges import EdgeCurves
@@ -102,7 +102,10 @@ def forest(
         margin = max(row.margin for row in rows)
         ax.axvspan(-margin, margin, color=style.BAND, lw=0)
         ax.axvline(0, color=style.MUTED, lw=1)
-        ends = [-1.3 * margin, 1.3 * margin]
+        known = [v for row in rows for v in (row.mean_difference, row.ci_low, row.ci_high)]
+        ends = [-1.3 * margin, 1.3 * margin, *(v for v in known if v is not None)]
+        extent = (max(ends) - min(ends)) or 1.0
+        edges = (min(ends) - 0.06 * extent, max(ends) + 0.06 * extent)
         for y, (row, name, index) in enumerate(zip(rows, names, colours, strict=True)):
             word = style.LIGHT[row.tone]
             above: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "va": "bottom"}
@@ -110,22 +113,19 @@ def forest(
             ax.annotate(row.verdict, (1, y - 0.16), ha="right", color=word, **above)
             if row.mean_difference is None:
                 continue
-            low, high = (
-                row.mean_difference if end is None else end for end in (row.ci_low, row.ci_high)
-            )
             if row.bootstrap_low is not None and row.bootstrap_high is not None:
                 ax.plot([row.bootstrap_low, row.bootstrap_high], [y, y], color=colour(index),
                         lw=1, alpha=0.55)  # fmt: skip
-            text = f"{name}: {row.mean_difference:+.4g} [{low:+.4g}, {high:+.4g}], {row.verdict}"
-            (line,) = ax.plot(
-                [low, high], [y, y], color=colour(index), lw=3.2, solid_capstyle="butt"
-            )
+            interval = interval_text(row.ci_low, row.ci_high, "{:+.4g}".format)
+            text = f"{name}: {row.mean_difference:+.4g} {interval}, {row.verdict}"
+            if interval:  # to the edge where it is open
+                span = [e if v is None else v for v, e in zip((row.ci_low, row.ci_high), edges,
+                                                              strict=True)]  # fmt: skip
+                (line,) = ax.plot(span, [y, y], color=colour(index), lw=3.2, solid_capstyle="butt")
+                style.tip(line, text)
             (dot,) = ax.plot(row.mean_difference, y, marker="o", ms=6.5, color=colour(index))
-            style.tip(line, text)
             style.tip(dot, text)
-            ends += [low, high]
-        extent = (max(ends) - min(ends)) or 1.0
-        ax.set_xlim(min(ends) - 0.06 * extent, max(ends) + 0.06 * extent)
+        ax.set_xlim(*edges)
         ax.set_ylim(len(rows) - 0.55, -0.75)
         ax.set_yticks([])
         ax.spines["left"].set_visible(False)

@@ -16,7 +16,7 @@ from rich.text import Text
 from kanzoo.study.decomposition import PARTS, sums
 from kanzoo.study.pairs import axis_order
 from kanzoo.study.slopes import Slope
-from kanzoo.study.verdict import Verdict
+from kanzoo.study.verdict import Verdict, interval_text
 
 CELL = ["data", "model", "match", "arm"]
 TONES = {"better": "green", "worse": "red", "equivalent": "blue", "undecided": "yellow"}
@@ -84,10 +84,7 @@ def verdict_rows(verdicts: Sequence[Verdict]) -> list[dict[str, Any]]:
 
 
 def _verdict_row(v: Verdict, num_decimals: int) -> dict[str, Any]:
-    known = v.ci_low is not None and v.ci_high is not None
-    interval = (
-        f"[{signed(v.ci_low, num_decimals)}, {signed(v.ci_high, num_decimals)}]" if known else ""
-    )
+    interval = interval_text(v.ci_low, v.ci_high, lambda end: signed(end, num_decimals))
     waits = v.word == "undecided" and v.next_look
     ratios = v.scale == "log ratio"
     return {
@@ -117,7 +114,7 @@ def part_rows(verdicts: Sequence[Verdict]) -> list[dict[str, str]]:
             "total": signed(row["total"], 4),
             **{
                 part.contrast: f"{signed(part.mean_difference, 4)} "
-                f"[{signed(part.ci_low, 4)}, {signed(part.ci_high, 4)}]"
+                + interval_text(part.ci_low, part.ci_high, lambda end: signed(end, 4))
                 for part in row["parts"]
             },
         }
