@@ -172,10 +172,10 @@ def adjust(p: Array, families: Sequence[Hashable], looks: Sequence[Looks]) -> tu
     """p-values (3, rows) for the look of each row, and these by Holm within every family."""
     sequential = np.empty_like(p)
     for look in set(looks):
-        at = np.array([other == look for other in looks])
-        different, beyond, inside = p[:, at]
+        same = np.array([other == look for other in looks])
+        different, beyond, inside = p[:, same]
         both = look.two_sided(different), look.two_sided(beyond)
-        sequential[:, at] = np.stack([*both, look.one_sided(inside)])
+        sequential[:, same] = np.stack([*both, look.one_sided(inside)])
     adjusted = sequential.copy()
     members: dict[Hashable, list[int]] = {}
     for i, family in enumerate(families):
