@@ -12,6 +12,7 @@ from kanzoo.run.command import fail, os_error_line, run_command, user_errors
 from kanzoo.run.fit import fit_alone, skip
 from kanzoo.run.prepare import check_machine, prepare
 from kanzoo.rundir import Config, RunDir, is_first_process
+from kanzoo.training.watch import end_without_contact, is_lost_contact
 
 
 def main() -> None:
@@ -38,6 +39,10 @@ def _job(config: Config) -> None:
         if stop.number == getattr(signal, "SIGUSR1", None):
             requeue()
         raise
+    except RuntimeError as error:
+        if prepared.config.trainer.is_one_process or not is_lost_contact(error):
+            raise
+        end_without_contact()
     if result is not None:
         _print_summary(result, folder)
 

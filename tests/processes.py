@@ -15,7 +15,6 @@ from kanzoo.run.fit import train
 from kanzoo.training.task import Task
 
 EPOCHS = 5  # of ten steps
-SERIES = ["data=functions", "data.dim=2"]
 ARCHITECTURES = {
     "mlp": ["layers=kan", "model.width=8"],
     "resmlp": ["layers=kan", "model.width=8", "model.depth=1"],
@@ -42,7 +41,7 @@ def words_of(name: str, runs: Path, strategy: str, precision: str) -> list[str]:
     return [
         *(f"model={name}", *ARCHITECTURES[name], f"runs={runs}", "match=none", "logger=csv"),
         *("callbacks.progress=false", f"trainer.max_epochs={EPOCHS}", "data.limit_train=160"),
-        *("data.batch_size=16", "optim=sgd", f"trainer.precision={precision}"),
+        *("data.batch_size=16", "optim=sgd", "optim.lr=0.005", f"trainer.precision={precision}"),
         *("trainer.accelerator=cpu", f"trainer.strategy={strategy}"),
     ]
 

@@ -1,12 +1,26 @@
-"""How training is shared by several processes: whole copies (DDP), or shards of weights (FSDP2)."""
+"""How training is shared by several processes: copies of weights (DDP), or shards (FSDP2)."""
 
+import logging
+from collections.abc import Callable
 from typing import Any, cast
 
-from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Strategy
+import torch.distributed as dist
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.fabric.utilities.distributed import _set_num_threads_if_needed
+from lightning.pytorch.strategies import (
+    DDPStrategy,
+    ModelParallelStrategy,
+    ParallelStrategy,
+    Strategy,
+)
+from lightning.pytorch.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
 from torch import nn
 
 from kanzoo.rundir import Config
 from kanzoo.trainer_settings import TrainerConfig
+from kanzoo.training.watch import watch_children, watch_parent
+
+log = logging.getLogger("kanzoo")
 
 
 def strategy_of(options: TrainerConfig) -> str | Strategy:
@@ -16,11 +30,61 @@ def strategy_of(options: TrainerConfig) -> str | Strategy:
     if options.strategy == "ddp":
         # Batches that only add to gradients leave them where they are, which a static graph lacks.
         is_static = options.accumulate_grad_batches == 1
-        return DDPStrategy(static_graph=is_static, gradient_as_bucket_view=True)
+        return CopiesStrategy(static_graph=is_static, gradient_as_bucket_view=True)
     return options.strategy
 
 
-class ShardedStrategy(ModelParallelStrategy):
+class Launcher(_SubprocessScriptLauncher):
+    """Lightning's, whose processes look after each other."""
+
+    def launch(
+        self, function: Callable[..., Any], *args: Any, trainer: Any = None, **kwargs: Any
+    ) -> Any:
+        environment = self.cluster_environment
+        environment.validate_settings(num_devices=self.num_processes, num_nodes=self.num_nodes)
+        if not environment.creates_processes_externally:
+            self._call_children_scripts()
+            watch_children(self.procs)
+        _set_num_threads_if_needed(num_processes=self.num_processes)
+        return function(*args, **kwargs)
+
+
+class _Together(ParallelStrategy):
+    """What strategies of several processes have in common."""
+
+    num_nodes: int
+    num_processes: int
+
+    def _configure_launcher(self) -> None:
+        environment = self.cluster_environment
+        assert environment is not None
+        if not environment.creates_processes_externally:
+            self._launcher = Launcher(environment, self.num_processes, self.num_nodes)
+        elif isinstance(environment, LightningEnvironment) and environment.local_rank() > 0:
+            watch_parent(environment.local_rank())
+
+    def setup_environment(self) -> None:
+        environment = self.cluster_environment
+        assert environment is not None
+        if self.num_nodes > 1 and environment.local_rank() == 0 and not dist.is_initialized():
+            rank, address, port = self.node_rank, environment.main_address, environment.main_port
+            log.info(
+                "node %d of %d waits for the others at %s:%d; start the same command on each",
+                *(rank, self.num_nodes, address, port),
+            )
+            if rank == 0 and isinstance(environment, LightningEnvironment):
+                log.info(
+                    "with MASTER_ADDR=%s MASTER_PORT=%d and NODE_RANK=1 to %d in its environment",
+                    *(address, port, self.num_nodes - 1),
+                )
+        super().setup_environment()
+
+
+class CopiesStrategy(_Together, DDPStrategy):
+    """DDP: every process holds all weights, and gradients are summed."""
+
+
+class ShardedStrategy(_Together, ModelParallelStrategy):
     """FSDP2 over all processes, on any device; checkpoints are those of a single process."""
 
     def __init__(self) -> None:
