@@ -116,16 +116,24 @@ class ShardedStrategy(_Together, ModelParallelStrategy):
             set_model_state_dict,
             set_optimizer_state_dict,
         )
-        from torch.distributed.fsdp import FullyShardedDataParallel, OptimStateKeyType
 
         content = self.checkpoint_io.load_checkpoint(checkpoint_path, weights_only=weights_only)
         assert self.model is not None
         options = StateDictOptions(full_state_dict=True)
         set_model_state_dict(self.model, content.pop("state_dict"), options=options)
-        for optimizer, numbered in zip(self.optimizers, content["optimizer_states"], strict=False):
-            state = FullyShardedDataParallel.rekey_optim_state_dict(
-                numbered, OptimStateKeyType.PARAM_NAME, self.model
-            )
+        names = {parameter: name for name, parameter in self.model.named_parameters()}
+        for optimizer, saved in zip(self.optimizers, content["optimizer_states"], strict=False):
+            # Parameters are numbered by their place in the groups, whatever it is in the network.
+            numbers = [number for group in saved["param_groups"] for number in group["params"]]
+            ours = [names[p] for group in optimizer.param_groups for p in group["params"]]
+            name_of = dict(zip(numbers, ours, strict=True))
+            state: Config = {
+                "state": {name_of[number]: values for number, values in saved["state"].items()},
+                "param_groups": [
+                    {**group, "params": [name_of[number] for number in group["params"]]}
+                    for group in saved["param_groups"]
+                ],
+            }
             set_optimizer_state_dict(self.model, optimizer, state, options=options)
         return content
 
