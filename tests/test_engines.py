@@ -101,10 +101,13 @@ def test_what_a_lost_job_wrote_down_says_whose_turn_it_was(tmp_path: Path) -> No
     assert outcomes_of_lost(journal, 3, "lost") == [lost] * 3  # it did not begin
     journal.touch()
     assert outcomes_of_lost(journal, 3, "lost") == [lost, untried, untried]
-    journal.write_text('{"status": "diverged", "reason": "nan"}\n{"status": "fin')
+    ended = '{"cell": %d, "status": "diverged", "reason": "nan"}\n'
+    journal.write_text(ended % 0 + '{"cell": 1, "status": "fin')
     known = Outcome(DIVERGED, "nan")
     assert outcomes_of_lost(journal, 3, "lost") == [known, lost, untried]
     assert outcomes_of_lost(journal, 1, "lost") == [known]
+    journal.write_text(ended % 1)  # of two at once, the second was done first
+    assert outcomes_of_lost(journal, 5, "lost", 2) == [lost, known, lost, untried, untried]
 
 
 def test_a_busy_cell_is_started_again_once_it_is_free(

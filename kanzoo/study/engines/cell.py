@@ -103,11 +103,13 @@ def is_multi_device(cell: Cell) -> bool:
     return trainer.strategy != "auto" or not trainer.is_one_process
 
 
-def prepare_worker(threads: int, memory_limit_gb: float | None, gpu: str | None = None) -> None:
+def prepare_worker(
+    threads: int, memory_limit_gb: float | None, gpus: str | None = None, *, shared: bool = True
+) -> None:
     """Set up a fresh worker process: its threads, its memory, and its end if the parent ends.
 
-    With `gpu`, a number or name as in `CUDA_VISIBLE_DEVICES`, it sees that one alone; cells of
-    several devices still see all.
+    With `gpus`, as in `CUDA_VISIBLE_DEVICES`, it sees these alone; cells of several devices, which
+    are processes of their own, see all where GPUs are `shared`.
     """
     import torch
 
@@ -116,9 +118,10 @@ def prepare_worker(threads: int, memory_limit_gb: float | None, gpu: str | None 
 
     torch.set_num_threads(threads)
     logging.getLogger("kanzoo").setLevel(logging.ERROR)  # the rest stands in each cell's result
-    _whole.update(os.environ)
-    if gpu is not None:
-        os.environ["CUDA_VISIBLE_DEVICES"] = gpu
+    if shared:
+        _whole.update(os.environ)
+    if gpus is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpus
     if memory_limit_gb is not None:
         _limit_memory(memory_limit_gb)
     threading.Thread(target=_end_with_parent, args=[os.getppid()], daemon=True).start()

@@ -30,6 +30,7 @@ from kanzoo.study.engines.cell import (
     run_seeds,
     timed_out,
 )
+from kanzoo.study.engines.gpus import check_share, gpus_of, room, visible_gpus
 from kanzoo.study.plan import Cell
 
 log = logging.getLogger("kanzoo")
@@ -43,7 +44,9 @@ class LocalEngine(Engine):
 
     `workers` of them, by default one a core, with `threads` each, by default the cores shared out.
     Where there are several GPUs, the workers are spread over them; cells of several devices see
-    all of them. With `vectorise` the seeds of a cell are trained together in one worker, where its
+    all of them. With `gpus_per_cell` there are as many workers as have room: 0.25 lets four cells
+    share a GPU, 1 is one process a GPU, and with 2 each worker has two for cells of two devices.
+    With `vectorise` the seeds of a cell are trained together in one worker, where its
     network and recipe allow it; times of a single run are then not measured.
     """
 
@@ -54,23 +57,43 @@ class LocalEngine(Engine):
         *,
         workers: int | None = None,
         threads: int | None = None,
+        gpus_per_cell: float | None = None,
         vectorise: bool = False,
         **common: Any,
     ) -> None:
         super().__init__(**common)
+        check_share(gpus_per_cell)
         check_value("engine.vectorise", vectorise, bool)
         check_value("engine.workers", workers, Count | None)
         check_value("engine.threads", threads, Count | None)
         self.workers = workers
         self.threads = threads
+        self.gpus_per_cell = gpus_per_cell
         self.vectorise = vectorise
 
     def check(self, cells: Sequence[Cell]) -> None:
-        """Nothing can be missing here."""
+        """Raise `ValueError` where cells cannot have the GPUs that they need."""
+        share = self.gpus_per_cell
+        if share is None:
+            return
+        names = visible_gpus()
+        if not room(share, names):
+            raise ValueError(
+                f"engine.gpus_per_cell={share:g}, but this machine has {len(names)} GPUs"
+            )
+        for trainer in (cell.settings.trainer for cell in cells):
+            if (needed := trainer.num_devices or len(names)) > max(1, share):
+                raise ValueError(
+                    f"trainer.devices={needed}, but engine.gpus_per_cell={share:g} a cell"
+                )
 
     def shares(self, count: int) -> tuple[int, int]:
         """Workers for so many cells, and threads of each."""
-        workers = min(self.workers or cores(), count)
+        most = self.workers or cores()
+        if self.gpus_per_cell is not None:
+            fit = room(self.gpus_per_cell, visible_gpus())
+            most = min(self.workers or fit, fit)
+        workers = min(most, count)
         return workers, self.threads or max(1, cores() // workers)
 
     def describe(self, count: int) -> str:
@@ -81,7 +104,9 @@ class LocalEngine(Engine):
     def session(self, count: int, folder: Path, train: Train) -> Iterator[Session]:
         workers, threads = self.shares(count)
         with _environment(threads, workers), tempfile.TemporaryDirectory() as slots:
-            session = _LocalSession(self, workers, (threads, self.memory_limit_gb, slots), train)
+            session = _LocalSession(
+                self, workers, (threads, self.memory_limit_gb, slots, self.gpus_per_cell), train
+            )
             try:
                 yield session
                 session.pool.close()
@@ -210,15 +235,11 @@ def _environment(threads: int, workers: int) -> Iterator[None]:
                 os.environ[name] = value
 
 
-def _start_worker(threads: int, memory_limit_gb: float | None, slots: str) -> None:
-    import torch
-
-    gpu = None
-    if (count := torch.cuda.device_count()) > 1:
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-        names = visible.split(",") if visible else [str(i) for i in range(count)]
-        gpu = names[_slot(Path(slots)) % len(names)]
-    prepare_worker(threads, memory_limit_gb, gpu)
+def _start_worker(
+    threads: int, memory_limit_gb: float | None, slots: str, gpus_per_cell: float | None
+) -> None:
+    gpus = gpus_of(_slot(Path(slots)), gpus_per_cell, visible_gpus())
+    prepare_worker(threads, memory_limit_gb, gpus, shared=gpus_per_cell is None)
     # The pool ends workers by it: one that trains then saves first, see `stopping_between_batches`.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 

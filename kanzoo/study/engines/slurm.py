@@ -7,6 +7,7 @@ name that SLURM knows too, so that a driver that comes after one that was killed
 import importlib.util
 import json
 import logging
+import math
 import os
 import pickle
 import shutil
@@ -16,7 +17,6 @@ import uuid
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +33,12 @@ from kanzoo.study.engines.cell import (
     Train,
     is_multi_device,
 )
+from kanzoo.study.engines.gpus import cells_per_gpu, check_share
 from kanzoo.study.engines.slurm_commands import check_request, last_state, partitions, queued
 from kanzoo.study.engines.slurm_job import (
+    Batch,
     Chunk,
+    Job,
     RequeuedChunk,
     journal_of,
     outcomes_of_lost,
@@ -53,10 +56,11 @@ class SlurmEngine(Engine):
     """Job arrays on a SLURM cluster, by submitit.
 
     `time` is the limit of a job in minutes, `max_parallel` how many jobs of an array run at once,
-    `cells_per_job` how many cells a job trains one after the other in a warm worker. A job asks for
-    `cpus_per_cell`, `gpus_per_cell` and `memory_limit_gb`; a cell of several devices for as many
-    tasks, and GPUs, as it has devices. With `requeue`, jobs that are preempted, lose their node or
-    reach their time limit are queued again and go on from the last epoch. The folder of the runs
+    `cells_per_job` how many cells a job trains one after the other in a warm worker, or with a part
+    of a GPU for `gpus_per_cell` as many at once as share it. A job asks for `cpus_per_cell`,
+    `gpus_per_cell` and `memory_limit_gb`; a cell of several devices for as many tasks, and GPUs, as
+    it has devices. With `requeue`, jobs that are preempted, lose their node or reach their time
+    limit are queued again and go on from the last epoch. The folder of the runs
     must be one that all nodes see. `poll_seconds` pass between two looks at the queue.
     """
 
@@ -69,7 +73,7 @@ class SlurmEngine(Engine):
         max_parallel: int = 256,
         cells_per_job: int = 1,
         cpus_per_cell: int = 1,
-        gpus_per_cell: int = 0,
+        gpus_per_cell: float = 0,
         requeue: bool = True,
         poll_seconds: float = 5.0,
         **common: Any,
@@ -82,7 +86,13 @@ class SlurmEngine(Engine):
             ("cpus_per_cell", cpus_per_cell),
         ):
             check_whole(f"engine.{name}", value, 1)
-        check_whole("engine.gpus_per_cell", gpus_per_cell, 0)
+        if gpus_per_cell:
+            check_share(gpus_per_cell)
+        if 0 < gpus_per_cell < 1 and cells_per_job < cells_per_gpu(gpus_per_cell):
+            raise ValueError(
+                f"engine.gpus_per_cell={gpus_per_cell:g}: the cells of a job share its GPU, so "
+                f"engine.cells_per_job must be at least {cells_per_gpu(gpus_per_cell)}"
+            )
         check_value("engine.poll_seconds", poll_seconds, Positive)
         self.partition = partition
         self.account = account
@@ -104,6 +114,10 @@ class SlurmEngine(Engine):
             trainer = cell.settings.trainer
             if trainer.num_devices is None:
                 raise ValueError("engine=slurm needs trainer.devices to be a number, not auto")
+            if self.at_once > 1 and is_multi_device(cell):
+                raise ValueError(
+                    f"engine.gpus_per_cell={self.gpus_per_cell:g}, but a cell has several devices"
+                )
             if trainer.accelerator == "gpu" and not self.gpus_per_cell:
                 raise ValueError("trainer.accelerator=gpu, but engine.gpus_per_cell=0")
         try:
@@ -128,19 +142,24 @@ class SlurmEngine(Engine):
             session.cancel()
             raise
 
+    @property
+    def at_once(self) -> int:
+        """How many cells of a job are trained at the same time."""
+        return cells_per_gpu(self.gpus_per_cell) if 0 < self.gpus_per_cell < 1 else 1
+
     def request(self, cell: Cell) -> dict[str, Any]:
         """What a job of cells like this one asks SLURM for, as options of `sbatch`."""
         trainer = cell.settings.trainer
         tasks = (trainer.num_devices or 1) if is_multi_device(cell) else 1
-        gpus = max(self.gpus_per_cell, tasks) if self.gpus_per_cell else None
-        memory = self.memory_limit_gb
+        gpus = max(math.ceil(self.gpus_per_cell), tasks) if self.gpus_per_cell else None
+        memory = None if self.memory_limit_gb is None else self.memory_limit_gb * self.at_once
         wanted = {
             "partition": self.partition,
             "account": self.account,
             "time": self.time,
             "nodes": trainer.num_nodes,
             "ntasks_per_node": tasks,
-            "cpus_per_task": self.cpus_per_cell,
+            "cpus_per_task": self.cpus_per_cell * self.at_once,
             "gpus_per_node": gpus,
             "mem": f"{int(memory * 1024)}M" if memory is not None else None,
         }
@@ -152,27 +171,12 @@ class SlurmEngine(Engine):
             **self.request(cell),
             "array_parallelism": self.max_parallel,
             "signal_delay_s": min(90, 15 * self.time),
-            "srun_args": ["--kill-on-bad-exit=1", f"--cpus-per-task={self.cpus_per_cell}"],
+            "srun_args": [
+                "--kill-on-bad-exit=1",
+                f"--cpus-per-task={self.cpus_per_cell * self.at_once}",
+            ],
             "additional_parameters": {"requeue" if self.requeue else "no-requeue": True},
         }
-
-
-@dataclass
-class _Job:
-    """One task of an array, and the cells that it trains one after the other."""
-
-    id: str
-    cells: list[Cell]
-    missing_since: float | None = None
-
-
-@dataclass
-class _Batch:
-    """An array as it was or is to be submitted, kept in a file until its jobs have ended."""
-
-    name: str
-    chunks: list[list[str]]  # for every task the folders of its runs
-    jobs: list[_Job] = field(default_factory=list)
 
 
 class _SlurmSession(Session):
@@ -180,7 +184,7 @@ class _SlurmSession(Session):
         super().__init__(engine.max_retries)
         self._engine, self._folder, self._train = engine, folder, train
         self._waiting: deque[Cell] = deque()
-        self._batches: list[_Batch] = []
+        self._batches: list[Batch] = []
         self._found = False
 
     def start(self, cells: Sequence[Cell]) -> None:
@@ -227,7 +231,7 @@ class _SlurmSession(Session):
     def _submit(self, chunks: list[list[Cell]]) -> None:
         import submitit
 
-        batch = _Batch(f"kanzoo-{uuid.uuid4().hex[:12]}", [[_key(c) for c in k] for k in chunks])
+        batch = Batch(f"kanzoo-{uuid.uuid4().hex[:12]}", [[_key(c) for c in k] for k in chunks])
         # Written before, so that a driver killed in between leaves nothing that cannot be found.
         write_atomic(self._record(batch), json.dumps(batch.chunks))
         self._batches.append(batch)
@@ -240,6 +244,7 @@ class _SlurmSession(Session):
             self._train,
             os.getcwd(),
             str(self._folder / "logs"),
+            workers=self._engine.at_once,
             threads=self._engine.cpus_per_cell,
             cell_timeout=self._engine.cell_timeout,
             memory_limit_gb=self._engine.memory_limit_gb,
@@ -249,19 +254,19 @@ class _SlurmSession(Session):
         except submitit.core.utils.FailedJobError as error:
             said = " ".join(str(error).split())
             raise EngineError(f"SLURM refused the job: {said[-300:]}") from error
-        batch.jobs = [_Job(job.job_id, chunk) for job, chunk in zip(jobs, chunks, strict=True)]
+        batch.jobs = [Job(job.job_id, chunk) for job, chunk in zip(jobs, chunks, strict=True)]
 
     def _find_submitted(self, cells: Sequence[Cell]) -> list[Cell]:
         """Take over the queued and running jobs of earlier drivers; returns the other cells."""
         waiting = {_key(cell): cell for cell in cells}
         for path in self._folder.glob("kanzoo-*.json"):
-            batch = _Batch(path.stem, json.loads(path.read_text(encoding="utf-8")))
+            batch = Batch(path.stem, json.loads(path.read_text(encoding="utf-8")))
             alive = queued(batch.name)
             for job_id in alive:
                 _, _, index = job_id.partition("_")
                 keys = batch.chunks[int(index or 0)]
                 if all(key in waiting for key in keys):
-                    batch.jobs.append(_Job(job_id, [waiting.pop(key) for key in keys]))
+                    batch.jobs.append(Job(job_id, [waiting.pop(key) for key in keys]))
             if batch.jobs:
                 self._batches.append(batch)
                 log.info("found %d jobs that were submitted before", len(batch.jobs))
@@ -277,7 +282,7 @@ class _SlurmSession(Session):
             log.warning("%s; trying again", error)
             return None
 
-    def _outcomes(self, job: _Job, queue: set[str] | None) -> list[Outcome] | None:
+    def _outcomes(self, job: Job, queue: set[str] | None) -> list[Outcome] | None:
         """How the cells of a job ended, None while it has not."""
         result = self._folder / "logs" / f"{job.id}_0_result.pkl"
         if result.is_file():
@@ -295,14 +300,14 @@ class _SlurmSession(Session):
             return None
         reason = f"the SLURM job {job.id} " + (f"ended as {state}" if state else LOST)
         journal = journal_of(self._folder / "logs", job.id)
-        ended = outcomes_of_lost(journal, len(job.cells), reason)
+        ended = outcomes_of_lost(journal, len(job.cells), reason, self._engine.at_once)
         # One that was done when the job was lost is no failure.
         return [
             Outcome(FINISHED) if cell.folder.result() else outcome
             for cell, outcome in zip(job.cells, ended, strict=True)
         ]
 
-    def _record(self, batch: _Batch) -> Path:
+    def _record(self, batch: Batch) -> Path:
         return self._folder / f"{batch.name}.json"
 
 
