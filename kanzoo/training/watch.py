@@ -84,4 +84,5 @@ def _end(code: int) -> str:
 
 
 def _say(text: str) -> None:
-    print(f"kanzoo: {text}", file=sys.stderr, flush=True)
+    sys.stderr.write(f"kanzoo: {text}\n")
+    sys.stderr.flush()
