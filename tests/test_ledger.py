@@ -18,6 +18,8 @@ from kanzoo.study.comparison import plan, report, study_folder, study_of
 from kanzoo.study.record import write_record
 
 ARMS = {"mlp": ["layers=mlp"], "kan": ["layers=kan"]}
+STUDIES = Path(__file__).resolve().parents[1] / "docs" / "studies"
+COMMITTED = sorted(path.parent for path in STUDIES.glob("*/runs.csv"))
 
 
 def score(config: dict[str, Any]) -> np.ndarray:
@@ -102,6 +104,12 @@ def test_a_ledger_concludes_what_the_report_did(
     assert "http" not in page.replace("http-equiv", ""), "nothing is fetched from elsewhere"
     main(["page", str(tmp_path / "ledgers")])
     assert (tmp_path / "ledgers" / "index.html").read_text() == page
+    assert "All studies" not in page
+    shutil.copytree(ledger, tmp_path / "ledgers" / "again")
+    main(["page", str(tmp_path / "ledgers")])
+    both = (tmp_path / "ledgers" / "index.html").read_text()
+    assert both.count("<tr class=") == 2 * len(written)
+    assert "All studies" in both, "effects are pooled over the tasks of both"
 
     table = pd.read_csv(ledger / "runs.csv")
     table.loc[0, "test"] += 0.01
@@ -160,3 +168,16 @@ def test_ledgers_of_one_protocol_are_merged(
     table.to_csv(made["small"] / "runs.csv", index=False)
     message = said(capsys, "merge", made["large"], made["small"], "--out", made["elsewhere"])
     assert "has two results" in message
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("folder", COMMITTED, ids=lambda folder: folder.name)
+def test_conclusions_of_committed_ledgers_follow_from_their_runs(folder: Path) -> None:
+    assert check_ledger(folder) == len(read_ledger(folder).runs) > 0
+
+
+@pytest.mark.skipif(not COMMITTED, reason="no ledger is committed")
+def test_committed_ledgers_make_one_page(tmp_path: Path) -> None:
+    main(["page", str(STUDIES), "--out", str(tmp_path / "index.html")])
+    page = (tmp_path / "index.html").read_text()
+    assert all(f"ledger.py check docs/studies/{folder.name}" in page for folder in COMMITTED)

@@ -9,7 +9,7 @@ from typing import Any
 from kanzoo.files import write_atomic
 from kanzoo.ledger.store import Ledger, read_ledger
 from kanzoo.page.html import render
-from kanzoo.study.pool import pooled_rows
+from kanzoo.study.pool import aggregate_effects, pooled_rows, read_effects
 from kanzoo.study.record import read_record
 from kanzoo.study.verdict import interval_text
 
@@ -19,6 +19,7 @@ COSTS = {"params_ratio": "params", "flops_ratio": "FLOPs", "step_time_ratio": "s
 FILTERS = {"study": "study", "domain": "domain", "data": "data", "model": "architecture",
            "arm": "arm", "tone": "verdict"}  # fmt: skip
 NONE = "–"  # noqa: RUF001
+ALPHA = 0.05  # level of the intervals over the tasks of all studies
 
 
 def write_page(folder: Path, out: Path) -> None:
@@ -46,8 +47,11 @@ def write_page(folder: Path, out: Path) -> None:
         {"key": key, "label": label, "values": sorted({row[key] for row in rows})}
         for key, label in FILTERS.items()
     ]
+    effects = [effect for path in paths for effect in read_effects(path)] if len(paths) > 1 else []
+    together = pooled_rows(aggregate_effects(effects, ALPHA)) if effects else []
     context = {
         "title": "Leaderboard of studies", "rows": rows, "studies": studies, "filters": filters,
+        "together": together, "folders": " ".join(f"docs/studies/{path.name}" for path in paths),
         "costs": list(COSTS.values()),
     }  # fmt: skip
     out.parent.mkdir(parents=True, exist_ok=True)

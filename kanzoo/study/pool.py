@@ -15,6 +15,7 @@ from kanzoo.settings import StudyConfig
 from kanzoo.study import aggregate
 from kanzoo.study.inference import Array
 from kanzoo.study.pairs import SCORED
+from kanzoo.study.plan import active_axes
 from kanzoo.study.record import read_record
 from kanzoo.study.verdict import Verdict
 
@@ -164,8 +165,10 @@ def read_effects(folder: Path) -> list[Effect]:
         )
     try:
         verdicts = json.loads((report / "verdicts.json").read_text(encoding="utf-8"))
-        results = pd.read_csv(table, keep_default_na=True, low_memory=False)
-        return effects_of(verdicts, results, read_record(folder).study, folder.name)
+        study = read_record(folder).study
+        texts = dict.fromkeys(active_axes(study), str)  # numbers would become 3.0 beside gaps
+        results = pd.read_csv(table, dtype=texts, low_memory=False).fillna(dict.fromkeys(texts, ""))
+        return effects_of(verdicts, results, study, folder.name)
     except (KeyError, TypeError, json.JSONDecodeError, pd.errors.ParserError) as error:
         raise ValueError(f"{folder} holds the results of another version: {error!r}") from error
 
