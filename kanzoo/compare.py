@@ -2,6 +2,7 @@
 
 import logging
 import signal
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ from kanzoo.study.comparison import (
     build_engine,
     check_cells,
     check_trials,
+    command_of,
     plan,
     report,
     runner,
@@ -36,6 +38,9 @@ def main() -> None:
 
 def _job(config: Config) -> None:
     folder = study_folder(config)
+    if config["against"]:
+        _compare_with(folder, config)
+        return
     with user_errors():
         engine = build_engine(config)
         cells = plan(config)
@@ -78,6 +83,22 @@ def _job(config: Config) -> None:
     failed = report(config, cells, tunings)
     if failed:
         raise SystemExit(1)
+
+
+def _compare_with(folder: Path, config: Config) -> None:
+    """Compare a finished study with another one."""
+    from rich.console import Console
+
+    from kanzoo.ledger.against import write_comparison
+    from kanzoo.study.report.tables import verdict_table
+
+    other = Path(config["against"])
+    if not other.is_dir():
+        other = Path(config["runs"]) / config["against"]
+    with user_errors():
+        found, page = write_comparison(folder, other, command_of(config))
+    Console(width=None if sys.stdout.isatty() else 100).print(verdict_table(found))
+    log.info("report: %s", page)
 
 
 def _finished(config: Config) -> "Finished":

@@ -248,6 +248,7 @@ class CompareConfig:
     overwrite: bool
     dry_run: bool
     ledger: str | None
+    against: str | None
     study: StudyConfig
     engine: Config
     choices: dict[str, str]

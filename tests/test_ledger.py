@@ -22,13 +22,13 @@ STUDIES = Path(__file__).resolve().parents[1] / "docs" / "studies"
 COMMITTED = sorted(path.parent for path in STUDIES.glob("*/runs.csv"))
 
 
-def score(config: dict[str, Any]) -> np.ndarray:
+def score(config: dict[str, Any], better: float = 0.0) -> np.ndarray:
     """Which of 40 test items a made-up run has right."""
     rng = np.random.default_rng([config["seed"], len(config["layers"]["kan_roles"])])
-    return rng.random(40) < 0.6 + 0.1 * bool(config["layers"]["kan_roles"])
+    return rng.random(40) < 0.6 + (0.1 + better) * bool(config["layers"]["kan_roles"])
 
 
-def run_all(config: dict[str, Any]) -> Path:
+def run_all(config: dict[str, Any], better: float = 0.0) -> Path:
     """A study whose runs are made up, with its report; its folder."""
     cells = plan(config)
     for cell in cells:
@@ -38,7 +38,7 @@ def run_all(config: dict[str, Any]) -> Path:
         if cell.seed == 4 and cell.arm == "mlp":
             folder.write_failure("diverged: the loss became nan")
             continue
-        correct = score(cell.config)
+        correct = score(cell.config, better)
         folder.write_config()
         folder.write_items({"correct": correct, "loss": correct * 0.5})
         accuracy = float(correct.mean())

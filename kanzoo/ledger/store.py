@@ -59,7 +59,7 @@ def read_ledger(folder: Path) -> Ledger:
     record = read_record(folder)
     texts = [*TEXTS, *active_axes(record.study)]
     try:
-        runs = _read_table(folder / "runs.csv", texts)
+        runs = read_table(folder / "runs.csv", texts)
         with np.load(folder / "items.npz", allow_pickle=False) as file:
             items = {name: np.asarray(file[name]) for name in file.files}
     except (pd.errors.ParserError, pd.errors.EmptyDataError, OSError, ValueError) as error:
@@ -82,7 +82,7 @@ def read_study(folder: Path) -> Ledger:
     if not report.is_file() or not (folder / FILE).is_file():
         raise ValueError(f"{folder} is not the folder of a reported study: it has no {report.name}")
     record = read_record(folder)
-    table = _read_table(report, [*TEXTS, *active_axes(record.study)])
+    table = read_table(report, [*TEXTS, *active_axes(record.study)])
     table = table[table["status"].isin(["finished", "diverged"])].reset_index(drop=True)
     items: Items = {}
     hashes, results = [], []
@@ -99,7 +99,7 @@ def read_study(folder: Path) -> Ledger:
     return Ledger(record, runs.drop(columns=[c for c in LEFT_OUT if c in runs]), items)
 
 
-def _read_table(path: Path, texts: Iterable[str]) -> pd.DataFrame:
+def read_table(path: Path, texts: Iterable[str]) -> pd.DataFrame:
     """A CSV file whose numbers are those that were written, to the last digit."""
     table = pd.read_csv(path, dtype=str, keep_default_na=False)
     words = {"True": True, "False": False, "": ""}

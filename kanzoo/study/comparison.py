@@ -36,9 +36,13 @@ def report(config: Config, cells: list[Cell], tunings: "list[Tuning]") -> int:
     """Write the report, print the verdicts and return the number of failed cells."""
     from kanzoo.study.report.summary import summarise
 
+    return summarise(config, study_folder(config), cells, tunings, command_of(config))
+
+
+def command_of(config: Config) -> str:
+    """The command that repeats what is running now."""
     words = command_words() or [f"study={config['choices']['study']}"]
-    command = shlex.join(["python", "scripts/compare.py", *words])
-    return summarise(config, study_folder(config), cells, tunings, command)
+    return shlex.join(["python", "scripts/compare.py", *words])
 
 
 def study_of(config: Config) -> StudyConfig:
