@@ -2,9 +2,7 @@
 
 import logging
 import signal
-import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from kanzoo.errors import EngineError, Stopped
 from kanzoo.run.command import fail, run_command, stopped, user_errors
@@ -25,9 +23,6 @@ from kanzoo.study.plan import seeds_needed
 from kanzoo.study.record import check_record, write_record
 from kanzoo.study.selection import only_selected
 
-if TYPE_CHECKING:
-    from kanzoo.study.preview import Finished
-
 log = logging.getLogger("kanzoo")
 
 
@@ -39,7 +34,10 @@ def main() -> None:
 def _job(config: Config) -> None:
     folder = study_folder(config)
     if config["against"]:
-        _compare_with(folder, config)
+        from kanzoo.ledger.against import compare_with
+
+        with user_errors():
+            compare_with(config["against"], folder, command_of(config))
         return
     with user_errors():
         engine = build_engine(config)
@@ -48,7 +46,9 @@ def _job(config: Config) -> None:
             check_record(study_of(config), folder)
         prepared = check_cells(cells, engine.is_local)
         check_trials(config, cells, engine.is_local)
-        ledger = _finished(config)
+        from kanzoo.ledger.restore import finished_in
+
+        ledger = finished_in(config["ledger"])
         if config["dry_run"]:
             from kanzoo.study.preview import print_plan
 
@@ -83,30 +83,3 @@ def _job(config: Config) -> None:
     failed = report(config, cells, tunings)
     if failed:
         raise SystemExit(1)
-
-
-def _compare_with(folder: Path, config: Config) -> None:
-    """Compare a finished study with another one."""
-    from rich.console import Console
-
-    from kanzoo.ledger.against import write_comparison
-    from kanzoo.study.report.tables import verdict_table
-
-    other = Path(config["against"])
-    if not other.is_dir():
-        other = Path(config["runs"]) / config["against"]
-    with user_errors():
-        found, page = write_comparison(folder, other, command_of(config))
-    Console(width=None if sys.stdout.isatty() else 100).print(verdict_table(found))
-    log.info("report: %s", page)
-
-
-def _finished(config: Config) -> "Finished":
-    """What the ledgers of a configuration have."""
-    from kanzoo.study.preview import Finished
-
-    if not config["ledger"]:
-        return Finished()
-    from kanzoo.ledger.restore import finished_in
-
-    return finished_in(Path(config["ledger"]))

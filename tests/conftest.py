@@ -26,6 +26,13 @@ SMALL = ("model=mlp", "model.width=16", "match=none", *SHORT)
 Run = Callable[..., dict[str, Any]]
 
 
+@pytest.fixture(autouse=True)
+def _quick_figures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PDF files of figures take half the time of a report: only tests marked `pdf` write them."""
+    if "pdf" not in request.keywords and "kanzoo.page.style" in sys.modules:
+        monkeypatch.setattr("kanzoo.page.style.pdf_of", lambda figure: b"%PDF-")
+
+
 def environment() -> dict[str, str]:
     """Variables for a command that must find this checkout and leave the cores to others."""
     paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]

@@ -132,6 +132,7 @@ def test_the_files_and_nothing_else(tmp_path, study):
     assert found == {*files.values(), figures / "mine.svg"}
 
 
+@pytest.mark.pdf
 def test_figures_are_the_panels_of_the_page(tmp_path, study):
     """As SVG that is XML with its texts under the pointer, and as PDF; in the light colours."""
     files = report(tmp_path, study)
@@ -319,6 +320,7 @@ def test_results_csv_is_every_run_in_one_order(tmp_path, study):
     np.testing.assert_array_equal(merged["test"], merged["test_given"])
 
 
+@pytest.mark.pdf
 def test_the_same_study_gives_the_same_bytes(tmp_path, study):
     first = {name: path.read_bytes() for name, path in report(tmp_path, study).items()}
     second = {name: path.read_bytes() for name, path in report(tmp_path, study).items()}

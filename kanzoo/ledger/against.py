@@ -6,13 +6,16 @@ the seeds that they have in common: no look was planned for it, and the report s
 
 from __future__ import annotations
 
+import logging
 import os
+import sys
 import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import pandas as pd
+from rich.console import Console
 
 from kanzoo.checks import value_text
 from kanzoo.ledger.store import TEXTS, read_ledger, read_table, with_items
@@ -22,9 +25,11 @@ from kanzoo.study.controls import control_arms
 from kanzoo.study.pairs import SCORED
 from kanzoo.study.plan import active_axes
 from kanzoo.study.record import FILE, read_record
-from kanzoo.study.report.write import write_report
+from kanzoo.study.report.write import verdict_table, write_report
 from kanzoo.study.stats import verdicts
 from kanzoo.study.verdict import Verdict
+
+log = logging.getLogger("kanzoo")
 
 PLACE = ("data", "model", "match", "arm")
 MAX_NAMED = 12  # keys in which the studies differ that the report lists
@@ -37,6 +42,14 @@ class Side:
     name: str
     study: StudyConfig
     runs: pd.DataFrame
+
+
+def compare_with(other: str, folder: Path, command: str) -> None:
+    """Compare the study in a folder with another one, a folder or a name beside it, and show it."""
+    second = Path(other) if Path(other).is_dir() else folder.parent / other
+    found, page = write_comparison(folder, second, command)
+    Console(width=None if sys.stdout.isatty() else 100).print(verdict_table(found))
+    log.info("report: %s", page)
 
 
 def write_comparison(first: Path, second: Path, command: str) -> tuple[list[Verdict], Path]:

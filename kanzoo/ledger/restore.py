@@ -21,11 +21,13 @@ def ledgers_below(folder: Path) -> list[Path]:
     return paths
 
 
-def finished_in(folder: Path) -> Finished:
-    """The finished trials and runs that ledgers below a folder have."""
+def finished_in(folder: str | Path | None) -> Finished:
+    """The finished trials and runs that ledgers below a folder have, if there is one."""
+    if not folder:
+        return Finished()
     trials: dict[str, Trial] = {}
     runs: set[tuple[str, int]] = set()
-    for path in ledgers_below(folder):
+    for path in ledgers_below(Path(folder)):
         if (path / TRIALS).is_file():
             trials |= read_trials(path / TRIALS)
         ledger = read_ledger(path)
