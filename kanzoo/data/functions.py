@@ -113,6 +113,8 @@ class Regression(InMemory):
     """
 
     columns: tuple[str, ...]
+    moments: dict[str, tuple[torch.Tensor, torch.Tensor]]
+    """Mean and deviation of "inputs" and "targets" where they are standardised, once loaded."""
 
     def __init__(
         self,
@@ -145,9 +147,10 @@ class Regression(InMemory):
     def scaled(self, splits: dict[str, Split]) -> dict[str, Split]:
         """Standardise float64 splits by the training split, and give them their dtype."""
         kind = torch.float64 if self.dtype == "float64" else torch.float32
+        self.moments = {}
         for column, what in enumerate(("inputs", "targets")):
             if self.standardise in (what, "both"):
-                mean, deviation = moments(splits["train"][column])
+                mean, deviation = self.moments[what] = moments(splits["train"][column])
                 for part, split in splits.items():
                     pair = list(split)
                     pair[column] = (pair[column] - mean) / deviation

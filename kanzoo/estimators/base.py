@@ -15,9 +15,9 @@ from torch import nn
 
 from kanzoo.checks import check_name, check_whole
 from kanzoo.fit.stack import HIDDEN, FittedStack, StackOptions
-from kanzoo.interpret.formula.discover import prune_stack, read_stack
 from kanzoo.interpret.formula.expression import Formula
 from kanzoo.interpret.formula.search import FormulaError
+from kanzoo.interpret.formula.stacks import prune_stack, read_stack
 from kanzoo.interpret.prior import impose
 from kanzoo.interpret.pruning import Pruning
 
@@ -52,6 +52,7 @@ class StackEstimator(BaseEstimator):
         time_limit: float | None = 180.0,
         prior: str | Sequence[str] | None = None,
         monotone: Mapping[Any, str] | None = None,
+        units: Mapping[str, str] | None = None,
         random_state: Any = None,
     ) -> None:
         self.hidden = hidden
@@ -68,6 +69,7 @@ class StackEstimator(BaseEstimator):
         self.time_limit = time_limit
         self.prior = prior
         self.monotone = monotone
+        self.units = units
         self.random_state = random_state
 
     def _check_options(self) -> None:
@@ -131,12 +133,15 @@ class StackEstimator(BaseEstimator):
         return result
 
     def symbolic(self, **options: Any) -> Formula:
-        """The formula of `network_` in the columns' names (x0, x1, ... without), as `formula_` too.
+        """The formula in the columns' names (x0, x1, ... without), as `formula_` too.
 
-        Of a classifier, one for the score of every class. Options are those of
-        `kanzoo.interpret.formula.run.symbolic`, `tolerance` above all.
+        What `formula="auto"` has found; else, or with options, those of
+        `kanzoo.interpret.formula.run.symbolic`, what `network_` is read as. Of a classifier, one
+        for the score of every class.
         """
         check_is_fitted(self)
+        if self.formula == "auto" and self.formula_ is not None and not options:
+            return self.formula_
         options = {"tolerance": self.tolerance, "time_limit": self.time_limit, **options}
         with self._prior_added():
             formula = read_stack(self._stack, self._names(), **options)

@@ -21,7 +21,6 @@ from kanzoo.interpret.formula.discover import discover
 from kanzoo.interpret.formula.expression import Formula, with_prior
 
 RIDGE, FORMULA_RIDGE = 1e-3, 0.03  # of classifiers; of those whose scores shall become formulas
-POOR = 0.1  # error of a formula, in deviations, from which a warning says so
 
 
 class KANRegressor(RegressorMixin, StackEstimator):
@@ -52,14 +51,16 @@ class KANRegressor(RegressorMixin, StackEstimator):
         Share of the samples that decides on starts and grids, from 0 and below 1; none of fewer
         than 40 samples.
     formula : {None, "auto"}
-        "auto" looks for a formula after the fit, from which `predict` then predicts: by symmetries
-        of the data, then by pruned networks with hidden layers of 0, 1 and 2 nodes in turn unless
-        `hidden` is given, until one is exact.
+        "auto" looks for a formula, from which `predict` then predicts: for sums, products and
+        quotients of terms, in the data and in what their symmetries leave, then for pruned networks
+        with hidden layers of 0, 1 and 2 nodes in turn unless `hidden` is given, until one is exact.
+        A `ConvergenceWarning` says why a formula may only stand in for the right one.
     tolerance : float, default 0.01
-        How much larger than the network's the error of a formula may be, in standard deviations
-        of y, between 0 and 1.
+        How much larger than the network's the error of a formula that is read from it may be, in
+        standard deviations of each output, between 0 and 1.
     time_limit : float or None, default 180.0
-        Seconds for the search of the formula of one network; None for no limit.
+        Seconds for the search, all of it; None for no limit. At the limit, or on an interrupt from
+        the keyboard, the best formula so far is taken.
     prior : str or sequence of str, optional
         What is known beforehand, as `"2*x0 + sin(x1)"`: a formula in the columns' names, one for
         each output. It is taken off y, the network is fitted to the residue, and predictions and
@@ -67,6 +68,10 @@ class KANRegressor(RegressorMixin, StackEstimator):
     monotone : mapping, optional
         Columns, by name or number, in which the network (not the prior) shall be "increasing",
         "decreasing", "even" or "odd"; see `kanzoo.interpret.prior.impose`.
+    units : mapping, optional
+        The unit of every column, by name, as `{"mass": "kg", "speed": "m/s", "y": "J"}`, "" for
+        none, and of the target as "y". The search for a formula then starts from dimensionless
+        groups. Needs pint (`pip install kanzoo[units]`).
     random_state : int, RandomState or None
         Seed of the starts and of the held-out samples.
 
@@ -80,6 +85,9 @@ class KANRegressor(RegressorMixin, StackEstimator):
         Intervals of its grids.
     formula_ : Formula or None
         The formula, once one was looked for.
+    formulas_ : list of Formula
+        With `formula="auto"`, those that predict held-out samples better than all simpler ones, the
+        simplest first; of several outputs, a list for each.
     n_features_in_, feature_names_in_
         Number and names of the columns, as in scikit-learn.
 
@@ -95,35 +103,27 @@ class KANRegressor(RegressorMixin, StackEstimator):
     """
 
     def fit(self, X: Any, y: Any) -> Self:
-        """Fit to X `(N, C)` and y `(N,)` or `(N, O)`.
-
-        Raises `FormulaError` if a formula is asked for and none is found.
-        """
+        """Fit to X `(N, C)` and y `(N,)` or `(N, O)`."""
         self._check_options()
         X, y = validate_data(self, X, y, dtype=np.float64, multi_output=True, y_numeric=True)
         y = np.asarray(y, np.float64)
         self._is_flat = y.ndim == 1
         y = y.reshape(len(y), -1)
         self._priors = self._parsed(y.shape[1])
-        self._deviation = float(y.std())
+        self._deviations = [float(deviation) for deviation in y.std(0)]
         residue = y - self._prior_values(X)
         floor = 1e-12 * y.std(0)  # what rounding leaves of a prior that is right is no residue
         self.formula_ = None
         if self.formula is None:
             self._keep(fit_regression(X, residue, self._options(), standardise(residue, floor)))
             return self
-        limits: Any = {"tolerance": self.tolerance, "time_limit": self.time_limit}
-        with self._prior_added():
-            discovery = discover(X, residue, self._names(), self._options(), floor=floor, **limits)
+        limits: Any = {"time_limit": self.time_limit, "units": self.units, "floor": floor}
+        discovery = discover(X, residue, self._names(), self._options(), **limits)
         self._keep(discovery.stack)
         self.formula_ = self._add_prior(discovery.formula)
-        if self.formula_.relative_error > POOR:
-            warnings.warn(
-                f"the best formula misses the data by {self.formula_.relative_error:.2g} of their "
-                "standard deviation: they are noisy, or no network that was tried fits them",
-                ConvergenceWarning,
-                stacklevel=2,
-            )
+        self.formulas_ = discovery.fronts[0] if len(discovery.fronts) == 1 else discovery.fronts
+        for doubt in self.formula_.doubts:
+            warnings.warn(doubt, ConvergenceWarning, stacklevel=2)
         return self
 
     def _parsed(self, num_outputs: int) -> list[Any]:
@@ -145,7 +145,7 @@ class KANRegressor(RegressorMixin, StackEstimator):
         return np.stack([formula_values(text, self._names(), x) for text in texts], axis=1)
 
     def _add_prior(self, formula: Formula) -> Formula:
-        return with_prior(formula, self._priors, self._deviation) if self._priors else formula
+        return with_prior(formula, self._priors, self._deviations) if self._priors else formula
 
     def predict(self, X: Any) -> np.ndarray:
         """Values for X `(N, C)`: `(N,)`, or `(N, O)` if fitted to such; by the formula if asked."""
@@ -179,12 +179,12 @@ class KANClassifier(ClassifierMixin, StackEstimator):
         A third of the steps of LBFGS on every grid, at least 1.
     formula : {None, "auto"}
         "auto" looks for a formula of every class' score (logit) after the fit, without hidden
-        layers unless `hidden` is given: sums of functions of the columns. `predict` stays the
-        network's.
+        layers unless `hidden` is given: sums of functions of the columns. `predict` and
+        `predict_proba` then use it (and the network where it is not defined).
     tolerance : float, default 0.01
         As that of `KANRegressor`, in deviations of the scores. They need not be exact to tell
         classes apart: 0.05 or 0.1 finds formulas more often.
-    prior, monotone : None
+    prior, monotone, units : None
         For regression only: other values are refused.
 
     Attributes
@@ -229,10 +229,16 @@ class KANClassifier(ClassifierMixin, StackEstimator):
         return self
 
     def predict_proba(self, X: Any) -> np.ndarray:
-        """Probabilities of the classes, `(N, O)`."""
-        return torch.softmax(torch.as_tensor(self._outputs(X)), dim=1).numpy()
+        """Probabilities of the classes, `(N, O)`; by the formula if asked."""
+        return torch.softmax(torch.as_tensor(self._scores(X)), dim=1).numpy()
 
     def predict(self, X: Any) -> np.ndarray:
-        """Labels, `(N,)`."""
+        """Labels, `(N,)`; by the formula if asked."""
+        return self.classes_[self._scores(X).argmax(1)]
+
+    def _scores(self, X: Any) -> np.ndarray:
         scores = self._outputs(X)
-        return self.classes_[scores.argmax(1)]
+        if self.formula == "auto" and self.formula_ is not None:
+            values = self.formula_(np.asarray(X, np.float64))
+            return np.where(np.isnan(values), scores, values)
+        return scores

@@ -111,6 +111,9 @@ def _formula(
         formula = read_formula(copy.deepcopy(net), dataset, names=names, **limits)
     except ValueError as error:
         formula = {"expression": None, "failed": str(error)}
+    except Exception as error:  # the page shows the rest in any case
+        log.exception("the search for a formula failed")
+        formula = {"expression": None, "failed": f"{type(error).__name__}: {error}"}
     if formula["failed"]:
         log.warning("no formula within the tolerance: %s", formula["failed"])
     else:

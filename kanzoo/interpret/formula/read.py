@@ -1,32 +1,45 @@
-"""The formula of a trained run: fitted to its training data, judged on its test data."""
+"""The formula of a trained run, in the units of its data: fitted to its training data."""
 
 import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from kanzoo.data import Dataset
 from kanzoo.data.formula import parse_formula
 from kanzoo.fit.least_squares import rmse
-from kanzoo.interpret.formula.expression import with_prior
+from kanzoo.fit.stack import StackOptions
+from kanzoo.interpret.formula.clock import Clock
+from kanzoo.interpret.formula.expression import Formula, evaluate, with_prior
+from kanzoo.interpret.formula.finish import finish
+from kanzoo.interpret.formula.names import make_symbols
+from kanzoo.interpret.formula.output import OutputSearch
 from kanzoo.interpret.formula.run import symbolic
 from kanzoo.interpret.formula.search import FormulaError
 
+AS_GOOD = 1.05  # factor of the network's error within which a formula of the data stands for it
+
 
 def read_formula(
-    net: nn.Module, dataset: Dataset, *, names: Sequence[str] | None, **options: Any
+    net: nn.Module,
+    dataset: Dataset,
+    *,
+    names: Sequence[str] | None,
+    time_limit: float | None = 180.0,
+    **options: Any,
 ) -> dict[str, Any]:
-    """What `formula.json` holds: expression, latex, RMSE of network and formula, and every edge.
+    """What `formula.json` holds: expression, code, errors of network and formula, and every edge.
 
-    `options` are those of `symbolic`: tolerance, max_error, time_limit. Errors are root mean
-    squares over the test split, in the units of the data set's targets, as are the numbers in the
-    formula. Several outputs make `expression` a list. Where no formula is
-    within the tolerance, `failed` says which edge stood in the way, and the nearest formula is
-    given if there is one. Of data with a `prior`, the sum of it and the network's formula is given,
-    unless they were standardised: then the formula is that of the residue. Raises `ValueError` for
-    data or networks that no formula can describe.
+    A formula is looked for in the training data first; where none fits them as well as the network
+    does, the network is read. `options` are those of `symbolic`: tolerance, max_error, functions.
+    All numbers are in the units of the data as the user has them, whatever was standardised, and
+    errors are root mean squares over the test split. Several outputs make `expression` a list.
+    Where no formula is within the tolerance, `failed` says which edge stood in the way, and the
+    nearest formula is given if there is one. Of data with a `prior`, the sum of it and the formula
+    of the residue is given. Raises `ValueError` for data or networks that no formula can describe.
     """
     if dataset.spec.kind != "table" or dataset.spec.task != "regression":
         raise ValueError(
@@ -35,37 +48,88 @@ def read_formula(
         )
     dataset.load()
     splits: Any = getattr(dataset, "splits", None)
-    x, y = splits["train"]
+    inputs, outputs = _pairs(dataset, splits["train"])
+    data = {part: _restored(splits[part], inputs, outputs) for part in ("train", "test")}
+    predicted = {part: _outputs(net, splits[part][0], outputs) for part in ("train", "test")}
+    x, y = data["train"]
+    columns = list(names or [f"x_{k + 1}" for k in range(x.shape[1])])
     failed = ""
-    try:
-        formula = symbolic(net, x, y, names=names, **options)
-    except FormulaError as reason:
-        failed = str(reason)
-        if reason.formula is None:
-            return {"expression": None, "failed": failed}
-        formula = reason.formula
-    x, y = splits["test"]
-    truth = y.double().numpy().reshape(len(x), -1)
-    with torch.no_grad():
-        outputs = net.double()(x.double()).numpy()
-    values = formula(x.double().numpy()).reshape(len(x), -1)
+    with Clock(time_limit) as clock:
+        formula = None
+        if options.get("functions") is None:
+            formula = _of_data(x, y, columns, predicted["train"], clock)
+        if formula is None:
+            try:
+                z, targets = splits["train"]
+                pairs: Any = {"inputs": inputs, "outputs": outputs}
+                formula = symbolic(net, z, targets, names=columns, clock=clock, **pairs, **options)
+            except FormulaError as reason:
+                failed, formula = str(reason), reason.formula
+    if formula is None:
+        return {"expression": None, "failed": failed}
     prior = getattr(dataset, "prior", None)
-    if prior is not None and getattr(dataset, "standardise", "none") == "none":
-        known = parse_formula(prior, [symbol.name for symbol in formula.symbols])
-        formula = with_prior(formula, [known], formula.deviation)
-    error = rmse(values, truth)
+    x, truth = data["test"]
+    values = evaluate(formula.expressions, formula.symbols, x)
+    if prior is not None:
+        formula = with_prior(formula, [parse_formula(prior, columns)], formula.deviations)
+    network = predicted["test"]
+    relative = [rmse(values[:, k], t) / (float(t.std()) or 1.0) for k, t in enumerate(truth.T)]
     texts = [str(expression) for expression in formula.expressions]
     return {
+        **formula.summary(),
         "expression": texts[0] if len(texts) == 1 else texts,
-        "latex": formula.latex,
-        "rmse_network": _finite(rmse(outputs, truth)),
-        "rmse_formula": _finite(error),
-        "rmse_between": _finite(rmse(values, outputs)),
-        "relative_error": _finite(error / (float(truth.std()) or 1.0)),
+        "rmse_network": _finite(rmse(network, truth)),
+        "rmse_formula": _finite(rmse(values, truth)),
+        "rmse_between": _finite(rmse(values, network)),
+        "relative_error": _finite(max(relative)),
+        "relative_errors": [_finite(error) for error in relative],
         "prior": prior,
-        "edges": formula.edges,
         "failed": failed,
     }
+
+
+def _of_data(
+    x: np.ndarray, y: np.ndarray, names: list[str], network: np.ndarray, clock: Clock
+) -> Formula | None:
+    """A formula of the data that fits them as well as the network does; None where none does."""
+    symbols = make_symbols(names)
+    searches = []
+    for k in range(y.shape[1]):
+        # Half of the time is the network's, should it be needed.
+        search = OutputSearch(x, y[:, k], symbols, names, StackOptions(), clock.part(2))
+        search.run(networks=False)
+        error = rmse(network[:, k], y[:, k]) / search.front.scale
+        if search.front.choose().error > AS_GOOD * error and not search.front.is_exact:
+            return None
+        searches.append(search)
+    return finish(searches, names, symbols, x, y, network, clock)
+
+
+def _pairs(dataset: Any, train: Any) -> tuple[list[Any], list[Any]]:
+    """Shift and scale of every input and every output, from the user's units to the network's."""
+    moments = getattr(dataset, "moments", {})
+    pairs = []
+    for what, values in zip(("inputs", "targets"), train, strict=True):
+        count = values.reshape(len(values), -1).shape[1]
+        mean, deviation = moments.get(what, (torch.zeros(count), torch.ones(count)))
+        flat = (mean.flatten().tolist(), deviation.flatten().tolist())
+        pairs.append(list(zip(*flat, strict=True)))
+    return pairs[0], pairs[1]
+
+
+def _restored(split: Any, inputs: list[Any], outputs: list[Any]) -> tuple[np.ndarray, np.ndarray]:
+    """Inputs `(N, C)` and targets `(N, O)` in the user's units."""
+    return _unscaled(split[0], inputs), _unscaled(split[1], outputs)
+
+
+def _unscaled(values: Tensor, pairs: list[Any]) -> np.ndarray:
+    shift, scale = np.array(pairs, np.float64).T
+    return np.asarray(values.double().numpy().reshape(len(values), -1) * scale + shift)
+
+
+def _outputs(net: nn.Module, x: Tensor, outputs: list[Any]) -> np.ndarray:
+    with torch.no_grad():
+        return _unscaled(net.double()(x.double()), outputs)
 
 
 def _finite(error: float) -> float | None:

@@ -15,9 +15,12 @@ from torch import Tensor, nn
 
 from kanzoo.fit.chain import chain, check_finite
 from kanzoo.fit.least_squares import network_rmse, rmse
-from kanzoo.interpret.formula.expression import Formula, edge_record, evaluate, make_symbols, tidy
+from kanzoo.interpret.formula.clock import Clock
+from kanzoo.interpret.formula.constants import tidy
+from kanzoo.interpret.formula.expression import Formula, edge_record, evaluate
 from kanzoo.interpret.formula.hybrid import HybridLinear
 from kanzoo.interpret.formula.library import CONSTANT
+from kanzoo.interpret.formula.names import make_symbols
 from kanzoo.interpret.formula.search import FormulaError, edge_name, simplest
 
 __all__ = ["FormulaError", "symbolic"]
@@ -40,13 +43,15 @@ def symbolic(
     functions: Iterable[str] | None = None,
     inputs: Sequence[Any] | None = None,
     outputs: Any = None,
+    clock: Clock | None = None,
 ) -> Formula:
     """The formula of a stack of `KANLinear`, fitted to y, or to the network's own outputs.
 
     Shapes: x `(N, C)`, y `(N, O)`. The formula's error may exceed the network's by `tolerance`
-    standard deviations of y at most, and be at most `max_error` of them in all if that is given;
+    standard deviations of y at most, for every output in its own, and be at most `max_error` of
+    them in all if that is given;
     `FormulaError` says otherwise which edge failed, or that `time_limit` seconds were not enough
-    (None for no limit). A terminal shows the progress. `names` are
+    (None for no limit; a `clock` that runs already counts instead). `names` are
     those of the inputs, x_1, x_2, ... unless given; `functions` restrict the library. `inputs` and
     `outputs` serve networks on scaled data: pairs (shift, scale) of the columns, z = (x - shift) /
     scale, so that the formula speaks of the data before scaling.
@@ -81,7 +86,10 @@ def symbolic(
                 f"the network itself misses the data by {error / deviation:.3g} of their "
                 f"deviations, more than max_error={max_error:g}: fit it better first"
             )
-    stack, fits = simplest(layers, x[rows], target[rows], limit, functions, time_limit)
+    if clock is None:
+        clock = Clock(time_limit)
+    with clock:
+        stack, fits = simplest(layers, x[rows], target[rows], limit, functions, clock)
     pairs = inputs if inputs is not None else [(0.0, 1.0)] * x.shape[1]
     output_pairs = outputs if outputs is not None else [(0.0, 1.0)] * predicted.shape[1]
     symbols = make_symbols(names or [f"x_{k + 1}" for k in range(x.shape[1])])
@@ -97,17 +105,22 @@ def symbolic(
     heights, widths = np.array(output_pairs, np.float64).T
     truth, predictions = target.numpy() * widths + heights, predicted.numpy() * widths + heights
     index = rows.numpy()[:: max(1, len(rows) // 500)]
+    clock.show("constants of the formula")
     tidied = [
-        tidy(e, symbols, points[index], truth[index, k]) if e.free_symbols else e
+        tidy(e, symbols, points[index], truth[index, k], clock) if e.free_symbols else e
         for k, e in enumerate(raw)
     ]
     edges = [edge_record(*edge, fit) for edge, fit in sorted(fits.items(), key=lambda e: e[0])]
-    return judge([tidied, raw], symbols, points, truth, predictions, edges, tolerance, max_error)
+    columns = [symbol.name for symbol in symbols] if names is None else [str(n) for n in names]
+    return _judge(
+        [tidied, raw], symbols, columns, points, truth, predictions, edges, tolerance, max_error
+    )
 
 
-def judge(
+def _judge(
     choices: list[list[sympy.Expr]],
     symbols: list[sympy.Symbol],
+    names: list[str],
     x: np.ndarray,
     y: np.ndarray,
     network: np.ndarray,
@@ -116,24 +129,35 @@ def judge(
     max_error: float | None = None,
 ) -> Formula:
     """The first choice that is within the tolerance on all data; `FormulaError` if none is."""
-    deviation = float(y.std()) or 1.0
-    error = rmse(network, y)
+    deviations = y.std(0)
+    scale = np.where(deviations > 0, deviations, 1.0)
+    network_errors = np.sqrt(np.square(network - y).mean(0))
+    allowed = network_errors + tolerance * scale
+    if max_error is not None:
+        allowed = np.minimum(allowed, max_error * scale)
     for expressions in choices:
         values = evaluate(expressions, symbols, x)
+        errors = [rmse(values[:, k], y[:, k]) for k in range(y.shape[1])]
         formula = Formula(
             expressions,
             symbols,
-            error,
-            rmse(values, y),
+            errors,
+            [float(d) for d in deviations],
+            rmse(network, y),
             rmse(values, network),
-            float(y.std()),
             edges,
+            names,
         )
-        allowed = error + tolerance * deviation
-        if formula.rmse_formula <= min(allowed, deviation * (max_error or float("inf"))):
+        if all(error <= most for error, most in zip(errors, allowed, strict=True)):
             log.info("formula %s", formula)
             return formula
-    text = f"the formula misses the data by {formula.rmse_formula:.3g}, the network by {error:.3g}"
+    worst_output = int(np.argmax(np.nan_to_num(np.array(errors), nan=np.inf) / allowed))
+    text = (
+        f"the formula misses the data by {errors[worst_output]:.3g}, "
+        f"the network by {network_errors[worst_output]:.3g}"
+    )
+    if len(errors) > 1:
+        text = f"output {worst_output}: {text}"
     if edges:
         worst = min(edges, key=lambda e: e["r2"])
         text += f"; the least sure edge is {edge_name(worst['layer'], worst['i'], worst['o'])}"

@@ -5,16 +5,14 @@ Axes: N samples, C inputs, O outputs.
 
 import copy
 import logging
-import time
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.progress import Progress
 from torch import Tensor, nn
 
 from kanzoo.fit.least_squares import fit_squares
+from kanzoo.interpret.formula.clock import Clock, TimeOver
 from kanzoo.interpret.formula.expression import Formula
 from kanzoo.interpret.formula.hybrid import HybridLinear
 from kanzoo.interpret.formula.library import LIBRARY, EdgeFit, fit_edge, get_function
@@ -26,37 +24,6 @@ EXACT = 1e-7  # error, in standard deviations, that counts as none
 DECADES = 0.2  # of the error that a unit of complexity must gain
 LIKELY = 8  # functions of an edge that are looked at again after other edges changed
 TRIES = 5  # functions that are tried on an edge before it counts as failed
-
-
-class _TimeOver(Exception):
-    """The time for a search is over."""
-
-
-class Clock:
-    """The time left for a search, and its progress on a terminal, where there is one."""
-
-    def __init__(self, seconds: float | None) -> None:
-        self.seconds = seconds
-        self._end = None if seconds is None else time.monotonic() + seconds
-        console = Console(stderr=True)
-        self._bar = Progress(console=console, transient=True, disable=not console.is_interactive)
-        self._task = self._bar.add_task("formula", total=None)
-
-    def __enter__(self) -> "Clock":
-        self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()
-
-    def check(self) -> None:
-        """Raise if the time is over."""
-        if self._end is not None and time.monotonic() > self._end:
-            raise _TimeOver
-
-    def show(self, what: str, done: int, total: int) -> None:
-        """Show how far a search is."""
-        self._bar.update(self._task, description=what, completed=done, total=total)
 
 
 class FormulaError(ValueError):
@@ -78,7 +45,7 @@ def simplest(
     y: Tensor,
     limit: float,
     functions: Iterable[str] | None,
-    time_limit: float | None = None,
+    clock: Clock,
 ) -> tuple[nn.Sequential, dict[tuple[int, int, int], EdgeFit]]:
     """The search with the simplest functions first, then with ever more of them.
 
@@ -90,26 +57,25 @@ def simplest(
     best: Search | None = None
     failure: FormulaError | None = None
     sizes: set[int] = set()
-    with Clock(time_limit) as clock:
-        for level in LEVELS:
-            chosen = [name for name in names if get_function(name).complexity <= level]
-            if not chosen or len(chosen) in sizes:
-                continue
-            sizes.add(len(chosen))
-            search = Search(layers, x, y, limit, chosen, clock)
-            try:
-                search.run()
-            except FormulaError as error:
-                failure = error
-                continue
-            except _TimeOver:
-                if not search.is_complete:
-                    failure = failure if best is None and failure else search.unfinished()
-                    break
-            if best is None or search.cost(deviation) < best.cost(deviation):
-                best = search
-            if search.reached < EXACT * deviation:
+    for level in LEVELS:
+        chosen = [name for name in names if get_function(name).complexity <= level]
+        if not chosen or len(chosen) in sizes:
+            continue
+        sizes.add(len(chosen))
+        search = Search(layers, x, y, limit, chosen, clock)
+        try:
+            search.run()
+        except FormulaError as error:
+            failure = error
+            continue
+        except TimeOver:
+            if not search.is_complete:
+                failure = failure if best is None and failure else search.unfinished()
                 break
+        if best is None or search.cost(deviation) < best.cost(deviation):
+            best = search
+        if search.reached < EXACT * deviation:
+            break
     if best is None:
         assert failure is not None
         raise failure
@@ -145,8 +111,8 @@ class Search:
     def unfinished(self) -> FormulaError:
         """What to say when the time is over before every edge has a function."""
         return FormulaError(
-            f"no formula in {self.clock.seconds:g} s: {len(self.fits)} of {self.edges} edges have "
-            "a function; prune the network first, or raise time_limit"
+            f"no formula in {self.clock.seconds or 0:g} s: {len(self.fits)} of {self.edges} edges "
+            "have a function; prune the network first, or raise time_limit"
         )
 
     def cost(self, deviation: float) -> float:

@@ -36,7 +36,9 @@ _Row = tuple[tuple[np.ndarray, ...], str, Callable[[Any], "Problem | None"]]
 class Smooth(Protocol):
     """A smooth fit of data: its error, relative to the data's deviation, and its derivatives."""
 
-    error: float
+    @property
+    def error(self) -> float:
+        """Root mean square, in deviations of the data."""
 
     def gradient(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Values `(N,)` and derivatives `(N, C)` at x `(N, C)`."""
@@ -45,7 +47,16 @@ class Smooth(Protocol):
 def simplify(
     problem: Problem, fit: Callable[[np.ndarray, np.ndarray], Smooth], smooth: Smooth
 ) -> Problem:
-    """The problem with as few columns as its symmetries leave; itself where there are none.
+    """The problem with as few columns as its symmetries leave; itself where there are none."""
+    for _, smaller in simpler(problem, fit, smooth):
+        problem = smaller
+    return problem
+
+
+def simpler(
+    problem: Problem, fit: Callable[[np.ndarray, np.ndarray], Smooth], smooth: Smooth
+) -> Iterator[tuple[str, Problem]]:
+    """One symmetry after another: what it is, and the problem of fewer columns that it leaves.
 
     `fit` makes a smooth fit; `smooth` is that of the problem. A symmetry counts when the function
     of fewer columns can be fitted as well as the one before.
@@ -55,16 +66,16 @@ def simplify(
             if smaller.is_constant or not smaller.x.shape[1]:
                 if smaller.y.std() > 1e-2 * abs(smaller.y.mean()):
                     continue
-                log.debug("%s leaves a constant", title)
-                return smaller
+                yield title, smaller
+                return
             candidates = fit(smaller.x, smaller.y)
             if candidates.error <= max(4 * smooth.error, 1e-3):
                 log.debug("%s leaves %d columns", title, smaller.x.shape[1])
                 problem, smooth = smaller, candidates
+                yield title, problem
                 break
         else:
             break
-    return problem
 
 
 def _tries(problem: Problem, smooth: Smooth) -> Iterator[tuple[str, Problem]]:

@@ -1,0 +1,105 @@
+"""The direct way from data to formulas: sums of terms, products and quotients, by linear algebra.
+
+Axes: N samples, C columns.
+"""
+
+import logging
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+import sympy
+
+from kanzoo.interpret.formula.clock import Clock
+from kanzoo.interpret.formula.front import Front
+from kanzoo.interpret.formula.problem import Problem, views
+from kanzoo.interpret.formula.products import products
+from kanzoo.interpret.formula.rational import quotients
+from kanzoo.interpret.formula.sparse import Sum, sums, thinned
+from kanzoo.interpret.formula.terms import (
+    Library,
+    function_terms,
+    laurent_terms,
+    library,
+    polynomial_terms,
+)
+
+log = logging.getLogger("kanzoo")
+
+MAX_NUMBERS = 4_000_000  # of a library of terms
+ROWS = 400  # samples that terms are chosen on
+DEGREES = {1: 9, 2: 6, 3: 5, 4: 4, 5: 3, 6: 3}
+QUOTIENTS = ("y", "y^2", "exp y")  # functions of y that are looked for as quotients
+SKIPPED = ("tan y", "sin y", "cos y")  # functions of y that symmetries look at
+KEPT = 2  # sums of a library that are looked at
+SIZE = 6  # terms of a sum
+WORSE = 3.0  # factor of the error from the best, above which a sum is not looked at
+
+
+def search(problem: Problem, front: Front, clock: Clock, smooth_error: float = 0.0) -> None:
+    """Add the formulas of all direct ways to a front, until one is exact.
+
+    Also until a simple one predicts noisy data as well as a smooth fit with `smooth_error`.
+    """
+    if problem.y.max() < 0:
+        outer = problem.invert
+        problem = Problem(problem.x, -problem.y, problem.columns, lambda e: outer(-e))
+    for expression in _expressions(problem, front, clock):
+        clock.check()
+        front.add(expression)
+        if front.is_exact or front.is_settled(smooth_error):
+            return
+
+
+def _likely(found: Iterable[Sum], terms: Library) -> list[Sum]:
+    """The sums whose error pays for their terms: those that are chosen from many cost more."""
+    count = len(terms.values)
+    cost = 0.5 * np.log(count) + np.log(len(terms.terms) + 1)
+
+    def length(entry: Sum) -> float:
+        return float(count * np.log(max(entry.error, 1e-15)) + cost * len(entry.support))
+
+    return sorted(found, key=length)[:KEPT]
+
+
+def _expressions(problem: Problem, front: Front, clock: Clock) -> Iterator[sympy.Expr]:
+    x, count = problem.x, problem.x.shape[1]
+    if problem.is_constant or not count:
+        yield problem.invert(sympy.Float(float(problem.y.mean()), 17))
+        return
+    clock.show(f"products of {count} columns")
+    for expression in products(problem):
+        yield problem.invert(expression)
+    choices = [(v.name, t) for v, t in views(problem) if v.name not in SKIPPED]
+    rows = np.random.default_rng(0).permutation(len(x))[:ROWS]
+    dense = library(x, polynomial_terms(count, DEGREES.get(count, 2)))
+    for name, transformed in choices:
+        clock.show(f"polynomials for {name}")
+        full = thinned(dense, transformed.y)
+        if full is not None and full.error < WORSE * front.least:
+            yield transformed.invert(_expression(dense, full, problem))
+    clock.show("quotients of polynomials")
+    for name, transformed in choices:
+        if name in QUOTIENTS:
+            for quotient in quotients(transformed):
+                yield transformed.invert(quotient)
+    for title, build in (
+        ("polynomials", lambda: dense.terms),
+        ("powers", lambda: laurent_terms(x)),
+        ("functions", lambda: [*function_terms(x), *laurent_terms(x, 200)]),
+    ):
+        terms = library(x[rows], build())
+        rows_of = rows[: max(100, MAX_NUMBERS // max(len(terms.terms), 1))]
+        terms = Library(terms.terms, terms.values[: len(rows_of)])
+        for name, transformed in choices:
+            clock.show(f"sums of {title} for {name}")
+            clock.check()
+            for found in _likely(sums(terms, transformed.y[rows_of], SIZE), terms):
+                if found.error < WORSE * front.least:
+                    yield transformed.invert(_expression(terms, found, problem))
+
+
+def _expression(terms: Library, found: Sum, problem: Problem) -> sympy.Expr:
+    """The expression of a sum."""
+    chosen = [terms.terms[k].symbol(problem.columns) for k in found.support]
+    numbers = [sympy.Float(c, 17) for c in found.coefficients]
+    return sympy.Add(*(c * t for c, t in zip(numbers, [*chosen, sympy.Integer(1)], strict=True)))
