@@ -173,6 +173,37 @@ def test_checkpoints_by_time_lose_a_batch_at_most(
     assert_same(resumed, alone(name))
 
 
+def test_slurms_signal_saves_and_queues_the_job_again(
+    tmp_path: Path, monkeypatch: Patch, alone: Callable[[str], Any]
+) -> None:
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    (tools / "scontrol").write_text(f"#!/bin/sh\necho $@ >> {tmp_path}/asked\n")
+    (tools / "scontrol").chmod(0o755)
+    code = (
+        "import os, signal\nfrom kanzoo.training.task import Task\n"
+        "plain, calls = Task.training_step, iter(range(10**9))\n"
+        "def step(self, batch, index):\n"
+        "    if next(calls) == 5: os.kill(os.getpid(), signal.SIGUSR1)\n"
+        "    return plain(self, batch, index)\n"
+        "Task.training_step = step\n"
+        "from kanzoo.train import main\nmain()"
+    )
+    words = [*RECIPES["dropout"], "trainer.max_epochs=4", f"runs={tmp_path / 'runs'}"]
+    path = f"{tools}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        [sys.executable, "-c", code, *words], cwd=tmp_path, capture_output=True, text=True,
+        env={**environment(), "PATH": path, "SLURM_JOB_ID": "17"}, check=False,
+    )  # fmt: skip
+    assert done.returncode == 128 + signal.SIGUSR1
+    assert lines(done) == [
+        "kanzoo: stopped by SIGUSR1 in epoch 1, step 6, which is saved; "
+        "the same command goes on from here"
+    ]
+    assert (tmp_path / "asked").read_text() == "requeue 17\n"
+    assert_same(run(tmp_path / "runs", "dropout"), alone("dropout"))
+
+
 # --- what is damaged -----------------------------------------------------------------------------
 
 

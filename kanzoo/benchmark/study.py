@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from kanzoo import compare
 from kanzoo.models.weights import save_recipe
@@ -29,6 +28,7 @@ from kanzoo.run.prepare import prepare
 from kanzoo.study import comparison
 from kanzoo.study.engines.local import LocalEngine
 from kanzoo.study.plan import Cell
+from kanzoo.training.checkpoints import Checkpoints
 
 CELLS = 10_000
 MODELS = {
@@ -196,4 +196,5 @@ def _make_up_results(cells: list[Cell]) -> None:
             net = prepare(cell.config).plan.build(cell.seed)
             save_recipe(net, folder.path)
             state = {f"net.{name}": value for name, value in net.state_dict().items()}
-            torch.save({"state_dict": state}, folder.path / "checkpoints" / "best.ckpt")
+            path = folder.path / "checkpoints" / "best.ckpt"
+            Checkpoints(folder).save_checkpoint({"state_dict": state}, path)

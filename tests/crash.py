@@ -1,0 +1,374 @@
+"""Kills commands as they write, and says whether the same command then ends as if left alone.
+
+    python tests/crash.py train|tune|study|explain [--points 50] [--folder FOLDER]
+    python tests/crash.py random [--points 20]
+
+Everything that reaches a file is a point: a new, renamed or removed file, a folder, a sync, and
+every write, half of which is there when the process is killed. Processes are forked from one that
+has imported all that they need, so that a point costs little more than the command itself.
+"""
+
+import argparse
+import builtins
+import contextlib
+import importlib
+import io
+import json
+import os
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+STUDY = """
+name: crash
+title: Does it go on?
+question: Does a study that was killed end as one that was left alone?
+data: [functions]
+models: {mlp: [model.width=3]}
+arms: {mlp: [layers=mlp], kan: [layers=kan_activated, basis=bspline]}
+baseline: mlp
+match: [params]
+controls: false
+first_seed: 0
+seeds: 2
+looks: [2]
+margin: 0.01
+alpha: 0.05
+tune: {trials: TRIALS, finalist_seeds: 1}
+overrides: [data.n_train=64, data.n_test=64, data.batch_size=32, trainer.max_epochs=2, logger=csv,
+  callbacks.progress=false]
+"""
+RUN = (
+    *("logger=csv", "callbacks.progress=false", "data=functions", "data.function=exp_sin"),
+    *("data.n_train=96", "data.n_test=64", "data.batch_size=32", "model=mlp", "match=none"),
+)
+TRAIN = (
+    *(*RUN, "model.width=4", "trainer.max_epochs=3", "callbacks.pictures.every=2"),
+    *("callbacks.checkpoint_minutes=1e-9", "callbacks.grid={refine: [[1, 7]]}"),
+)
+SIZES = {  # eight architectures, as small as they come
+    "mlp": ("data=digits", "model.width=8", "model.dropout=0.2"),
+    "resmlp": ("data=digits", "model.width=8"),
+    "convnet": ("data=digits", "model.width=2"),
+    "resnet": ("data=digits", "model.width=2"),
+    "vit": ("data=digits", "model.width=8", "model.depth=1", "model.heads=2"),
+    "mixer": ("data=digits", "model.width=8", "model.depth=1"),
+    "rnn": ("data=digits_rows", "model.width=8"),
+    "unet": ("data=digits_denoise", "model.width=2"),
+}
+TIMES = ("step_time_ms", "train_seconds", "samples_per_second", "machine", "git_sha")
+DATED = (".html", ".log", ".md", ".tex", ".json.gz")  # hold times of day, or how long cells took
+
+
+# --- the points ----------------------------------------------------------------------------------
+
+
+class Points:
+    """Counts what a process does to files below a folder, and kills it at one of them."""
+
+    def __init__(self, folder: Path, kill_at: int | None) -> None:
+        self.folder = str(folder.resolve())
+        self.kill_at = kill_at
+        self.count = 0
+
+    def holds(self, path: object) -> bool:
+        is_path = isinstance(path, str | os.PathLike)
+        return is_path and os.path.abspath(os.fspath(path)).startswith(self.folder)  # type: ignore[arg-type]
+
+    def reach(self, half: Callable[[], object] = lambda: None) -> None:
+        self.count += 1
+        if self.count - 1 == self.kill_at:
+            half()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def install(self) -> None:
+        for name in ("replace", "rename", "unlink", "remove", "mkdir", "rmdir"):
+            setattr(os, name, self._watched(getattr(os, name)))
+        sync = os.fsync
+
+        def fsync(file: int) -> None:
+            self.reach()
+            sync(file)
+
+        os.fsync = fsync
+        builtins.open = io.open = self._opened(io.open)
+
+    def _watched(self, plain: Callable[..., Any]) -> Callable[..., Any]:
+        def call(path: Any, *args: Any, **options: Any) -> Any:
+            if self.holds(path):
+                self.reach()
+            return plain(path, *args, **options)
+
+        return call
+
+    def _opened(self, plain: Callable[..., Any]) -> Any:
+        points = self
+
+        class Torn(io.FileIO):
+            def write(self, data: Any) -> int:
+                view = memoryview(data).cast("B")
+                points.reach(lambda: io.FileIO.write(self, view[: len(view) // 2]))
+                return super().write(data)
+
+        def opened(
+            file: Any, mode: str = "r", buffering: int = -1, encoding: str | None = None,
+            errors: str | None = None, newline: str | None = None, *args: Any, **options: Any,
+        ) -> Any:  # fmt: skip
+            if not set(mode) & set("wax") or "+" in mode or not points.holds(file):
+                return plain(file, mode, buffering, encoding, errors, newline, *args, **options)
+            points.reach()
+            raw = Torn(file, mode.replace("b", "").replace("t", ""))
+            binary = io.BufferedWriter(raw)
+            return binary if "b" in mode else io.TextIOWrapper(binary, encoding, errors, newline)
+
+        return opened
+
+
+# --- what is run ---------------------------------------------------------------------------------
+
+
+def run_here(words: Sequence[str]) -> None:
+    """Run a command in this process; a study in it too, cell after cell."""
+    command, *rest = words
+    sys.argv = [command, *rest]
+    module = importlib.import_module(f"kanzoo.{command}")
+    if command == "compare":
+        module.build_engine = lambda config: inline_engine()
+    module.main()
+
+
+def inline_engine() -> Any:
+    from kanzoo.study.engines.base import Engine, Session
+    from kanzoo.study.engines.cell import run_cell
+
+    class InlineSession(Session):
+        def __init__(self, train: Any) -> None:
+            super().__init__(0)
+            self.train, self.waiting = train, []  # type: ignore[var-annotated]
+
+        def start(self, cells: Any) -> None:
+            self.waiting.extend(cells)
+
+        def ended(self) -> Any:
+            cell = self.waiting.pop(0)
+            return [(cell, run_cell(cell, self.train))]
+
+    class Inline(Engine):
+        is_local = True
+
+        def check(self, cells: Any) -> None: ...
+
+        def describe(self, count: int) -> str:
+            return "in this process"
+
+        @contextmanager
+        def session(self, count: int, folder: Path, train: Any) -> Iterator[Session]:
+            yield InlineSession(train)
+
+    return Inline()
+
+
+class Bench:
+    """Forks commands below a folder; the first one says which modules to import for the others."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.work = folder / "work"
+        self.log = folder / "log.txt"
+
+    def fork(
+        self, words: Sequence[str], *, kill_at: int | None = None, after: float | None = None
+    ) -> int | None:
+        """Run a command; how many points it had, or None where it was killed."""
+        self.work.mkdir(exist_ok=True)
+        child = os.fork()
+        if child == 0:
+            self._child(words, kill_at)
+        if after is not None:
+            time.sleep(after)
+            os.kill(child, signal.SIGKILL)
+        _, status = os.waitpid(child, 0)
+        if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL:
+            return None
+        if status != 0:
+            raise SystemExit(f"{' '.join(words)} failed:\n{self.log.read_text()[-3000:]}")
+        facts = json.loads((self.folder / "facts.json").read_text())
+        for name in facts["modules"]:
+            if name not in sys.modules:
+                with contextlib.suppress(Exception):
+                    importlib.import_module(name)
+        return int(facts["points"])
+
+    def _child(self, words: Sequence[str], kill_at: int | None) -> None:
+        code = 1
+        output = os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(output, 1)
+        os.dup2(output, 2)
+        try:
+            os.chdir(self.work)
+            points = Points(self.work, kill_at)
+            points.install()
+            try:
+                run_here(words)
+                code = 0
+            except SystemExit as end:
+                code = int(end.code or 0)
+            facts = {"points": points.count, "modules": sorted(sys.modules)}
+            (self.folder / "facts.json").write_text(json.dumps(facts))
+        except BaseException:
+            import traceback
+
+            traceback.print_exc()
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+
+    def clear(self) -> None:
+        shutil.rmtree(self.work, ignore_errors=True)
+
+
+# --- what is compared ----------------------------------------------------------------------------
+
+
+def content_of(path: Path) -> Any:
+    """What must not depend on interruptions of a file."""
+    import numpy as np
+    import pandas as pd
+    import torch
+
+    if path.suffix == ".ckpt":
+        state = torch.load(path, weights_only=True)["state_dict"]
+        return {name: (str(v.dtype), v.tolist()) for name, v in state.items()}
+    if path.suffix == ".npz":
+        with np.load(path, allow_pickle=False) as arrays:
+            return {name: arrays[name].tolist() for name in arrays.files}
+    if path.name == "result.json":
+        return {k: v for k, v in json.loads(path.read_text()).items() if k not in TIMES}
+    if path.suffix in DATED or "report" in path.parts:
+        if path.suffix != ".csv":
+            return path.stat().st_size > 0
+        table = pd.read_csv(path)
+        timed = [c for c in table if "time" in c or "second" in c or "machine" in c]
+        return table.drop(columns=timed).to_csv()
+    return path.read_bytes()
+
+
+def tree(folder: Path) -> dict[str, Any]:
+    """All files below a folder by their names."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): content_of(path) for path in files}
+
+
+def differences(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
+    missing = [f"{name} is there once only" for name in one.keys() ^ other.keys()]
+    wrong = [name for name in one.keys() & other.keys() if repr(one[name]) != repr(other[name])]
+    return missing + [f"{name} differs{_where(one[name], other[name])}" for name in wrong]
+
+
+def _where(one: Any, other: Any) -> str:
+    if not isinstance(one, dict):
+        return ""
+    keys = [key for key in one.keys() | other.keys() if repr(one.get(key)) != repr(other.get(key))]
+    return f" in {', '.join(sorted(keys))}"
+
+
+# --- campaigns -----------------------------------------------------------------------------------
+
+
+def kill_everywhere(bench: Bench, name: str, most: int) -> str:
+    """Kill a command at `most` of its points, evenly spread; raises `SystemExit` for a difference.
+
+    Returns a line on what was done.
+    """
+    before, words = commands(bench, name)
+
+    def prepare() -> None:
+        bench.clear()
+        for command in before:
+            bench.fork(command)
+
+    prepare()
+    count = bench.fork(words)
+    assert count
+    reference = tree(bench.work)
+    places = sorted({int((i + 0.5) * count / most) for i in range(most)})
+    began = time.monotonic()
+    for place in places:
+        prepare()
+        bench.fork(words, kill_at=place)  # a fast run flushes less often and may lack the last one
+        bench.fork(words)
+        if wrong := differences(reference, tree(bench.work)):
+            raise SystemExit(f"{name}, killed at point {place} of {count}: {', '.join(wrong)}")
+    each = (time.monotonic() - began) / len(places)
+    return f"{name}: {len(places)} of {count} points, {each:.1f} s each, {len(reference)} files"
+
+
+def commands(bench: Bench, name: str) -> tuple[list[list[str]], list[str]]:
+    """What is run first, and what is killed."""
+    if name == "train":
+        return [], ["train", *TRAIN]
+    if name == "explain":
+        train = ["train", *RUN, "model.width=3", "trainer.max_epochs=1", "name=seen"]
+        bench.fork(train)
+        (run,) = (p.parent.relative_to(bench.work) for p in bench.work.rglob("result.json"))
+        return [train], ["explain", f"run={run}", "edges=4"]
+    conf = bench.folder / "conf" / "study"
+    conf.mkdir(parents=True, exist_ok=True)
+    trials = {"tune": "2", "study": "0"}[name]
+    (conf / "crash.yaml").write_text(STUDY.replace("TRIALS", trials))
+    return [], ["compare", "--config-dir", str(conf.parent), "study=crash"]
+
+
+def kill_at_random(bench: Bench, most: int, seed: int) -> str:
+    """Kill training of eight architectures at random times."""
+    draw = random.Random(seed)
+    kills = 0
+    for index, (model, sizes) in enumerate(SIZES.items()):
+        words = [
+            *("train", f"model={model}", *sizes, "logger=csv", "callbacks.progress=false"),
+            *("data.limit_train=128", "data.batch_size=32", "trainer.max_epochs=4"),
+            *("match=none", "callbacks.checkpoint_minutes=1e-9"),
+        ]
+        bench.clear()
+        bench.fork(words)  # imports and kernels
+        bench.clear()
+        began = time.monotonic()
+        bench.fork(words)
+        seconds = time.monotonic() - began
+        reference = tree(bench.work)
+        for _ in range(most * (index + 1) // len(SIZES) - most * index // len(SIZES)):
+            bench.clear()
+            while bench.fork(words, after=seconds * draw.uniform(0.2, 0.95)) is not None:
+                bench.clear()  # it was faster
+            kills += 1
+            bench.fork(words)
+            if wrong := differences(reference, tree(bench.work)):
+                raise SystemExit(f"{model}, killed at random: {', '.join(wrong)}")
+    return f"random: {kills} kills of {len(SIZES)} architectures, all ends identical"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("name", choices=["train", "tune", "study", "explain", "random"])
+    parser.add_argument("--points", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=0)
+    chosen = parser.parse_args()
+    os.environ["OMP_NUM_THREADS"] = "1"  # threads do not outlast a fork
+    with tempfile.TemporaryDirectory() as folder:
+        bench = Bench(Path(folder).resolve())
+        if chosen.name == "random":
+            print(kill_at_random(bench, chosen.points, chosen.seed))
+        else:
+            print(kill_everywhere(bench, chosen.name, chosen.points))
+
+
+if __name__ == "__main__":
+    main()
