@@ -241,8 +241,12 @@ def second_moment(
     since the functions of some bases differ between features or are drawn. Drawing must neither
     depend on nor advance the global generator.
     """
-    features, step = 64, 1e-5
+    step = 1e-5
     with torch.no_grad(), torch.device("cpu"), torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)
+        # Of large bases fewer features: values of all functions are held at once.
+        functions = factory(1, device="cpu").num_functions
+        features = 64 if functions <= 512 else max(1, 4096 // functions)
         torch.default_generator.manual_seed(0)
         basis = factory(features, device="cpu", dtype=torch.float64)
 

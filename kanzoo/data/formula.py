@@ -19,6 +19,7 @@ MAX_LENGTH = 2000  # characters of a formula
 MAX_DEPTH = 200  # nested operations
 MAX_POWER = 100  # largest constant exponent
 MAX_DIGITS = 100  # of any constant
+MAX_CHOICES = 4  # calls of max and min, each of which SymPy compares with all others
 # The functions of a formula: how many arguments they take, and their names in SymPy and in NumPy
 # or SciPy's `special`.
 FUNCTIONS: dict[str, tuple[int, str, str]] = {
@@ -136,6 +137,7 @@ class _Reader:
         self.sympy = sympy
         self.modules = (np, special)
         self.variables = variables
+        self.choices = 0
 
     def read(self, node: ast.expr, depth: int) -> tuple[Any, float | None]:
         """The expression of a node, and its value if it is constant."""
@@ -197,6 +199,9 @@ class _Reader:
         count, sympy_name, numpy_name = FUNCTIONS[name]
         if node.keywords or len(node.args) != count:
             raise ValueError(f"{name} takes {count} argument{'s' * (count > 1)}")
+        self.choices += name in ("max", "min")
+        if self.choices > MAX_CHOICES:
+            raise ValueError(f"more than {MAX_CHOICES} calls of max and min")
         arguments = [self.read(argument, depth + 1) for argument in node.args]
         call = next(getattr(m, numpy_name) for m in self.modules if hasattr(m, numpy_name))
         value = _constant(call, *(constant for _, constant in arguments))

@@ -24,6 +24,7 @@ KEYS = (
     *("model", "layers", "basis", "basis_name", "in_shape", "num_outputs"),
 )
 MAX_NUMBER = 2**24  # of any size or count in a recipe
+MAX_DEPTH = 2**10  # of any architecture, whose modules are made before weights can be compared
 MAX_BASIS = 2**12  # of any in a basis, whose grid is computed before weights can be compared
 
 
@@ -52,6 +53,9 @@ def check_recipe(config: Any) -> dict[str, Any]:
         for name, value in (node or {}).items():
             if not _is_plain(value, MAX_BASIS if key == "basis" else MAX_NUMBER):
                 raise ValueError(f"{key}.{name} must be a plain value of sane size, got {value!r}")
+    depth = config["model"].get("depth", 1)
+    if isinstance(depth, int) and depth > MAX_DEPTH:
+        raise ValueError(f"model.depth={depth} is above {MAX_DEPTH}")
     name = config["basis_name"]
     if name is not None and not isinstance(name, str):
         raise ValueError(f"basis_name must be a name, got {name!r}")

@@ -53,8 +53,6 @@ def compose(config_name: str, overrides: list[str]) -> Config:
     """The checked, resolved configuration of a list of overrides, as plain values."""
     overrides = selections(config_name, overrides)
     config = check_overrides(config_name, overrides)
-    if any(word.startswith("+") for word in overrides):  # which Hydra may refuse
-        config = _compose(config_name, overrides)
     return to_plain(config, dict(config.hydra.runtime.choices))
 
 
@@ -177,10 +175,12 @@ def check_overrides(
     for override in parsed:
         text = str(override.input_line)
         name = override.key_or_group
-        if name.split(".")[0].split("/")[0] == "hydra":
+        if re.split(r"[./@]", name)[0] == "hydra":
             continue
         if override.is_delete():
-            raise ValueError(f"{text!r}: keys cannot be removed, only changed")
+            raise ValueError(
+                f"{text!r}: keys cannot be removed, only changed; most can be null, as {name}=null"
+            )
         if "." not in name:
             check_name("key", name, [*groups, *keys])
         if name in groups and text.startswith("+"):
@@ -197,6 +197,8 @@ def check_overrides(
     # Hydra takes any key after "++", so that unknown ones are reported in one place.
     forced = [word if word.split("=")[0] in groups else f"++{word}" for word in plain]
     final = _compose(config_name, forced)
+    if not multirun and any(re.match(r"\+*hydra|\+[^+]", word) for word in overrides):
+        _compose(config_name, overrides)  # what Hydra says to them as they are
     if multirun and final.trainer.get("strategy") != "auto":
         raise ValueError(
             "-m cannot run multi-process trainers one after the other: start one run at a time, "
