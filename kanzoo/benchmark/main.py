@@ -68,7 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     part = parts.add_parser("loop", parents=[shared], help="scripts/train.py against a bare loop")
     part.set_defaults(measure=_loop, table=_loop_table)
     part = parts.add_parser("seeds", parents=[shared], help="seeds together against one by one")
-    part.set_defaults(measure=_seeds, table=_seeds_table)
+    part.set_defaults(measure=_seeds, table=_seeds_table, rounds=3)  # of 8 runs each
     part = parts.add_parser("fit", parents=[shared], help="a whole fit against pykan")
     part.set_defaults(measure=_fit, table=_fit_table)
     part.add_argument("--steps", type=_positive, default=200, help="LBFGS steps")

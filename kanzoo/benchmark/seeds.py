@@ -39,7 +39,7 @@ class Row:
         return asdict(self)
 
 
-def measure(rounds: int, epochs: int = 20) -> Iterator[Row]:
+def measure(rounds: int, epochs: int = 12) -> Iterator[Row]:
     """Time every cell in `rounds` pairs, after one of each to warm up."""
     for name, words in CELLS.items():
         with tempfile.TemporaryDirectory() as folder:

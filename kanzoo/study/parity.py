@@ -35,7 +35,7 @@ def recipe(cell: Cell) -> Values:
 def check_parity(cells: Iterable[Cell], study: StudyConfig) -> None:
     """Raise a `ValueError` of one line for an arm that differs from its baseline undeclared."""
     known: set[str] = set()
-    for arm, cell, base in _pairs(cells, study):
+    for arm, cell, base in beside_baselines(cells, study):
         ours, theirs = recipe(cell), recipe(base)
         known |= {*ours, *theirs}
         allowed = (*study.differences.get(arm, ()), *_tuned(arm, study))
@@ -59,7 +59,7 @@ def check_parity(cells: Iterable[Cell], study: StudyConfig) -> None:
 def differences(cells: Iterable[Cell], study: StudyConfig) -> dict[str, list[str]]:
     """In what arms differ from their baselines beside what tuning chose, a phrase for each."""
     found: dict[str, dict[str, None]] = {}
-    for arm, cell, base in _pairs(cells, study):
+    for arm, cell, base in beside_baselines(cells, study):
         ours, theirs = recipe(cell), recipe(base)
         for key in _different(ours, theirs):
             if not _is_below(key, _tuned(arm, study)):
@@ -90,7 +90,7 @@ def common(cells: Iterable[Cell], key: str) -> str:
     return ", ".join(several)
 
 
-def _pairs(cells: Iterable[Cell], study: StudyConfig) -> Iterable[tuple[str, Cell, Cell]]:
+def beside_baselines(cells: Iterable[Cell], study: StudyConfig) -> Iterable[tuple[str, Cell, Cell]]:
     """Every kind of cell of an arm, and the baseline that it is compared with."""
     kinds = first_of_kinds(list(cells))
     bases: dict[tuple[str, str], list[Cell]] = {}

@@ -10,6 +10,7 @@ from typing import Any
 
 from kanzoo.rundir import Config
 from kanzoo.study.comparison import study_of, tune_arms
+from kanzoo.study.parity import beside_baselines
 from kanzoo.study.plan import Cell, active_axes, distinct, first_of_kinds, seeds_needed
 from kanzoo.study.selection import is_selected
 from kanzoo.study.tune import NOT_RUN, Trial, TrialRuns, outcome
@@ -73,8 +74,11 @@ def print_plan(config: Config, cells: list[Cell], prepared: list[Any], ledger: F
         table.add_column(name)
     for name in (*axes, "sizes", "params", "ratio", "FLOPs", "ratio", "~s a run"):
         table.add_column(name, justify="right")
+    bases = {cell.kind: base for _, cell, base in beside_baselines(cells, study)}
+    plans = {cell.kind: kind.plan for cell, kind in kinds}
     for cell, kind in kinds[:MAX_ROWS]:
         plan = kind.plan
+        base = plans[bases[cell.kind].kind] if cell.kind in bases else plan
         table.add_row(
             cell.data,
             cell.model,
@@ -83,9 +87,9 @@ def print_plan(config: Config, cells: list[Cell], prepared: list[Any], ledger: F
             *(dict(cell.axes)[name] for name in axes),
             plan.sizes,
             f"{plan.params:,}",
-            f"{plan.params / plan.twin_params:.3f}",
+            f"{plan.params / base.params:.3f}",
             f"{plan.flops:,}",
-            f"{plan.flops / plan.twin_flops:.3f}",
+            f"{plan.flops / base.flops:.3f}",
             f"{seconds[cell.kind]:.3g}",
         )
     console = Console(width=None if sys.stdout.isatty() else 140)
@@ -184,5 +188,6 @@ def step_seconds(cell: Cell, kind: Any, size: int) -> float:
 def _duration(seconds: float) -> str:
     for size, unit in ((86_400, "days"), (3600, "h"), (60, "min")):
         if seconds >= 2 * size:
-            return f"{seconds / size:.2g} {unit}"
+            count = seconds / size
+            return f"{count:.0f} {unit}" if count >= 10 else f"{count:.2g} {unit}"
     return f"{seconds:.0f} s"
