@@ -108,3 +108,19 @@ def test_a_tuned_study_goes_on_from_a_ledger(
     assert [(folder / name).read_text() for name in names] == before
     assert not list(folder.glob("tuning/trials/**/result.json"))
     assert set(pd.read_csv(folder / "report" / "results.csv")["source"]) == {"ledger smoke"}
+
+
+def test_costs_stand_beside_those_of_the_baseline(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Not beside those of an arm's own twin, which a narrow twin would equal."""
+    config = study_of(tmp_path, trials=0, space={})
+    config["study"] |= {"controls": ["mlp-narrow"], "match": ["params"]}
+    config["study"]["models"] = {"mlp": ["model.width=64"]}
+    _job({**config, "dry_run": True})
+    rows = [line.split("│") for line in capsys.readouterr().out.splitlines() if "│" in line]
+    params = {row[3].strip(): int(row[6].replace(",", "")) for row in rows}
+    ratios = {row[3].strip(): float(row[7]) for row in rows}
+    assert ratios["mlp"] == 1
+    assert ratios["mlp-narrow"] == pytest.approx(params["mlp-narrow"] / params["mlp"], abs=6e-4)
+    assert ratios["mlp-narrow"] < 0.5
