@@ -4,11 +4,14 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+if TYPE_CHECKING:
+    import torch
 
 # Workers share the cores: threads of one that wait must not keep those of another from running.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -22,6 +25,9 @@ ROOT = Path(__file__).resolve().parents[1]
 # A run of about a second: 128 real digits, two epochs, nothing but metrics.csv.
 SHORT = ("logger=csv", "callbacks.progress=false", "trainer.max_epochs=2", "data.limit_train=128")
 SMALL = ("model=mlp", "model.width=16", "match=none", *SHORT)
+
+# What `KANZOO_TEST_DEVICE=cuda` moves there: tests of the arithmetic of bases, layers and models.
+ON_DEVICE = ("test_bases", "test_layers", "test_models", "test_conv", "test_grids", "test_squash")
 
 Run = Callable[..., dict[str, Any]]
 
@@ -59,6 +65,23 @@ def run_script(script: str, *words: str, cwd: Path) -> "subprocess.CompletedProc
         text=True,
         timeout=300,
     )
+
+
+@pytest.fixture(autouse=True)
+def device(request: pytest.FixtureRequest) -> Iterator["torch.device"]:
+    """Where tensors are made that say nothing else; see `ON_DEVICE`."""
+    import torch
+
+    chosen = os.environ.get("KANZOO_TEST_DEVICE", "cpu")
+    moved = chosen != "cpu" and request.module.__name__.startswith(ON_DEVICE)
+    if not moved:
+        yield torch.device("cpu")
+        return
+    torch.set_default_device(chosen)
+    try:
+        yield torch.device(chosen)
+    finally:
+        torch.set_default_device(None)
 
 
 @pytest.fixture

@@ -85,10 +85,10 @@ def _write(options: argparse.Namespace, rows: list[dict[str, Any]]) -> None:
     else:
         kept[options.what] = {"hardware": _hardware(torch.device(options.device)), "rows": rows}
     options.json.parent.mkdir(parents=True, exist_ok=True)
-    options.json.write_text(_lines(kept) + "\n")
+    options.json.write_text(as_lines(kept))
 
 
-def _lines(content: dict[str, Any]) -> str:
+def as_lines(content: dict[str, Any]) -> str:
     """JSON with a line for each row."""
     parts = []
     for name, part in content.items():
@@ -98,7 +98,7 @@ def _lines(content: dict[str, Any]) -> str:
             parts.append(f'{json.dumps(name)}: {json.dumps(head)[:-1]}, "rows": [\n{rows}\n]}}')
         else:
             parts.append(f"{json.dumps(name)}: {json.dumps(part)}")
-    return "{\n" + ",\n".join(parts) + "\n}"
+    return "{\n" + ",\n".join(parts) + "\n}\n"
 
 
 def _hardware(device: torch.device) -> dict[str, str]:
