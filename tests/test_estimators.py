@@ -223,3 +223,16 @@ def test_estimators_draw_their_networks_with_the_columns_names(tmp_path: Path) -
     texts = {text.get_text() for text in classifier.plot().axes[0].texts}
     assert texts >= {"mass", "speed", "high", "low"}
     assert "mass" not in {t.get_text() for t in model.plot(names=["a", "b"]).axes[0].texts}
+
+
+@pytest.mark.parametrize("hidden", [2, np.array([2]), [np.int64(2)]])
+def test_hidden_is_a_number_or_any_sequence(hidden: Any) -> None:
+    frame, y = table(60)
+    model = kanzoo.KANRegressor(hidden=hidden, steps=2, restarts=1, random_state=0).fit(frame, y)
+    assert model.hidden_ == (2,)
+
+
+def test_more_parameters_than_normal_equations_can_hold_are_fitted() -> None:
+    x = np.random.default_rng(0).normal(size=(30, 300))
+    model = kanzoo.KANRegressor(steps=2, random_state=0).fit(x, x[:, 0])
+    assert np.isfinite(model.predict(x)).all()

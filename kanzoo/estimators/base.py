@@ -37,7 +37,7 @@ class StackEstimator(BaseEstimator):
 
     def __init__(
         self,
-        hidden: Sequence[int] | None = None,
+        hidden: int | Sequence[int] | None = None,
         *,
         grid_sizes: Sequence[int] = (3, 5, 10),
         spline_order: int = 3,
@@ -73,18 +73,23 @@ class StackEstimator(BaseEstimator):
         self.random_state = random_state
 
     def _check_options(self) -> None:
-        sizes = {"hidden": self.hidden or (), "grid_sizes": self.grid_sizes}
+        sizes = {name: self._sizes(name) or () for name in ("hidden", "grid_sizes")}
         for name in ("spline_order", "steps", "restarts"):
             sizes[name] = (getattr(self, name),)
         for name, values in sizes.items():
             for value in values:
                 check_whole(name, value, 1)
-        if not self.grid_sizes:
+        if not sizes["grid_sizes"]:
             raise ValueError("grid_sizes must name at least one grid size")
         if self.formula not in FORMULA_CHOICES:
             raise ValueError(f"formula must be None or 'auto', got {self.formula!r}")
         if self.lamb < 0 or not 0 <= self.validation_fraction < 1:
             raise ValueError("lamb must not be negative, validation_fraction from 0 and below 1")
+
+    def _sizes(self, name: str) -> tuple[Any, ...] | None:
+        """An option that is a number, a sequence or an array of them, as a tuple."""
+        value = getattr(self, name)
+        return None if value is None else tuple(np.atleast_1d(value).tolist())
 
     def _options(self, **changes: Any) -> StackOptions:
         constrain = None
@@ -92,6 +97,7 @@ class StackEstimator(BaseEstimator):
             kinds = {self._column(name): kind for name, kind in self.monotone.items()}
             constrain = partial(impose, inputs=kinds)
         options = {name: getattr(self, name) for name in FIT_OPTIONS}
+        options |= {name: self._sizes(name) for name in ("hidden", "grid_sizes")}
         return StackOptions(**{**options, "constrain": constrain, **changes})
 
     def _keep(self, stack: FittedStack) -> None:

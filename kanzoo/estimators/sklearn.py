@@ -32,7 +32,7 @@ class KANRegressor(RegressorMixin, StackEstimator):
 
     Parameters
     ----------
-    hidden : sequence of int, optional
+    hidden : int or sequence of int, optional
         Widths of the hidden layers, each at least 1; () for none. One of 5 unless given.
     grid_sizes : sequence of int, default (3, 5, 10)
         Intervals of the grids, from the first that is fitted to the finest that is tried.
@@ -219,7 +219,7 @@ class KANClassifier(ClassifierMixin, StackEstimator):
         options = self._options(loss=F.cross_entropy, ridge=RIDGE)
         if self.formula == "auto":
             # Smooth scores, which are as good at telling classes apart, have simpler formulas.
-            hidden = () if self.hidden is None else self.hidden
+            hidden = () if self.hidden is None else self._sizes("hidden")
             options = self._options(loss=F.cross_entropy, ridge=FORMULA_RIDGE, hidden=hidden)
         self._keep(fit_stack(X, torch.as_tensor(codes), len(self.classes_), options))
         self.formula_ = None

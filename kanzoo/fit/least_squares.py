@@ -19,6 +19,7 @@ from kanzoo.training.lbfgs import LBFGS
 log = logging.getLogger("kanzoo")
 
 MAX_JACOBIAN = 20_000_000  # numbers of a Jacobian that are still worth their memory
+MAX_SIZE = 3_000  # parameters whose normal equations are still worth being solved
 Penalty = Callable[[], Tensor]
 
 
@@ -38,7 +39,8 @@ def fit_squares(
     times the sum of squares of all parameters is added to the sum of squared errors.
     """
     size = count_params(net)
-    if y.numel() * size <= MAX_JACOBIAN and y.numel() * size**2 <= 2e10:
+    is_small = size <= MAX_SIZE and y.numel() * size <= MAX_JACOBIAN
+    if is_small and y.numel() * size**2 <= 2e10:
         return levenberg_marquardt(net, x, y, steps, ridge=ridge, least_gain=least_gain)
 
     def penalty() -> Tensor:
