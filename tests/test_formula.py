@@ -124,6 +124,8 @@ def test_anything_else_is_refused_in_one_line(
         ("x/0", "division by zero"),
         ("log(0)*x", "not a finite real"),
         ("sqrt(-1)*x", "not a finite real"),
+        ("tan(pi/2)*x", "not a finite real"),
+        ("x + log(sin(pi))", "not a finite real"),
     ],
 )
 def test_mistakes_are_explained(text: str, word: str) -> None:

@@ -70,9 +70,13 @@ def parse_formula(text: str, variables: Iterable[str] | None = None) -> Any:
         raise ValueError(f"formula {shown!r} cannot be read: {reason}") from None
     names = None if variables is None else list(variables)
     try:
-        return _Reader(names).read(tree, 0)[0]
+        expression = _Reader(names).read(tree, 0)[0]
     except ValueError as error:
         raise ValueError(f"formula {shown!r}: {error}") from None
+    infinite = ("zoo", "oo", "nan")
+    if any(str(a).lstrip("-") in infinite for a in expression.atoms() if not a.is_Symbol):
+        raise ValueError(f"formula {shown!r} holds a constant that is not a finite real number")
+    return expression
 
 
 def formula_variables(text: str) -> tuple[str, ...]:
