@@ -110,6 +110,8 @@ class LoggerConfig:
     """Loggers beside `metrics.csv`."""
 
     wandb: WandbConfig | None
+    tensorboard: bool = False
+    mlflow: bool = False
 
 
 @dataclass(frozen=True)

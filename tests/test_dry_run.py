@@ -60,6 +60,15 @@ def test_counts_are_those_of_what_then_runs(tmp_path: Path, stopped: int) -> Non
     assert counted(config) == (0, 0)
 
 
+def test_trials_of_a_study_that_logs_to_wandb_are_planned(tmp_path: Path) -> None:
+    config = study_of(tmp_path, trials=3)
+    others = [word for word in config["study"]["overrides"] if word != "logger=csv"]
+    config["study"]["overrides"] = [*others, "logger=wandb"]
+    trials, cells = counted(config)
+    assert trials > 0
+    assert (trials, cells) == ran(config)
+
+
 def test_of_a_selection_only_its_own_runs_count(tmp_path: Path) -> None:
     config = study_of(tmp_path, trials=3)
     config["study"]["models"] = {"mlp": ["model.width=8"], "resmlp": ["model.width=8"]}

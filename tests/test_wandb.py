@@ -40,7 +40,7 @@ def test_wandb_sync_finds_all_runs_of_a_study(tmp_path: Path) -> None:
         (run,) = [r["run"] for r in wandb_records(folder) if r["type"] == "run"]
         assert run["run_group"] == "smoke"
         assert run["project"] == "kanzoo"
-        assert run["tags"] == [cell.arm]
+        assert run["tags"] == [cell.arm, *(["bspline"] if cell.arm == "kan" else [])]
         kind = {"mlp": "mlp", "kan": "kan-bspline"}[cell.arm]
         assert run["display_name"] == f"digits-mlp-{kind}-seed{cell.seed}"
         assert compose("train", list(cell.overrides)) == cell.config

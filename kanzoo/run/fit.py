@@ -76,7 +76,8 @@ def fit(folder: RunDir, prepared: Prepared, callbacks: "Sequence[Callback]" = ()
     from kanzoo.training.finite import StopWhenDiverged, check_scores
     from kanzoo.training.interrupt import stopping_between_batches
     from kanzoo.training.measure import StepTimer
-    from kanzoo.training.trainer import build_trainer, close_wandb, products_of
+    from kanzoo.training.services import close_wandb
+    from kanzoo.training.trainer import build_trainer, products_of
 
     config, dataset, objective = prepared.config, prepared.dataset, prepared.objective
     task = make_task(prepared)

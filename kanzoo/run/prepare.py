@@ -1,6 +1,7 @@
 """Check a configuration and describe its parts; nothing is loaded or written."""
 
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from kanzoo import registry
@@ -39,6 +40,11 @@ def prepare(config: Config) -> Prepared:
     from kanzoo.training.optim import check_graphed, check_lbfgs, check_options, is_lbfgs
 
     settings = build(RunConfig, config)
+    for package in ("tensorboard", "mlflow"):
+        if getattr(settings.logger, package) and find_spec(package) is None:
+            raise ValueError(
+                f"logger.{package}=true needs a package: pip install 'kanzoo[{package}]'"
+            )
     dataset, objective = describe_data(settings)
     spec, model = dataset.spec, settings.choices["model"]
     check_kind(settings.model, model, spec.kind, settings.choices["data"])

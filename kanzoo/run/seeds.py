@@ -144,7 +144,8 @@ def _finish(
     """Write what a run of its own leaves behind: metrics, checkpoints, and its result."""
     from kanzoo.training.evaluation import evaluate
     from kanzoo.training.finite import check_scores
-    from kanzoo.training.trainer import build_trainer, close_wandb
+    from kanzoo.training.services import close_wandb
+    from kanzoo.training.trainer import build_trainer
 
     task = group.tasks[seed]
     config, facts = run.config, run.plan.facts()

@@ -1,6 +1,6 @@
-"""Where the numbers of training go: `metrics.csv`, and Weights & Biases beside it.
+"""Where the numbers of training go: `metrics.csv`, and Weights & Biases and others beside it.
 
-Both keep rows for `DELAY` seconds and write them at once: to write takes as long as a small network
+All keep rows for `DELAY` seconds and write them at once: to write takes as long as a small network
 needs for a step, or for several. Nothing is lost by that: before a checkpoint all rows are written,
 and a run that was killed trains anew, and logs anew, from its last one.
 """
@@ -8,8 +8,6 @@ and a run that was killed trains anew, and logs anew, from its last one.
 import csv
 import io
 import logging
-import netrc
-import os
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -17,14 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.loggers import Logger, WandbLogger
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 
 from kanzoo.data.loader import Batch
 from kanzoo.files import write_atomic
-from kanzoo.rundir import Config, RunDir, is_kan
-from kanzoo.settings import RunConfig, WandbConfig
 
 log = logging.getLogger("kanzoo")
 
@@ -115,27 +111,6 @@ class MetricsCSV(RowLogger):
         self._written = len(self.rows)
 
 
-class WandbRows(RowLogger, WandbLogger):
-    """Lightning's logger of W&B, but one that sends rows together; the run shows them all."""
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
-        self._rows: list[tuple[dict[str, float], int | None]] = []
-
-    @rank_zero_only
-    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        self._rows.append((dict(metrics), step))
-
-    def write(self) -> None:
-        rows, self._rows = self._rows, []
-        for metrics, step in rows:
-            WandbLogger.log_metrics(self, metrics, step)
-
-    def finalize(self, status: str) -> None:
-        super().finalize(status)
-        WandbLogger.finalize(self, status)
-
-
 class LogSteps(Callback):
     """Logs `train/loss` after every `log_every_n_steps`-th step of the optimiser.
 
@@ -166,40 +141,3 @@ class LogSteps(Callback):
         for logger in trainer.loggers:
             logger.log_metrics({"train/loss": loss, "epoch": trainer.current_epoch}, step - 1)
             logger.save()
-
-
-def wandb_logger(
-    options: WandbConfig, config: RunConfig, folder: RunDir, facts: Config
-) -> WandbRows:
-    """The W&B run of a configuration, of which `facts` are known beside it."""
-    import wandb  # seconds to import, and not everyone wants it
-
-    mode = options.mode
-    if mode == "online" and not _logged_in():
-        log.warning("not logged in to W&B: logging offline; run `wandb login` first")
-        mode = "offline"
-    kinds = ("data", "model", "layers", *(["basis"] if is_kan(folder.config) else []))
-    title = "-".join(str(config.choices[kind]) for kind in kinds)
-    run = wandb.init(
-        dir=folder.path,
-        mode=mode,
-        project=options.project,
-        entity=options.entity,
-        group=options.group or config.name,
-        tags=options.tags,
-        name=f"{title}-seed{config.seed}",
-        id=f"{config.name}-{folder.config_hash}-seed{config.seed}",
-        config={**folder.config, **facts},
-        # The list of installed packages takes longer than all else, and is in the result.
-        settings=wandb.Settings(silent=True, x_save_requirements=False),
-    )
-    return WandbRows(experiment=run)
-
-
-def _logged_in() -> bool:
-    if os.environ.get("WANDB_API_KEY"):
-        return True
-    try:
-        return netrc.netrc().authenticators("api.wandb.ai") is not None
-    except (FileNotFoundError, netrc.NetrcParseError):
-        return False

@@ -29,10 +29,11 @@ from kanzoo.training.checkpoints import (
 )
 from kanzoo.training.grid import GridSchedule
 from kanzoo.training.interrupt import StopBetweenBatches
-from kanzoo.training.loggers import LogSteps, MetricsCSV, wandb_logger
+from kanzoo.training.loggers import LogSteps, MetricsCSV
 from kanzoo.training.loop import EpochLoop
 from kanzoo.training.objective import Objective
 from kanzoo.training.optim import is_lbfgs
+from kanzoo.training.services import loggers_beside
 from kanzoo.training.strategy import strategy_of
 from kanzoo.training.sync_norm import SyncNorms
 
@@ -54,9 +55,8 @@ def build_trainer(
     """
     quieten()
     loggers: list[Logger] = [MetricsCSV(folder.path, resume.step if resume else 0)]
-    wandb = config.logger.wandb
-    if wandb is not None and wandb.mode != "disabled" and is_first_process():
-        loggers.append(wandb_logger(wandb, config, folder, facts))
+    if is_first_process():
+        loggers += loggers_beside(config, folder, facts)
     callbacks: list[Callback] = [
         RandomState(),
         interrupt,
@@ -170,19 +170,6 @@ class ProgressBar(RichProgressBar):
             return False
         self._shown = now
         return True
-
-
-def close_wandb() -> str | None:
-    """End the W&B run of this process, if any, so that the next run gets one of its own.
-
-    Returns its address where it is online.
-    """
-    wandb = sys.modules.get("wandb")
-    if wandb is None:
-        return None
-    address = wandb.run.url if wandb.run is not None else None
-    wandb.finish()
-    return address or None
 
 
 def quieten() -> None:

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 
@@ -111,8 +110,8 @@ class TrainingPictures(Callback):
         labels = [f"{frame[i][0]}  {frame[i][1].label}" for i in best]
         figure = grids.draw([frame[i][1] for i in best], labels, f"epoch {epochs}")
         for logger in trainer.loggers:
-            if isinstance(logger, WandbLogger):
-                logger.log_image("edges", [_image(figure)])
+            if logger.name == "W&B":
+                logger.log_image("edges", [_image(figure)])  # type: ignore[attr-defined]
 
 
 def write_frame(path: Path, frame: list[tuple[str, Edge]]) -> None:
