@@ -1,6 +1,6 @@
 """Command lines made at random over the files of `conf/`: success, or one line and nothing written.
 
-`KANZOO_FUZZ=2000` tries so many; `make test-all` tries 200, `make test` 12.
+`KANZOO_FUZZ=2000` tries so many; `make test-all` tries 200, `make test` 40.
 """
 
 from functools import cache
@@ -76,7 +76,7 @@ def check(root: str, words: list[str], tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("planned_only")
 def test_some_command_lines(tmp_path: Path) -> None:
-    @tried(12)
+    @tried(40)
     @given(command_lines())
     def run(line: tuple[str, list[str]]) -> None:
         check(*line, tmp_path)
