@@ -85,6 +85,7 @@ def test_some_command_lines(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(7200)  # of as many as KANZOO_FUZZ says
 @pytest.mark.usefixtures("planned_only")
 def test_many_command_lines(tmp_path: Path) -> None:
     @tried(200)
