@@ -220,7 +220,7 @@ def change(path: Path, **entries: Any) -> None:
         ({"model__width": "8"}, "width"),
         ({"model__width": 10**30}, "plain value of sane size"),
         ({"model__width": 2**20}, "far larger network"),
-        ({"model__depth": 2**24}, "far larger network"),
+        ({"model__depth": 2**24}, "above 1024"),
         ({"basis__grid_size": 2**20}, "plain value of sane size"),
         ({"model__width": float("nan")}, "plain value"),
         ({"in_shape": [2**24, 2**24]}, "size"),
