@@ -20,7 +20,7 @@ SHORT = [
     *("callbacks.progress=false", "logger=csv", "trainer.max_epochs=2"),
     *("data.limit_train=64", "data.batch_size=32"),
 ]
-TIMINGS = {"step_time_ms", "train_seconds"}
+TIMINGS = {"step_time_ms", "train_seconds", "machine"}
 ROOT = Path(__file__).resolve().parents[1]
 
 
