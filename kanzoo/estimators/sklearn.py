@@ -19,6 +19,7 @@ from kanzoo.estimators.base import StackEstimator
 from kanzoo.fit.stack import fit_regression, fit_stack, standardise
 from kanzoo.interpret.formula.discover import discover
 from kanzoo.interpret.formula.expression import Formula, with_prior
+from kanzoo.interpret.formula.search import FormulaError
 
 RIDGE, FORMULA_RIDGE = 1e-3, 0.03  # of classifiers; of those whose scores shall become formulas
 
@@ -225,7 +226,13 @@ class KANClassifier(ClassifierMixin, StackEstimator):
         self.formula_ = None
         if self.formula == "auto":
             self.prune()
-            self.symbolic()
+            try:
+                self.symbolic()
+            except FormulaError as error:
+                if error.formula is None:
+                    raise
+                self.formula_ = error.formula
+                warnings.warn(str(error), ConvergenceWarning, stacklevel=2)
         return self
 
     def predict_proba(self, X: Any) -> np.ndarray:
@@ -234,7 +241,8 @@ class KANClassifier(ClassifierMixin, StackEstimator):
 
     def predict(self, X: Any) -> np.ndarray:
         """Labels, `(N,)`; by the formula if asked."""
-        return self.classes_[self._scores(X).argmax(1)]
+        best = self._scores(X).argmax(1)
+        return self.classes_[best]
 
     def _scores(self, X: Any) -> np.ndarray:
         scores = self._outputs(X)

@@ -44,12 +44,14 @@ def symbolic(
     inputs: Sequence[Any] | None = None,
     outputs: Any = None,
     clock: Clock | None = None,
+    is_common: bool = False,
 ) -> Formula:
     """The formula of a stack of `KANLinear`, fitted to y, or to the network's own outputs.
 
     Shapes: x `(N, C)`, y `(N, O)`. The formula's error may exceed the network's by `tolerance`
-    standard deviations of y at most, for every output in its own, and be at most `max_error` of
-    them in all if that is given;
+    standard deviations of y at most, for every output in its own (of all outputs together where
+    they share one unit and `is_common` says so), and be at most `max_error` of them if that is
+    given;
     `FormulaError` says otherwise which edge failed, or that `time_limit` seconds were not enough
     (None for no limit; a `clock` that runs already counts instead). `names` are
     those of the inputs, x_1, x_2, ... unless given; `functions` restrict the library. `inputs` and
@@ -112,9 +114,8 @@ def symbolic(
     ]
     edges = [edge_record(*edge, fit) for edge, fit in sorted(fits.items(), key=lambda e: e[0])]
     columns = [symbol.name for symbol in symbols] if names is None else [str(n) for n in names]
-    return _judge(
-        [tidied, raw], symbols, columns, points, truth, predictions, edges, tolerance, max_error
-    )
+    limits = (tolerance, max_error, None if is_common else 0)
+    return _judge([tidied, raw], symbols, columns, points, truth, predictions, edges, *limits)
 
 
 def _judge(
@@ -126,32 +127,37 @@ def _judge(
     network: np.ndarray,
     edges: list[dict[str, Any]],
     tolerance: float,
-    max_error: float | None = None,
+    max_error: float | None,
+    axis: int | None,
 ) -> Formula:
-    """The first choice that is within the tolerance on all data; `FormulaError` if none is."""
-    deviations = y.std(0)
-    scale = np.where(deviations > 0, deviations, 1.0)
-    network_errors = np.sqrt(np.square(network - y).mean(0))
+    """The first choice that is within the tolerance on all data; `FormulaError` if none is.
+
+    Errors are means over an axis: over samples (0), or over samples and outputs (None).
+    """
+    deviations, scale = y.std(0), np.atleast_1d(y.std(axis))
+    scale = np.where(scale > 0, scale, 1.0)
+    network_errors = np.atleast_1d(np.sqrt(np.square(network - y).mean(axis)))
     allowed = network_errors + tolerance * scale
     if max_error is not None:
         allowed = np.minimum(allowed, max_error * scale)
     for expressions in choices:
         values = evaluate(expressions, symbols, x)
-        errors = [rmse(values[:, k], y[:, k]) for k in range(y.shape[1])]
         formula = Formula(
             expressions,
             symbols,
-            errors,
+            [rmse(values[:, k], y[:, k]) for k in range(y.shape[1])],
             [float(d) for d in deviations],
             rmse(network, y),
             rmse(values, network),
             edges,
             names,
         )
-        if all(error <= most for error, most in zip(errors, allowed, strict=True)):
+        errors = np.atleast_1d(np.sqrt(np.square(values - y).mean(axis)))
+        errors = np.nan_to_num(errors, nan=np.inf)
+        if (errors <= allowed).all():
             log.info("formula %s", formula)
             return formula
-    worst_output = int(np.argmax(np.nan_to_num(np.array(errors), nan=np.inf) / allowed))
+    worst_output = int(np.argmax(errors / allowed))
     text = (
         f"the formula misses the data by {errors[worst_output]:.3g}, "
         f"the network by {network_errors[worst_output]:.3g}"

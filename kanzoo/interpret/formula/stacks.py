@@ -47,6 +47,7 @@ def read_stack(stack: FittedStack, names: Sequence[str], **options: Any) -> Form
         names=names,
         inputs=list(zip(stack.shift.tolist(), stack.scale.tolist(), strict=True)),
         outputs=list(zip(stack.mean.tolist(), stack.deviation.tolist(), strict=True)),
+        is_common=not stack.options.is_regression,  # scores of classes are compared with each other
         **options,
     )
 
