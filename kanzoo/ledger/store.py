@@ -24,6 +24,7 @@ from kanzoo.settings import StudyConfig
 from kanzoo.study.judge import judge
 from kanzoo.study.plan import active_axes
 from kanzoo.study.record import FILE, Record, check_record, read_record, write_record
+from kanzoo.study.results import as_csv
 from kanzoo.study.tune import NOT_RUN
 
 KEY = ["config_hash", "seed"]
@@ -133,7 +134,7 @@ def write_ledger(ledger: Ledger, folder: Path) -> None:
     write_record(ledger.study, folder)
     axes = active_axes(ledger.study)
     runs = ledger.runs.sort_values(["data", "model", "match", *axes, "arm", "seed"], kind="stable")
-    write_atomic(folder / "runs.csv", runs.to_csv(index=False))
+    write_atomic(folder / "runs.csv", as_csv(runs))
     items = {name: ledger.items[name] for name in sorted(ledger.items)}
     write_arrays(folder / "items.npz", items)
     for name, text in conclusions(read_ledger(folder)).items():

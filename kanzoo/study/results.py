@@ -19,6 +19,7 @@ _CORRUPTED = re.compile(rf"test_({'|'.join(CORRUPTIONS)})_(.+)")
 
 COSTS = ("params", "flops", "step_time_ms", "peak_memory_mb", "train_seconds", "epochs")
 SIZES = ("train", "val", "test")
+COUNTS = ("params", "flops", "flops_sparse", "epochs", *(f"n_{name}" for name in SIZES))
 
 
 def collect(
@@ -52,6 +53,13 @@ def collect(
         for column in filter(_CORRUPTED.fullmatch, map(str, table)):
             table.loc[lost, column] = table.loc[lost, "no_skill"]
     return table
+
+
+def as_csv(table: pd.DataFrame) -> str:
+    """Results as CSV, counts as whole numbers also where some cells have none."""
+    numbers = {name: pd.to_numeric(table[name]) for name in COUNTS if name in table}
+    counts = {name: "Int64" for name, n in numbers.items() if (n.dropna() % 1 == 0).all()}
+    return table.drop(columns="items", errors="ignore").astype(counts).to_csv(index=False)
 
 
 def judged(

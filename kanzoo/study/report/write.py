@@ -19,6 +19,7 @@ from kanzoo.page.html import render
 from kanzoo.study.pool import pooled_rows
 from kanzoo.study.report import latex, panels, plots, tables, words
 from kanzoo.study.report.tables import verdict_table
+from kanzoo.study.results import as_csv
 from kanzoo.study.slopes import Slope
 from kanzoo.study.verdict import Verdict
 
@@ -77,7 +78,7 @@ def write_report(
         context[kind] = _named(kind, context[kind])
     context["shown"]["edges"] = _part(panels.MAX_PANELS, len(edges))
     files: dict[str, str | bytes] = {
-        "results.csv": results.drop(columns="items", errors="ignore").to_csv(index=False),
+        "results.csv": as_csv(results),
         "verdicts.json": json.dumps([v.to_dict() for v in verdicts], indent=1, allow_nan=False),
         **({"slopes.json": json.dumps([s.to_dict() for s in slopes], indent=1)} if slopes else {}),
         "table.csv": pd.DataFrame([v.to_dict() for v in verdicts]).to_csv(index=False),
