@@ -1,24 +1,21 @@
 #!/usr/bin/env bash
-# A real SLURM cluster of one node on this machine, for tests: slurm_cluster.sh start|stop FOLDER
+# A real SLURM cluster on this machine, for tests: slurm_cluster.sh start|stop FOLDER [NODES]
 # Needs root, and Debian's packages slurm-wlm and munge. `start` writes FOLDER/slurm.conf and ends
-# once the node is idle; commands find the cluster by SLURM_CONF=FOLDER/slurm.conf.
+# once all nodes are idle; commands find the cluster by SLURM_CONF=FOLDER/slurm.conf.
 set -euo pipefail
 action=$1
 folder=$(realpath -m "$2")
+names=$(seq -f node%g "${3:-1}")
 conf=$folder/slurm.conf
 export SLURM_CONF=$conf
 
 stop() {
-    for daemon in slurmd slurmctld munged; do
-        if [ -f "$folder/$daemon.pid" ]; then
-            kill "$(cat "$folder/$daemon.pid")" 2>/dev/null || true
-        fi
+    for file in "$folder"/slurmd-*.pid "$folder"/slurmctld.pid "$folder"/munged.pid; do
+        if [ -f "$file" ]; then kill "$(cat "$file")" 2>/dev/null || true; fi
     done
     sleep 1
-    for daemon in slurmd slurmctld; do
-        if [ -f "$folder/$daemon.pid" ]; then
-            kill -9 "$(cat "$folder/$daemon.pid")" 2>/dev/null || true
-        fi
+    for file in "$folder"/slurmd-*.pid "$folder"/slurmctld.pid; do
+        if [ -f "$file" ]; then kill -9 "$(cat "$file")" 2>/dev/null || true; fi
     done
 }
 
@@ -28,7 +25,7 @@ if [ "$action" = stop ]; then
     exit
 fi
 
-mkdir -p "$folder"/{state,spool,munge}
+mkdir -p "$folder"/{state,munge}
 chmod 755 "$folder"
 key=$folder/munge/munge.key
 head -c 1024 /dev/urandom > "$key"
@@ -50,7 +47,6 @@ cat > "$conf" <<CONF
 ClusterName=kanzoo
 SlurmctldHost=$(hostname -s)(127.0.0.1)
 SlurmctldPort=$(free_port)
-SlurmdPort=$(free_port)
 SlurmUser=root
 AuthType=auth/munge
 AuthInfo=socket=$socket
@@ -67,18 +63,22 @@ MinJobAge=300
 SchedulerParameters=sched_interval=1,batch_sched_delay=1
 SlurmdParameters=config_overrides
 StateSaveLocation=$folder/state
-SlurmdSpoolDir=$folder/spool
+SlurmdSpoolDir=$folder/spool-%n
 SlurmctldPidFile=$folder/slurmctld.pid
-SlurmdPidFile=$folder/slurmd.pid
+SlurmdPidFile=$folder/slurmd-%n.pid
 SlurmctldLogFile=$folder/slurmctld.log
-SlurmdLogFile=$folder/slurmd.log
-NodeName=$(hostname -s) NodeAddr=127.0.0.1 CPUs=$(nproc --all) RealMemory=$memory State=UNKNOWN
+SlurmdLogFile=$folder/slurmd-%n.log
 PartitionName=tests Nodes=ALL Default=YES MaxTime=60 State=UP
 CONF
+for name in $names; do
+    echo "NodeName=$name NodeHostname=$(hostname -s) NodeAddr=127.0.0.1 Port=$(free_port)" \
+        "CPUs=$(nproc --all) RealMemory=$memory State=UNKNOWN" >> "$conf"
+    mkdir "$folder/spool-$name"
+done
 slurmctld
-slurmd
+for name in $names; do slurmd -N "$name"; done
 for _ in $(seq 60); do
-    if [ "$(sinfo --noheader --format=%t 2>/dev/null)" = idle ]; then
+    if [ "$(sinfo --noheader --Node --format=%t 2>/dev/null | grep -cx idle)" = "${3:-1}" ]; then
         exit
     fi
     sleep 0.5

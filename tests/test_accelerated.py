@@ -1,6 +1,7 @@
 """How steps run on an accelerator, on the CPU by force: what is read, sent, captured, compiled."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,7 +18,7 @@ from kanzoo.run.prepare import check_machine, describe_data
 from kanzoo.settings import RunConfig
 from kanzoo.training import cards, measure, optim
 from kanzoo.training.compiled import CompiledNet
-from kanzoo.training.graph import GraphedStep
+from kanzoo.training.graph import GraphedStep, capture_cuda
 from kanzoo.training.loop import EpochLoop
 from kanzoo.training.measure import StepTimer
 from kanzoo.training.optim import build_optimizer
@@ -195,6 +196,39 @@ def test_steps_that_cannot_be_captured_run_one_by_one(
     assert said.endswith("operation not permitted when stream is capturing")
 
 
+def test_a_capture_that_breaks_off_is_undone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the stream as before, with random numbers that no graph holds."""
+    current, random = object(), object()
+    calls: list[tuple[str, object]] = []
+    generator = SimpleNamespace(
+        clone_state=lambda: random,
+        graphsafe_set_state=lambda state: calls.append(("random", state)),
+    )
+
+    @contextmanager
+    def inside(*_: object, **__: object) -> Iterator[None]:
+        yield
+
+    fake = SimpleNamespace(
+        current_stream=lambda: current,
+        set_stream=lambda stream: calls.append(("stream", stream)),
+        Stream=lambda: SimpleNamespace(wait_stream=lambda _: None),
+        default_generators=[generator],
+        current_device=lambda: 0,
+        CUDAGraph=lambda: SimpleNamespace(replay=None),
+        stream=inside,
+        graph=inside,
+    )
+    monkeypatch.setattr("kanzoo.training.graph.torch.cuda", fake)
+
+    def step() -> Tensor:
+        raise RuntimeError("operation not permitted")
+
+    with pytest.raises(RuntimeError, match="not permitted"):
+        capture_cuda(step)
+    assert calls == [("stream", current), ("random", random)]
+
+
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
@@ -209,6 +243,22 @@ def test_what_no_graph_can_hold_is_refused(words: list[str], reason: str) -> Non
     with pytest.raises(ValueError, match="cuda_graph=true cannot be had with") as refusal:
         build(RunConfig, compose("train", ["trainer.cuda_graph=true", *words]))
     assert reason in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("node", "fits"),
+    [
+        ({"_target_": "torch.optim.Adam"}, True),
+        ({"_target_": "torch.optim.SGD", "momentum": 0.9}, True),
+        ({"_target_": "torch.optim.SGD", "dampening": 0.1}, False),
+        ({"_target_": "torch.optim.Adagrad"}, False),  # counts its steps on the host
+        ({"_target_": "torch.optim.NAdam"}, False),  # begins with a product of one
+    ],
+)
+def test_optimisers_of_graphs(node: dict[str, Any], fits: bool) -> None:
+    expected = nullcontext() if fits else pytest.raises(ValueError, match="needs optim=adam")
+    with expected:
+        optim.check_graphed(node)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

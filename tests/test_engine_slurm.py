@@ -1,4 +1,4 @@
-"""The SLURM engine on a real cluster of one node, started here."""
+"""The SLURM engine on a real cluster of one node, and two nodes, started here."""
 
 import json
 import os
@@ -8,11 +8,14 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import engine_study
 import pytest
+import torch
+from conftest import command, environment, run_script
 
 from kanzoo.run.config import compose
 from kanzoo.study.comparison import build_engine, plan
@@ -33,24 +36,28 @@ def missing() -> str:
     return "" if os.geteuid() == 0 else "a SLURM cluster of one's own needs root"
 
 
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[None]:
+@contextmanager
+def started(nodes: int) -> Iterator[None]:
+    """A cluster of so many nodes, found by all commands."""
     if missing():
         pytest.skip(missing())
-    pytest.importorskip("submitit")
     # Outside of pytest's own folders, which are private: munged runs as another user.
     folder = Path(tempfile.mkdtemp(prefix="kanzoo-slurm-"))
-    if subprocess.run([CLUSTER, "start", folder]).returncode:
+    if subprocess.run([CLUSTER, "start", folder, str(nodes)]).returncode:
         subprocess.run([CLUSTER, "stop", folder])
         pytest.skip("SLURM's daemons cannot be started on this machine")
-    before = os.environ.get("SLURM_CONF")
-    os.environ["SLURM_CONF"] = str(folder / "slurm.conf")
-    yield
-    subprocess.run([CLUSTER, "stop", folder], check=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SLURM_CONF", str(folder / "slurm.conf"))
+        yield
+        subprocess.run([CLUSTER, "stop", folder], check=True)
     shutil.rmtree(folder, ignore_errors=True)
-    os.environ.pop("SLURM_CONF")
-    if before is not None:
-        os.environ["SLURM_CONF"] = before
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    pytest.importorskip("submitit")
+    with started(1):
+        yield
 
 
 def queue() -> list[str]:
@@ -165,6 +172,35 @@ def test_a_cell_of_two_devices_is_two_tasks(tmp_path: Path) -> None:
         session.run([cell], lambda _, reason: ends.append(reason))
     assert ends == [""]
     assert cell.folder.result() is not None
+
+
+def test_two_nodes_train_one_run(tmp_path: Path) -> None:
+    """By `srun` from two daemons, as one process does it."""
+    words = [
+        *("model=mlp", "model.width=16", "match=none", "logger=csv", "callbacks.progress=false"),
+        *("trainer.max_epochs=2", "data.limit_train=256", "data.batch_size=64"),
+    ]
+    two = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=1", "trainer.num_nodes=2"]
+    srun = ["srun", "--nodes=2", "--ntasks-per-node=1", "--job-name=train"]
+    with started(2):
+        done = subprocess.run(
+            [*srun, *command("train", *words, *two, "name=two")],
+            cwd=tmp_path,
+            env={**environment(), "MASTER_ADDR": "127.0.0.1"},  # nodes have names of their own
+            capture_output=True,
+            text=True,
+            timeout=200,
+        )
+    assert done.returncode == 0, done.stderr
+    assert "node 1 of 2 waits" in done.stderr
+    alone = run_script("train", *words, "name=one", cwd=tmp_path)
+    assert alone.returncode == 0, alone.stderr
+    ends = []
+    for name in ("one", "two"):
+        (path,) = (tmp_path / "runs" / name).rglob("last.ckpt")
+        ends.append(torch.load(path, weights_only=True)["state_dict"])
+    for key, value in ends[0].items():
+        torch.testing.assert_close(ends[1][key], value, rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.usefixtures("cluster")

@@ -10,7 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, command, environment
+import torch
+from conftest import ROOT, command, environment, run_script
 
 from kanzoo.training.watch import GOES_ON, LOST_CODE, is_lost_contact
 
@@ -122,6 +123,14 @@ def test_two_agents_train_one_run(tmp_path: Path) -> None:
         said, _ = agent.communicate(timeout=200)
         assert agent.returncode == 0, said
     assert len(list(tmp_path.rglob("result.json"))) == 1
+    (path,) = tmp_path.rglob("last.ckpt")
+    words = [*LONG, SHORT, "trainer.devices=1", "trainer.strategy=auto", "name=alone"]
+    done = run_script("train", *words, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    (other,) = (tmp_path / "runs" / "alone").rglob("last.ckpt")
+    weights = torch.load(other, weights_only=True)["state_dict"]
+    for key, value in torch.load(path, weights_only=True)["state_dict"].items():
+        torch.testing.assert_close(value, weights[key], rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
-"""Compiles the Triton kernels for NVIDIA GPUs without one, and reads what they use.
+"""Compiles what layers launch on GPUs, without one, and reads what kernels use.
 
-`python tests/triton_compiled.py [FAMILY ...]` prints registers, spilled bytes and shared memory.
+`python tests/triton_compiled.py [TARGET ...]` prints registers, spilled bytes and shared memory of
+all bases, for sm_80, sm_90 and gfx942 unless told otherwise.
 """
 
 import re
@@ -8,19 +9,29 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
-from kanzoo.kernels.gpu.launch import functions_of
-from kanzoo.kernels.gpu.layout import FAMILIES, TRAINED, Layout
-from kanzoo.kernels.gpu.linear import tiles_of
+import torch
+from torch import Tensor
 
-SHARED = {80: 163 * 1024, 90: 227 * 1024}  # bytes of a block
+import kanzoo
+from kanzoo.kernels.gpu import expand, launch, linear, rational
+from kanzoo.kernels.gpu.layout import TRAINED, Layout
+from kanzoo.layers import KANLinear
+from kanzoo.layers.paths.gpu import functions_of, seen
+
+SHARED = {  # bytes of a block
+    **{"sm_75": 64 * 1024, "sm_80": 163 * 1024, "sm_86": 99 * 1024, "sm_90": 227 * 1024},
+    **{"sm_100": 227 * 1024, "sm_120": 99 * 1024, "gfx942": 64 * 1024},
+}
 MAX_SPILLED = 512
-ROWS, INPUTS, OUTPUTS = 65_536, 512, 512
-TENSORS = {"x", "weight", "bias", "table", "y", "out", "above", "below", "sums"}
-MULTIPLES = ("inputs", "outputs", "weight_in", "channels", "inner")  # of 16, as Triton is told
+BASES = [name for name in kanzoo.list_bases() if kanzoo.get_basis(name)(1).num_functions > 1]
+SMALL = (33, 5, 3)
+LARGE = (65_536, 512, 512)
 
 
 @dataclass(frozen=True)
@@ -33,64 +44,61 @@ class Use:
     shared: int
 
 
-def usage(family: str, kind: str, capability: int) -> Iterator[Use]:
-    """Every kernel of a family, or "rational"; kind is "bf16", "tf32" or "tf32x3"."""
-    from kanzoo.kernels.gpu import expand_kernels, linear_kernels, rational_kernels
+class NoDriver:
+    """A driver of a GPU that is not there."""
 
-    if family == "rational":
-        for kernel in (rational_kernels.forward, rational_kernels.backward):
-            sizes = {"LAST": True, "ROWS": 32, "COLUMNS": 64}
-            yield _compile(kernel, sizes, "fp32", capability, 4)
-        return
-    layout = Layout(family, 2 if family == "ramps" else 3, "linear", 1.0, "none", "silu")
-    constants = functions_of(layout)
-    real = "bf16" if kind == "bf16" else "fp32"
-    product = {**constants, "PRECISION": "tf32" if kind == "bf16" else kind}
-    trained = {"TRAINED": family in TRAINED}
-    size = 2 if kind == "bf16" else 4
-    forward, back, weight = tiles_of(ROWS, INPUTS, OUTPUTS, size)
-    for kernel, options, warps in (
-        (linear_kernels.forward, {**product, "HAS_BIAS": True, **forward.sizes}, forward.warps),
-        (linear_kernels.input_gradient, {**product, **trained, **back.sizes}, back.warps),
-        (linear_kernels.weight_gradient, {**product, **weight.sizes}, weight.warps),
-        (expand_kernels.forward, {**constants, "ROWS": 32, "INPUTS": 64}, 4),
-        (expand_kernels.backward, {**constants, **trained, "ROWS": 32, "INPUTS": 64}, 4),
+    def __init__(self, name: str) -> None:
+        from triton.backends.compiler import GPUTarget
+
+        self.name = name
+        self.target = (
+            GPUTarget("cuda", int(name.removeprefix("sm_")), 32)
+            if name.startswith("sm_")
+            else GPUTarget("hip", name, 64)
+        )
+
+    def get_current_device(self) -> str:
+        return self.name  # which kernels that were compiled are kept for
+
+    def get_current_stream(self, device: str) -> int:
+        return 0
+
+    def get_current_target(self) -> Any:
+        return self.target
+
+
+@contextmanager
+def compiling(name: str) -> Iterator[list[Use]]:
+    """Inside, launches compile what they would start, note what it takes, and start nothing."""
+    from triton.runtime.driver import driver
+    from triton.runtime.jit import JITFunction
+
+    uses: list[Use] = []
+    plain = JITFunction.run
+
+    def run(self: Any, *args: Any, **options: Any) -> None:
+        found = plain(self, *args, **{**options, "warmup": True})
+        uses.append(_use(f"{self.module.rpartition('.')[2]}.{self.__name__}", found))
+
+    hip = None if name.startswith("sm_") else "7.0"
+    with (
+        mock.patch.object(driver, "_active", NoDriver(name)),
+        mock.patch.object(JITFunction, "run", run),
+        mock.patch.object(launch, "is_interpreted", return_value=False),
+        mock.patch.object(torch.version, "hip", hip),
     ):
-        yield _compile(kernel, options, real, capability, warps)
+        yield uses
 
 
-def _compile(kernel: Any, constants: dict[str, Any], real: str, capability: int, warps: int) -> Use:
+def _use(name: str, found: Any) -> Use:
     import triton
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
 
-    names = kernel.arg_names
-    lower = {"weight", "grad", "y", "out"}
-    signature = {
-        name: "constexpr"
-        if name in constants
-        else "*i64"
-        if name == "group_of"
-        else f"*{real if name in lower else 'fp32'}"
-        if name in TENSORS or name.startswith("grad")
-        else "fp32"
-        if name == "constant"
-        else "i32"
-        for name in names
-    }
-    aligned = [
-        number
-        for number, name in enumerate(names)
-        if signature[name].startswith("*") or name in MULTIPLES
-    ]
-    source = ASTSource(
-        kernel,
-        signature=signature,
-        constexprs=constants,
-        attrs={(number,): [["tt.divisibility", 16]] for number in aligned},
-    )
-    target = GPUTarget("cuda", capability, 32)
-    found = triton.compile(source, target=target, options={"num_warps": warps})
+    if "hsaco" in found.asm:
+        text = found.asm["amdgcn"]
+        numbers = [re.search(rf"\.vgpr_{word}:\s+(\d+)", text) for word in ("count", "spill_count")]
+        assert all(numbers)
+        registers, spilled = (int(number[1]) for number in numbers if number)
+        return Use(name, registers, 4 * spilled, found.metadata.shared)
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(found.asm["cubin"])
         file.flush()
@@ -99,13 +107,63 @@ def _compile(kernel: Any, constants: dict[str, Any], real: str, capability: int,
         text = subprocess.run(words, capture_output=True, text=True, check=True).stdout
     numbers = re.search(r"REG:(\d+) STACK:(\d+)", text)
     assert numbers is not None
-    name = f"{kernel.fn.__module__.rpartition('.')[2]}.{kernel.fn.__name__}"
     return Use(name, int(numbers[1]), int(numbers[2]), found.metadata.shared)
 
 
+def launch_layer(
+    sizes: tuple[int, int, int], dtype: torch.dtype = torch.float32, **options: Any
+) -> None:
+    """Forward and backward of a linear layer in a dtype, without arithmetic."""
+    x, weight, functions = _arguments(*sizes, **options)
+    bias = torch.empty(sizes[2], device="meta")
+    y = linear.forward(x, weight, functions[0], bias, functions[1], dtype)
+    linear.backward(y, x, weight, *functions, (True, True, functions[1].family in TRAINED))
+
+
+def launch_features(
+    sizes: tuple[int, int, int], dtype: torch.dtype = torch.float32, **options: Any
+) -> None:
+    """Features of a convolution as channels, and back."""
+    x, _, functions = _arguments(*sizes, **options)
+    groups = 1 if sizes[1] % 2 else 2
+    channels = expand.forward(x, *functions, groups, dtype)
+    expand.backward(channels, x, *functions, groups, (True, functions[1].family in TRAINED))
+
+
+def _arguments(
+    rows: int, inputs: int, outputs: int, **options: Any
+) -> tuple[Tensor, Tensor, tuple[Tensor, Layout]]:
+    """Input, weight, and functions of a layer as kernels see them."""
+    layer = KANLinear(inputs, outputs, device="meta", **options)
+    request = layer.request(torch.empty(rows, inputs, device="meta"))
+    functions = functions_of(request)
+    assert functions is not None
+    x, squash, residual, beside = seen(request)
+    weight = request.weight[:, : request.weight.shape[1] - len(beside)]
+    layout = Layout.of(functions.family, functions.constants, squash, residual or "none")
+    return x, weight, (functions.table.to("meta"), layout)
+
+
+def launch_rational(shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> None:
+    """Forward and backward of rational functions, channels second if there are more axes."""
+    x: Tensor = torch.empty(shape, device="meta", dtype=dtype)
+    x = x.movedim(1, -1) if x.dim() > 2 else x
+    above, below = torch.empty(6, device="meta"), torch.empty(4, 8, device="meta")
+    group_of = torch.zeros(x.shape[-1], device="meta", dtype=torch.int64)
+    y = rational.forward(x, above, below, group_of)
+    rational.backward(y, x, above, below, group_of, True, True, True)
+
+
 if __name__ == "__main__":
-    for family in sys.argv[1:] or (*FAMILIES, "rational"):
-        for kind in ("bf16", "tf32", "tf32x3"):
-            for capability in SHARED:
-                for use in usage(family, kind, capability):
-                    print(family, kind, f"sm_{capability}", use)
+    for target in sys.argv[1:] or ("sm_80", "sm_90", "gfx942"):
+        with compiling(target) as uses:
+            launch_rational((65_536, 512))
+            print(target, "rational", *uses, sep="\n  ", flush=True)
+        for basis in BASES:
+            for precision in ("bf16", "tf32", "tf32x3"):
+                kind = torch.bfloat16 if precision == "bf16" else torch.float32
+                torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+                with compiling(target) as uses:
+                    launch_layer(LARGE, kind, basis=basis)
+                    launch_features(LARGE, kind, basis=basis)
+                print(target, basis, precision, *uses, sep="\n  ", flush=True)

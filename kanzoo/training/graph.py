@@ -1,6 +1,5 @@
 """A whole training step as one CUDA graph: what is launched once is replayed for every batch."""
 
-import copy
 import logging
 from collections.abc import Callable
 from typing import Any
@@ -83,16 +82,19 @@ class GraphedStep:
 
     def _state(self) -> tuple[Any, ...]:
         numbers = [t.detach().clone() for t in self._tensors()]
-        return numbers, copy.deepcopy(dict(self.optimizer.state)), _random_state(self._tensors())
+        state = [
+            {key: value.clone() for key, value in values.items() if isinstance(value, Tensor)}
+            for values in self.optimizer.state.values()
+        ]
+        return numbers, state, _random_state(self._tensors())
 
     @torch.no_grad()
     def _restore(
-        self, numbers: list[Tensor], state: dict[Any, Any], random: dict[str, Tensor]
+        self, numbers: list[Tensor], known: list[dict[str, Tensor]], random: dict[str, Tensor]
     ) -> None:
         """In place, since the graph knows where everything lies."""
         for tensor, number in zip(self._tensors(), numbers, strict=True):
             tensor.copy_(number)
-        known = list(state.values())
         for index, now in enumerate(self.optimizer.state.values()):
             for key, value in now.items():
                 if isinstance(value, Tensor):
@@ -110,14 +112,23 @@ def _generator(kind: str) -> Any:
 
 
 def capture_cuda(step: Step) -> Callable[[], object]:
-    """Rehearse a step beside the main stream, and capture it."""
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        for _ in range(WARMUP):
-            step()
-    torch.cuda.current_stream().wait_stream(stream)
+    """Rehearse a step beside the main stream, and capture it there; undone where that fails."""
+    current, stream = torch.cuda.current_stream(), torch.cuda.Stream()
+    generator = torch.cuda.default_generators[torch.cuda.current_device()]
+    random = generator.clone_state()
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        step()
+    stream.wait_stream(current)
+    try:
+        with torch.cuda.stream(stream):
+            for _ in range(WARMUP):
+                step()
+        current.wait_stream(stream)
+        # Other threads, as those of loggers, may use the device meanwhile.
+        with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
+            step()
+    except BaseException:
+        # A capture that broke off stays on its stream, and its random numbers stay captured.
+        torch.cuda.set_stream(current)
+        generator.graphsafe_set_state(random)
+        raise
     return graph.replay

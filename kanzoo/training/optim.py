@@ -121,8 +121,10 @@ def check_lbfgs(trainer: TrainerConfig, batch_size: int, samples: int) -> None:
 
 def check_graphed(node: Config) -> None:
     """Raise `ValueError` for an optimiser whose step a CUDA graph cannot hold."""
-    known = inspect.signature(registry.locate(node["_target_"])).parameters
-    if "fused" not in known or node.get("dampening"):
+    target = registry.locate(node["_target_"])
+    known = inspect.signature(target).parameters
+    fits = "fused" in known and ("capturable" in known or issubclass(target, torch.optim.SGD))
+    if not fits or node.get("dampening"):
         raise ValueError("trainer.cuda_graph=true needs optim=adam, adamw, or sgd undampened")
 
 

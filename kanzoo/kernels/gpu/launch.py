@@ -74,7 +74,9 @@ def ceil_div(a: int, b: int) -> int:
 
 
 def precision() -> str:
-    """How products of float32 are computed: as PyTorch's own."""
+    """How products of float32 are computed: as PyTorch's own; AMD's compiler has no TF32."""
+    if torch.version.hip:
+        return "ieee"
     return "tf32x3" if torch.get_float32_matmul_precision() == "highest" else "tf32"
 
 

@@ -125,6 +125,8 @@ def _input_gradient(
     weight = matrix_of(weight, grad.dtype)
     (rows, inputs), outputs = x.shape, weight.shape[2]
     tile = tiles_of(rows, inputs, outputs, grad.itemsize)[1]
+    if need_table:  # whose sums take registers too
+        tile = tile._replace(rows=max(tile.rows // 2, 32))
     blocks = ceil_div(rows, tile.rows)
     functions, grad_x = layout.num_functions(table), torch.empty_like(x)
     partial = x.new_empty(0, dtype=torch.float32)
