@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from kanzoo.bases.base import get_basis
-    from kanzoo.estimators.sklearn import KANClassifier, KANRegressor
+    from kanzoo.estimators.classifier import KANClassifier
+    from kanzoo.estimators.regressor import KANRegressor
     from kanzoo.layers import (
         KANConv1d,
         KANConv2d,
@@ -28,14 +29,14 @@ except PackageNotFoundError:  # imported from a checkout that is not installed
 
 # Imported at first use, so that the command line can refuse a typo before PyTorch is loaded.
 _HOMES = {
-    "KANClassifier": "kanzoo.estimators.sklearn",
+    "KANClassifier": "kanzoo.estimators.classifier",
     "KANConv1d": "kanzoo.layers",
     "KANConv2d": "kanzoo.layers",
     "KANConv3d": "kanzoo.layers",
     "KANConvTranspose1d": "kanzoo.layers",
     "KANConvTranspose2d": "kanzoo.layers",
     "KANLinear": "kanzoo.layers",
-    "KANRegressor": "kanzoo.estimators.sklearn",
+    "KANRegressor": "kanzoo.estimators.regressor",
     "LayerFactory": "kanzoo.layers.factory",
     "create_model": "kanzoo.models.build",
     "get_basis": "kanzoo.bases.base",

@@ -15,6 +15,7 @@ from kanzoo import registry
 from kanzoo.bases.base import get_basis
 from kanzoo.benchmark import fit, layers, models, peers
 from kanzoo.benchmark.timing import ROUNDS
+from kanzoo.checks import check_name
 from kanzoo.files import write_atomic
 from kanzoo.models.budget import MATCHES
 from kanzoo.rundir import git_sha
@@ -73,6 +74,12 @@ def _parser() -> argparse.ArgumentParser:
     part.set_defaults(measure=_fit, table=_fit_table)
     part.add_argument("--steps", type=_positive, default=200, help="LBFGS steps")
     part.add_argument("--fits", type=_positive, default=1, help="alternated fits of each")
+    part = parts.add_parser("tables", parents=[shared], help="estimators beside scikit-learn's")
+    part.set_defaults(measure=_tables, table=_tables_table)
+    part.add_argument(
+        "--data", nargs="+", metavar="SET", help="names of sets or sizes; all unless given"
+    )
+    part.add_argument("--folds", type=_positive, default=10, help="parts that are held out in turn")
     return parser
 
 
@@ -116,6 +123,15 @@ def _seeds(options: argparse.Namespace) -> Iterator[Any]:
     from kanzoo.benchmark import seeds  # needs all that trains
 
     yield from seeds.measure(options.rounds)
+
+
+def _tables(options: argparse.Namespace) -> Iterator[Any]:
+    from kanzoo.benchmark import tables  # needs scikit-learn's estimators
+
+    known = [*tables.SETS, *tables.SIZES]
+    for name in options.data or ():
+        check_name("--data", name, known)
+    yield from tables.measure(options.data or known, options.folds)
 
 
 def hardware() -> dict[str, Any]:
@@ -195,6 +211,17 @@ def _loop_table(rows: list[Any]) -> Table:
             f"{row.epoch_s:.2f} ({row.bare_epoch_s:.2f})",
             f"{row.epoch_ratio:.3f}",
         )
+    return table
+
+
+def _tables_table(rows: list[Any]) -> Table:
+    title = "R2 or accuracy on held-out folds, with its standard error; seconds of a fit"
+    table = Table(title=title, title_justify="left")
+    for name in ("data", "method", "score", "seconds"):
+        table.add_column(name, justify="left" if name in ("data", "method") else "right")
+    for row in rows:
+        score = f"{row.score:.3f} +- {row.standard_error:.3f}"
+        table.add_row(row.data, row.method, score, f"{row.seconds:.2f}")
     return table
 
 

@@ -126,6 +126,9 @@ class Dataset(ABC):
         elif self.test_set != "official":
             self.test_set = "fixed"
 
+    def use_task(self, task: str) -> None:  # noqa: B027
+        """Learn which task was chosen, where the data allow several; before they are checked."""
+
     def split_facts(self) -> dict[str, Any]:
         """Return what statistics have to know of the loaded splits: their sizes and origin."""
         return {**self.counts()._asdict(), "test_set": self.test_set, "is_ordered": self.is_ordered}

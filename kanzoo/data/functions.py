@@ -144,18 +144,23 @@ class Regression(InMemory):
         """What the prior leaves of values `(N,)` at x `(N, F)`."""
         return y if self.prior is None else y - formula_values(self.prior, self.columns, x)
 
-    def scaled(self, splits: dict[str, Split]) -> dict[str, Split]:
-        """Standardise float64 splits by the training split, and give them their dtype."""
+    def scaled(self, splits: dict[str, Split], *, targets: bool = True) -> dict[str, Split]:
+        """Standardise float64 splits by the training split, and give them their dtype.
+
+        Without `targets` these, which are classes, stay as they are.
+        """
         kind = torch.float64 if self.dtype == "float64" else torch.float32
         self.moments = {}
-        for column, what in enumerate(("inputs", "targets")):
+        for column, what in enumerate(("inputs", "targets")[: 2 if targets else 1]):
             if self.standardise in (what, "both"):
                 mean, deviation = self.moments[what] = moments(splits["train"][column])
                 for part, split in splits.items():
                     pair = list(split)
                     pair[column] = (pair[column] - mean) / deviation
                     splits[part] = Split(*pair)
-        return {part: Split(x.to(kind), y.to(kind)) for part, (x, y) in splits.items()}
+        return {
+            part: Split(x.to(kind), y.to(kind) if targets else y) for part, (x, y) in splits.items()
+        }
 
 
 class Functions(Regression):

@@ -3,23 +3,30 @@
 Axes: N samples, C columns, O outputs.
 """
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
 import numpy as np
+import pandas as pd
+import torch
 from sklearn.base import BaseEstimator
-from sklearn.utils.validation import check_is_fitted, validate_data
-from torch import nn
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+from torch import Tensor, nn
 
 from kanzoo.checks import check_name, check_whole
+from kanzoo.data.columns import Columns, Gaps, is_number
+from kanzoo.fit.noise import poor_fit
 from kanzoo.fit.stack import HIDDEN, FittedStack, StackOptions
 from kanzoo.interpret.formula.expression import Formula
 from kanzoo.interpret.formula.search import FormulaError
 from kanzoo.interpret.formula.stacks import prune_stack, read_stack
 from kanzoo.interpret.prior import impose
 from kanzoo.interpret.pruning import Pruning
+
+log = logging.getLogger("kanzoo")
 
 FORMULA_CHOICES = (None, "auto")
 # Parameters of the estimators that are options of a fit.
@@ -47,6 +54,8 @@ class StackEstimator(BaseEstimator):
         lamb_l1: float = 1.0,
         lamb_entropy: float = 2.0,
         validation_fraction: float = 0.15,
+        time_budget: float | None = 60.0,
+        enable_categorical: bool = True,
         formula: str | None = None,
         tolerance: float = 0.01,
         time_limit: float | None = 180.0,
@@ -64,6 +73,8 @@ class StackEstimator(BaseEstimator):
         self.lamb_l1 = lamb_l1
         self.lamb_entropy = lamb_entropy
         self.validation_fraction = validation_fraction
+        self.time_budget = time_budget
+        self.enable_categorical = enable_categorical
         self.formula = formula
         self.tolerance = tolerance
         self.time_limit = time_limit
@@ -85,6 +96,8 @@ class StackEstimator(BaseEstimator):
             raise ValueError(f"formula must be None or 'auto', got {self.formula!r}")
         if self.lamb < 0 or not 0 <= self.validation_fraction < 1:
             raise ValueError("lamb must not be negative, validation_fraction from 0 and below 1")
+        if self.time_budget is not None and not self.time_budget > 0:
+            raise ValueError(f"time_budget must be positive or None, got {self.time_budget!r}")
 
     def _sizes(self, name: str) -> tuple[Any, ...] | None:
         """An option that is a number, a sequence or an array of them, as a tuple."""
@@ -100,24 +113,62 @@ class StackEstimator(BaseEstimator):
         options |= {name: self._sizes(name) for name in ("hidden", "grid_sizes")}
         return StackOptions(**{**options, "constrain": constrain, **changes})
 
+    @property
+    def _is_selected(self) -> bool:
+        """Whether held-out data choose form and penalty, which some options fix."""
+        return self.formula is None and not self.lamb and not self.monotone
+
+    def _check_weights(self, weights: Any) -> None:
+        if weights is not None and not self._is_selected:
+            raise ValueError("weights of samples need formula=None, lamb=0 and monotone=None")
+
+    def _numbers(self, X: Any, *, reset: bool = False) -> np.ndarray:
+        """X as numbers without gaps, `(N, F)`: columns of a frame that hold none are encoded."""
+        if reset:
+            others = [n for n in X if not is_number(X[n])] if isinstance(X, pd.DataFrame) else []
+            if others and not self.enable_categorical:
+                raise ValueError(
+                    f"column {others[0]!r} holds no numbers; enable_categorical=True encodes it"
+                )
+            self._encoder = Columns().fit(X) if others else None
+        if self._encoder is None:
+            limits: Any = {"dtype": np.float64, "ensure_all_finite": "allow-nan"}
+            x = validate_data(self, X, reset=reset, **limits)
+        else:
+            validate_data(self, X, reset=reset, skip_check_array=True)
+            x = self._encoder(X if isinstance(X, pd.DataFrame) else self._framed(X))
+        if reset:
+            self._gaps = Gaps().fit(x)
+        return self._gaps(x)
+
+    def _framed(self, X: Any) -> pd.DataFrame:
+        return pd.DataFrame(X, columns=pd.Index(self.feature_names_in_))
+
     def _keep(self, stack: FittedStack) -> None:
         hidden = stack.options.hidden
         self._stack, self.network_, self.grid_size_ = stack, stack.net, stack.grid_size
         self.hidden_ = HIDDEN if hidden is None else tuple(hidden)
+        if stack.options.is_regression:
+            doubt = poor_fit(stack.z.numpy(), stack.y.numpy(), stack.rmse())
+            if doubt:
+                log.warning(doubt)
 
     def _outputs(self, X: Any) -> np.ndarray:
         check_is_fitted(self)
-        return self._stack.predict(validate_data(self, X, reset=False, dtype=np.float64))
+        return self._stack.predict(self._numbers(X))
 
     def _names(self) -> list[str]:
+        if self._encoder is not None:
+            return self._gaps.named(self._encoder.names)
         given = getattr(self, "feature_names_in_", None)
-        return (
+        names = (
             [f"x{k}" for k in range(self.n_features_in_)] if given is None else [*map(str, given)]
         )
+        return self._gaps.named(names)
 
     def _column(self, column: Any) -> int:
         """The number of a column given by its name or number."""
-        if isinstance(column, (int, np.integer)) and 0 <= column < self.n_features_in_:
+        if isinstance(column, (int, np.integer)) and 0 <= column < len(self._names()):
             return int(column)
         check_name("column", column, self._names())
         return self._names().index(column)
@@ -134,6 +185,7 @@ class StackEstimator(BaseEstimator):
             How much the error may grow in that search, as a share of it.
         """
         check_is_fitted(self)
+        self._stack.check_data()
         result = prune_stack(self._stack, threshold, tolerance)
         self.network_ = self._stack.net
         return result
@@ -148,6 +200,7 @@ class StackEstimator(BaseEstimator):
         check_is_fitted(self)
         if self.formula == "auto" and self.formula_ is not None and not options:
             return self.formula_
+        self._stack.check_data()
         options = {"tolerance": self.tolerance, "time_limit": self.time_limit, **options}
         with self._prior_added():
             formula = read_stack(self._stack, self._names(), **options)
@@ -173,8 +226,26 @@ class StackEstimator(BaseEstimator):
         Options are those of `kanzoo.interpret.pictures.graph.draw`: path, names, outputs.
         """
         check_is_fitted(self)
+        self._stack.check_data()
         from kanzoo.interpret.pictures import graph  # which loads matplotlib
 
         classes = [str(name) for name in getattr(self, "classes_", ())]
         options = {"names": self._names(), "outputs": classes or None, **options}
         return graph.draw(self.network_, self._stack.z, **options)
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = True
+        tags.input_tags.categorical = self.enable_categorical
+        tags.input_tags.string = False
+        return tags
+
+
+def weights_of(given: Any, x: np.ndarray) -> Tensor | None:
+    """Weights of samples `(N,)`, checked."""
+    if given is None:
+        return None
+    weights = _check_sample_weight(given, x, dtype=np.float64, ensure_non_negative=True)
+    if not weights.sum() > 0:
+        raise ValueError("sample_weight must not be zero for all samples")
+    return torch.as_tensor(weights)

@@ -5,6 +5,7 @@ Axes: N samples, C columns, O outputs.
 
 import copy
 import logging
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -18,6 +19,8 @@ from torch.nn import functional as F
 
 from kanzoo.bases.base import get_basis
 from kanzoo.fit.least_squares import fit_lbfgs, fit_squares
+from kanzoo.fit.newton import Penalty, fit_newton, is_plain, predict
+from kanzoo.fit.scaling import Scaling, range_scaling
 from kanzoo.layers import KANLinear
 from kanzoo.layers.parameters import count_params
 from kanzoo.training.regularise import edge_penalty
@@ -63,34 +66,75 @@ class StackOptions:
 class FittedStack:
     """A network that takes scaled columns and gives scaled targets, and what both mean.
 
-    A column is `scale` times the network's input plus `shift`, `(C,)` each, and a target
-    `deviation` times its output plus `mean`, `(O,)` each; `z` `(N, C)` and `y` `(N, O)` are the
-    scaled data that it was fitted to (`y` `(N,)` for labels).
+    `scaled` gives the network's inputs, and a target is `deviation` times its output plus `mean`,
+    `(O,)` each; `z` `(N, C)` and `y` `(N, O)` are the scaled data that it was fitted to (`y` `(N,)`
+    for labels), `weights` `(N,)` those of the samples, `misses` `(Q, O)` evenly spaced quantiles of
+    the errors of held-out samples. Data are not pickled: what needs them
+    afterwards raises `ValueError`.
     """
 
     net: nn.Module
     grid_size: int
     z: Tensor
     y: Tensor
-    shift: np.ndarray
-    scale: np.ndarray
+    scaled: Scaling
     mean: np.ndarray
     deviation: np.ndarray
     options: StackOptions
+    penalty: Penalty | None = None
+    weights: Tensor | None = None
+    misses: np.ndarray | None = None
 
-    def scaled(self, x: np.ndarray) -> Tensor:
-        """The network's inputs for x `(N, C)`."""
-        return torch.as_tensor((x - self.shift) / self.scale)
+    @property
+    def shift(self) -> np.ndarray:
+        return self.scaled.shift
+
+    @property
+    def scale(self) -> np.ndarray:
+        return self.scaled.scale
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Options may hold functions that cannot be pickled, and are for fits alone.
+        data = {name: None for name in ("z", "y", "weights")}
+        return {**vars(self), **data, "options": replace(self.options, constrain=None)}
+
+    def check_data(self) -> None:
+        """Raise `ValueError` if the data are no longer there."""
+        if self.z is None:
+            raise ValueError(
+                "an estimator that was pickled or copied holds no training data, which pruning, "
+                "formulas and pictures need: fit it again"
+            )
 
     def predict(self, x: np.ndarray) -> np.ndarray:
         """Targets, or scores of classes, `(N, O)` for x `(N, C)`."""
-        with torch.no_grad():
-            outputs: np.ndarray = self.net(self.scaled(x)).numpy()
+        outputs: np.ndarray = predict(self.net, self.scaled(x)).numpy()
         return outputs * self.deviation + self.mean
+
+    @torch.no_grad()
+    def rmse(self) -> float:
+        """Error of the scaled targets in training."""
+        return float((predict(self.net, self.z) - self.y).square().mean().sqrt())
+
+    def reach(self, share: float) -> np.ndarray:
+        """How far the given share of new targets is from predictions at most, `(O,)`."""
+        if not 0 < share < 1:
+            raise ValueError(f"interval must be between 0 and 1, got {share!r}")
+        if self.misses is None:
+            raise ValueError("intervals need held-out errors: formula=None, lamb=0, monotone=None")
+        index = min(math.ceil(share * (len(self.misses) - 1)), len(self.misses) - 1)
+        return self.misses[index] * self.deviation
 
     def refit(self, net: nn.Module) -> None:
         """Fit a network that took the place of the stack's to the same data."""
-        _fit(net, self.z, self.y, self.options)
+        if self.penalty is not None and is_plain(net):
+            assert isinstance(net, nn.Sequential)
+            penalty = (
+                self.penalty if not self.penalty.is_linear else replace(self.penalty, rough=1e6)
+            )
+            fit_newton(net, self.z, self.y, penalty, weights=self.weights)
+        else:
+            _fit(net, self.z, self.y, self.options)
 
 
 def standardise(y: np.ndarray, floor: Any = 0.0) -> tuple[np.ndarray, np.ndarray]:
@@ -116,10 +160,8 @@ def fit_stack(x: np.ndarray, y: Tensor, num_outputs: int, options: StackOptions)
 
     `y` is what the loss takes: standardised targets `(N, O)` or the numbers of classes `(N,)`.
     """
-    low, high = x.min(0), x.max(0)
-    shift, half = (low + high) / 2, (high - low) / 2
-    scale = np.where(half > 0, half, 1.0)  # a constant column becomes zero
-    z = torch.as_tensor((x - shift) / scale)
+    scaling = range_scaling(x)
+    z = scaling(x)
     random = check_random_state(options.random_state)
     order = torch.as_tensor(random.permutation(len(x)))
     num_held = int(options.validation_fraction * len(x)) if len(x) >= MIN_HELD_OUT else 0
@@ -132,7 +174,7 @@ def fit_stack(x: np.ndarray, y: Tensor, num_outputs: int, options: StackOptions)
 
     starts = []
     for _ in range(options.restarts):
-        net = _build(x.shape[1], num_outputs, options, int(random.randint(2**31 - 1)))
+        net = build_stack(x.shape[1], num_outputs, options, int(random.randint(2**31 - 1)))
         _fit(net, z[used], y[used], options)
         starts.append((measure(net), net))
         if SCARCE * count_params(net) > y.numel():
@@ -143,7 +185,7 @@ def fit_stack(x: np.ndarray, y: Tensor, num_outputs: int, options: StackOptions)
         if (grid_size + options.spline_order + 1) * x.shape[1] > len(used):
             break  # fewer points than coefficients of one node
         net = copy.deepcopy(net)
-        _refine(net, z[used], int(grid_size))
+        refine_stack(net, z[used], int(grid_size))
         _fit(net, z[used], y[used], options)
         reached = measure(net)
         if reached < error:
@@ -158,10 +200,13 @@ def fit_stack(x: np.ndarray, y: Tensor, num_outputs: int, options: StackOptions)
             count_params(best),
         )
     mean, deviation = np.zeros(num_outputs), np.ones(num_outputs)
-    return FittedStack(best, best_size, z, y, shift, scale, mean, deviation, options)
+    return FittedStack(best, best_size, z, y, scaling, mean, deviation, options)
 
 
-def _build(num_columns: int, num_outputs: int, options: StackOptions, seed: int) -> nn.Sequential:
+def build_stack(
+    num_columns: int, num_outputs: int, options: StackOptions, seed: int, residual: str = "auto"
+) -> nn.Sequential:
+    """A new network on the first grid; its weights are drawn by the seed."""
     hidden = HIDDEN if options.hidden is None else options.hidden
     basis = get_basis(
         "bspline",
@@ -173,7 +218,14 @@ def _build(num_columns: int, num_outputs: int, options: StackOptions, seed: int)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         layers = [
-            KANLinear(int(a), int(b), basis=basis, backend="dense", dtype=torch.float64)
+            KANLinear(
+                int(a),
+                int(b),
+                basis=basis,
+                residual=residual,
+                backend="dense",
+                dtype=torch.float64,
+            )
             for a, b in pairwise([num_columns, *hidden, num_outputs])
         ]
     net = nn.Sequential(*layers)
@@ -200,7 +252,7 @@ def _fit(net: Any, z: Tensor, y: Tensor, options: StackOptions) -> None:
 
 
 @torch.no_grad()
-def _refine(net: nn.Sequential, z: Tensor, grid_size: int) -> None:
+def refine_stack(net: nn.Sequential, z: Tensor, grid_size: int) -> None:
     """Move every grid to its inputs and refine it; functions stay."""
     values = z
     for layer in net:

@@ -15,7 +15,7 @@ import numpy as np
 
 from kanzoo.benchmark.main import hardware
 from kanzoo.data.functions import Functions, feynman_table
-from kanzoo.estimators.sklearn import KANRegressor
+from kanzoo.estimators.regressor import KANRegressor
 from kanzoo.interpret.formula.run import FormulaError
 
 RECOVERED = 1e-3  # error on test points, relative to the root mean square of the true values

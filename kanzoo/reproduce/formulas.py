@@ -22,7 +22,7 @@ import numpy as np
 
 from kanzoo.data.formula import compile_formula, parse_formula
 from kanzoo.data.functions import Range, feynman_table
-from kanzoo.estimators.sklearn import KANRegressor
+from kanzoo.estimators.regressor import KANRegressor
 from kanzoo.interpret.formula.run import FormulaError
 
 EXACT = 1e-3  # error on noiseless held-out points, in deviations, of a formula that was found

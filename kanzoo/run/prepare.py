@@ -81,9 +81,10 @@ def describe_data(settings: RunConfig) -> "tuple[Dataset, Objective]":
     )
     dataset.draw_by(settings.seed)
     dataset.resident = trainer.resident_data
+    objective: Objective = registry.instantiate(settings.task)
+    dataset.use_task(objective.task)
     devices = trainer.num_devices
     dataset.check(world_size=devices * trainer.num_nodes if devices else 1)
-    objective: Objective = registry.instantiate(settings.task)
     if dataset.spec.task != objective.task:
         raise ValueError(
             f"data {settings.choices['data']!r} are for the task {dataset.spec.task!r}, not "

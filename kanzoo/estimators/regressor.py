@@ -1,4 +1,4 @@
-"""scikit-learn estimators over stacks of KAN layers, from data to formula.
+"""A scikit-learn regressor over stacks of KAN layers, from data to formula.
 
 Axes: N samples, C columns, O outputs.
 """
@@ -8,49 +8,54 @@ from typing import Any, Self
 
 import numpy as np
 import torch
-from sklearn.base import ClassifierMixin, RegressorMixin
+from sklearn.base import RegressorMixin
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import validate_data
-from torch.nn import functional as F
+from sklearn.utils import check_consistent_length, column_or_1d
+from sklearn.utils.validation import check_array, check_is_fitted
 
 from kanzoo.data.formula import formula_values, parse_formula
-from kanzoo.estimators.base import StackEstimator
-from kanzoo.fit.stack import fit_regression, fit_stack, standardise
+from kanzoo.estimators.base import StackEstimator, weights_of
+from kanzoo.fit.select import select_stack
+from kanzoo.fit.stack import fit_regression, standardise
 from kanzoo.interpret.formula.discover import discover
 from kanzoo.interpret.formula.expression import Formula, with_prior
-from kanzoo.interpret.formula.search import FormulaError
-
-RIDGE, FORMULA_RIDGE = 1e-3, 0.03  # of classifiers; of those whose scores shall become formulas
 
 
 class KANRegressor(RegressorMixin, StackEstimator):
     """A Kolmogorov-Arnold network for tables, as a scikit-learn regressor.
 
-    Columns are scaled to [-1, 1], targets to deviation 1. A stack of `KANLinear` layers with cubic
-    B-splines is fitted in float64 on all data at once, by Levenberg-Marquardt, on grids that grow
-    while held-out data gain by it.
+    Columns are scaled to [-1, 1], a few wild values clipped, and targets to deviation 1. Stacks of
+    `KANLinear` layers with cubic B-splines are fitted in float64 by Gauss-Newton: a linear model, a
+    sum of functions of the columns, and hidden layers. Held-out data choose among them, their
+    regularisation and their grids; what is not simpler must be better by more than chance. Gaps are
+    filled by medians and marked by a feature of their own; of a frame, every category of columns
+    that hold no numbers becomes a feature, and dates become days.
 
     Parameters
     ----------
     hidden : int or sequence of int, optional
-        Widths of the hidden layers, each at least 1; () for none. One of 5 unless given.
+        Widths of the hidden layers, each at least 1; () for none. Unless given, one of 5 or none,
+        as held-out data choose.
     grid_sizes : sequence of int, default (3, 5, 10)
         Intervals of the grids, from the first that is fitted to the finest that is tried.
     spline_order : int, default 3
         Order of the B-splines, at least 1.
     steps : int, default 20
-        Steps of Levenberg-Marquardt on every grid (three times as many of LBFGS), at least 1.
+        Steps of Gauss-Newton for every penalty and grid (three times as many of LBFGS), at least 1.
     restarts : int, default 3
         Random starts on the first grid, of which the best goes on, at least 1.
     lamb : float, default 0.0
         Weight of the regularisation of edges (KAN, 2404.19756, eq. 2.20), not negative. Above 0,
-        LBFGS minimises.
+        LBFGS minimises, and nothing else is chosen by held-out data but starts and grids.
     lamb_l1, lamb_entropy : float, default 1.0 and 2.0
         Weights of its two terms, the L1 norms of the edges and their entropy.
     validation_fraction : float, default 0.15
-        Share of the samples that decides on starts and grids, from 0 and below 1; none of fewer
-        than 40 samples.
+        Share of the samples that is held out, from 0 and below 1, of more than 3,000 samples; up to
+        there, fifths are held out in turn.
+    time_budget : float or None, default 60.0
+        Seconds after which the best so far is taken; None for no limit, and the same result always.
+    enable_categorical : bool, default True
+        Whether columns of a frame that hold categories, texts or dates are encoded or refused.
     formula : {None, "auto"}
         "auto" looks for a formula, from which `predict` then predicts: for sums, products and
         quotients of terms, in the data and in what their symmetries leave, then for pruned networks
@@ -103,11 +108,12 @@ class KANRegressor(RegressorMixin, StackEstimator):
     2*x0 + x1**2
     """
 
-    def fit(self, X: Any, y: Any) -> Self:
-        """Fit to X `(N, C)` and y `(N,)` or `(N, O)`."""
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
+        """Fit to X `(N, C)` and y `(N,)` or `(N, O)`, samples weighted by `(N,)` if given."""
         self._check_options()
-        X, y = validate_data(self, X, y, dtype=np.float64, multi_output=True, y_numeric=True)
-        y = np.asarray(y, np.float64)
+        self._check_weights(sample_weight)
+        X = self._numbers(X, reset=True)
+        y = self._targets(X, y)
         self._is_flat = y.ndim == 1
         y = y.reshape(len(y), -1)
         self._priors = self._parsed(y.shape[1])
@@ -115,10 +121,17 @@ class KANRegressor(RegressorMixin, StackEstimator):
         residue = y - self._prior_values(X)
         floor = 1e-12 * y.std(0)  # what rounding leaves of a prior that is right is no residue
         self.formula_ = None
-        if self.formula is None:
-            self._keep(fit_regression(X, residue, self._options(), standardise(residue, floor)))
+        units_of_y = standardise(residue, floor)
+        if self._is_selected:
+            weights = weights_of(sample_weight, X)
+            scaled = torch.as_tensor((residue - units_of_y[0]) / units_of_y[1])
+            limits: Any = {"weights": weights, "time_budget": self.time_budget, "units": units_of_y}
+            self._keep(select_stack(X, scaled, self._options(), **limits))
             return self
-        limits: Any = {"time_limit": self.time_limit, "units": self.units, "floor": floor}
+        if self.formula is None:
+            self._keep(fit_regression(X, residue, self._options(), units_of_y))
+            return self
+        limits = {"time_limit": self.time_limit, "units": self.units, "floor": floor}
         discovery = discover(X, residue, self._names(), self._options(), **limits)
         self._keep(discovery.stack)
         self.formula_ = self._add_prior(discovery.formula)
@@ -126,6 +139,14 @@ class KANRegressor(RegressorMixin, StackEstimator):
         for doubt in self.formula_.doubts:
             warnings.warn(doubt, ConvergenceWarning, stacklevel=2)
         return self
+
+    def _targets(self, X: np.ndarray, y: Any) -> np.ndarray:
+        if y is None:
+            raise ValueError("KANRegressor requires y to be passed, but the target y is None")
+        y = check_array(y, ensure_2d=False, dtype=np.float64, input_name="y")
+        y = y if y.ndim == 2 and y.shape[1] > 1 else column_or_1d(y, warn=True)
+        check_consistent_length(X, y)
+        return y
 
     def _parsed(self, num_outputs: int) -> list[Any]:
         """The priors as expressions, one for each output."""
@@ -148,105 +169,27 @@ class KANRegressor(RegressorMixin, StackEstimator):
     def _add_prior(self, formula: Formula) -> Formula:
         return with_prior(formula, self._priors, self._deviations) if self._priors else formula
 
-    def predict(self, X: Any) -> np.ndarray:
-        """Values for X `(N, C)`: `(N,)`, or `(N, O)` if fitted to such; by the formula if asked."""
+    def predict(self, X: Any, *, interval: float | None = None) -> Any:
+        """Values for X `(N, C)`: `(N,)`, or `(N, O)` if fitted to such; by the formula if asked.
+
+        With `interval=0.9`, also bounds `(N, 2)` or `(N, O, 2)` between which nine of ten new
+        values are expected (conformal, by the errors of held-out samples), as a second array.
+        """
+        check_is_fitted(self)
+        x = self._numbers(X)
         if self.formula == "auto" and getattr(self, "formula_", None) is not None:
-            X = validate_data(self, X, reset=False, dtype=np.float64)
             assert self.formula_ is not None
-            values = self.formula_(X).reshape(len(X), -1)
+            values = self.formula_(x).reshape(len(x), -1)
         else:
-            values = self._outputs(X)
-            values = values + self._prior_values(np.asarray(X, np.float64))
-        return values[:, 0] if self._is_flat else values
+            values = self._stack.predict(x) + self._prior_values(x)
+        reach = None if interval is None else self._stack.reach(interval)
+        flat = values[:, 0] if self._is_flat else values
+        if reach is None:
+            return flat
+        bounds = np.stack([values - reach, values + reach], axis=-1)  # (N, O, 2)
+        return flat, bounds[:, 0] if self._is_flat else bounds
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.target_tags.multi_output = True
         return tags
-
-
-class KANClassifier(ClassifierMixin, StackEstimator):
-    """A Kolmogorov-Arnold network for tables, as a scikit-learn classifier.
-
-    As `KANRegressor`, fitted to the cross-entropy by LBFGS with a small ridge.
-
-    Parameters
-    ----------
-    hidden, grid_sizes, spline_order, restarts : optional
-        As those of `KANRegressor`.
-    lamb, lamb_l1, lamb_entropy, validation_fraction, time_limit, random_state : optional
-        As those of `KANRegressor`.
-    steps : int, default 20
-        A third of the steps of LBFGS on every grid, at least 1.
-    formula : {None, "auto"}
-        "auto" looks for a formula of every class' score (logit) after the fit, without hidden
-        layers unless `hidden` is given: sums of functions of the columns. `predict` and
-        `predict_proba` then use it (and the network where it is not defined).
-    tolerance : float, default 0.01
-        As that of `KANRegressor`, in deviations of the scores. They need not be exact to tell
-        classes apart: 0.05 or 0.1 finds formulas more often.
-    prior, monotone, units : None
-        For regression only: other values are refused.
-
-    Attributes
-    ----------
-    classes_ : ndarray
-        The labels, sorted.
-    network_, hidden_, grid_size_, formula_, n_features_in_, feature_names_in_
-        As those of `KANRegressor`; outputs are the scores of the classes.
-
-    Examples
-    --------
-    >>> from sklearn.datasets import load_iris
-    >>> from kanzoo import KANClassifier
-    >>> x, y = load_iris(return_X_y=True)
-    >>> model = KANClassifier(hidden=(), steps=10, random_state=0).fit(x, y)
-    >>> model.score(x, y) > 0.9
-    True
-    """
-
-    def fit(self, X: Any, y: Any) -> Self:
-        """Fit to X `(N, C)` and labels y `(N,)`."""
-        self._check_options()
-        if self.prior is not None or self.monotone:
-            raise ValueError(
-                "prior and monotone are for regression: classes have no formula or order"
-            )
-        X, y = validate_data(self, X, y, dtype=np.float64)
-        check_classification_targets(y)
-        self.classes_, codes = np.unique(y, return_inverse=True)
-        if len(self.classes_) < 2:
-            raise ValueError(f"the labels have one class only, {self.classes_[0]!r}")
-        options = self._options(loss=F.cross_entropy, ridge=RIDGE)
-        if self.formula == "auto":
-            # Smooth scores, which are as good at telling classes apart, have simpler formulas.
-            hidden = () if self.hidden is None else self._sizes("hidden")
-            options = self._options(loss=F.cross_entropy, ridge=FORMULA_RIDGE, hidden=hidden)
-        self._keep(fit_stack(X, torch.as_tensor(codes), len(self.classes_), options))
-        self.formula_ = None
-        if self.formula == "auto":
-            self.prune()
-            try:
-                self.symbolic()
-            except FormulaError as error:
-                if error.formula is None:
-                    raise
-                self.formula_ = error.formula
-                warnings.warn(str(error), ConvergenceWarning, stacklevel=2)
-        return self
-
-    def predict_proba(self, X: Any) -> np.ndarray:
-        """Probabilities of the classes, `(N, O)`; by the formula if asked."""
-        return torch.softmax(torch.as_tensor(self._scores(X)), dim=1).numpy()
-
-    def predict(self, X: Any) -> np.ndarray:
-        """Labels, `(N,)`; by the formula if asked."""
-        best = self._scores(X).argmax(1)
-        return self.classes_[best]
-
-    def _scores(self, X: Any) -> np.ndarray:
-        scores = self._outputs(X)
-        if self.formula == "auto" and self.formula_ is not None:
-            values = self.formula_(np.asarray(X, np.float64))
-            return np.where(np.isnan(values), scores, values)
-        return scores

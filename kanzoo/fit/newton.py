@@ -1,0 +1,287 @@
+"""Gauss-Newton for stacks of KAN layers, with weights of samples and a penalty on rough edges.
+
+The derivatives of such a stack are products of its basis functions, so that no automatic
+differentiation is needed, and the normal equations are summed up over blocks of samples.
+
+Axes: N samples, O outputs, C inputs, K functions and M outputs of a layer, P parameters.
+"""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from kanzoo.fit.least_squares import fit_lbfgs
+from kanzoo.layers import KANLinear
+
+MAX_SIZE = 3_000  # parameters whose normal equations are worth being solved; LBFGS for more
+KEPT = 10_000_000  # values of the first layer's functions that are kept
+BLOCK = 3_000_000  # numbers of a Jacobian that are held at once
+
+
+@dataclass(frozen=True)
+class Penalty:
+    """Half of `ridge` times the squares of all linear branches, and of `rough` times the squares
+    of second differences of the splines' coefficients, with a hundredth of their own squares.
+
+    It is added to half the sum of squared errors, or to the sum of cross-entropies. Infinite
+    roughness leaves the linear branches alone.
+    """
+
+    ridge: float
+    rough: float = math.inf
+
+    @property
+    def is_linear(self) -> bool:
+        return math.isinf(self.rough)
+
+    def matrix(self, layer: KANLinear) -> Tensor:
+        """The penalty of one edge, `(K, K)`, of the functions that are fitted."""
+        if self.is_linear:
+            return torch.full((1, 1), self.ridge, dtype=torch.float64)
+        splines = layer.expansion.basis.num_functions
+        matrix = torch.zeros(splines + 1, splines + 1, dtype=torch.float64)
+        eye = torch.eye(splines, dtype=torch.float64)
+        second = eye.diff(2, dim=0)
+        matrix[:splines, :splines] = self.rough * (second.T @ second + 0.01 * eye)
+        matrix[-1, -1] = self.ridge
+        return matrix
+
+
+def is_plain(net: nn.Module) -> bool:
+    """Whether a network is a sequence of unconstrained KAN layers with linear branches."""
+    return isinstance(net, nn.Sequential) and all(
+        isinstance(layer, KANLinear)
+        and layer.stores_weight
+        and layer.edge_kind is None
+        and layer.input_group is None
+        and layer.bias is not None
+        and layer.expansion.residual == "identity"
+        for layer in net
+    )
+
+
+def losses(outputs: Tensor, y: Tensor) -> Tensor:
+    """Half the squared error of every sample summed over outputs, or its cross-entropy, `(N,)`."""
+    if y.is_floating_point():
+        return (outputs - y).square().sum(1) / 2
+    return F.cross_entropy(outputs, y, reduction="none")
+
+
+@torch.no_grad()
+def predict(net: nn.Module, x: Tensor) -> Tensor:
+    """Outputs `(N, O)` for x `(N, C)`, in blocks."""
+    rows = max(1, BLOCK // (20 * max(x.shape[1], 1)))
+    return torch.cat([net(part) for part in x.split(rows)])
+
+
+@torch.no_grad()
+def fit_newton(
+    net: nn.Sequential,
+    x: Tensor,
+    y: Tensor,
+    penalty: Penalty,
+    *,
+    weights: Tensor | None = None,
+    steps: int = 20,
+    least_gain: float = 1e-3,
+    deadline: float = math.inf,
+) -> float:
+    """Minimise the penalised loss of a plain stack in place; returns its value.
+
+    Shapes: x `(N, C)`, y `(N, O)`, or whole numbers `(N,)` for cross-entropy, weights `(N,)`. The
+    steps are Levenberg-Marquardt's; they end when three in a row gain less than the share
+    `least_gain`, and at the deadline of `time.monotonic`.
+    """
+    problem = _Problem(net, x, y, penalty, weights)
+    if problem.size > MAX_SIZE:
+        return problem.descend(steps)
+    is_quadratic = len(problem.layers) == 1 and y.is_floating_point()
+    best, damping, idle = problem.value(), 1e-12 if is_quadratic else 1e-3, 0
+    for _ in range(1 if is_quadratic else steps):
+        if time.monotonic() > deadline:
+            break
+        before = problem.flat()
+        gram, gradient = problem.normal_equations()
+        diagonal = gram.diagonal().clone()
+        floor = 1e-12 * float(diagonal.mean()) + 1e-300
+        gained = False
+        for _ in range(7):
+            damped = gram.clone()
+            damped.diagonal().add_(damping * diagonal + floor)
+            factor, info = torch.linalg.cholesky_ex(damped)
+            if int(info) == 0:
+                change = torch.cholesky_solve(gradient[:, None], factor)[:, 0]
+                problem.write(before - change)
+                reached = problem.value()
+                if reached < best:
+                    gained = True
+                    break
+                if float(gradient @ change) < 0.1 * least_gain * best:
+                    break  # there is next to nothing to gain
+            damping = max(damping * 8, 1e-12)
+        if not gained:
+            problem.write(before)
+            break
+        idle = idle + 1 if reached > best * (1 - least_gain) else 0
+        best, damping = reached, damping / 10
+        if idle == 3:
+            break
+    return best
+
+
+class _Problem:
+    """The penalised loss of a stack, its Gauss-Newton matrix `(P, P)` and its gradient `(P,)`."""
+
+    def __init__(
+        self, net: nn.Sequential, x: Tensor, y: Tensor, penalty: Penalty, weights: Tensor | None
+    ) -> None:
+        self.net, self.x, self.y, self.weights = net, x, y, weights
+        self.layers: list[KANLinear] = list(net)  # type: ignore[arg-type]
+        self.first = -1 if penalty.is_linear else 0  # of the functions that are fitted
+        self.parameters: list[Tensor] = []
+        self.edges = [penalty.matrix(layer) for layer in self.layers]
+        for layer in self.layers:
+            assert layer.bias is not None
+            self.parameters += [layer.weight.data[:, self.first :], layer.bias.data]
+        self.size = sum(p.numel() for p in self.parameters)
+        numbers = x.numel() * self.layers[0].expansion.num_functions
+        self.expanded: Tensor | None = None
+        if numbers <= KEPT:  # grids stay, so the first layer's functions do
+            self.expanded = self.layers[0].expansion.univariate(x)
+        self.rows: int = max(1, BLOCK // (self.size * self.layers[-1].out_features))
+
+    def flat(self) -> Tensor:
+        return torch.cat([p.flatten() for p in self.parameters])
+
+    def write(self, flat: Tensor) -> None:
+        pieces = flat.split([p.numel() for p in self.parameters])
+        for parameter, piece in zip(self.parameters, pieces, strict=True):
+            parameter.copy_(piece.view_as(parameter))
+
+    def value(self) -> float:
+        each = losses(self.outputs(), self.y)
+        total = float(each.sum() if self.weights is None else (each * self.weights).sum())
+        for matrix, weight in zip(self.edges, self.parameters[::2], strict=True):
+            total += float((weight * torch.einsum("kl,clm->ckm", matrix, weight)).sum()) / 2
+        return total if math.isfinite(total) else math.inf
+
+    @torch.enable_grad()
+    def descend(self, steps: int) -> float:
+        """Minimise by LBFGS; returns the value."""
+        scale = 1 / len(self.x)
+
+        def loss(outputs: Tensor, y: Tensor) -> Tensor:
+            each = losses(outputs, y)
+            return scale * (each if self.weights is None else each * self.weights).sum()
+
+        def penalty() -> Tensor:
+            total = self.x.new_zeros(())
+            for matrix, layer in zip(self.edges, self.layers, strict=True):
+                weight = layer.weight[:, self.first :]
+                total = total + (weight * torch.einsum("kl,clm->ckm", matrix, weight)).sum() / 2
+            return scale * total
+
+        hooks = [layer.weight.register_hook(self._fitted) for layer in self.layers]
+        fit_lbfgs(self.net, self.x, self.y, loss, 3 * steps, penalty, tolerance=1e-7)
+        for hook in hooks:
+            hook.remove()
+        return self.value()
+
+    def _fitted(self, gradient: Tensor) -> Tensor:
+        """The gradient of the functions that are fitted."""
+        kept = torch.zeros_like(gradient)
+        kept[:, self.first :] = gradient[:, self.first :]
+        return kept
+
+    def outputs(self) -> Tensor:
+        if self.expanded is None:
+            return predict(self.net, self.x)
+        first = self.layers[0]
+        assert first.bias is not None
+        values = _apply(self.expanded, first.masked_weight()) + first.bias
+        for layer in self.layers[1:]:
+            values = layer(values)
+        return values
+
+    def normal_equations(self) -> tuple[Tensor, Tensor]:
+        gram = torch.zeros(self.size, self.size, dtype=torch.float64)
+        gradient = torch.zeros(self.size, dtype=torch.float64)
+        for start in range(0, len(self.x), self.rows):
+            block = slice(start, start + self.rows)
+            outputs, jacobian = self.jacobian(block)
+            y = self.y[block]
+            if y.is_floating_point():
+                slope, rows = outputs - y, jacobian
+            else:
+                p = outputs.softmax(1)
+                slope = p - F.one_hot(y, p.shape[1])
+                root = p.sqrt()  # diag(p) - p p' is the product of diag(root) - p root' with itself
+                weighted = torch.einsum("no,nop->np", p, jacobian)
+                rows = root[:, :, None] * (jacobian - weighted[:, None])
+            if self.weights is not None:
+                w = self.weights[block, None]
+                slope, rows = w * slope, w[:, :, None].sqrt() * rows
+            gradient += torch.einsum("no,nop->p", slope, jacobian)
+            flat = rows.flatten(0, 1)
+            gram.addmm_(flat.T, flat)
+        start = 0
+        for matrix, weight in zip(self.edges, self.parameters[::2], strict=True):
+            c, _, m = weight.shape
+            size = weight.numel()
+            eyes = [torch.eye(n, dtype=torch.float64) for n in (c, m)]
+            gram[start : start + size, start : start + size] += torch.kron(
+                eyes[0], torch.kron(matrix, eyes[1])
+            )
+            gradient[start : start + size] += torch.einsum("kl,clm->ckm", matrix, weight).flatten()
+            start += size + m
+        return gram, gradient
+
+    def jacobian(self, block: slice) -> tuple[Tensor, Tensor]:
+        """Outputs of some rows and their derivatives by all parameters, `(N, O, P)`."""
+        x = self.x[block]
+        values: list[Tensor] = []
+        slopes: list[Tensor] = []
+        for layer in self.layers:
+            weight = layer.masked_weight()
+            if values:
+                value, slope = _derivatives(layer.expansion.univariate, x)
+                slopes.append(torch.einsum("knc,ckm->ncm", slope, weight))
+            elif self.expanded is None:
+                value = layer.expansion.univariate(x)
+            else:
+                value = self.expanded[:, block]
+            values.append(value)
+            assert layer.bias is not None
+            x = _apply(value, weight) + layer.bias
+        outer = torch.eye(x.shape[1], dtype=x.dtype).expand(len(x), -1, -1)  # (N, O, M)
+        pieces: list[Tensor] = []
+        for index in reversed(range(len(self.layers))):
+            layer = self.layers[index]
+            edges = torch.einsum("knc,nom->nockm", values[index][self.first :], outer)
+            if layer.edge_mask is not None:
+                edges = edges * layer.edge_mask
+            pieces = [edges.flatten(2), outer, *pieces]
+            if index:
+                outer = torch.einsum("nom,ncm->noc", outer, slopes[index - 1])
+        return x, torch.cat(pieces, dim=2)
+
+
+def _apply(values: Tensor, weight: Tensor) -> Tensor:
+    """Sums of functions `(K, N, C)` with weights `(C, K, M)`, `(N, M)`."""
+    return torch.einsum("knc,ckm->nm", values, weight)
+
+
+@torch.enable_grad()
+def _derivatives(functions: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
+    """Values `(K, N, C)` at x `(N, C)` and derivatives, by differentiating a gradient."""
+    x = x.detach().requires_grad_()
+    values = functions(x)
+    factors = torch.ones_like(values, requires_grad=True)
+    (gradient,) = torch.autograd.grad(values, x, factors, create_graph=True)
+    (slopes,) = torch.autograd.grad(gradient.sum(), factors)
+    return values.detach(), slopes

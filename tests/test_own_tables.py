@@ -1,0 +1,137 @@
+"""Tables of one's own: dialects, gaps, categories, classes, groups and times."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from kanzoo.data.csv_file import CSV
+from kanzoo.data.frames import read_frame
+
+FRAME = pd.DataFrame({"größe": [1.5, -2.25, 3.0], "art": ["a", "b, c", "a"], "n": [1, 2, 3]})
+
+
+def loaded(frame: pd.DataFrame, tmp_path: Path, task: str = "regression", **options: Any) -> CSV:
+    path = tmp_path / "table.csv"
+    frame.to_csv(path, index=False)
+    dataset = CSV(path=str(path), target="y", dtype="float64", split_seed=0, **options)
+    dataset.use_task(task)
+    dataset.check()
+    dataset.load()
+    return dataset
+
+
+def example(count: int = 60) -> pd.DataFrame:
+    random = np.random.default_rng(0)
+    frame = pd.DataFrame(
+        {
+            "kind": random.choice(["red", "green", "blue"], count),
+            "day": pd.date_range("2020-01-01", periods=count).astype(str),
+            "who": np.arange(count) // 4,
+            "x": random.normal(5, 2, count),
+        }
+    )
+    return frame.assign(y=np.arange(count, dtype=float))
+
+
+@pytest.mark.parametrize(
+    ("separator", "decimal", "encoding"),
+    [(",", ".", "utf-8"), (";", ",", "cp1252"), ("\t", ".", "utf-16"), ("|", ",", "utf-8-sig")],
+)
+def test_the_dialect_is_found_and_said(
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    separator: str,
+    decimal: str,
+    encoding: str,
+) -> None:
+    path = tmp_path / "table.csv"
+    FRAME.to_csv(path, sep=separator, decimal=decimal, encoding=encoding, index=False)
+    with caplog.at_level(logging.INFO, logger="kanzoo"):
+        pd.testing.assert_frame_equal(read_frame("path", str(path)), FRAME)
+    assert bool(caplog.records) == (separator != ",")
+    assert separator == "," or repr(separator) in caplog.text
+
+
+def test_parquet_is_read_alike(tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow")
+    FRAME.to_parquet(tmp_path / "t.parquet")
+    pd.testing.assert_frame_equal(
+        read_frame("path", str(tmp_path / "t.parquet")), FRAME, check_dtype=False
+    )
+
+
+def test_categories_and_dates_are_features(tmp_path: Path) -> None:
+    data = loaded(example(), tmp_path, standardise="none")
+    assert set(data.columns) == {"who", "x", "day", "kind=red", "kind=green", "kind=blue"}
+    rows, y = data.table
+    day = rows[:, data.columns.index("day")]
+    np.testing.assert_array_equal(day - day[0], y)
+    red = rows[:, data.columns.index("kind=red")]
+    np.testing.assert_array_equal(red, example().kind == "red")
+
+
+def test_gaps_are_dropped_or_filled_by_the_training_rows(tmp_path: Path) -> None:
+    frame = example().drop(columns="day")
+    frame.loc[::3, "x"] = np.nan
+    frame.loc[1, "y"] = np.nan
+    with pytest.raises(ValueError, match=r"'x' has 20 missing values.*data.missing=drop"):
+        loaded(frame, tmp_path)
+    assert sum(loaded(frame, tmp_path, missing="drop").counts()) == 39
+    data = loaded(frame, tmp_path, missing="indicator", standardise="none")
+    assert data.columns[-1] == "x is missing"
+    assert sum(data.counts()) == 59
+    column = data.columns.index("x")
+    x = data.splits["train"].x
+    marked = x[:, -1] == 1
+    mean = x[~marked, column].mean()
+    for part in ("train", "test"):
+        x = data.splits[part].x
+        torch.testing.assert_close(x[x[:, -1] == 1, column], mean.expand(int(x[:, -1].sum())))
+    assert "x is missing" not in loaded(frame, tmp_path, missing="mean").columns
+
+
+def test_groups_stay_together_and_times_in_order(tmp_path: Path) -> None:
+    frame = example()
+    data = loaded(frame, tmp_path, group="who", standardise="none")
+    assert "who" not in data.columns
+    groups = [set((split.y[:, 0] // 4).tolist()) for split in data.splits.values()]
+    assert not groups[0] & groups[1] | groups[0] & groups[2] | groups[1] & groups[2]
+    assert sum(map(len, groups)) == 15
+    mixed = frame.sample(frac=1, random_state=0)
+    data = loaded(mixed, tmp_path, time="day", standardise="none")
+    train, val, test = (data.splits[part].y for part in ("train", "val", "test"))
+    assert train.max() < val.min()
+    assert val.max() < test.min() == 48
+
+
+def test_classes_have_their_labels(tmp_path: Path) -> None:
+    frame = example()
+    frame = frame.assign(y=np.where(frame.x > 5, "tall", "short"))
+    with pytest.raises(ValueError, match="task=classification"):
+        loaded(frame, tmp_path)
+    data = loaded(frame, tmp_path, task="classification")
+    assert (data.spec.task, data.spec.class_names) == ("classification", ("short", "tall"))
+    y = torch.cat([split.y for split in data.splits.values()])
+    assert y.bincount().tolist() == [(frame.x <= 5).sum(), (frame.x > 5).sum()]
+    with pytest.raises(ValueError, match="are no classes"):
+        loaded(example(), tmp_path, task="classification")
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"missing": "zero"}, "missing"),
+        ({"group": "wh"}, "'who'"),
+        ({"group": "who", "time": "day"}, "name one"),
+        ({"group": "kind", "test_size": 0.6}, "leaves a part empty|too few"),
+    ],
+)
+def test_bad_options_are_refused(tmp_path: Path, options: dict[str, Any], text: str) -> None:
+    with pytest.raises(ValueError, match=text) as caught:
+        loaded(example(), tmp_path, **options)
+    assert "\n" not in str(caught.value)
