@@ -22,6 +22,7 @@ ARCHITECTURES = {
     "resnet": ["layers=kan", "model.width=4"],
     "vit": ["layers=kan_ffn", "model.width=8", "model.heads=2", "model.depth=2"],
     "mixer": ["layers=kan", "model.width=8", "model.depth=2"],
+    "graph": ["layers=kan", "model.width=8", "model.depth=2", "data=digits_graph"],
     "unet": ["layers=kan", "model.width=4", "data=digits_segment"],
     "rnn": ["layers=kan", "model.width=8", "data=digits_rows"],
     "gpt": [

@@ -23,6 +23,7 @@ SHAPES: dict[str, tuple[int, ...]] = {
     "table": (5,),
     "tokens": (6,),
     "dense": (1, 8, 8),
+    "graph": (6, 9),
 }
 # Sizes that keep a network tiny, where it has such an option; beside them the least depth.
 TINY = {"width": 8, "heads": 2, "patch_size": 4}

@@ -60,6 +60,7 @@ INPUTS = {
     "image": Inputs((1, 28, 28), 10, 256),
     "sequence": Inputs((28, 28), 10, 256),
     "table": Inputs((784,), 10, 256),
+    "graph": Inputs((42, 45), 10, 256),
     "series": Inputs((96, 7), 24 * 7, 256),
 }
 PREFERRED = {"rnn": "sequence", "nlinear": "series", "dlinear": "series"}

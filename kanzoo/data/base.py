@@ -15,7 +15,7 @@ from kanzoo.data.training_set import PartSampler, TrainingSet, phase_classes
 
 PARTS = ("train", "val", "test")
 IGNORE = -100  # the target where nothing is asked; PyTorch's cross-entropy leaves it out
-KINDS = ("image", "sequence", "table", "tokens", "dense")
+KINDS = ("image", "sequence", "table", "tokens", "dense", "graph")
 # A test set is the same for all seeds ("official", or "fixed" by a split seed), a part of the one
 # sample that every seed draws anew ("resampled"), or new data with every seed ("independent").
 TEST_SETS = ("official", "fixed", "resampled", "independent")
@@ -31,7 +31,8 @@ class DataSpec:
       `num_outputs` a sample;
     - `tokens` `(T,)`: whole numbers in [0, num_outputs), a vector at every position, which must not
       depend on later ones;
-    - `dense` `(C, H, W)`: a vector at every pixel, `(num_outputs, H, W)`.
+    - `dense` `(C, H, W)`: a vector at every pixel, `(num_outputs, H, W)`;
+    - `graph` `(N, F + N)`: features of nodes, then the adjacency matrix; a vector a graph.
 
     `version` identifies the content where it is not the same everywhere.
     """

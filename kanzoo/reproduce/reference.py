@@ -43,7 +43,7 @@ The task follows from the data. "Reference" is the prediction that stands beside
 
 EXAMPLES = {
     "image": (1, 28, 28), "sequence": (96, 7), "table": (13,), "tokens": (128,),
-    "dense": (1, 28, 28),
+    "dense": (1, 28, 28), "graph": (42, 45),
 }  # fmt: skip
 
 
