@@ -8,7 +8,7 @@ ENGINES := $(VENV)/.installed-engines
 WORKERS ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu 2>/dev/null || echo 2)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-engines test-all lint format types smoke benchmark clean
+.PHONY: help setup demo test test-slow test-engines test-all lint format types smoke reproduce benchmark clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -54,6 +54,9 @@ types: $(STAMP) ## Check types
 smoke: $(STAMP) ## Two steps of every architecture as MLP and as KAN
 	$(BIN)/python scripts/compare.py study=smoke overwrite=true
 	$(BIN)/python scripts/compare.py study=smoke_dense overwrite=true
+
+reproduce: $(STAMP) ## Repeat published figures on real data (an hour or two; goes on where it was)
+	$(BIN)/python scripts/reproduce.py
 
 benchmark: $(STAMP) ## Time layers against the dense limit
 	$(BIN)/python scripts/benchmark.py layers

@@ -67,13 +67,14 @@ def conf_dirs() -> list[Path]:
 
 
 def files(group: str) -> dict[str, Path]:
-    """The files of one configuration group by name, sorted."""
+    """The files of one configuration group by name, sorted; experiments may lie in folders."""
     found: dict[str, Path] = {}
-    for folder in conf_dirs():
-        for path in (folder / group).glob("*.yaml"):
-            if path.stem in found:
-                raise ValueError(f"{path} has the name of {found[path.stem]}; choose another")
-            found[path.stem] = path
+    for folder in (conf / group for conf in conf_dirs()):
+        for path in folder.glob("**/*.yaml" if group == "experiment" else "*.yaml"):
+            name = path.relative_to(folder).with_suffix("").as_posix()
+            if name in found:
+                raise ValueError(f"{path} has the name of {found[name]}; choose another")
+            found[name] = path
     return dict(sorted(found.items()))
 
 

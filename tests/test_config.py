@@ -294,8 +294,8 @@ def test_every_study_plans(name: str) -> None:
 
 @pytest.mark.parametrize("name", registry.names("experiment"))
 def test_an_experiment_yields_to_the_command_line(name: str) -> None:
-    config = compose("train", [f"experiment={name}", "model.width=12", "name=other"])
-    assert config["model"]["width"] == 12
+    config = compose("train", [f"experiment={name}", "data.batch_size=12", "name=other"])
+    assert config["data"]["batch_size"] == 12
     assert config["name"] == "other"
 
 

@@ -27,7 +27,7 @@ from kanzoo.run.prepare import prepare
 from kanzoo.rundir import FORMAT
 from kanzoo.training.interrupt import stopping_between_batches
 from kanzoo.training.measure import PeakMemory, peak_step_memory
-from kanzoo.training.optim import Constant, WarmupCosine, build_optimizer, param_groups
+from kanzoo.training.optim import Constant, Exponential, WarmupCosine, build_optimizer, param_groups
 from kanzoo.training.task import Task
 
 RESULT_KEYS = {
@@ -507,6 +507,9 @@ def test_warmup_and_cosine() -> None:
     assert all(a >= b for a, b in pairwise(factors[10:]))
     assert WarmupCosine(warmup_fraction=0.0).factor(0, 10) == 1.0
     assert WarmupCosine().factor(0, 1) > 0
+    stairs = Exponential(gamma=0.5, periods=4)
+    factors = [stairs.factor(step, 100) for step in (0, 24, 25, 50, 75, 99, 100)]
+    assert factors == [1.0, 1.0, 0.5, 0.25, 0.125, 0.125, 0.125]
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=3.0)
     Constant()(optimizer, 10)
     assert optimizer.param_groups[0]["lr"] == 3.0

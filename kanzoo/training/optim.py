@@ -10,7 +10,7 @@ from torch import nn
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from kanzoo import registry
-from kanzoo.checks import Count, NotNegative, Share, check_value
+from kanzoo.checks import Count, NotNegative, PositiveShare, Share, check_value
 from kanzoo.rundir import Config
 from kanzoo.trainer_settings import TrainerConfig
 
@@ -146,6 +146,23 @@ class WarmupCosine:
         progress = min(1.0, (step - warmup) / max(1.0, total_steps - warmup))
         cosine = 0.5 * (1.0 + math.cos(math.pi * progress))
         return self.final_ratio + (1.0 - self.final_ratio) * cosine
+
+    def __call__(self, optimizer: torch.optim.Optimizer, total_steps: int) -> LambdaLR:
+        return LambdaLR(optimizer, lambda step: self.factor(step, total_steps))
+
+
+class Exponential:
+    """A factor of `gamma` from each of `periods` equal parts of the training to the next."""
+
+    def __init__(self, *, gamma: float = 0.8, periods: int = 10) -> None:
+        check_value("sched.gamma", gamma, PositiveShare)
+        check_value("sched.periods", periods, Count)
+        self.gamma = gamma
+        self.periods = periods
+
+    def factor(self, step: int, total_steps: int) -> float:
+        """Learning rate at a step, relative to the optimiser's own."""
+        return self.gamma ** (min(step, total_steps - 1) * self.periods // total_steps)
 
     def __call__(self, optimizer: torch.optim.Optimizer, total_steps: int) -> LambdaLR:
         return LambdaLR(optimizer, lambda step: self.factor(step, total_steps))
