@@ -54,7 +54,7 @@ class StackEstimator(BaseEstimator):
         lamb_l1: float = 1.0,
         lamb_entropy: float = 2.0,
         validation_fraction: float = 0.15,
-        time_budget: float | None = 60.0,
+        time_budget: float | None = 30.0,
         enable_categorical: bool = True,
         formula: str | None = None,
         tolerance: float = 0.01,

@@ -52,7 +52,7 @@ class KANRegressor(RegressorMixin, StackEstimator):
     validation_fraction : float, default 0.15
         Share of the samples that is held out, from 0 and below 1, of more than 3,000 samples; up to
         there, fifths are held out in turn.
-    time_budget : float or None, default 60.0
+    time_budget : float or None, default 30.0
         Seconds after which the best so far is taken; None for no limit, and the same result always.
     enable_categorical : bool, default True
         Whether columns of a frame that hold categories, texts or dates are encoded or refused.

@@ -30,13 +30,14 @@ from kanzoo.fit.stack import (
 from kanzoo.layers import KANLinear
 from kanzoo.layers.parameters import count_params
 
-MAX_ROWS = 20_000  # that candidates are compared on; the chosen one is fitted to all
+MAX_ROWS = 6_000  # that candidates are compared on; the chosen one is fitted to all
 MAX_FOLD_ROWS = 3_000  # samples from which one part is held out instead of folds in turn
 NUM_FOLDS, FEW_FOLDS, MANY = 5, 3, 500  # fewer folds from so many samples
 MAX_SIZE = 1_500  # parameters of a candidate that nobody asked for
 RIDGES = (1e4, 1e3, 300.0, 100.0, 30.0, 10.0, 3.0, 1.0, 0.1, 1e-3, 1e-6)
 ROUGH = (1e4, 1e3, 100.0, 10.0, 1.0, 0.1, 1e-3, 1e-8)
 HIDDEN_RIDGE, LEAST, MOST = 0.03, 1e-8, 100.0  # from where hidden layers go up, then down
+COARSE = 0.01  # share that the steps of a candidate must gain
 GAIN = 0.5  # standard errors by which a candidate must be better than a simpler one
 SHARE = 0.7  # of the time, after which no other candidate is begun
 
@@ -101,7 +102,7 @@ class Selection:
             weights = None if self.weights is None else self.weights[used]
             fit_newton(
                 net, self.z[used], self.y[used], penalty, weights=weights,
-                steps=self.options.steps, deadline=self.stop,
+                steps=self.options.steps, least_gain=COARSE, deadline=self.stop,
             )  # fmt: skip
             outputs = predict(net, self.z[held])
             each = losses(outputs, self.y[held])
