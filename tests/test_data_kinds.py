@@ -23,7 +23,9 @@ from kanzoo.data.vision import Digits
 from kanzoo.run.config import compose
 
 CPU = torch.device("cpu")
-NAMES = [name for name in registry.names("data") if name not in ("imagefolder", "csv")]
+NAMES = [
+    name for name in registry.names("data") if name not in ("imagefolder", "csv", "series_csv")
+]
 NO_FILES = ("functions",)  # have a root for what they do not need
 EMBEDDED = [n for n in NAMES if n in NO_FILES or "root" not in registry.options("data", n)]
 GENERIC = [*EMBEDDED, "etth1", "shakespeare"]

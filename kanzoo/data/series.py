@@ -1,6 +1,7 @@
 """Forecasting of many-channel time series.
 
-Axes: B windows, L input steps (`input_length`), H forecast steps (`horizon`), C channels.
+Axes: B windows, L input steps (`input_length`), H forecast steps (`horizon`), C channels, of which
+the first K are forecast.
 """
 
 from abc import abstractmethod
@@ -20,18 +21,21 @@ from kanzoo.data.remote import DownloadedFile
 
 
 class RelativeToLast:
-    """Inputs and targets minus the last input value of their channel.
+    """Inputs and targets minus the last input value of their channel, targets the first channels.
 
     A forecast of the differences has the same error as one of the values, so scores compare.
     """
 
     noise = 0
 
+    def __init__(self, horizon: int) -> None:
+        self.horizon = horizon
+
     def __call__(self, x: Tensor, y: Tensor, noise: Tensor | None) -> Batch:
-        """Return differences of the same shapes, `(B, L, C)` and `(B, H C)`."""
+        """Return differences of the same shapes, `(B, L, C)` and `(B, H K)`."""
         last = x[:, -1:]  # (B, 1, C)
-        steps = y.unflatten(1, (-1, x.shape[2]))  # (B, H, C)
-        return x - last, (steps - last).flatten(1)
+        steps = y.unflatten(1, (self.horizon, -1))  # (B, H, K)
+        return x - last, (steps - last[:, :, : steps.shape[2]]).flatten(1)
 
 
 class Series(InMemory):
@@ -98,11 +102,11 @@ class Series(InMemory):
 
     def make_transform(self, part: str, device: torch.device) -> Transform:
         """Return the subtraction of the last value, where asked for."""
-        return RelativeToLast() if self.relative == "last" else Identity()
+        return RelativeToLast(self.horizon) if self.relative == "last" else Identity()
 
     def reference_scores(self, part: str) -> dict[str, float]:
         """Return the errors of repeating the last input value over the whole horizon."""
-        _, errors = RelativeToLast()(*self.loaded[part], None)
+        _, errors = RelativeToLast(self.horizon)(*self.loaded[part], None)
         errors = errors.double()
         return {"mse": float(errors.square().mean()), "mae": float(errors.abs().mean())}
 

@@ -1,0 +1,230 @@
+"""Time series of one's own in a CSV or Parquet file, its columns chosen by name.
+
+Axes: T rows, L input steps, H forecast steps, K targets, C channels: targets, then covariates.
+"""
+
+import logging
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from kanzoo.checks import check_whole
+from kanzoo.data.base import PARTS, Counts, DataSpec, Split
+from kanzoo.data.columns import is_number
+from kanzoo.data.frames import check_columns, read_frame
+from kanzoo.data.options import check_part, part_size
+from kanzoo.data.series import Series, windows
+
+log = logging.getLogger("kanzoo")
+
+CALENDAR = ("MS", "ME", "QS", "QE", "YS", "YE")
+
+
+class SeriesFile(Series):
+    """The next `horizon` steps of the `target` columns from their past and that of `covariates`.
+
+    Rows are ordered by the column `time` (as in the file if null), and evenly spaced by `frequency`
+    (as "1h" or "D"; null finds it, and refuses uneven times). `series` names a column that tells
+    several series apart: each is cut by itself, and its windows never reach into another. The last
+    `test_size` of each series is tested, `val_size` of what is before that validated, in time;
+    values are in the deviations of all training rows. `missing` is null, which refuses gaps, or
+    "fill": the last known value goes on, over rows that are missing altogether too.
+    """
+
+    def __init__(
+        self,
+        *,
+        path: str | None = None,
+        target: str | Sequence[str] | None = None,
+        covariates: Sequence[str] = (),
+        time: str | None = None,
+        frequency: str | None = None,
+        series: str | None = None,
+        missing: str | None = None,
+        val_size: float = 0.2,
+        test_size: float = 0.2,
+        **options: Any,
+    ) -> None:
+        super().__init__(**options)
+        self.path = path
+        self.targets_named = [target] if isinstance(target, str) else list(target or ())
+        self.covariates = [covariates] if isinstance(covariates, str) else list(covariates)
+        self.time = time
+        self.frequency = frequency
+        self.series = series
+        self.missing = missing
+        self.val_size = val_size
+        self.test_size = test_size
+
+    @property
+    def name(self) -> str:
+        """The name of the file."""
+        return str(self.path)
+
+    @property
+    def num_targets(self) -> int:
+        """Channels that are forecast, the first ones."""
+        return len(self.targets_named)
+
+    @property
+    def spec(self) -> DataSpec:
+        """Steps and channels of the input; a value for every step and target of the forecast."""
+        shape = (self.input_length, len(self._channels))
+        return DataSpec(shape, self.horizon * self.num_targets, "forecast", kind="sequence")
+
+    def check(self, *, world_size: int = 1) -> None:
+        """Check the options and the file."""
+        check_part("val_size", self.val_size)
+        check_part("test_size", self.test_size)
+        check_whole("horizon", self.horizon, 1)
+        check_whole("input_length", self.input_length, 1)
+        if self.missing not in (None, "fill"):
+            raise ValueError(f"missing must be null or 'fill', not {self.missing!r}")
+        super().check(world_size=world_size)
+        self.counts()  # reads the file
+
+    def read(self) -> Tensor:
+        """Return the rows of all series, one after another, `(T, C)`, float64."""
+        return torch.cat(self._tables)
+
+    def counts(self) -> Counts:
+        """Return how many windows each split holds."""
+        sizes = np.array([self._windows(len(rows)) for rows in self._tables]).sum(0)
+        return self.limited_counts(*sizes.tolist())
+
+    def cut(self) -> dict[str, Split]:
+        """Cut every series in time, and standardise by all training rows."""
+        ends = [self._borders(len(rows)) for rows in self._tables]
+        train = torch.cat([rows[: e[0]] for rows, e in zip(self._tables, ends, strict=True)])
+        deviation = train.std(0, correction=0)
+        for name, value in zip(self._channels, deviation.tolist(), strict=True):
+            if not value > 0:
+                raise ValueError(f"{self.path}: column {name!r} is constant in the training rows")
+        pieces: dict[str, list[Split]] = {part: [] for part in PARTS}
+        for rows, borders in zip(self._tables, ends, strict=True):
+            values = ((rows - train.mean(0)) / deviation).float()
+            starts = (self.input_length, *borders[:-1])
+            for part, start, count in zip(PARTS, starts, self._windows(len(rows)), strict=True):
+                x = windows(values[start - self.input_length :], self.input_length)[:count]
+                y = windows(values[start:, : self.num_targets], self.horizon)[:count]
+                pieces[part].append(Split(x, y.flatten(1)))
+        splits = {}
+        for part, count in zip(PARTS, self.counts(), strict=True):
+            x, y = (torch.cat(tensors) for tensors in zip(*pieces[part], strict=True))
+            splits[part] = Split(x[:count], y[:count])
+        return splits
+
+    @property
+    def _channels(self) -> list[str]:
+        return [*self.targets_named, *self.covariates]
+
+    def _borders(self, length: int) -> tuple[int, int, int]:
+        """Rows of a series at which training, validation and test end."""
+        test = part_size("test_size", self.test_size, length)
+        val = part_size("val_size", self.val_size, length - test)
+        return length - test - val, length - test, length
+
+    def _windows(self, length: int) -> tuple[int, int, int]:
+        train, val, test = self._borders(length)
+        forecasts = (train - self.input_length, val - train, test - val)
+        if min(forecasts) < self.horizon:
+            raise ValueError(
+                f"{self.path}: a series of {length} rows is too short for input_length="
+                f"{self.input_length} and horizon={self.horizon} in each of its three parts"
+            )
+        first, second, third = (rows - self.horizon + 1 for rows in forecasts)
+        return first, second, third
+
+    @cached_property
+    def _tables(self) -> list[Tensor]:
+        """Every series `(T, C)`, float64, in order of time."""
+        if not isinstance(self.path, str) or not self.targets_named:
+            raise ValueError("data=series_csv needs data.path, a file, and data.target, columns")
+        frame = read_frame("data.path", self.path)
+        helpers = [name for name in (self.time, self.series) if name is not None]
+        check_columns(self.path, frame, [*self._channels, *helpers])
+        if len(set(self._channels)) < len(self._channels):
+            raise ValueError(
+                f"data.target and data.covariates name a column twice: {self._channels}"
+            )
+        for name in self._channels:
+            if not is_number(frame[name]):
+                raise ValueError(f"{self.path}: column {name!r} holds {frame[name].iloc[0]!r}")
+        if self.series is None:
+            return [self._ordered(frame, "")]
+        groups = frame.groupby(self.series, sort=True)
+        return [self._ordered(rows, f" of {self.series}={key}") for key, rows in groups]
+
+    def _ordered(self, frame: pd.DataFrame, which: str) -> Tensor:
+        values = frame[self._channels].astype(float)
+        if self.time is not None:
+            values.index = self._times(frame[self.time])
+            values = self._even(values.sort_index(), which)
+        gaps = int((~np.isfinite(values.to_numpy())).sum())
+        if gaps and self.missing == "fill":
+            values = values.replace([np.inf, -np.inf], np.nan).ffill().bfill()
+        elif gaps:
+            raise ValueError(
+                f"{self.path}: {gaps} values{which} are missing or infinite; data.missing=fill "
+                "lets the last known value go on"
+            )
+        return torch.tensor(values.to_numpy(np.float64))
+
+    def _times(self, values: pd.Series) -> Any:
+        if is_number(values):
+            return pd.Index(values)
+        try:
+            return pd.DatetimeIndex(pd.to_datetime(values, format="ISO8601"))
+        except (ValueError, TypeError) as error:
+            raise ValueError(
+                f"{self.path}: column {self.time!r} holds {values.iloc[0]!r} and the like; times "
+                "are as 2020-01-31 or 2020-01-31 12:00"
+            ) from error
+
+    def _even(self, values: pd.DataFrame, which: str) -> pd.DataFrame:
+        """Rows at even times; those that are missing altogether become gaps."""
+        index = values.index
+        if index.has_duplicates:
+            twice = index[index.duplicated()][0]
+            raise ValueError(
+                f"{self.path}: {self.time!r}{which} holds {twice} twice; data.series names the "
+                "column that tells several series apart"
+            )
+        if not isinstance(index, pd.DatetimeIndex):
+            return values
+        frequency: Any = self.frequency or _frequency(index)
+        if frequency is None:
+            if self.missing is None:
+                raise ValueError(
+                    f"{self.path}: times{which} are not evenly spaced; data.missing=fill, with "
+                    "data.frequency as 1h or D if need be, fills what is missing"
+                )
+            frequency = pd.Series(index).diff().mode()[0]
+        try:
+            even = values.asfreq(frequency)
+        except ValueError as error:
+            raise ValueError(f"data.frequency={self.frequency!r}: {error}") from error
+        lost = int((~index.isin(even.index)).sum())
+        if lost:
+            raise ValueError(
+                f"{self.path}: {lost} times{which} are not multiples of {frequency} from the first"
+            )
+        log.info("%s: every %s%s, %d rows", self.path, frequency, which, len(even))
+        return even
+
+
+def _frequency(index: pd.DatetimeIndex) -> Any:
+    """The even distance of times, or the calendar's months, quarters or years; None if neither."""
+    distances = np.unique(np.diff(index.to_numpy()))
+    if len(distances) == 1:
+        return pd.Timedelta(distances[0])
+    for name in CALENDAR:
+        every = pd.date_range(index[0], index[-1], freq=name)
+        if len(every) == len(index) and every.equals(index):
+            return name
+    return None
