@@ -246,7 +246,8 @@ def _choose(selection: Selection, options: StackOptions) -> Candidate:
     linear = base = selection.linear()
     columns, outputs = selection.z.shape[1], selection.num_outputs
     coarse = linear
-    for grid_size in map(int, options.grid_sizes):
+    ends = {int(options.grid_sizes[0]): None, int(options.grid_sizes[-1]): None}
+    for grid_size in ends:  # the penalty on roughness makes those between superfluous
         size = (grid_size + options.spline_order + 1) * columns * outputs
         if selection.is_over or size > MAX_SIZE:
             break
