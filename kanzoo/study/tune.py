@@ -163,12 +163,12 @@ def trial_cells(
 
 def _shortened(config: Config, share: float) -> list[str]:
     """Overrides for a share of the epochs, in which grids change at the same shares of training."""
-    whole = config["trainer"]["max_epochs"]
-    epochs = max(1, round(share * whole))
+    planned, phases = config["trainer"]["max_epochs"], config["training_set"]["phases"]
+    epochs = phases * max(1, round(share * planned / phases))
     words = [f"trainer.max_epochs={epochs}"]
     if grid := config["callbacks"]["grid"]:
-        refine = [[epoch * epochs // whole, size] for epoch, size in grid["refine"]]
-        until = round(grid["update_until"] * epochs / whole)
+        refine = [[epoch * epochs // planned, size] for epoch, size in grid["refine"]]
+        until = round(grid["update_until"] * epochs / planned)
         words += [f"callbacks.grid.refine={refine}", f"callbacks.grid.update_until={until}"]
     return words
 
