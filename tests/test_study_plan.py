@@ -13,7 +13,7 @@ from kanzoo.data.memory import InMemory
 from kanzoo.run.config import Composer, compose
 from kanzoo.run.prepare import prepare
 from kanzoo.study.comparison import check_cells, plan, study_of
-from kanzoo.study.controls import CONTROLS, parts_of_difference
+from kanzoo.study.controls import CONTROLS, decomposition_arms
 from kanzoo.study.plan import active_axes, arms_of, distinct, first_of_kinds
 
 ARMS = {"mlp": ["layers=mlp"], "kan": ["layers=kan"], "thin": ["layers=mlp"]}
@@ -78,7 +78,7 @@ def test_a_difference_comes_apart_into_width_place_and_basis(tmp_path: Path, mat
     for cell in first.values():
         assert compose("train", list(cell.overrides)) == cell.config, "the command repeats the run"
         assert cell.match == match
-    parts = parts_of_difference(study_of(configured(tmp_path, **study, controls=True)))
+    parts = decomposition_arms(study_of(configured(tmp_path, **study, controls=True)))
     ends = [arm for pair in parts.values() for arm in pair]
     assert sorted(ends) == sorted(["kan", "mlp", *["kan-residual", "mlp-narrow"] * 2])
 

@@ -197,10 +197,10 @@ def add(study: Path, folder: Path) -> int:
     """Add the finished runs of a study to its ledger; the number of rows that are new."""
     fresh = read_study(study)
     before = read_ledger(folder) if (folder / "runs.csv").is_file() else None
-    whole = join(before, fresh) if before else fresh
-    write_ledger(whole, folder)
+    joined = join(before, fresh) if before else fresh
+    write_ledger(joined, folder)
     _join_trials([folder / TRIALS, study / "tuning" / TRIALS], folder)
-    return len(whole.runs) - (len(before.runs) if before else 0)
+    return len(joined.runs) - (len(before.runs) if before else 0)
 
 
 def merge(others: list[Path], folder: Path) -> int:
@@ -208,10 +208,10 @@ def merge(others: list[Path], folder: Path) -> int:
     ledgers = sorted(
         ((read_ledger(path), path) for path in others), key=lambda each: _size(each[0])
     )
-    whole = ledgers[0][0]
+    joined = ledgers[0][0]
     for other, path in ledgers[1:]:
         with tempfile.TemporaryDirectory() as temporary:
-            write_record(whole.study, Path(temporary))
+            write_record(joined.study, Path(temporary))
             try:
                 check_record(other.study, Path(temporary))
             except ValueError as error:
@@ -219,10 +219,10 @@ def merge(others: list[Path], folder: Path) -> int:
                 raise ValueError(
                     f"{path} is of another protocol; these keys differ: {keys}"
                 ) from error
-        whole = join(whole, other)
-    write_ledger(whole, folder)
+        joined = join(joined, other)
+    write_ledger(joined, folder)
     _join_trials([path / TRIALS for path in others], folder)
-    return len(whole.runs)
+    return len(joined.runs)
 
 
 def _join_trials(paths: Iterable[Path], folder: Path) -> None:

@@ -81,11 +81,11 @@ def reml(y: Array, v: Array) -> float:
         return float(-np.log(w).sum() + np.log(w.sum()) + w @ (y - mean) ** 2)
 
     top = float(10 * y.var(ddof=1)) or 1.0
-    found = optimize.minimize_scalar(
+    optimum = optimize.minimize_scalar(
         lambda root: loss(root**2), bounds=(0.0, np.sqrt(top)), method="bounded",
         options={"xatol": 1e-10},
     )  # fmt: skip
-    return float(found.x**2) if loss(found.x**2) < loss(0.0) else 0.0
+    return float(optimum.x**2) if loss(optimum.x**2) < loss(0.0) else 0.0
 
 
 def count_wins(y: Array, low: Array, high: Array, margin: Array) -> dict[str, int]:

@@ -129,14 +129,14 @@ def tune_arms(
     words: dict[tuple[str, ...], list[str]] = {}
     for arms in tuning_order(arms_of(study)):
         ready = [cell for cell in first_of_kinds(cells) if cell.arm in arms]
-        found = [
+        fresh = [
             Tuning(group[0], objective.monitor, objective.mode, [cell.kind for cell in group])
             for group in same_runs(ready)
             for objective in [objectives[group[0].kind]]
         ]
-        tune(found, study, folder, by, _composer())
-        tunings += found
-        words |= {kind: tuning.words for tuning in found for kind in tuning.kinds}
+        tune(fresh, study, folder, by, _composer())
+        tunings += fresh
+        words |= {kind: tuning.words for tuning in fresh for kind in tuning.kinds}
         with user_errors():
             # What was left out as the same as its twin stays so, whatever the twin was given.
             cells = [cell for cell in plan(config, words) if cell.kind in objectives]

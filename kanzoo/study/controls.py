@@ -115,7 +115,7 @@ def control_text(study: StudyConfig, arm: str) -> str:
     return CONTROLS[arm].text.format(kan=kan_arm(study))
 
 
-def parts_of_difference(study: StudyConfig) -> dict[str, tuple[str, str]]:
+def decomposition_arms(study: StudyConfig) -> dict[str, tuple[str, str]]:
     """The differences, arm minus other arm, that add up to that of the KAN and its twin.
 
     Empty where the study lacks an arm of them.
@@ -143,7 +143,7 @@ def applies(arm: str, study: StudyConfig, twin: Config) -> bool:
     return not control.kinds or registry.instantiate(twin["data"]).spec.kind in control.kinds
 
 
-def own_model(words: Iterable[str]) -> bool:
+def chooses_model(words: Iterable[str]) -> bool:
     """Whether an arm has an architecture of its own."""
     return any(word.startswith("model=") for word in words)
 

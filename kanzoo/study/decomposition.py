@@ -33,13 +33,13 @@ def decompose(
         for p in contrasts(results, [pair], axes):
             place = (*p.key[:3], p.metric, *p.axes.items())
             groups.setdefault(place, []).append(replace(p, contrast=name))
-    found = []
+    steps = []
     for members in groups.values():
         if len(members) == len(parts):
             seeds = set.intersection(*(set(p.arm["seed"]) for p in members))
             ended = frozenset.intersection(*(p.ended for p in members))
-            found += [replace(at_seeds(p, seeds), ended=ended) for p in members]
-    return found
+            steps += [replace(at_seeds(p, seeds), ended=ended) for p in members]
+    return steps
 
 
 def sums(verdicts: Sequence[Verdict], parts: Sequence[str]) -> list[dict[str, Any]]:
@@ -50,9 +50,9 @@ def sums(verdicts: Sequence[Verdict], parts: Sequence[str]) -> list[dict[str, An
             place = (v.data, v.model, v.match, v.metric, *v.axes.items())
             cells.setdefault(place, {})[v.contrast] = v
     rows = []
-    for found in cells.values():
-        values = [found[name].mean_difference for name in parts if name in found]
+    for steps in cells.values():
+        values = [steps[name].mean_difference for name in parts if name in steps]
         if len(values) == len(parts) and None not in values:
             total = sum(value for value in values if value is not None)
-            rows.append({"parts": [found[name] for name in parts], "total": total})
+            rows.append({"parts": [steps[name] for name in parts], "total": total})
     return rows

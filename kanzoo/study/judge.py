@@ -8,7 +8,7 @@ import pandas as pd
 
 from kanzoo.checks import value_text
 from kanzoo.settings import StudyConfig
-from kanzoo.study.controls import control_arms, parts_of_difference
+from kanzoo.study.controls import control_arms, decomposition_arms
 from kanzoo.study.looks import Looks
 from kanzoo.study.parity import with_differences
 from kanzoo.study.plan import active_axes
@@ -26,7 +26,7 @@ def judge(study: StudyConfig, results: pd.DataFrame) -> tuple[list[Verdict], dic
     values, further = judged(results, study.metrics, control_arms(study))
     margin = study.margin
     margins = margin if isinstance(margin, dict) else dict.fromkeys(set(results["metric"]), margin)
-    found = verdicts(
+    judged_rows = verdicts(
         values,
         study.baseline,
         margin={**margins, **{name: each.margin for name, each in study.metrics.items()}},
@@ -36,9 +36,9 @@ def judge(study: StudyConfig, results: pd.DataFrame) -> tuple[list[Verdict], dic
         looks=Looks(tuple(study.looks), study.seeds),
         first_seed=study.first_seed,
         against=study.contrasts,
-        parts=parts_of_difference(study),
+        parts=decomposition_arms(study),
         changes={axis: value_text(value) for axis, value in study.interactions.items()},
     )
-    found = [with_differences(verdict, study) for verdict in found]
-    effects = effects_of([v.to_dict() for v in found], results, study)
-    return found, aggregate_effects(effects, study.alpha) if effects else None
+    judged_rows = [with_differences(verdict, study) for verdict in judged_rows]
+    effects = effects_of([v.to_dict() for v in judged_rows], results, study)
+    return judged_rows, aggregate_effects(effects, study.alpha) if effects else None

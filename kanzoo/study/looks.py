@@ -127,5 +127,5 @@ def _bound(where: Array, density: Array, step: float, allowed: float) -> float:
 @cache
 def _nominal_table(shares: tuple[float, ...], is_last: bool) -> Array:
     """Nominal levels of the last of these looks for the levels of `_LEVELS`, increasing."""
-    found = [nominal_levels(float(level), shares, is_last)[-1] for level in _LEVELS]
-    return np.maximum.accumulate(np.maximum(found, 1e-290))
+    nominal = [nominal_levels(float(level), shares, is_last)[-1] for level in _LEVELS]
+    return np.maximum.accumulate(np.maximum(nominal, 1e-290))

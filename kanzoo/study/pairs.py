@@ -172,12 +172,12 @@ def pair_seeds(results: pd.DataFrame, baseline: str, axes: Sequence[str] = ()) -
     results = results.assign(test=test, _usable=usable, **{a: results[a].map(str) for a in axes})
     results = results.sort_values("seed")
     twins: dict[tuple[str, ...], dict[str, pd.DataFrame]] = {}
-    own = results["arm"] == baseline
-    for place, rows in results[own].groupby(["match", *ORDINARY, *axes]):
+    is_baseline = results["arm"] == baseline
+    for place, rows in results[is_baseline].groupby(["match", *ORDINARY, *axes]):
         match, *names = map(str, place)
         twins.setdefault(tuple(names), {})[match] = rows
     pairs = []
-    for key, rows in results[~own].groupby([*KEY[:3], *axes, "arm"]):
+    for key, rows in results[~is_baseline].groupby([*KEY[:3], *axes, "arm"]):
         data, model, match, *values, arm = map(str, key)
         near = product((data,), (model,), *((value, "") for value in values))
         modes = next((twins[names] for names in near if names in twins), {})

@@ -58,14 +58,14 @@ def check_parity(cells: Iterable[Cell], study: StudyConfig) -> None:
 
 def differences(cells: Iterable[Cell], study: StudyConfig) -> dict[str, list[str]]:
     """In what arms differ from their baselines beside what tuning chose, a phrase for each."""
-    found: dict[str, dict[str, None]] = {}
+    by_arm: dict[str, dict[str, None]] = {}
     for arm, cell, base in beside_baselines(cells, study):
         ours, theirs = recipe(cell), recipe(base)
         for key in _different(ours, theirs):
             if not _is_below(key, _tuned(arm, study)):
                 text = f"{key} {_shown(ours, key)} instead of {_shown(theirs, key)}"
-                found.setdefault(arm, {})[text] = None
-    return {arm: list(texts) for arm, texts in found.items()}
+                by_arm.setdefault(arm, {})[text] = None
+    return {arm: list(texts) for arm, texts in by_arm.items()}
 
 
 def with_differences(verdict: Verdict, study: StudyConfig) -> Verdict:

@@ -12,7 +12,7 @@ from kanzoo import registry
 from kanzoo.checks import build, check_name, value_text
 from kanzoo.rundir import Config, RunDir
 from kanzoo.settings import AxisConfig, RunConfig, StudyConfig
-from kanzoo.study.controls import applies, borrowed, control_arms, is_borrowing, own_model
+from kanzoo.study.controls import applies, borrowed, chooses_model, control_arms, is_borrowing
 from kanzoo.study.looks import check_looks
 
 MIN_SEEDS = 2
@@ -103,13 +103,13 @@ def plan_cells(
 
     def cell_of(data: str, model: str, arm: str, match: str, point: Point) -> Cell:
         values = (value for value, _ in point)
-        place: Axes = tuple(zip((axis.name for axis in axes), values, strict=True))
-        cell = Cell(data, model, arm, match, 0, {}, (), place)
+        position: Axes = tuple(zip((axis.name for axis in axes), values, strict=True))
+        cell = Cell(data, model, arm, match, 0, {}, (), position)
         further = [*study.models[model], *(word for _, words in point for word in words)]
-        if own_model(arms[arm]):  # the sizes are those of the model's architecture
+        if chooses_model(arms[arm]):  # the sizes are those of the model's architecture
             sizes = ("model=", "model.", "budget=")
             further = [word for word in further if not word.startswith(sizes)]
-        elif not own_model(further):
+        elif not chooses_model(further):
             further = [f"model={model}", *further]
         chosen = [word for word in arms[arm] if not is_borrowing(word)]
         words = [f"data={data}", *chosen, *match_words(match), *common, *further]
@@ -273,12 +273,12 @@ def margins_of(study: StudyConfig, cells: list[Cell]) -> dict[str, float]:
     tasks = {cell.config["task"]["_target_"] for cell in first_of_kinds(cells)}
     selecting = {registry.locate(task).monitor for task in tasks}  # type: ignore[attr-defined]
     margin = study.margin
-    own = margin if isinstance(margin, dict) else dict.fromkeys(selecting, margin)
-    if missing := sorted(selecting - set(own)):
+    margins = margin if isinstance(margin, dict) else dict.fromkeys(selecting, margin)
+    if missing := sorted(selecting - set(margins)):
         raise ValueError(
             f"study.margin has none for {', '.join(missing)}, which data sets select by"
         )
-    return {**own, **{name: judged.margin for name, judged in study.metrics.items()}}
+    return {**margins, **{name: judged.margin for name, judged in study.metrics.items()}}
 
 
 def _check_axis(name: str, axis: AxisConfig, arms: Iterable[str]) -> None:

@@ -64,7 +64,7 @@ def effects_of(
     fields = {*Verdict.__dataclass_fields__}
     values = {axis: node.values.values() for axis, node in study.axes.items()}
     of_data = {a for a, v in values.items() if all(w.startswith("data.") for ws in v for w in ws)}
-    found = []
+    effects = []
     for verdict in verdicts:
         axes = {k: str(v) for k, v in verdict.items() if k not in fields and k != "metric"}
         usual = all(axes.get(axis, value) == value for axis, value in USUAL.items())
@@ -87,8 +87,8 @@ def effects_of(
         ours, theirs = (_scores(at, verdict, which) for which in ("arm", "baseline"))
         if len(ours) and len(theirs):
             domain = verdict["domain"] or "other"
-            found.append(Effect(arm, "/".join(filter(None, task)), domain, verdict, ours, theirs))
-    return found
+            effects.append(Effect(arm, "/".join(filter(None, task)), domain, verdict, ours, theirs))
+    return effects
 
 
 def _scores(rows: pd.DataFrame, verdict: Record, which: str) -> Array:

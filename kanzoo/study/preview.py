@@ -126,14 +126,14 @@ def estimate(cells: list[Cell], prepared: list[Any]) -> dict[tuple[str, ...], fl
     for cell in cells:
         if cell.kind not in finished and (result := cell.folder.result()) is not None:
             finished[cell.kind] = result["train_seconds"] + OVERHEAD
-    found: dict[tuple[str, ...], float] = {}
+    seconds: dict[tuple[str, ...], float] = {}
     rates: list[float] = []
     ends = time.perf_counter() + BUDGET
     known: dict[Any, float] = {}
     kinds = list(zip(first_of_kinds(cells), prepared, strict=True))
     for cell, kind in kinds:
         if cell.kind in finished:
-            found[cell.kind] = finished[cell.kind]
+            seconds[cell.kind] = finished[cell.kind]
             continue
         steps, size = steps_of(cell, kind), kind.dataset.batch_size
         plan = kind.plan
@@ -143,8 +143,8 @@ def estimate(cells: list[Cell], prepared: list[Any]) -> dict[tuple[str, ...], fl
             rates.append(known[key] / (kind.plan.flops * size))
         rate = statistics.median(rates) if rates else 1e-9
         step = known.get(key, rate * kind.plan.flops * size)
-        found[cell.kind] = steps * step + OVERHEAD
-    return found
+        seconds[cell.kind] = steps * step + OVERHEAD
+    return seconds
 
 
 def steps_of(cell: Cell, kind: Any) -> float:

@@ -86,8 +86,8 @@ def judged(
         }
         parts.append(parts[0].assign(**changes))
     corrupted = [_CORRUPTED.fullmatch(str(c)) for c in results]
-    for found in filter(None, corrupted):
-        changes = {"corruption": found[1], "severity": found[2], "test": results[found[0]]}
+    for parsed in filter(None, corrupted):
+        changes = {"corruption": parsed[1], "severity": parsed[2], "test": results[parsed[0]]}
         parts.append(results.assign(**changes, family="secondary"))
     axes: Axes = (("metric",) if metrics else ()) + (
         ("corruption", "severity") if any(corrupted) else ()

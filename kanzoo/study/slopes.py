@@ -25,7 +25,7 @@ class Slope:
 
     Attributes
     ----------
-    place : dict
+    cell : dict
         Data, model, budget mode and the values of the other axes.
     sizes : list of float
         Median parameters of the arm's runs, smallest first.
@@ -38,7 +38,7 @@ class Slope:
         Slope between the two largest sizes minus that between the two smallest.
     """
 
-    place: dict[str, str]
+    cell: dict[str, str]
     arm: str
     sizes: list[float]
     num_seeds: int
@@ -50,7 +50,7 @@ class Slope:
 
     def to_dict(self) -> dict[str, Any]:
         values = asdict(self)
-        return {**values.pop("place"), **values}
+        return {**values.pop("cell"), **values}
 
 
 def slopes(
@@ -67,10 +67,10 @@ def slopes(
     error = test.where(results["mode"].eq("min"), 1 - test)
     usable = results["status"].eq("finished") & np.isfinite(error) & (error > 0)
     runs = results.assign(error=error)[usable]
-    found = []
+    fitted = []
     for key, rows in runs.groupby(others, sort=False):
-        place = dict(zip(others, map(str, key), strict=True))
-        fits = {str(arm): _fit(part, axis) for arm, part in rows.groupby("arm")}
+        cell = dict(zip(others, map(str, key), strict=True))
+        fits = {str(arm): _fit(of_arm, axis) for arm, of_arm in rows.groupby("arm")}
         base = fits.get(baseline)
         for arm in sorted(fits, key=lambda name: (name != baseline, name)):
             if fit := fits[arm]:
@@ -81,9 +81,9 @@ def slopes(
                     if len(pairs):
                         gap, ends = _mean(pairs.iloc[:, 0] - pairs.iloc[:, 1], alpha)
                 bend = float(bends.mean())
-                own = (sizes, len(per_seed), *_mean(per_seed, alpha), bend)
-                found.append(Slope(place, arm, *own, gap, ends))
-    return found
+                numbers = (sizes, len(per_seed), *_mean(per_seed, alpha), bend)
+                fitted.append(Slope(cell, arm, *numbers, gap, ends))
+    return fitted
 
 
 def _fit(rows: pd.DataFrame, axis: str) -> tuple[list[float], pd.Series, Array] | None:

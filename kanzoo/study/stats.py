@@ -214,7 +214,7 @@ def _judge(rows: list[Row], alpha: float, seed: int, n_resamples: int) -> list[V
     families = [row.pairs.family for row in rows]
     sequential, adjusted = adjust(tested.p, families, [row.looks for row in rows])
     rivals = Counter(f for f, p in zip(families, adjusted[0], strict=True) if not p <= alpha)
-    found = []
+    judged = []
     for i, row in enumerate(rows):
         can = row.pairs.size >= MIN_SEEDS and row.looks.number > 0
         word, direction = decide(mean[i], adjusted[:, i], alpha) if can else ("undecided", "")
@@ -227,8 +227,8 @@ def _judge(rows: list[Row], alpha: float, seed: int, n_resamples: int) -> list[V
             "skewness": skewness[i] if len(d[i]) >= 3 else np.nan,
             "detectable": inference.detectable(se[i], df[i], level) if se[i] > 0 else np.nan,
         }
-        found.append(make_verdict(row, numbers, word, direction, bool(flagged[i]), alpha))
-    return found
+        judged.append(make_verdict(row, numbers, word, direction, bool(flagged[i]), alpha))
+    return judged
 
 
 def _by_size(d: Sequence[Array]) -> list[tuple[NDArray[np.intp], Array]]:

@@ -30,7 +30,7 @@ def write_trials(tunings: Sequence[Tuning], options: TuneConfig, folder: Path) -
     rows = [_row(tuning, trial) for tuning in tunings for trial in tuning.trials]
     write_atomic(folder / "trials.csv", pd.DataFrame(rows).to_csv(index=False))
     kinds = [
-        {**_place(tuning), "space": space_of(tuning.cell, options), "trials": len(tuning.trials),
+        {**_columns(tuning), "space": space_of(tuning.cell, options), "trials": len(tuning.trials),
          "best": _row(tuning, tuning.best) if tuning.best else None}
         for tuning in tunings
     ]  # fmt: skip
@@ -44,19 +44,19 @@ def read_trials(path: Path) -> dict[str, Trial]:
     table = pd.read_csv(path, dtype=str, keep_default_na=False)
     if "config_hash" not in table:
         return {}
-    found = {}
+    known = {}
     for row in table.to_dict("records"):
         scores = [None if s == "-" else float(s) for s in row["scores"].split()]
         reasons = [row["reason"]] * int(row["failed"])
         if NOT_RUN not in row["reason"]:
-            found[row["config_hash"]] = Trial(0, {}, scores, reasons=reasons)
-    return found
+            known[row["config_hash"]] = Trial(0, {}, scores, reasons=reasons)
+    return known
 
 
 def _row(tuning: Tuning, trial: Trial) -> dict[str, Any]:
     """A trial: `value` is the mean of its `scores` by seed; those that ran again have more."""
     return {
-        **_place(tuning), "trial": trial.number, "config_hash": trial.config_hash,
+        **_columns(tuning), "trial": trial.number, "config_hash": trial.config_hash,
         "metric": tuning.metric, "first": trial.first,
         "value": trial.value,
         "scores": " ".join("-" if s is None else repr(s) for s in trial.scores),
@@ -65,10 +65,10 @@ def _row(tuning: Tuning, trial: Trial) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _place(tuning: Tuning) -> dict[str, str]:
+def _columns(tuning: Tuning) -> dict[str, str]:
     cell = tuning.cell
-    place = {"data": cell.data, "model": cell.model, "arm": cell.arm, "match": cell.match}
-    return {**place, **dict(cell.axes)}
+    columns = {"data": cell.data, "model": cell.model, "arm": cell.arm, "match": cell.match}
+    return {**columns, **dict(cell.axes)}
 
 
 def _write_journal(tunings: Sequence[Tuning], options: TuneConfig, path: Path) -> None:

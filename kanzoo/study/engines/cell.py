@@ -119,7 +119,7 @@ def prepare_worker(
     torch.set_num_threads(threads)
     logging.getLogger("kanzoo").setLevel(logging.ERROR)  # the rest stands in each cell's result
     if shared:
-        _whole.update(os.environ)
+        _environment.update(os.environ)
     if gpus is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpus
     if memory_limit_gb is not None:
@@ -138,8 +138,8 @@ def _limit_memory(gigabytes: float) -> None:
     resource.setrlimit(resource.RLIMIT_DATA, (limit, most))
 
 
-_whole: dict[str, str] = {}  # environment of a worker before it was given one GPU
-_own_processes: list["subprocess.Popen[bytes]"] = []
+_environment: dict[str, str] = {}  # environment of a worker before it was given one GPU
+_processes: list["subprocess.Popen[bytes]"] = []
 
 
 def _end_with_parent(parent: int) -> None:
@@ -151,7 +151,7 @@ def _end_with_parent(parent: int) -> None:
 
 def _end(*_: Any) -> None:
     """End this worker and the processes that it started."""
-    for process in list(_own_processes):
+    for process in list(_processes):
         _kill_group(process)
     os._exit(1)
 
@@ -159,7 +159,10 @@ def _end(*_: Any) -> None:
 def _run_alone(cell: Cell, cell_timeout: float | None) -> Outcome:
     """Train a cell with the command that trains it alone, in a process group of its own."""
     command = [sys.executable, "-m", "kanzoo.train", *cell.overrides]
-    environment = {**(_whole or os.environ), "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    environment = {
+        **(_environment or os.environ),
+        "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+    }
     if "SLURM_JOB_ID" not in environment and "OMP_NUM_THREADS" in environment:
         # Its processes share what this one has; under SLURM each has its own.
         share = int(environment["OMP_NUM_THREADS"]) // (cell.settings.trainer.num_devices or 1)
@@ -173,14 +176,14 @@ def _run_alone(cell: Cell, cell_timeout: float | None) -> Outcome:
             env=environment,
             start_new_session=True,
         )
-        _own_processes.append(process)
+        _processes.append(process)
         try:
             code = process.wait(cell_timeout)
         except subprocess.TimeoutExpired:
             return timed_out(cell_timeout)
         finally:
             _kill_group(process)
-            _own_processes.remove(process)
+            _processes.remove(process)
         if code == 0:
             return Outcome(FINISHED)
         if code == BUSY_CODE:
@@ -210,8 +213,8 @@ def _last_error(output: IO[bytes]) -> str:
     """The line of a process' output that says why it failed."""
     output.seek(0)
     lines = [line.strip() for line in output.read().decode(errors="replace").splitlines()]
-    told = [
+    errors = [
         line for line in lines if re.match(r"kanzoo: |[\w.]*(Error|Exception|Interrupt)\b", line)
     ]
-    line = (told or [line for line in lines if line] or ["it said nothing"])[-1]
+    line = (errors or [line for line in lines if line] or ["it said nothing"])[-1]
     return line.removeprefix("kanzoo: ")[:500]

@@ -93,11 +93,11 @@ class RayEngine(Engine):
             )
 
     def describe(self, count: int) -> str:
-        place = f"the Ray cluster at {self.address}" if self.address else "Ray on this machine"
+        where = f"the Ray cluster at {self.address}" if self.address else "Ray on this machine"
         share = f"{self.cpus_per_cell} CPUs"
         if self.gpus_per_cell:
             share += f" and {self.gpus_per_cell:g} GPUs"
-        return f"{place}, {share} a cell"
+        return f"{where}, {share} a cell"
 
     @contextmanager
     def session(self, count: int, folder: Path, train: Train) -> Iterator[Session]:
@@ -105,11 +105,12 @@ class RayEngine(Engine):
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         import ray
 
-        own: dict[str, Any] = {}
+        options: dict[str, Any] = {}
         if self.address is None:
-            own = {"num_cpus": cores(), "object_store_memory": STORE, "include_dashboard": False}
+            options = {"num_cpus": cores(), "object_store_memory": STORE}
+            options["include_dashboard"] = False
         try:
-            ray.init(address=self.address, log_to_driver=False, logging_level="ERROR", **own)
+            ray.init(address=self.address, log_to_driver=False, logging_level="ERROR", **options)
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise EngineError(f"Ray does not start: {one_line(error)}") from error
         session = None
@@ -225,7 +226,7 @@ class _RaySession(Session):
     def _outcome(self, reference: Any) -> Outcome | None:
         """What the actor said, None if it is no more."""
         try:
-            said = self._ray.get(reference)
+            answer = self._ray.get(reference)
         except self._ray.exceptions.RayActorError as error:
             if isinstance(error, self._ray.exceptions.ActorDiedError) and "__init__" in str(error):
                 cause = str(error).strip().splitlines()[-1]
@@ -233,7 +234,7 @@ class _RaySession(Session):
             return None
         except self._ray.exceptions.RayError as error:
             return Outcome(FAILED, one_line(error))
-        return said if isinstance(said, Outcome) else Outcome("ready")
+        return answer if isinstance(answer, Outcome) else Outcome("ready")
 
 
 def _check_reachable(address: str) -> None:

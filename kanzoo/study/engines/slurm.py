@@ -185,7 +185,7 @@ class _SlurmSession(Session):
         self._engine, self._folder, self._train = engine, folder, train
         self._waiting: deque[Cell] = deque()
         self._batches: list[Batch] = []
-        self._found = False
+        self._was_seen = False
 
     def start(self, cells: Sequence[Cell]) -> None:
         """Submit cells; the first time, those that an earlier driver submitted are left out."""
@@ -193,9 +193,9 @@ class _SlurmSession(Session):
             return
         self._folder.mkdir(parents=True, exist_ok=True)
         with FileLock(self._folder / ".lock"):  # one driver at a time looks and submits
-            if not self._found:
+            if not self._was_seen:
                 cells = self._find_submitted(cells)
-                self._found = True
+                self._was_seen = True
             groups: dict[str, list[Cell]] = {}
             for cell in cells:
                 groups.setdefault(json.dumps(self._engine.parameters(cell)), []).append(cell)
@@ -252,8 +252,8 @@ class _SlurmSession(Session):
         try:
             jobs = executor.map_array(job, chunks)
         except submitit.core.utils.FailedJobError as error:
-            said = " ".join(str(error).split())
-            raise EngineError(f"SLURM refused the job: {said[-300:]}") from error
+            answer = " ".join(str(error).split())
+            raise EngineError(f"SLURM refused the job: {answer[-300:]}") from error
         batch.jobs = [Job(job.job_id, chunk) for job, chunk in zip(jobs, chunks, strict=True)]
 
     def _find_submitted(self, cells: Sequence[Cell]) -> list[Cell]:
@@ -286,10 +286,10 @@ class _SlurmSession(Session):
         """How the cells of a job ended, None while it has not."""
         result = self._folder / "logs" / f"{job.id}_0_result.pkl"
         if result.is_file():
-            status, said = pickle.loads(result.read_bytes())
+            status, answer = pickle.loads(result.read_bytes())
             if status == "success":
-                return list(said)
-            reason = str(said).strip().splitlines()[-1]
+                return list(answer)
+            reason = str(answer).strip().splitlines()[-1]
             return [Outcome(FAILED, f"the job failed: {reason}")] * len(job.cells)
         if queue is None or job.id in queue:
             job.missing_since = None

@@ -46,6 +46,6 @@ def _output(*command: str) -> str:
     except (OSError, subprocess.TimeoutExpired) as error:
         raise EngineError(f"{command[0]}: {error}") from error
     if done.returncode:
-        said = " ".join(done.stderr.split()).replace(f"{command[0]}: error: ", "")
-        raise EngineError(f"{command[0]}: {said[:300]}")
+        message = " ".join(done.stderr.split()).replace(f"{command[0]}: error: ", "")
+        raise EngineError(f"{command[0]}: {message[:300]}")
     return done.stdout

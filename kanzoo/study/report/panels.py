@@ -35,8 +35,8 @@ def effects(verdicts: Sequence[Verdict], colours: Mapping[str, int]) -> tuple[li
     groups: dict[tuple[str, ...], list[Verdict]] = {}
     for verdict in verdicts:
         further = (axes_text(verdict.axes), verdict.contrast)
-        place = (verdict.data, verdict.model, *filter(None, further))
-        groups.setdefault(place, []).append(verdict)
+        point = (verdict.data, verdict.model, *filter(None, further))
+        groups.setdefault(point, []).append(verdict)
     several = len({v.match for v in verdicts}) > 1
     panels = [
         plots.forest(
@@ -67,9 +67,9 @@ def along(
             if over == "severity" and kinds == ["clean"]:  # where all corruptions begin
                 kinds = sorted({w.axes["corruption"] for w in verdicts} - {"clean"})
             for kind in kinds:
-                place = axes_text({**rest, **({"corruption": kind} if kind else {})})
+                point = axes_text({**rest, **({"corruption": kind} if kind else {})})
                 match = v.match if several else ""
-                key = (over, v.metric, " · ".join(filter(None, (v.data, v.model, match, place))))
+                key = (over, v.metric, " · ".join(filter(None, (v.data, v.model, match, point))))
                 groups.setdefault(key, []).append(v)
     wanted = [(key, rows) for key, rows in groups.items() if _values(key[0], rows) > 1]
     panels = []
@@ -112,7 +112,7 @@ def phases(
     usable = results[finished(results) & results["phases"].notna()]
     panels = []
     for key, rows in usable.groupby(["data", "model", "match", *axes]):
-        place = axes_text(dict(zip(axes, map(str, key[3:]), strict=True)))
+        point = axes_text(dict(zip(axes, map(str, key[3:]), strict=True)))
         tables: dict[int, dict[str, list[pd.Series]]] = {}
         for arm, text in zip(rows["arm"], rows["phases"], strict=True):
             scores = pd.DataFrame(json.loads(text))  # (phases, parts)
@@ -120,7 +120,7 @@ def phases(
             for part in range(scores.shape[1]):
                 tables.setdefault(part + 1, {}).setdefault(arm, []).append(scores[part])
         for part, by_arm in tables.items():
-            title = " · ".join(filter(None, (*map(str, key[:2]), place, f"part {part}")))
+            title = " · ".join(filter(None, (*map(str, key[:2]), point, f"part {part}")))
             ordered = {arm: by_arm[arm] for arm in sorted(by_arm, key=lambda arm: colours[arm])}
             metric = f"test {rows['metric'].iloc[0]}"
             panels.append((title, {metric: ordered}))
@@ -143,8 +143,8 @@ def costs(
     points_by = ["model", "arm", "match", *(name for name in axes if name not in apart)]
     wanted = []
     for key, rows in usable.groupby(["data", *apart]):
-        place = axes_text(dict(zip(apart, map(str, key[1:]), strict=True)))
-        data = " · ".join(filter(None, (str(key[0]), place)))
+        point = axes_text(dict(zip(apart, map(str, key[1:]), strict=True)))
+        data = " · ".join(filter(None, (str(key[0]), point)))
         for name, label in COSTS.items():
             points = rows.groupby(points_by, as_index=False).agg(
                 cost=(name, "median"), mean=("test", "mean"), std=("test", "std")
@@ -178,8 +178,8 @@ def curves(
         metric, _ = _metric(rows)
         tables = _histories(shown, metric, runs, colours)
         if tables:
-            place = axes_text(dict(zip(axes, map(str, values), strict=True)))
-            parts = (data, model, match if several else "", place)
+            point = axes_text(dict(zip(axes, map(str, values), strict=True)))
+            parts = (data, model, match if several else "", point)
             title = " · ".join(str(part) for part in parts if part)
             panels.append(plots.curves(title, tables, colours))
     return panels, len(groups) if len(groups) > MAX_PANELS else len(panels)
@@ -202,17 +202,17 @@ def _histories(
               if (table := _history(runs / folder / "metrics.csv")) is not None]
         for arm, group in rows.groupby("arm")
     }  # fmt: skip
-    found: dict[str, dict[str, list[pd.Series]]] = {}
+    by_column: dict[str, dict[str, list[pd.Series]]] = {}
     for column in (f"val/{metric}", "val/loss", "train/loss", GAP):
-        if column == "val/loss" and found:
+        if column == "val/loss" and by_column:
             continue
         series = {
             arm: [t[column].dropna() for t in read[arm] if column in t and t[column].notna().any()]
             for arm in sorted(read, key=lambda arm: colours[arm])
         }
         if any(series.values()):
-            found[column] = {arm: values for arm, values in series.items() if values}
-    return found
+            by_column[column] = {arm: values for arm, values in series.items() if values}
+    return by_column
 
 
 def _history(path: Path) -> pd.DataFrame | None:

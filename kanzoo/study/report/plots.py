@@ -231,12 +231,12 @@ def along(
     texts = {text for table in series.values() for text in table["value"]} - {""}
     words = sorted(texts, key=axis_order)
     numbers = all(axis_order(word)[0] == 0 for word in words)
-    place = {word: float(word) if numbers else float(i) for i, word in enumerate(words)}
-    span = (max(place.values()) - min(place.values())) or 1.0
+    positions = {word: float(word) if numbers else float(i) for i, word in enumerate(words)}
+    span = (max(positions.values()) - min(positions.values())) or 1.0
     drawn: list[Panel] = []
     with _axes(drawn.append, title, f"{metric} along {over}", 2.6) as (ax,):
-        positive = numbers and min(place.values()) > 0
-        is_log = positive and max(place.values()) > 8 * min(place.values())
+        positive = numbers and min(positions.values()) > 0
+        is_log = positive and max(positions.values()) > 8 * min(positions.values())
         for arm, table in series.items():
             index, dash = colours[arm], DASHES[dash_name(colours[arm])]
             flat = table[table["value"] == ""]
@@ -248,7 +248,7 @@ def along(
             rest = table[table["value"] != ""]
             # Beside each other, or intervals of arms that agree would hide each other.
             shift = 0.0 if is_log else 0.012 * span * (index - (len(series) - 1) / 2)
-            x = np.array([place[value] + shift for value in rest["value"]])
+            x = np.array([positions[value] + shift for value in rest["value"]])
             if is_log:
                 x = x * 1.02 ** (index - (len(series) - 1) / 2)
             order = np.argsort(x)
@@ -265,7 +265,7 @@ def along(
         if is_log:
             ax.set_xscale("log")
             ax.xaxis.set_minor_formatter(NullFormatter())
-        ax.set_xticks(list(place.values()), list(place))
+        ax.set_xticks(list(positions.values()), list(positions))
         ax.minorticks_off()
         ax.margins(x=0.06)
         ax.set_xlabel(over)

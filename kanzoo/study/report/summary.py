@@ -228,8 +228,8 @@ def _edges(cells: list[Cell], baseline: str) -> "list[EdgeCurves]":
         except ValueError:  # a KAN without a basis has no edge functions
             continue
         several = len({c.match for c in cells}) > 1
-        place = [cell.data, cell.model, cell.arm, *([cell.match] if several else [])]
-        title = " ".join([*place, *(f"{name} {value}" for name, value in cell.axes if value)])
+        names = [cell.data, cell.model, cell.arm, *([cell.match] if several else [])]
+        title = " ".join([*names, *(f"{name} {value}" for name, value in cell.axes if value)])
         note = f"layer {curves.title}, seed {cell.seed}"
         drawn[cell.kind] = replace(curves, title=title, note=note)
     return list(drawn.values())

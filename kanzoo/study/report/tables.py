@@ -75,11 +75,11 @@ def arms_of(results: pd.DataFrame, baseline: str) -> dict[str, int]:
 
 def verdict_rows(verdicts: Sequence[Verdict]) -> list[dict[str, Any]]:
     """Each verdict as text, decimals chosen by the spread of its metric."""
-    spreads: dict[tuple[str, str], list[float]] = {}
+    deviations: dict[tuple[str, str], list[float]] = {}
     for v in verdicts:
         if v.std_difference:
-            spreads.setdefault((v.metric, v.scale), []).append(v.std_difference)
-    num_decimals = {key: decimals(float(np.median(values))) for key, values in spreads.items()}
+            deviations.setdefault((v.metric, v.scale), []).append(v.std_difference)
+    num_decimals = {key: decimals(float(np.median(values))) for key, values in deviations.items()}
     return [_verdict_row(v, num_decimals.get((v.metric, v.scale), 4)) for v in verdicts]
 
 
@@ -105,7 +105,7 @@ def _verdict_row(v: Verdict, num_decimals: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def part_rows(verdicts: Sequence[Verdict]) -> list[dict[str, str]]:
+def decomposition_rows(verdicts: Sequence[Verdict]) -> list[dict[str, str]]:
     """Each difference that was taken apart as text: its parts with intervals, and their sum."""
     return [
         {
@@ -113,9 +113,9 @@ def part_rows(verdicts: Sequence[Verdict]) -> list[dict[str, str]]:
             "arm": row["parts"][-1].arm,
             "total": signed(row["total"], 4),
             **{
-                part.contrast: f"{signed(part.mean_difference, 4)} "
-                + interval_text(part.ci_low, part.ci_high, lambda end: signed(end, 4))
-                for part in row["parts"]
+                step.contrast: f"{signed(step.mean_difference, 4)} "
+                + interval_text(step.ci_low, step.ci_high, lambda end: signed(end, 4))
+                for step in row["parts"]
             },
         }
         for row in sums(verdicts, PARTS)
@@ -127,7 +127,7 @@ def slope_rows(slopes: Sequence[Slope]) -> list[dict[str, str]]:
     """The slope of every arm over sizes as text, and its difference from the baseline's."""
     return [
         {
-            "task": " · ".join(filter(None, s.place.values())),
+            "task": " · ".join(filter(None, s.cell.values())),
             "arm": s.arm,
             "sizes": ", ".join(quantity(size) for size in s.sizes),
             "seeds": str(s.num_seeds),
@@ -151,7 +151,7 @@ def verdict_table(verdicts: Sequence[Verdict]) -> Group:
     points: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
         points.setdefault(row["axes"], []).append(row)
-    tables: list[Any] = [_table(point, found, several) for point, found in points.items()]
+    tables: list[Any] = [_table(point, at_point, several) for point, at_point in points.items()]
     if any(RECIPE in row["verdict"] for row in rows):
         tables.append(Text("Not both arms were tuned: verdicts hold for the recipe.", style="dim"))
     return Group(*tables)

@@ -76,8 +76,9 @@ def sensitivity(tunings: Sequence[Tuning], colours: Mapping[str, int]) -> list[P
     groups: dict[str, list[Tuning]] = {}
     for tuning in tunings:
         cell = tuning.cell
-        place = (cell.data, cell.model, cell.match if several else "", axes_text(dict(cell.axes)))
-        groups.setdefault(" · ".join(filter(None, place)), []).append(tuning)
+        match = cell.match if several else ""
+        names = (cell.data, cell.model, match, axes_text(dict(cell.axes)))
+        groups.setdefault(" · ".join(filter(None, names)), []).append(tuning)
     return [
         plots.rates(title, points, f"validation {group[0].metric}", colours)
         for title, group in groups.items()

@@ -58,14 +58,14 @@ def conditions(verdicts: Sequence[Verdict]) -> list[str]:
         if v.n_seeds:
             key = (v.method, v.test_set, v.n_train, v.n_val, v.n_test)
             lines.setdefault(key, []).append(v.data)
-    found = []
+    texts = []
     for (method, test_set, *sizes), data in lines.items():
         text = f"On {', '.join(dict.fromkeys(data))} the interval rests on {METHODS[str(method)]}"
         if None not in sizes:
             train, val, test = (f"{size:,.0f}" for size in sizes)
             text += f"; {train} samples of training, {val} of validation, {test} of test"
-        found.append(f"{text}. {CLAIMS.get(str(test_set), '')}".strip())
-    return found
+        texts.append(f"{text}. {CLAIMS.get(str(test_set), '')}".strip())
+    return texts
 
 
 def _margins(margins: Mapping[str, float]) -> str:

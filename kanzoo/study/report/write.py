@@ -76,7 +76,7 @@ def write_report(
     }  # fmt: skip
     for kind in FIGURES:
         context[kind] = _named(kind, context[kind])
-    context["shown"]["edges"] = _part(panels.MAX_PANELS, len(edges))
+    context["shown"]["edges"] = _note(panels.MAX_PANELS, len(edges))
     files: dict[str, str | bytes] = {
         "results.csv": as_csv(results),
         "verdicts.json": json.dumps([v.to_dict() for v in verdicts], indent=1, allow_nan=False),
@@ -136,7 +136,7 @@ def _context(
         "metrics": ", ".join(dict.fromkeys([*results["metric"], *(v.metric for v in verdicts)])),
         "level": f"{100 * (1 - alpha):g} %",
         "rule": words.rule(verdicts) if verdicts else "",
-        "conditions": words.conditions(verdicts), "decomposed": tables.part_rows(verdicts),
+        "conditions": words.conditions(verdicts), "decomposed": tables.decomposition_rows(verdicts),
         "counts": [(tone, tones[tone]) for tone in tables.TONES],
         "planned": len(results), "finished": int(usable.sum()), "failed": len(lost),
         "waiting": int(waiting.sum()),
@@ -150,10 +150,10 @@ def _context(
         "budgets": budgets,
         "failures": failures, "runs": _records(results[usable], axes),
         "shown": {
-            "effects": _part(len(effects), all_effects), "costs": _part(len(costs), all_costs),
-            "curves": _part(len(curves), all_curves), "along": _part(len(along), all_along),
-            "phases": _part(len(phases), all_phases),
-            "failures": _part(len(failures), len(lost)),
+            "effects": _note(len(effects), all_effects), "costs": _note(len(costs), all_costs),
+            "curves": _note(len(curves), all_curves), "along": _note(len(along), all_along),
+            "phases": _note(len(phases), all_phases),
+            "failures": _note(len(failures), len(lost)),
         },
     }  # fmt: skip
 
@@ -191,5 +191,5 @@ def _line(value: Any) -> str:
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
-def _part(drawn: int, total: int) -> str:
+def _note(drawn: int, total: int) -> str:
     return f" Shown: {drawn} of {total}; all numbers are in the files." if drawn < total else ""
