@@ -66,6 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     part.add_argument("--batch", type=_positive, help="samples of a step instead of the usual")
     part = parts.add_parser("study", parents=[shared], help="what a study costs beside training")
     part.set_defaults(measure=_study, table=_study_table)
+    part.add_argument("--no-engine", action="store_true", help="only planning and the report")
     part = parts.add_parser("loop", parents=[shared], help="scripts/train.py against a bare loop")
     part.set_defaults(measure=_loop, table=_loop_table)
     part = parts.add_parser("seeds", parents=[shared], help="seeds together against one by one")
@@ -110,7 +111,7 @@ def _models(options: argparse.Namespace) -> Iterator[models.Row]:
 def _study(options: argparse.Namespace) -> Iterator[Any]:
     from kanzoo.benchmark import study  # needs all that trains and compares
 
-    yield from study.measure()
+    yield from study.measure(engine=not options.no_engine)
 
 
 def _loop(options: argparse.Namespace) -> Iterator[Any]:
