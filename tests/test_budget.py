@@ -216,6 +216,10 @@ def test_sizes_inside_the_roles_are_solved_and_the_trunk_is_kept(model: str, lay
             assert error <= max(CLOSE, abs(math.log(cost.params / made.twin_params))) + 1e-9
 
 
+def test_widths_that_are_listed_are_shown() -> None:
+    assert plan("mlp", "bspline", "none", widths=[12, 13]).sizes == "widths 12 13"
+
+
 @pytest.mark.parametrize("model", SIZED)
 def test_at_equal_width_and_by_grid_all_sizes_are_kept(model: str) -> None:
     wide = plan_of(model, "all", match="width")

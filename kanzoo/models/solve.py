@@ -144,6 +144,8 @@ def _fewer_functions(
 
 def describe(cls: type[Architecture], twin: Sizes, solved: Sizes, roles: Sequence[str]) -> str:
     """The sizes of a network beside its twin's: "width 64 -> 64, heads 4, ffn 256 -> 28"."""
+    if widths := solved.options.get("widths"):  # listed by hand: nothing was solved
+        return f"widths {' '.join(map(str, widths))}"
     before = _named_sizes(cls, twin.options, roles)
     after = _named_sizes(cls, solved.options, roles)
     texts = [
