@@ -1,5 +1,7 @@
 """A study from plan to report, on cells of a second, and cells that fail in every way."""
 
+import copy
+import functools
 import json
 import os
 import time
@@ -27,9 +29,14 @@ TINY: dict[str, Any] = {
 }
 
 
+@functools.cache
+def smoke() -> dict[str, Any]:
+    return dict(compose("compare", ["study=smoke", "engine.workers=2"]))
+
+
 def configured(tmp_path: Path, **study: Any) -> dict[str, Any]:
     """The smoke study cut down to four cells of a second, with some of its keys changed."""
-    config = compose("compare", ["study=smoke", f"runs={tmp_path / 'runs'}", "engine.workers=2"])
+    config = copy.deepcopy({**smoke(), "runs": str(tmp_path / "runs")})
     return {**config, "study": {**config["study"], **TINY, **study}}
 
 

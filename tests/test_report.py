@@ -108,17 +108,32 @@ def report(root: Path, results: pd.DataFrame, **changes: object) -> dict[str, Pa
     return write_report(root / "report", results, found, **{**arguments, **changes})
 
 
-@pytest.fixture
-def study(tmp_path: Path) -> pd.DataFrame:
-    results = fake_study(tmp_path)
+def with_failures(root: Path) -> pd.DataFrame:
+    results = fake_study(root)
     bad = results.sample(3, random_state=1).index
     results.loc[bad, ["status", "test"]] = ["failed", np.nan]
     results.loc[bad, "reason"] = "loss became NaN at step 17"
     return results
 
 
-def test_the_files_and_nothing_else(tmp_path, study):
+@pytest.fixture
+def study(tmp_path: Path) -> pd.DataFrame:
+    return with_failures(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[pd.DataFrame, dict[str, Path]]:
+    """A study and its report, for tests that only read it."""
+    root = tmp_path_factory.mktemp("study")
+    results = with_failures(root)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("kanzoo.page.style.pdf_of", lambda figure: b"%PDF-")
+        return results.copy(), report(root, results)
+
+
+def test_the_files_and_nothing_else(tmp_path):
     """Figures of an earlier report go, what else lies beside them stays."""
+    study = fake_study(tmp_path, models={"mlp": 0.9}, epochs=1)
     figures = tmp_path / "report" / "figures"
     report(tmp_path, study, title="earlier")
     (figures / "mine.svg").write_text("")
@@ -133,8 +148,9 @@ def test_the_files_and_nothing_else(tmp_path, study):
 
 
 @pytest.mark.pdf
-def test_figures_are_the_panels_of_the_page(tmp_path, study):
+def test_figures_are_the_panels_of_the_page(tmp_path):
     """As SVG that is XML with its texts under the pointer, and as PDF; in the light colours."""
+    study = fake_study(tmp_path, models={"mlp": 0.9}, epochs=2)
     files = report(tmp_path, study)
     page = Page(files["index.html"].read_text())
     figures = {name for name in files if name.startswith("figures/")}
@@ -166,9 +182,9 @@ def test_rows_lead_to_their_runs(tmp_path, study):
     assert runs == {f"../{run}/" for run in [*study["run_dir"], *arms]}
 
 
-def test_the_tables_for_papers_hold_the_verdicts(tmp_path, study):
+def test_the_tables_for_papers_hold_the_verdicts(written):
+    study, files = written
     found = verdicts(study, "mlp", margin=0.01, n_resamples=500)
-    files = report(tmp_path, study)
     read = pd.read_csv(files["table.csv"])
     np.testing.assert_array_equal(read["ci_low"], [v.ci_low for v in found])
     assert read["verdict"].tolist() == [v.verdict for v in found]
@@ -196,8 +212,8 @@ def latex_rows(text: str) -> list[list[str]]:
     return [[cell.strip() for cell in row] for row in rows]
 
 
-def test_the_page_is_one_sound_file(tmp_path, study):
-    text = report(tmp_path, study)["index.html"].read_text()
+def test_the_page_is_one_sound_file(written):
+    text = written[1]["index.html"].read_text()
     page = Page(text)
     assert page.open == []
     assert "script" not in page.tags
@@ -247,8 +263,9 @@ def quoted(page: Path) -> str:
     return page.read_text().replace("&", "&amp;").replace('"', "&quot;")
 
 
-def test_the_page_holds_the_whole_study(tmp_path, study):
-    page = Page(report(tmp_path, study)["index.html"].read_text())
+def test_the_page_holds_the_whole_study(written):
+    study, files = written
+    page = Page(files["index.html"].read_text())
     order = ["verdicts", "protocol", "effects", "costs", "curves", "edges", "budgets", "failures",
              "reproduce"]  # fmt: skip
     assert [name for name in page.ids if name in order] == order
@@ -258,8 +275,8 @@ def test_the_page_holds_the_whole_study(tmp_path, study):
     assert study.loc[study.status == "finished", "command"].map(page.text.__contains__).all()
 
 
-def test_colours_come_from_the_page(tmp_path, study):
-    text = report(tmp_path, study)["index.html"].read_text()
+def test_colours_come_from_the_page(written):
+    text = written[1]["index.html"].read_text()
     drawn = "".join(re.findall(r"<svg.*?</svg>", text, flags=re.S))
     assert not re.search(r"#[0-9a-f]{6}", drawn)
     used = set(re.findall(r"var\((--[\w]+)", text)) - {"--tone"}
@@ -315,8 +332,9 @@ def test_verdicts_json_is_strict_and_complete(tmp_path, study):
     assert {row["mean_difference"] for row in rows if row["arm"] == "kan_rbf"} == {None}
 
 
-def test_results_csv_is_every_run_in_one_order(tmp_path, study):
-    first = report(tmp_path, study)["results.csv"].read_text()
+def test_results_csv_is_every_run_in_one_order(tmp_path, written):
+    study, files = written
+    first = files["results.csv"].read_text()
     second = report(tmp_path, study.sample(frac=1, random_state=3))["results.csv"].read_text()
     assert first == second
     read = pd.read_csv(StringIO(first))
@@ -327,13 +345,15 @@ def test_results_csv_is_every_run_in_one_order(tmp_path, study):
 
 
 @pytest.mark.pdf
-def test_the_same_study_gives_the_same_bytes(tmp_path, study):
+def test_the_same_study_gives_the_same_bytes(tmp_path):
+    study = fake_study(tmp_path, models={"mlp": 0.9}, epochs=1)
     first = {name: path.read_bytes() for name, path in report(tmp_path, study).items()}
     second = {name: path.read_bytes() for name, path in report(tmp_path, study).items()}
     assert first == second
 
 
-def test_a_failed_write_leaves_the_old_report(tmp_path, study, monkeypatch):
+def test_a_failed_write_leaves_the_old_report(tmp_path, monkeypatch):
+    study = fake_study(tmp_path, models={"mlp": 0.9}, epochs=0)
     old = report(tmp_path, study)["index.html"].read_text()
 
     def crash(*_: object) -> None:

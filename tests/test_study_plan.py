@@ -1,5 +1,6 @@
 """Axes and arms of a study, its record, and configurations composed quickly."""
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ ARMS = {"mlp": ["layers=mlp"], "kan": ["layers=kan"], "thin": ["layers=mlp"]}
 DEPTH = {"values": {1: ["model.depth=1"], 2: ["model.depth=2"]}, "arms": ["kan", "thin"]}
 
 
+@functools.cache
 def read(name: str) -> dict[str, Any]:
     """A study as composed, with what `conf/compare.yaml` says beside its file."""
     return dict(compose("compare", [f"study={name}"])["study"])

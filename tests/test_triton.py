@@ -23,11 +23,12 @@ natively = pytest.mark.skipif(
 )
 
 
-def test_kernels_in_the_interpreter() -> None:
+@pytest.mark.parametrize("chosen", ["not slow", pytest.param("slow", marks=pytest.mark.slow)])
+def test_kernels_in_the_interpreter(chosen: str) -> None:
     """In a process of its own: the variable counts before Triton is imported."""
-    words = ["-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", "triton_interpreted.py"]
+    words = ["-q", "-n", "0", "-p", "no:cacheprovider", "-m", chosen, "triton_interpreted.py"]
     done = subprocess.run(
-        [sys.executable, *words],
+        [sys.executable, "-m", "pytest", *words],
         cwd=TESTS,
         env={**os.environ, "TRITON_INTERPRET": "1"},
         capture_output=True,

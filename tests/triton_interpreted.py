@@ -1,7 +1,8 @@
 """Every Triton kernel in Triton's interpreter, against float64: run by `test_triton.py`."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Container, Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -27,6 +28,8 @@ from kanzoo.layers.dispatch import choose
 from kanzoo.layers.paths.dense import Dense
 
 NAMES = [name for name in kanzoo.list_bases() if kanzoo.get_basis(name)(1).num_functions > 1]
+# One of each way to compute functions; the others are slow.
+DISTINCT = ("bspline", "chebyshev", "rbf", "fourier", "mexican_hat")
 ACCURACY = 5e-6
 
 
@@ -70,7 +73,12 @@ def draw(layer: KANLayer) -> KANLayer:
     return layer
 
 
-@pytest.mark.parametrize("name", NAMES)
+def mostly_slow(names: Sequence[Any], quick: Container[Any]) -> list[Any]:
+    """The values, of which all but a few are for slow tests."""
+    return [n if n in quick else pytest.param(n, marks=pytest.mark.slow) for n in names]
+
+
+@pytest.mark.parametrize("name", mostly_slow(NAMES, DISTINCT))
 def test_linear_layers(name: str) -> None:
     torch.manual_seed(0)
     x = 2 * torch.randn(33, 34)
@@ -86,7 +94,7 @@ OPERATORS = {
 SIZES = {"conv1d": (9,), "conv2d": (5, 4), "conv3d": (3, 2, 3), "transposed": (3, 4)}
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name != "bspline_prelu"])
+@pytest.mark.parametrize("name", mostly_slow(NAMES, {*NAMES} - {"bspline_adaptive"}))
 def test_convolutions(name: str) -> None:
     """Operators in turn: they share all of the kernels."""
     operator = list(OPERATORS)[NAMES.index(name) % len(OPERATORS)]
@@ -105,7 +113,7 @@ def test_splines_on_equal_cells(order: int, extrapolation: str) -> None:
 
 
 @pairwise(
-    order=[1, 2, 3, 4, 5],
+    order=mostly_slow([1, 2, 3, 5], [1, 2, 3]),
     extrapolation=EXTRAPOLATIONS,
     kind=["repeated", "clamped", "empty cell"],
 )
@@ -130,10 +138,16 @@ def check_splines(order: int, extrapolation: str, kind: str) -> None:
         assert_close(one.detach(), other, 2e-5)
 
 
-@pairwise(
-    squash=["none", "tanh", "sigmoid", "affine", "layer"],
-    residual=[None, "identity", "relu", "gelu", "silu", "tanh"],
-    name=["bspline", "chebyshev", "bspline_prelu"],
+@pytest.mark.parametrize(
+    ("squash", "residual", "name"),
+    [
+        ("none", None, "bspline_prelu"),
+        ("tanh", "identity", "bspline"),
+        ("sigmoid", "relu", "chebyshev"),
+        ("affine", "gelu", "bspline_prelu"),
+        ("layer", "silu", "chebyshev"),
+        ("layer", "tanh", "bspline"),
+    ],
 )
 def test_squashes_and_residual_branches(squash: str, residual: str | None, name: str) -> None:
     torch.manual_seed(0)
