@@ -8,6 +8,10 @@ from torch import Tensor
 from kanzoo.bases.spline import BSpline
 from kanzoo.layers import KANConv2d, KANConvTranspose1d, KANLinear
 
+# A basis of every kind: splines on even and on moved grids, with a function beside them, sums of
+# fixed functions, and of trained and of drawn ones; one function, by groups, trained, fixed; none.
+KINDS = ("bspline", "bspline_adaptive", "bspline_prelu", "chebyshev", "rbf", "relu_kan")
+KINDS += ("mexican_hat", "random", "rational", "prelu", "gelu", "none")
 DOUBLE: dict[str, Any] = {"dtype": torch.float64}
 
 

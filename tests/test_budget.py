@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from samples import KINDS
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
@@ -46,7 +47,7 @@ def plan(
     return build_plan(node, factory, shape, 10, Budget(match, scope), model)
 
 
-@pytest.mark.parametrize("basis", BASES)
+@pytest.mark.parametrize("basis", KINDS)
 def test_linear_layer(basis: str) -> None:
     layer = KANLinear(7, 5, basis=basis, squash="none")
     functions = layer.expansion.num_functions
@@ -61,7 +62,7 @@ def test_published_formula_of_a_spline_layer() -> None:
     assert count_params(layer) == 784 * 64 * (5 + 3 + 1) + 64
 
 
-@pytest.mark.parametrize("basis", BASES)
+@pytest.mark.parametrize("basis", KINDS)
 def test_convolution(basis: str) -> None:
     layer = KANConv2d(4, 6, 3, stride=2, padding=1, groups=2, basis=basis, squash="none")
     functions = layer.expansion.num_functions

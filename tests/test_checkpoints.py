@@ -8,6 +8,7 @@ import errno
 import io
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,12 +19,14 @@ from typing import Any
 import pytest
 import torch
 from conftest import Run, command, environment, run_script
+from fuzzing import in_process
 from torch import Tensor
 
 from kanzoo.errors import Stopped
 from kanzoo.files import seal, unseal, write_atomic
 from kanzoo.run.config import compose
 from kanzoo.run.fit import train
+from kanzoo.train import main
 from kanzoo.training.task import Task
 
 QUIET = ("logger=csv", "callbacks.progress=false", "match=none")
@@ -370,27 +373,25 @@ def test_a_full_disk_ends_in_one_line_and_the_run_goes_on_later(tmp_path: Path) 
 
 
 def test_a_folder_that_cannot_be_written_ends_in_one_line(tmp_path: Path) -> None:
-    done = run_script("train", *SMALL_RUN, "runs=/proc/kanzoo", cwd=tmp_path)
-    assert done.returncode == 2
-    assert len(lines(done)) == 1
-    assert "/proc/kanzoo" in lines(done)[0]
+    outcome = in_process(main, [*SMALL_RUN, "runs=/proc/kanzoo"], tmp_path)
+    assert outcome.code == 2
+    outcome.check()
+    assert "/proc/kanzoo" in outcome.error
 
 
-def test_a_folder_that_is_removed_meanwhile_ends_in_one_line(tmp_path: Path) -> None:
-    code = (
-        "import shutil, sys\nfrom kanzoo.training.task import Task\n"
-        "plain, calls = Task.training_step, iter(range(10**9))\n"
-        "def step(self, batch, index):\n"
-        "    if next(calls) == 6: shutil.rmtree('runs')\n"
-        "    return plain(self, batch, index)\n"
-        "Task.training_step = step\n"
-        "from kanzoo.train import main\nmain()"
-    )
-    words = [sys.executable, "-c", code, *SMALL_RUN]
-    done = subprocess.run(
-        words, cwd=tmp_path, env=environment(), capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 2
-    assert lines(done)[-1].startswith("kanzoo: No such file or directory")
-    assert "Traceback" not in done.stderr
+def test_a_folder_that_is_removed_meanwhile_ends_in_one_line(
+    tmp_path: Path, monkeypatch: Patch
+) -> None:
+    plain, calls = Task.training_step, iter(range(10**9))
+
+    def step(self: Task, *arguments: Any) -> Any:
+        if next(calls) == 6:
+            shutil.rmtree(tmp_path / "runs")
+        return plain(self, *arguments)
+
+    monkeypatch.setattr(Task, "training_step", step)
+    outcome = in_process(main, [*SMALL_RUN], tmp_path)
+    assert outcome.code == 2
+    assert outcome.error.strip().splitlines()[-1].startswith("kanzoo: No such file or directory")
+    assert "Traceback" not in outcome.error
     assert not (tmp_path / "runs").exists()

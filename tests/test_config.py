@@ -1,5 +1,6 @@
 """The command line: everything in conf/ composes, and bad input is one line that names the key."""
 
+import functools
 import json
 import re
 import subprocess
@@ -8,15 +9,21 @@ from collections.abc import Callable
 from dataclasses import is_dataclass
 from itertools import product
 from pathlib import Path
+from types import ModuleType
 from typing import Any, get_args, get_type_hints
 
 import pytest
 import yaml
 from conftest import environment, run_script
+from fuzzing import in_process
 
+import kanzoo.compare
+import kanzoo.evaluate
+import kanzoo.explain
+import kanzoo.train
 from kanzoo import registry
 from kanzoo.checks import build, check_value
-from kanzoo.run.config import check_overrides, compose
+from kanzoo.run.config import Composer, check_overrides, compose
 from kanzoo.run.fit import train
 from kanzoo.run.prepare import prepare
 from kanzoo.rundir import RunDir, identity
@@ -24,7 +31,13 @@ from kanzoo.settings import EvaluateConfig, ExplainConfig
 
 GROUPS = ("data", "model", "layers", "basis", "task", "optim", "sched", "trainer", "logger")
 GROUPS += ("callbacks", "experiment", "debug")
-CHOICES = [(group, name) for group in GROUPS for name in registry.names(group)]
+# Groups do not depend on each other: each choice is composed once, beside some of the others.
+TOGETHER = [group for group in GROUPS if group not in ("experiment", "debug")]
+CHOICES = [
+    {group: (names := registry.names(group))[i % len(names)] for group in TOGETHER}
+    for i in range(max(len(registry.names(group)) for group in TOGETHER))
+]
+CHOICES += [{group: name} for group in ("experiment", "debug") for name in registry.names(group)]
 
 # Overrides, and the words that the message must hold: the key, and the nearest or what is allowed.
 TYPOS = [
@@ -197,10 +210,15 @@ def test_typos_and_wrong_kinds_are_refused_by_name(line: str, key: str, hint: st
     assert hint in message
 
 
+@functools.cache
+def composer() -> Composer:
+    return Composer("train")
+
+
 @pytest.mark.parametrize(("line", "key", "hint"), IMPOSSIBLE)
 def test_impossible_values_are_refused_by_name(line: str, key: str, hint: str) -> None:
     def describe() -> None:
-        config = compose("train", line.split())
+        config = composer()(line.split())
         RunDir.of(config)
         prepare(config)
 
@@ -255,16 +273,15 @@ def test_values_reach_the_configuration() -> None:
     assert config["basis"]["_target_"].endswith("GaussianRBF")
 
 
-@pytest.mark.parametrize(("group", "name"), CHOICES)
-def test_every_choice_composes(group: str, name: str) -> None:
-    config = compose("train", [f"{group}={name}"])
+@pytest.mark.parametrize("chosen", CHOICES, ids=lambda chosen: "-".join(chosen.values()))
+def test_every_choice_composes(chosen: dict[str, str]) -> None:
+    config = compose("train", [f"{group}={name}" for group, name in chosen.items()])
     for node in config.values():
         if isinstance(node, dict) and "_target_" in node:
             registry.locate(node["_target_"])
-    if group not in ("experiment", "debug"):
-        assert config["choices"][group] == name
-        node = registry.options(group, name)
-        assert set(config[group]) == set(node)
+    for group in chosen.keys() & {*TOGETHER}:
+        assert config["choices"][group] == chosen[group]
+        assert set(config[group]) == set(registry.options(group, chosen[group]))
 
 
 @pytest.mark.slow
@@ -348,20 +365,25 @@ def test_typos_are_refused_before_anything_heavy_is_imported(
 
 
 @pytest.mark.parametrize(
-    ("script", "words"),
+    ("command", "words"),
     [
-        ("train", ["model=resnet", "layers=kan_ffn"]),
-        ("train", ["data=imagefolder", "data.root=nowhere"]),
-        ("evaluate", []),
-        ("explain", ["run=nowhere"]),
-        ("explain", ["run=nowhere", "edges=0"]),
-        ("compare", ["study=demo", "study.seeds=1"]),
+        (kanzoo.train, ["data=imagefolder", "data.root=nowhere"]),
+        (kanzoo.evaluate, []),
+        (kanzoo.explain, ["run=nowhere"]),
+        (kanzoo.explain, ["run=nowhere", "edges=0"]),
+        (kanzoo.compare, ["study=demo", "study.seeds=1"]),
     ],
 )
 def test_bad_input_ends_a_command_with_one_line(
-    script: str, words: list[str], tmp_path: Path
+    command: ModuleType, words: list[str], tmp_path: Path
 ) -> None:
-    done = run_script(script, *words, cwd=tmp_path)
+    outcome = in_process(command.main, words, tmp_path)
+    assert outcome.code == 2
+    outcome.check()
+
+
+def test_bad_input_ends_a_process_with_one_line(tmp_path: Path) -> None:
+    done = run_script("train", "model=resnet", "layers=kan_ffn", cwd=tmp_path)
     assert done.returncode == 2
     assert len(done.stderr.splitlines()) == 1, done.stderr
     assert done.stderr.startswith("kanzoo: ")

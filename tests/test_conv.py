@@ -8,11 +8,10 @@ import pytest
 import reference
 import torch
 import torch.nn.functional as F
-from samples import DOUBLE, points, shaken
+from samples import DOUBLE, KINDS, points, shaken
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from kanzoo import registry
 from kanzoo.layers import (
     KANConv1d,
     KANConv2d,
@@ -22,7 +21,6 @@ from kanzoo.layers import (
     KANLinear,
 )
 
-NAMES = registry.names("basis")
 FORWARD: dict[int, Any] = {1: KANConv1d, 2: KANConv2d, 3: KANConv3d}
 TRANSPOSED: dict[int, Any] = {1: KANConvTranspose1d, 2: KANConvTranspose2d}
 PLAIN: dict[Any, Any] = {
@@ -178,7 +176,7 @@ def test_impossible_paddings_are_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("operator", "name"), [(OPERATORS[i % len(OPERATORS)], name) for i, name in enumerate(NAMES)]
+    ("operator", "name"), [(OPERATORS[i % len(OPERATORS)], name) for i, name in enumerate(KINDS)]
 )
 def test_pointwise_operators_are_linear(operator: Any, name: str) -> None:
     layer = shaken(operator(3, 4, 1, basis=name, **DOUBLE))

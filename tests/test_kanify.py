@@ -8,18 +8,15 @@ from typing import Any
 import pytest
 import torch
 import torch.multiprocessing as multiprocessing
-from samples import relative
+from samples import KINDS, relative
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, prune
 
 import kanzoo
-from kanzoo import registry
 from kanzoo.layers import KANConv2d, KANLayer, KANLinear
 from kanzoo.layers.kanify import REPLACEMENTS
 from kanzoo.layers.parameters import count_params
 from kanzoo.models.cost import count_flops
-
-NAMES = registry.names("basis")
 
 
 def small() -> nn.Sequential:
@@ -51,7 +48,7 @@ def kan_layers(net: nn.Module) -> dict[str, Any]:
 # --- the function stays --------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", KINDS)
 def test_the_function_stays_and_learns_on(name: str) -> None:
     net = small()
     x = torch.cat([images(), images(30), images(1e4)])  # also far outside of any grid

@@ -41,12 +41,11 @@ def keep_all(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @needs_compiler
 @pytest.mark.usefixtures("keep_all")
-@pytest.mark.parametrize("residual", SPLINE_RESIDUALS)
-@pytest.mark.parametrize("knots", ["uniform", "random"])
-@pytest.mark.parametrize(("rows", "inputs", "outputs"), SIZES)
+@pairwise(sizes=SIZES, knots=["uniform", "random"], residual=SPLINE_RESIDUALS)
 def test_blocks_branches_and_threads_equal_dense(
-    rows: int, inputs: int, outputs: int, knots: str, residual: str | None
+    sizes: tuple[int, int, int], knots: str, residual: str | None
 ) -> None:
+    rows, inputs, outputs = sizes
     case = make_case(rows, inputs, outputs, 4, 3, knots, residual is not None)
     x, weight, grid = (t.double() for t in (case[0], case[1], case[3]))
     bias = torch.randn(outputs, dtype=torch.float64)

@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from kernel_cases import needs_compiler
+from pairwise import pairwise
 from torch import Tensor, nn
 from torch.autograd import gradcheck, gradgradcheck
 
@@ -63,10 +64,9 @@ SHAPES = [
 ]
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize(("shape", "groups", "first"), SHAPES)
-@pytest.mark.parametrize("function", FAST)
-def test_values_and_gradients(function, shape, groups, first, dtype) -> None:  # type: ignore[no-untyped-def]
+@pairwise(case=SHAPES, function=FAST, dtype=[torch.float32, torch.float64])
+def test_values_and_gradients(case, function, dtype) -> None:  # type: ignore[no-untyped-def]
+    shape, groups, first = case
     case = make_case(shape, groups, dtype, first)
     wide = tuple(t.double() if t.is_floating_point() else t for t in case)
     tolerance = 1e-12 if dtype == torch.float64 else 5e-5

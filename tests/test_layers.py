@@ -7,7 +7,7 @@ import pytest
 import reference
 import torch
 import torch.nn.functional as F
-from samples import DOUBLE, points, shaken
+from samples import DOUBLE, KINDS, points, shaken
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -41,7 +41,7 @@ def test_linear_is_the_sum_of_its_edges(name: str) -> None:
     torch.testing.assert_close(layer(x), edges + layer.bias, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", KINDS)
 def test_linear_is_one_product_with_expanded_features(name: str) -> None:
     layer = linear(name)
     x = points(2, 5, 3)
@@ -51,7 +51,7 @@ def test_linear_is_one_product_with_expanded_features(name: str) -> None:
     assert layer(x[0, 0]).shape == (4,)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", KINDS)
 def test_conv_is_linear_over_unfolded_padded_pixels(name: str) -> None:
     options: dict[str, Any] = {"stride": (2, 1), "padding": (1, 2), "dilation": (1, 2)}
     layer = conv(name, 2, 3, (3, 2), **options)
@@ -68,7 +68,7 @@ def test_conv_is_linear_over_unfolded_padded_pixels(name: str) -> None:
     torch.testing.assert_close(layer(x[0]), expected[0], rtol=1e-11, atol=1e-11)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", KINDS)
 def test_pointwise_conv_is_linear(name: str) -> None:
     layer = conv(name, 3, 4, 1)
     same = KANLinear(3, 4, basis=name, **DOUBLE)
@@ -146,7 +146,7 @@ def functional(layer: nn.Module) -> tuple[Any, tuple[Tensor, ...]]:
     return call, leaves
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", KINDS)
 def test_gradients_of_layers(name: str) -> None:
     for layer, x in (
         (KANLinear(2, 2, basis=name, **DOUBLE), points(2, 2)),
@@ -173,7 +173,7 @@ def test_every_parameter_gets_a_gradient(name: str) -> None:
             assert (p.grad != 0).any(), key
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", KINDS)
 def test_rows_do_not_depend_on_batch_mates(name: str) -> None:
     layer = linear(name)
     x = points(6, 3)
@@ -188,8 +188,9 @@ def test_rows_do_not_depend_on_batch_mates(name: str) -> None:
 # --- initialisation ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("fan_in", [3, 50, 3000])
+@pytest.mark.parametrize(
+    ("name", "fan_in"), [*((n, 50) for n in NAMES), *((n, f) for n in KINDS for f in (3, 3000))]
+)
 def test_output_variance_starts_near_one(name: str, fan_in: int) -> None:
     torch.manual_seed(1)
     layers, out, batch = {3: (16, 256, 1024), 50: (1, 2048, 512), 3000: (1, 1024, 64)}[fan_in]
@@ -217,7 +218,7 @@ def test_smooth_bases_start_with_equal_weights() -> None:
     assert weight[:, :8].std() == pytest.approx(weight[:, 8].std().item(), rel=0.02)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", KINDS)
 def test_conv_output_variance_starts_near_one(name: str) -> None:
     torch.manual_seed(1)
     layer = KANConv2d(16, 2048, 3, groups=2, basis=name)
@@ -267,7 +268,7 @@ def test_reset_draws_again_and_clears_the_bias(init: str) -> None:
 # --- counting ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", KINDS)
 def test_declared_parameters_are_the_counted_ones(name: str) -> None:
     for bias in (True, False):
         for layer in (
@@ -284,7 +285,7 @@ def test_declared_parameters_are_the_counted_ones(name: str) -> None:
             assert counted == edges * functions + bias * layer.out_features + own
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", KINDS)
 def test_operator_flops_are_those_of_the_formula(name: str) -> None:
     layer = KANLinear(5, 7, basis=name, backend="dense")
     with FlopCounterMode(display=False) as counter, torch.no_grad():

@@ -5,15 +5,12 @@ from typing import Any
 
 import pytest
 import torch
-from samples import DOUBLE, points, shaken
+from samples import DOUBLE, KINDS, points, shaken
 from torch import Tensor, nn
 
-from kanzoo import registry
 from kanzoo.bases.base import get_basis
 from kanzoo.layers import KANConv2d, KANConv3d, KANConvTranspose2d, KANLinear
 from kanzoo.layers.expansion import Expansion
-
-NAMES = registry.names("basis")
 
 
 def linear(name: str = "bspline", **options: Any) -> Any:
@@ -25,7 +22,7 @@ def conv(name: str = "bspline", *args: Any, **options: Any) -> Any:
     return shaken(KANConv2d(*args, basis=name, **{**DOUBLE, **options}))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", KINDS)
 def test_state_dict_and_deepcopy(name: str, tmp_path: Any) -> None:
     for layer, fresh, x in (
         (linear(name), KANLinear(3, 4, basis=name, **DOUBLE), points(5, 3)),
@@ -54,7 +51,7 @@ def test_compile_gives_the_same_values_and_gradients(name: str, operator: str) -
     torch.testing.assert_close(gradient, wanted, rtol=1e-11, atol=1e-11)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", KINDS)
 def test_export(name: str) -> None:
     layer = linear(name).eval()
     batch = torch.export.Dim("batch", min=2)
@@ -63,7 +60,7 @@ def test_export(name: str) -> None:
     torch.testing.assert_close(program.module()(x), layer(x), rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", KINDS)
 def test_functional_transforms(name: str) -> None:
     layer = linear(name)
     x = points(5, 3)
@@ -80,7 +77,7 @@ def test_functional_transforms(name: str) -> None:
         torch.testing.assert_close(per_sample[key].sum(0), p.grad)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", KINDS)
 def test_autocast_trains_in_bfloat16(name: str) -> None:
     torch.manual_seed(0)
     for layer, x in (
@@ -119,7 +116,7 @@ def test_bfloat16_module() -> None:
     assert layer(points(5, 3).bfloat16()).dtype == torch.bfloat16
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", KINDS)
 def test_builds_on_the_meta_device_with_the_same_counts(name: str) -> None:
     layer = KANLinear(5, 7, basis=name, device="meta")
     assert all(t.is_meta for t in layer.state_dict().values())
@@ -129,7 +126,7 @@ def test_builds_on_the_meta_device_with_the_same_counts(name: str) -> None:
 # --- bad input -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", KINDS)
 def test_empty_batches_keep_their_shape(name: str) -> None:
     assert linear(name)(points(0, 3)).shape == (0, 4)
     assert linear(name)(points(2, 0, 3)).shape == (2, 0, 4)

@@ -34,7 +34,7 @@ def place(name: str) -> tuple[float, float]:
 
 @pytest.mark.parametrize("name", LIBRARY)
 def test_the_library_recovers_its_own_functions(name: str) -> None:
-    x = np.random.default_rng(0).uniform(-1, 2, 300)
+    x = np.random.default_rng(0).uniform(-1, 2, 100)
     a, b = place(name)
     y = 2.3 * LIBRARY[name].call(torch.as_tensor(a * x + b)).numpy() - 0.7
     fits = fit_edge(x, y)

@@ -11,11 +11,13 @@ from typing import Any
 import pytest
 import yaml
 from conftest import run_script
+from fuzzing import in_process
 
 from kanzoo.kernels.native import build
 from kanzoo.run.config import compose
 from kanzoo.run.load import load_run
 from kanzoo.rundir import RunDir
+from kanzoo.train import main
 
 FOREIGN = (
     "lightning.pytorch.Trainer",  # of a library that is there
@@ -181,11 +183,11 @@ def test_locks_follow_no_links(cache: Path) -> None:
 def test_one_line_for_what_the_command_line_cannot_be(
     words: list[str], line: str, tmp_path: Path
 ) -> None:
-    done = run_script("train", *words, cwd=tmp_path)
-    assert done.returncode in (1, 2)
-    assert line in done.stderr
-    assert done.stderr.count("\n") == 1
-    assert not list(tmp_path.iterdir())
+    outcome = in_process(main, words, tmp_path)
+    assert outcome.code in (1, 2)
+    assert line in outcome.error
+    assert outcome.error.count("\n") == 1
+    assert not outcome.files
 
 
 def test_a_folder_of_configuration_files(tmp_path: Path) -> None:

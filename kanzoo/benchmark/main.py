@@ -13,7 +13,7 @@ from rich.table import Table
 
 from kanzoo import registry
 from kanzoo.bases.base import get_basis
-from kanzoo.benchmark import fit, layers, models, peers
+from kanzoo.benchmark import checks, fit, layers, models, peers
 from kanzoo.benchmark.timing import ROUNDS
 from kanzoo.checks import check_name
 from kanzoo.files import write_atomic
@@ -69,6 +69,8 @@ def _parser() -> argparse.ArgumentParser:
     part.add_argument("--no-engine", action="store_true", help="only planning and the report")
     part = parts.add_parser("loop", parents=[shared], help="scripts/train.py against a bare loop")
     part.set_defaults(measure=_loop, table=_loop_table)
+    part = parts.add_parser("checks", parents=[shared], help="what checks of arguments cost")
+    part.set_defaults(measure=_checks, table=_checks_table, rounds=101)
     part = parts.add_parser("seeds", parents=[shared], help="seeds together against one by one")
     part.set_defaults(measure=_seeds, table=_seeds_table, rounds=3)  # of 8 runs each
     part = parts.add_parser("fit", parents=[shared], help="a whole fit against pykan")
@@ -118,6 +120,10 @@ def _loop(options: argparse.Namespace) -> Iterator[Any]:
     from kanzoo.benchmark import loop  # needs all that trains
 
     yield from loop.measure(options.rounds)
+
+
+def _checks(options: argparse.Namespace) -> Iterator[checks.Row]:
+    yield from checks.measure(options.rounds)
 
 
 def _seeds(options: argparse.Namespace) -> Iterator[Any]:
@@ -223,6 +229,16 @@ def _tables_table(rows: list[Any]) -> Table:
     for row in rows:
         score = f"{row.score:.3f} +- {row.standard_error:.3f}"
         table.add_row(row.data, row.method, score, f"{row.seconds:.2f}")
+    return table
+
+
+def _checks_table(rows: list[checks.Row]) -> Table:
+    title = f"Step with checks of all tensors over one without (limit {checks.LIMIT:g})"
+    table = Table(title=title, title_justify="left")
+    for name in ("layer", "step us", "ratio"):
+        table.add_column(name, justify="left" if name == "layer" else "right")
+    for row in rows:
+        table.add_row(row.layer, f"{row.step_us:.1f}", f"{row.ratio:.3f}")
     return table
 
 

@@ -55,14 +55,19 @@ def pointer(name: str, tensor: Tensor | None, shape: Shape, dtype: torch.dtype) 
     """
     if tensor is None:
         return None
-    if tensor.dtype is dtype and tensor.is_cpu and tensor.layout is torch.strided:
-        if isinstance(shape, int):
-            room = tensor.untyped_storage().nbytes() // tensor.element_size()
-            fits = room - tensor.storage_offset() >= shape
-        else:
-            fits = tensor.shape == shape and tensor.is_contiguous()
-        if fits and ((address := tensor.data_ptr()) or not tensor.numel()):
-            return address
+    try:
+        if tensor.dtype is dtype and tensor.is_cpu:
+            if tensor.shape == shape:
+                fits = tensor.is_contiguous()
+            elif isinstance(shape, int):
+                room = tensor.untyped_storage().nbytes() // tensor.element_size()
+                fits = room - tensor.storage_offset() >= shape
+            else:
+                fits = False
+            if fits and ((address := tensor.data_ptr()) or not tensor.numel()):
+                return address
+    except RuntimeError:  # of tensors without strides
+        pass
     wanted = f"memory for {shape} numbers" if isinstance(shape, int) else tuple(shape)
     raise ValueError(
         f"{name} must be contiguous: {wanted} of {dtype} on cpu, got {tuple(tensor.shape)} of"

@@ -1,0 +1,57 @@
+"""What the checks of arguments cost: a step of the smallest layer with them and without."""
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+from unittest import mock
+
+import torch
+from torch import Tensor
+
+from kanzoo.benchmark.timing import compare, training_step
+from kanzoo.kernels.native import call
+from kanzoo.layers import KANConv2d, KANLinear
+
+STEPS = 100  # of a timing
+LIMIT = 1.03  # of a step with checks over one without
+
+
+@dataclass(frozen=True)
+class Row:
+    """Microseconds of a step with checks, and its ratio to one without."""
+
+    layer: str
+    step_us: float
+    ratio: float
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def measure(rounds: int) -> Iterator[Row]:
+    """Layers of one input, one output and one sample: nothing else makes checks as dear."""
+    for layer, x in (
+        (KANLinear(1, 1), torch.randn(1, 1)),
+        (KANLinear(1, 1, basis="rbf"), torch.randn(1, 1)),
+        (KANConv2d(1, 1, 1), torch.randn(1, 1, 1, 1)),
+    ):
+        once = training_step(layer, x.requires_grad_(), torch.ones_like(layer(x)))
+
+        def steps(once: Any = once) -> None:
+            for _ in range(STEPS):
+                once()
+
+        def unchecked(steps: Any = steps) -> None:
+            with (
+                mock.patch.object(call, "pointer", _address),
+                mock.patch("kanzoo.kernels.spline.linear_direct.check_features", id),
+            ):
+                steps()
+
+        found = compare(steps, unchecked, rounds)
+        name = f"{type(layer).__name__}(1, 1, basis={layer.expansion.basis.__class__.__name__})"
+        yield Row(name, found.candidate / STEPS * 1e6, found.ratio)
+
+
+def _address(name: str, tensor: Tensor | None, shape: object, dtype: object) -> int | None:
+    return None if tensor is None else tensor.data_ptr()
