@@ -61,7 +61,7 @@ def pointer(name: str, tensor: Tensor | None, shape: Shape, dtype: torch.dtype) 
                 fits = tensor.is_contiguous()
             elif isinstance(shape, int):
                 room = tensor.untyped_storage().nbytes() // tensor.element_size()
-                fits = room - tensor.storage_offset() >= shape
+                fits = bool(room - tensor.storage_offset() >= shape)
             else:
                 fits = False
             if fits and ((address := tensor.data_ptr()) or not tensor.numel()):
