@@ -19,10 +19,10 @@ INSIDE = np.linspace(-1, 1, 57)
 
 def evaluate(basis: Basis, x: np.ndarray) -> np.ndarray:
     """All functions of the first feature at x: `(K, N)`."""
-    points = torch.from_numpy(x).unsqueeze(-1).expand(-1, basis.in_features)
+    points = torch.as_tensor(x).unsqueeze(-1).expand(-1, basis.in_features)
     with torch.no_grad():
         values: Tensor = basis(points)
-    return values[..., 0].numpy()
+    return values[..., 0].cpu().numpy()
 
 
 def make(name: str, features: int = 1, **options: Any) -> Any:
@@ -39,15 +39,15 @@ POLYNOMIALS = {
 @pytest.mark.parametrize("name", POLYNOMIALS)
 def test_polynomials_are_those_of_numpy(name: str) -> None:
     basis = make(name, degree=9)
-    point = torch.from_numpy(INSIDE).unsqueeze(-1).requires_grad_()
+    point = torch.as_tensor(INSIDE).unsqueeze(-1).requires_grad_()
     values = basis(point).squeeze(-1)
     for degree in range(10):
         expected = POLYNOMIALS[name](degree, INSIDE)
-        np.testing.assert_allclose(values[degree].detach().numpy(), expected, atol=1e-12)
+        np.testing.assert_allclose(values[degree].detach().cpu().numpy(), expected, atol=1e-12)
     (slope,) = torch.autograd.grad(values[7].sum(), point)
     nudge = 1e-6
     ahead, behind = (POLYNOMIALS[name](7, INSIDE + step) for step in (nudge, -nudge))
-    np.testing.assert_allclose(slope[:, 0].numpy(), (ahead - behind) / (2 * nudge), atol=1e-6)
+    np.testing.assert_allclose(slope[:, 0].cpu().numpy(), (ahead - behind) / (2 * nudge), atol=1e-6)
 
 
 @pytest.mark.parametrize(("alpha", "beta"), [(1, 1), (0, 0), (-0.5, 0.5), (2.5, -0.3)])
@@ -125,17 +125,17 @@ def test_sines_differ_in_phase_between_features() -> None:
     basis = make("sine", 4, grid_size=3)
     values = basis(torch.zeros(1, 4, dtype=torch.float64))[:, 0]
     phases = np.arange(1, 4)[:, None] / 4 + np.pi * np.arange(4) / 4
-    np.testing.assert_allclose(values.detach().numpy(), np.sin(phases), atol=1e-13)
+    np.testing.assert_allclose(values.detach().cpu().numpy(), np.sin(phases), atol=1e-13)
     expected = np.sin(np.arange(1, 4)[:, None] * X + phases[:, :1])
     np.testing.assert_allclose(evaluate(basis, X), expected, atol=1e-12)
 
 
 def derivatives_of_a_gaussian(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    point = torch.from_numpy(x).requires_grad_()
+    point = torch.as_tensor(x).requires_grad_()
     bell = torch.exp(-point.square() / 2)
     (first,) = torch.autograd.grad(bell.sum(), point, create_graph=True)
     (second,) = torch.autograd.grad(first.sum(), point)
-    return first.detach().numpy(), second.numpy()
+    return first.detach().cpu().numpy(), second.cpu().numpy()
 
 
 def test_wavelets_come_from_the_gaussian() -> None:
@@ -164,7 +164,7 @@ def test_rational_starts_in_the_shape_it_says(start: str) -> None:
     shapes = {"identity": lambda x: x, "gelu": F.gelu, "silu": F.silu}
     basis = make("rational", start=start)
     x = np.linspace(-3.5, 3.5, 201)
-    error = evaluate(basis, x)[0] - shapes[start](torch.from_numpy(x)).numpy()
+    error = evaluate(basis, x)[0] - shapes[start](torch.as_tensor(x)).cpu().numpy()
     assert np.abs(error).max() < {"identity": 1e-12, "gelu": 3e-3, "silu": 1e-5}[start]
     assert sum(p.numel() for p in make("rational", 64).parameters()) == 38
 
@@ -176,18 +176,18 @@ def test_rational_groups_share_one_denominator(features: int) -> None:
     with torch.no_grad():
         for p in basis.parameters():
             p.copy_(torch.randn(p.shape, generator=generator, dtype=torch.float64))
-    x = torch.from_numpy(X).unsqueeze(-1).expand(-1, features)
+    x = torch.as_tensor(X).unsqueeze(-1).expand(-1, features)
     with torch.no_grad():
         values = basis(x)[0]
     assert basis.denominator.shape == (4, min(features, 8))
     sizes = torch.bincount(basis.group_of)
     assert sizes.min() >= features // 8
     assert sizes.max() - sizes.min() <= 1
-    above = np.polyval(basis.numerator.detach().numpy()[::-1], X)
+    above = np.polyval(basis.numerator.detach().cpu().numpy()[::-1], X)
     for feature in range(features):
-        row = basis.denominator.detach().numpy()[:, int(basis.group_of[feature])]
+        row = basis.denominator.detach().cpu().numpy()[:, int(basis.group_of[feature])]
         below = 1 + np.abs(np.polyval([*row[::-1], 0.0], X))
-        np.testing.assert_allclose(values[:, feature].numpy(), above / below, atol=1e-10)
+        np.testing.assert_allclose(values[:, feature].cpu().numpy(), above / below, atol=1e-10)
 
 
 def test_random_waves_are_frozen_and_estimate_a_gaussian_kernel() -> None:

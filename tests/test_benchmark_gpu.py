@@ -11,9 +11,13 @@ import pytest
 from kanzoo.benchmark.__main__ import NOT_MEASURED
 from kanzoo.benchmark.roofline import CARDS, Layer
 
-BARE = """
+MISSING = [
+    *("hydra", "omegaconf", "wandb", "lightning", "rich", "torchmetrics", "torchvision"),
+    *("scipy", "sklearn", "pandas", "matplotlib", "optuna", "pebble", "PIL"),
+]
+BARE = f"""
 import runpy, sys
-for name in ("hydra", "omegaconf", "wandb", "lightning", "rich"):
+for name in {MISSING}:
     sys.modules[name] = None
 runpy.run_module("kanzoo.benchmark", run_name="__main__")
 """

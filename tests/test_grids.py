@@ -29,14 +29,14 @@ ADAPTIVE = get_basis("bspline_adaptive")
 def test_adaptive_bspline_is_cox_de_boor_and_scipy(order: int) -> None:
     basis = irregular(order)
     for feature in range(3):
-        knots = basis.knots[feature].numpy()
+        knots = basis.knots[feature].cpu().numpy()
         x = np.concatenate([np.linspace(knots[0] - 1, knots[-1] + 1, 83), knots])
         inputs = torch.zeros(len(x), 3, **DOUBLE)
-        inputs[:, feature] = torch.from_numpy(x)
+        inputs[:, feature] = torch.as_tensor(x)
         inputs.requires_grad_()
         values = basis(inputs)[..., feature]
         expected = reference.spline_matrix(x, knots, order)
-        np.testing.assert_allclose(values.detach().numpy(), expected, atol=1e-12)
+        np.testing.assert_allclose(values.detach().cpu().numpy(), expected, atol=1e-12)
         off = np.abs(x[:, None] - knots).min(1) > 1e-7
         for function in range(basis.num_functions if order else 0):
             element = interpolate.BSpline.basis_element(
@@ -44,7 +44,7 @@ def test_adaptive_bspline_is_cox_de_boor_and_scipy(order: int) -> None:
             )
             (slope,) = torch.autograd.grad(values[function].sum(), inputs, retain_graph=True)
             wanted = np.nan_to_num(element.derivative()(x[off]))
-            np.testing.assert_allclose(slope[off, feature].numpy(), wanted, atol=1e-11)
+            np.testing.assert_allclose(slope[off, feature].cpu().numpy(), wanted, atol=1e-11)
 
 
 @pytest.mark.parametrize("order", range(1, 6))
@@ -219,7 +219,7 @@ def test_adaptive_grids_cover_the_data_and_crowd_where_they_do() -> None:
     layer: Any = KANLinear(3, 4, basis=ADAPTIVE, **DOUBLE)
     x = skewed(2000, 3)
     layer.update_grid(x, uniform_share=0.05, margin=0.02)
-    breaks = layer.expansion.basis.breaks()
+    breaks, x = layer.expansion.basis.breaks(), x.cpu()
     extent = x.max(0).values - x.min(0).values
     torch.testing.assert_close(breaks[:, 0], x.min(0).values - 0.02 * extent)
     torch.testing.assert_close(breaks[:, -1], x.max(0).values + 0.02 * extent)
@@ -322,7 +322,7 @@ def test_updates_see_squashed_inputs_and_leave_statistics_and_generators_alone()
     assert layer.expansion.squasher.training
     assert torch.equal(state, torch.get_rng_state())
     assert torch.equal(statistics, layer.expansion.squasher.norm.running_mean)
-    seen = layer.expansion.squashed(x)
+    seen = layer.expansion.squashed(x).cpu()
     assert (layer.expansion.basis.breaks()[:, 0] < seen.min(0).values).all()
     tanh: Any = KANLinear(3, 4, basis=ADAPTIVE, squash="tanh", **DOUBLE)
     tanh.update_grid(x)
@@ -342,7 +342,7 @@ def test_lower_precisions_keep_their_dtype(dtype: torch.dtype) -> None:
 
 def test_samples_are_spread_over_many_rows() -> None:
     sample = sample_rows(torch.arange(10_000.0).unsqueeze(-1), 100)
-    ends = torch.tensor([0.0, 10_000.0]).double()
+    ends = sample.new_tensor([0.0, 10_000.0])
     gaps = torch.cat([ends[:1], sample[:, 0], ends[1:]]).diff()
     assert len(sample) == 100
     assert gaps[1:-1].min() > 0  # no row twice, in their order

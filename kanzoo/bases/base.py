@@ -225,8 +225,8 @@ def as_factory(basis: str | BasisFactory | type[Basis]) -> BasisFactory:
 
 
 def normal_quantiles(count: int = 4096) -> Tensor:
-    """`count` float64 points that divide the standard normal distribution evenly."""
-    levels = (torch.arange(count, dtype=torch.float64) + 0.5) / count
+    """`count` float64 points on the CPU that divide the standard normal distribution evenly."""
+    levels = (torch.arange(count, dtype=torch.float64, device="cpu") + 0.5) / count
     quantiles: Tensor = torch.special.ndtri(levels)
     return quantiles
 

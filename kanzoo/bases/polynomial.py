@@ -48,7 +48,8 @@ class Chebyshev(Basis):
 
 def recurrence(steps: list[tuple[float, float, float]]) -> Family:
     """p_0 = 1, p_(n+1) = (a_n x + b_n) p_n - c_n p_(n-1) from (a_n, b_n, c_n); c_0 is not used."""
-    table = torch.tensor([*steps, (0.0,) * 3], dtype=torch.float64).t().unsqueeze(-1)
+    rows = [*steps, (0.0,) * 3]
+    table = torch.tensor(rows, dtype=torch.float64, device="cpu").t().unsqueeze(-1)
     return Family("recurrence", (table,))
 
 
@@ -193,7 +194,7 @@ class Bernstein(Basis):
         if degree > 64:  # powers get too small
             return None
         binomials = [float(math.comb(degree, k)) for k in range(degree + 1)]
-        table = torch.tensor(binomials, dtype=torch.float64).view(1, -1, 1)
+        table = torch.tensor(binomials, dtype=torch.float64, device="cpu").view(1, -1, 1)
         return Family("bernstein", (table,))
 
     @property

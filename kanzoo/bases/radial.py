@@ -82,7 +82,8 @@ class RadialBasis(GridBasis):
         low, high = self.grid_ends().squeeze(-1).tolist()
         reach = (high - low) / (self.grid_size - 1)
         count = 6 * (self.grid_size + 2)
-        points = torch.linspace(low - reach, high + reach, count, dtype=torch.float64)
+        ends = low - reach, high + reach
+        points = torch.linspace(*ends, count, dtype=torch.float64, device="cpu")
         return points.unsqueeze(-1).expand(-1, self.in_features)
 
     def _load_from_state_dict(

@@ -149,7 +149,7 @@ class BSpline(GridBasis):
         if self.grid == "adaptive":
             self.set_breaks(split_cells(breaks, grid_size))
         else:
-            levels = torch.linspace(0, 1, grid_size + 1, dtype=torch.float64)
+            levels = torch.linspace(0, 1, grid_size + 1, dtype=torch.float64, device="cpu")
             self.set_breaks(breaks[:, :1] + (breaks[:, -1:] - breaks[:, :1]) * levels)
 
     def size_with(self, num_functions: int) -> int:
@@ -168,7 +168,7 @@ class BSpline(GridBasis):
         """Points that determine a function: degree + 2 in every cell, outer ones too, `(P, C)`."""
         knots = extend(self.breaks(), self.spline_order).expand(self.in_features, -1)
         count = self.spline_order + 2
-        inner = (torch.arange(count, dtype=torch.float64) + 0.5) / count
+        inner = (torch.arange(count, dtype=torch.float64, device="cpu") + 0.5) / count
         points = knots[:, :-1, None] + knots.diff(dim=1)[..., None] * inner
         return points.flatten(1).t()
 

@@ -12,7 +12,6 @@ from collections.abc import Mapping
 
 import numpy as np
 import torch
-from scipy.optimize import nnls
 from torch import Tensor
 
 from kanzoo.bases.activation import ODD, RISING
@@ -123,13 +122,17 @@ def monotone_on_data(weight: Tensor, kind: Tensor, basis: GridBasis, sample: Ten
     Shapes: weight `(K, C, O)`, kind `(C, O)`, sample `(N, C)` in float64 on the CPU, NaN for what
     is missing. Non-negative least squares for every edge whose coefficients are not ordered.
     """
+    from scipy.optimize import nnls  # with few users, while layers are on every machine
+
     count = basis.num_functions
     main = weight[:count].double().cpu().numpy()
     signs = kind.cpu().numpy()
     values = copy.deepcopy(basis).cpu().double()(sample.nan_to_num())  # (K, N, C)
     values = values * sample.isfinite()
     gram = torch.einsum("knc,lnc->ckl", values, values) / len(sample)
-    gram += 1e-8 * gram.diagonal(dim1=1, dim2=2).mean(1)[:, None, None] * torch.eye(count)
+    gram += (
+        1e-8 * gram.diagonal(dim1=1, dim2=2).mean(1)[:, None, None] * torch.eye(count, device="cpu")
+    )
     roots = torch.linalg.cholesky(gram).transpose(1, 2).numpy()
     steps = np.tril(np.ones((count, count)))  # from steps to coefficients, the first step free
     steps = np.concatenate([-steps[:, :1], steps], axis=1)
@@ -192,7 +195,8 @@ def _find_reflection(expansion: Expansion) -> tuple[tuple[int, ...], tuple[float
         return None
     like = next(basis.buffers(), torch.zeros(()))
     like = like if like.is_floating_point() else like.float()
-    reach = torch.cat([normal_quantiles(400), 12 * torch.sin(torch.arange(400).double())])
+    steps = torch.arange(400, dtype=torch.float64, device="cpu")
+    reach = torch.cat([normal_quantiles(400), 12 * steps.sin()])
     if expansion.squash == "tanh":
         reach = reach.tanh()
     x = reach.to(like).unsqueeze(-1).expand(-1, basis.in_features)

@@ -76,8 +76,8 @@ def subsample(rows: Tensor, count: int) -> Tensor:
 
 def _subsample_index(size: int, count: int) -> Tensor:
     if size <= count:
-        return torch.arange(size)
-    golden = torch.arange(1, count + 1, dtype=torch.float64) * ((5**0.5 - 1) / 2)
+        return torch.arange(size, device="cpu")
+    golden = torch.arange(1, count + 1, dtype=torch.float64, device="cpu") * ((5**0.5 - 1) / 2)
     return ((golden - golden.floor()) * size).long().sort().values
 
 
@@ -108,9 +108,10 @@ def _rows_of_all(x: Tensor, rows: int, samples: int) -> Tensor:
         sample = index // each
         owner, local = sample % processes, sample // processes * each + index % each
     else:
-        ends = torch.tensor(counts).cumsum(0)
+        totals = torch.tensor(counts, device="cpu")
+        ends = totals.cumsum(0)
         owner = torch.searchsorted(ends, index, right=True)
-        local = index - (ends - torch.tensor(counts))[owner]
+        local = index - (ends - totals)[owner]
     largest = int(owner.bincount(minlength=1).max()) if len(index) else 0
     mine = x.new_zeros(largest, x.shape[1])
     chosen = x[local[owner == rank].to(x.device)]
