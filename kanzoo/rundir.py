@@ -131,6 +131,13 @@ class RunDir:
                 self._lock_file.unlink(missing_ok=True)
             lock.release()
 
+    def remove_lock(self) -> None:
+        """Remove the lock of a finished run whose process was killed before it could."""
+        with contextlib.suppress(BusyError, OSError):
+            if self._lock_file.is_file():
+                with self.lock():
+                    pass
+
     def is_locked(self) -> bool:
         """Whether a process is training this run."""
         if not self._lock_file.is_file():

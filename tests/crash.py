@@ -1,6 +1,6 @@
 """Kills commands as they write, and says whether the same command then ends as if left alone.
 
-    python tests/crash.py train|tune|study|explain [--points 50] [--folder FOLDER]
+    python tests/crash.py train|sweep|tune|study|explain [--points 50] [--folder FOLDER]
     python tests/crash.py random [--points 20]
 
 Everything that reaches a file is a point: a new, renamed or removed file, a folder, a sync, and
@@ -11,17 +11,19 @@ has imported all that they need, so that a point costs little more than the comm
 import argparse
 import builtins
 import contextlib
+import hashlib
 import importlib
 import io
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -50,7 +52,7 @@ RUN = (
     *("data.n_train=96", "data.n_test=64", "data.batch_size=32", "model=mlp", "match=none"),
 )
 TRAIN = (
-    *(*RUN, "model.width=4", "trainer.max_epochs=3", "callbacks.pictures.every=2"),
+    *(*RUN, "model.width=2", "model.depth=1", "trainer.max_epochs=3", "callbacks.pictures.every=2"),
     *("callbacks.checkpoint_minutes=1e-9", "callbacks.grid={refine: [[1, 7]]}"),
 )
 SIZES = {  # eight architectures, as small as they come
@@ -71,22 +73,25 @@ DATED = (".html", ".log", ".md", ".tex", ".json.gz")  # hold times of day, or ho
 
 
 class Points:
-    """Counts what a process does to files below a folder, and kills it at one of them."""
+    """Counts what a process does to files below a folder, and keeps what is there at some points.
 
-    def __init__(self, folder: Path, kill_at: int | None) -> None:
+    A process that is killed leaves what the operating system was given: a copy of the folder.
+    """
+
+    def __init__(self, folder: Path, states: Path, places: Collection[int]) -> None:
         self.folder = str(folder.resolve())
-        self.kill_at = kill_at
+        self.states = states
+        self.places = places
         self.count = 0
 
     def holds(self, path: object) -> bool:
         is_path = isinstance(path, str | os.PathLike)
         return is_path and os.path.abspath(os.fspath(path)).startswith(self.folder)  # type: ignore[arg-type]
 
-    def reach(self, half: Callable[[], object] = lambda: None) -> None:
+    def reach(self) -> None:
+        if self.count in self.places:
+            shutil.copytree(self.folder, self.states / str(self.count))
         self.count += 1
-        if self.count - 1 == self.kill_at:
-            half()
-            os.kill(os.getpid(), signal.SIGKILL)
 
     def install(self) -> None:
         for name in ("replace", "rename", "unlink", "remove", "mkdir", "rmdir"):
@@ -114,8 +119,9 @@ class Points:
         class Torn(io.FileIO):
             def write(self, data: Any) -> int:
                 view = memoryview(data).cast("B")
-                points.reach(lambda: io.FileIO.write(self, view[: len(view) // 2]))
-                return super().write(data)
+                half = super().write(view[: len(view) // 2])
+                points.reach()
+                return half + super().write(view[half:])
 
         def opened(
             file: Any, mode: str = "r", buffering: int = -1, encoding: str | None = None,
@@ -136,6 +142,9 @@ class Points:
 
 def run_here(words: Sequence[str]) -> None:
     """Run a command in this process; a study in it too, cell after cell."""
+    import kanzoo.page.style
+
+    kanzoo.page.style.pdf_of = lambda figure: b"%PDF-"  # takes half the time of a report
     command, *rest = words
     sys.argv = [command, *rest]
     module = importlib.import_module(f"kanzoo.{command}")
@@ -181,16 +190,19 @@ class Bench:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.work = folder / "work"
+        self.states = folder / "states"
         self.log = folder / "log.txt"
 
     def fork(
-        self, words: Sequence[str], *, kill_at: int | None = None, after: float | None = None
+        self, words: Sequence[str], *, places: Collection[int] = (), after: float | None = None
     ) -> int | None:
-        """Run a command; how many points it had, or None where it was killed."""
-        self.work.mkdir(exist_ok=True)
+        """Run a command; how many points it had, or None where it was killed `after` seconds.
+
+        What the folder held at the points in `places` is left below `states`.
+        """
         child = os.fork()
         if child == 0:
-            self._child(words, kill_at)
+            self._child(words, places)
         if after is not None:
             time.sleep(after)
             os.kill(child, signal.SIGKILL)
@@ -206,14 +218,14 @@ class Bench:
                     importlib.import_module(name)
         return int(facts["points"])
 
-    def _child(self, words: Sequence[str], kill_at: int | None) -> None:
+    def _child(self, words: Sequence[str], places: Collection[int]) -> None:
         code = 1
         output = os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(output, 1)
         os.dup2(output, 2)
         try:
             os.chdir(self.work)
-            points = Points(self.work, kill_at)
+            points = Points(self.work, self.states, places)
             points.install()
             try:
                 run_here(words)
@@ -231,8 +243,13 @@ class Bench:
             sys.stderr.flush()
             os._exit(code)
 
-    def clear(self) -> None:
+    def put(self, state: Path | None = None) -> None:
+        """Let the working folder be what a point left, or a new one."""
         shutil.rmtree(self.work, ignore_errors=True)
+        if state is None:
+            self.work.mkdir()
+        else:
+            shutil.copytree(state, self.work)
 
 
 # --- what is compared ----------------------------------------------------------------------------
@@ -286,35 +303,57 @@ def _where(one: Any, other: Any) -> str:
 def kill_everywhere(bench: Bench, name: str, most: int) -> str:
     """Kill a command at `most` of its points, evenly spread; raises `SystemExit` for a difference.
 
-    Returns a line on what was done.
+    Points that leave the same files are one kill. Returns a line on what was done.
     """
     before, words = commands(bench, name)
-
-    def prepare() -> None:
-        bench.clear()
-        for command in before:
-            bench.fork(command)
-
-    prepare()
+    bench.put()
+    for command in before:
+        bench.fork(command)
+    start = bench.folder / "start"
+    shutil.copytree(bench.work, start)
     count = bench.fork(words)
     assert count
     reference = tree(bench.work)
-    places = sorted({int((i + 0.5) * count / most) for i in range(most)})
-    began = time.monotonic()
-    for place in places:
-        prepare()
-        bench.fork(words, kill_at=place)  # a fast run flushes less often and may lack the last one
-        bench.fork(words)
+    most = min(most, count)
+    places = {int((i + 0.5) * count / most) for i in range(most)}
+    began = time.process_time(), sum(os.times()[2:4])
+    bench.put(start)
+    bench.fork(words, places=places)
+    seen: set[str] = set()
+    for state in (None, *sorted(bench.states.iterdir(), key=lambda path: int(path.name))):
+        if state is not None:
+            if (digest := digest_of(state)) in seen:
+                continue
+            seen.add(digest)
+            bench.put(state)
+            bench.fork(words)
         if wrong := differences(reference, tree(bench.work)):
-            raise SystemExit(f"{name}, killed at point {place} of {count}: {', '.join(wrong)}")
-    each = (time.monotonic() - began) / len(places)
-    return f"{name}: {len(places)} of {count} points, {each:.1f} s each, {len(reference)} files"
+            when = f"killed at point {state.name} of {count}" if state else "left alone again"
+            raise SystemExit(f"{name}, {when}: {', '.join(wrong)}")
+    seconds = time.process_time() - began[0] + sum(os.times()[2:4]) - began[1]
+    return (
+        f"{name}: {len(places)} of {count} points, {len(seen)} of them differ, "
+        f"{len(reference)} files, {seconds:.0f} s of the processor"
+    )
+
+
+def digest_of(folder: Path) -> str:
+    """What tells the files below a folder from others, the numbers of processes aside."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*")):
+        name = re.sub(r"\.\d+\.tmp$", ".tmp", str(path.relative_to(folder)))
+        digest.update(name.encode() + b"\0")
+        digest.update(hashlib.sha256(path.read_bytes() if path.is_file() else b"").digest())
+    return digest.hexdigest()
 
 
 def commands(bench: Bench, name: str) -> tuple[list[list[str]], list[str]]:
     """What is run first, and what is killed."""
     if name == "train":
         return [], ["train", *TRAIN]
+    if name == "sweep":
+        words = [*RUN, "model.width=2", "trainer.max_epochs=1", "layers=kan_activated"]
+        return [], ["train", "-m", *words, "seed=0,1"]
     if name == "explain":
         train = ["train", *RUN, "model.width=3", "trainer.max_epochs=1", "name=seen"]
         bench.fork(train)
@@ -337,17 +376,17 @@ def kill_at_random(bench: Bench, most: int, seed: int) -> str:
             *("data.limit_train=128", "data.batch_size=32", "trainer.max_epochs=4"),
             *("match=none", "callbacks.checkpoint_minutes=1e-9"),
         ]
-        bench.clear()
+        bench.put()
         bench.fork(words)  # imports and kernels
-        bench.clear()
+        bench.put()
         began = time.monotonic()
         bench.fork(words)
         seconds = time.monotonic() - began
         reference = tree(bench.work)
         for _ in range(most * (index + 1) // len(SIZES) - most * index // len(SIZES)):
-            bench.clear()
+            bench.put()
             while bench.fork(words, after=seconds * draw.uniform(0.2, 0.95)) is not None:
-                bench.clear()  # it was faster
+                bench.put()  # it was faster
             kills += 1
             bench.fork(words)
             if wrong := differences(reference, tree(bench.work)):
@@ -357,11 +396,14 @@ def kill_at_random(bench: Bench, most: int, seed: int) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("name", choices=["train", "tune", "study", "explain", "random"])
+    parser.add_argument("name", choices=["train", "sweep", "tune", "study", "explain", "random"])
     parser.add_argument("--points", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
     chosen = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"  # threads do not outlast a fork
+    from kanzoo.run.config import compose
+
+    compose("train", [])  # what this keeps serves all forks
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(Path(folder).resolve())
         if chosen.name == "random":

@@ -47,6 +47,7 @@ def skip(folder: RunDir) -> bool:
         return folder.result() is not None
     folder.check_config()
     if folder.result() is not None:
+        folder.remove_lock()
         log.info("finished before, skipped: %s", folder.path)
         return True
     return False

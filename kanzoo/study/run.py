@@ -49,6 +49,9 @@ class Runner(ExitStack):
         """Run the cells; results and failures are in their folders afterwards."""
         cells = distinct(cells)
         waiting = [c for c in cells if self.overwrite or not c.folder.has_ended]
+        for cell in cells:
+            if cell.folder.has_ended:
+                cell.folder.remove_lock()
         if not waiting:
             log.info("all %d cells were finished before", len(cells))
             return
