@@ -8,11 +8,16 @@ import platform
 import struct
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 LABEL = b"sha256:"
 LENGTH = struct.pack("<H", len(LABEL) + 64)  # of the comment that ends a sealed archive
+FORMULA_SIGNS = tuple("=+-@")
 NO_COMMENT = struct.pack("<H", 0)
 
 
@@ -42,6 +47,32 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     buffer = io.BytesIO()
     np.savez_compressed(buffer, allow_pickle=False, **arrays)
     write_atomic(path, buffer.getvalue())
+
+
+def csv_of(table: "pd.DataFrame") -> str:
+    """A table as CSV, in which no cell is a formula that a spreadsheet would execute.
+
+    Texts that begin like one have a quote before them, by which spreadsheets know texts.
+    """
+
+    def as_text(value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        text = value.replace("\r", " ")  # which would begin a row for some that read it
+        is_formula = text.lstrip()[:1] in FORMULA_SIGNS and not is_number(text)
+        return f"'{text}" if is_formula else text
+
+    def is_number(text: str) -> bool:
+        try:
+            float(text)
+        except ValueError:
+            return False
+        return True
+
+    safe = table.assign(
+        **{name: table[name].map(as_text) for name in table.select_dtypes(exclude="number")}
+    )
+    return str(safe.to_csv(index=False))
 
 
 def _remove_left_over(path: Path) -> None:

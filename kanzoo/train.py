@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from kanzoo.errors import BUSY_CODE, BusyError, DivergedError, Stopped
-from kanzoo.run.command import fail, os_error_line, run_command, user_errors
+from kanzoo.run.command import run_command, user_errors
 from kanzoo.run.fit import fit_alone, skip
 from kanzoo.run.prepare import check_machine, prepare
 from kanzoo.rundir import Config, RunDir, is_first_process
@@ -33,8 +33,6 @@ def _job(config: Config) -> None:
     except (BusyError, DivergedError) as error:
         print(f"kanzoo: {error}", file=sys.stderr)
         raise SystemExit(BUSY_CODE if isinstance(error, BusyError) else 1) from None
-    except OSError as error:  # a disk that is full, a folder that is gone or not writable
-        fail(f"{os_error_line(error)}; the same command goes on")
     except Stopped as stop:
         if stop.number == getattr(signal, "SIGUSR1", None):
             requeue()

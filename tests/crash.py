@@ -1,7 +1,8 @@
 """Kills commands as they write, and says whether the same command then ends as if left alone.
 
-    python tests/crash.py train|sweep|tune|study|explain [--points 50] [--folder FOLDER]
+    python tests/crash.py train|sweep|tune|study|explain [--points 50]
     python tests/crash.py random [--points 20]
+    python tests/crash.py train|study --full [--points 10]
 
 Everything that reaches a file is a point: a new, renamed or removed file, a folder, a sync, and
 every write, half of which is there when the process is killed. Processes are forked from one that
@@ -9,11 +10,9 @@ has imported all that they need, so that a point costs little more than the comm
 """
 
 import argparse
-import builtins
 import contextlib
 import hashlib
 import importlib
-import io
 import json
 import os
 import random
@@ -23,10 +22,12 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from crash_points import Points
 
 STUDY = """
 name: crash
@@ -67,74 +68,6 @@ SIZES = {  # eight architectures, as small as they come
 }
 TIMES = ("step_time_ms", "train_seconds", "samples_per_second", "machine", "git_sha")
 DATED = (".html", ".log", ".md", ".tex", ".json.gz")  # hold times of day, or how long cells took
-
-
-# --- the points ----------------------------------------------------------------------------------
-
-
-class Points:
-    """Counts what a process does to files below a folder, and keeps what is there at some points.
-
-    A process that is killed leaves what the operating system was given: a copy of the folder.
-    """
-
-    def __init__(self, folder: Path, states: Path, places: Collection[int]) -> None:
-        self.folder = str(folder.resolve())
-        self.states = states
-        self.places = places
-        self.count = 0
-
-    def holds(self, path: object) -> bool:
-        is_path = isinstance(path, str | os.PathLike)
-        return is_path and os.path.abspath(os.fspath(path)).startswith(self.folder)  # type: ignore[arg-type]
-
-    def reach(self) -> None:
-        if self.count in self.places:
-            shutil.copytree(self.folder, self.states / str(self.count))
-        self.count += 1
-
-    def install(self) -> None:
-        for name in ("replace", "rename", "unlink", "remove", "mkdir", "rmdir"):
-            setattr(os, name, self._watched(getattr(os, name)))
-        sync = os.fsync
-
-        def fsync(file: int) -> None:
-            self.reach()
-            sync(file)
-
-        os.fsync = fsync
-        builtins.open = io.open = self._opened(io.open)
-
-    def _watched(self, plain: Callable[..., Any]) -> Callable[..., Any]:
-        def call(path: Any, *args: Any, **options: Any) -> Any:
-            if self.holds(path):
-                self.reach()
-            return plain(path, *args, **options)
-
-        return call
-
-    def _opened(self, plain: Callable[..., Any]) -> Any:
-        points = self
-
-        class Torn(io.FileIO):
-            def write(self, data: Any) -> int:
-                view = memoryview(data).cast("B")
-                half = super().write(view[: len(view) // 2])
-                points.reach()
-                return half + super().write(view[half:])
-
-        def opened(
-            file: Any, mode: str = "r", buffering: int = -1, encoding: str | None = None,
-            errors: str | None = None, newline: str | None = None, *args: Any, **options: Any,
-        ) -> Any:  # fmt: skip
-            if not set(mode) & set("wax") or "+" in mode or not points.holds(file):
-                return plain(file, mode, buffering, encoding, errors, newline, *args, **options)
-            points.reach()
-            raw = Torn(file, mode.replace("b", "").replace("t", ""))
-            binary = io.BufferedWriter(raw)
-            return binary if "b" in mode else io.TextIOWrapper(binary, encoding, errors, newline)
-
-        return opened
 
 
 # --- what is run ---------------------------------------------------------------------------------
@@ -194,21 +127,31 @@ class Bench:
         self.log = folder / "log.txt"
 
     def fork(
-        self, words: Sequence[str], *, places: Collection[int] = (), after: float | None = None
+        self,
+        words: Sequence[str],
+        *,
+        places: Collection[int] = (),
+        after: float | None = None,
+        full_from: int | None = None,
     ) -> int | None:
         """Run a command; how many points it had, or None where it was killed `after` seconds.
 
-        What the folder held at the points in `places` is left below `states`.
+        What the folder held at the points in `places` is left below `states`. From the point
+        `full_from` on the disk is full: None too, and `SystemExit` if more than a line says so.
         """
         child = os.fork()
         if child == 0:
-            self._child(words, places)
+            self._child(words, places, full_from)
         if after is not None:
             time.sleep(after)
             os.kill(child, signal.SIGKILL)
         _, status = os.waitpid(child, 0)
         if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL:
             return None
+        if full_from is not None and os.waitstatus_to_exitcode(status) == 2:
+            said = self.log.read_text().splitlines()
+            if said[-1].startswith("kanzoo: No space left on device") and "Traceback" not in said:
+                return None
         if status != 0:
             raise SystemExit(f"{' '.join(words)} failed:\n{self.log.read_text()[-3000:]}")
         facts = json.loads((self.folder / "facts.json").read_text())
@@ -218,14 +161,14 @@ class Bench:
                     importlib.import_module(name)
         return int(facts["points"])
 
-    def _child(self, words: Sequence[str], places: Collection[int]) -> None:
+    def _child(self, words: Sequence[str], places: Collection[int], full_from: int | None) -> None:
         code = 1
         output = os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(output, 1)
         os.dup2(output, 2)
         try:
             os.chdir(self.work)
-            points = Points(self.work, self.states, places)
+            points = Points(self.work, self.states, places, full_from)
             points.install()
             try:
                 run_here(words)
@@ -305,6 +248,7 @@ def kill_everywhere(bench: Bench, name: str, most: int) -> str:
 
     Points that leave the same files are one kill. Returns a line on what was done.
     """
+    bench.put()
     before, words = commands(bench, name)
     bench.put()
     for command in before:
@@ -335,6 +279,25 @@ def kill_everywhere(bench: Bench, name: str, most: int) -> str:
         f"{name}: {len(places)} of {count} points, {len(seen)} of them differ, "
         f"{len(reference)} files, {seconds:.0f} s of the processor"
     )
+
+
+def fill_everywhere(bench: Bench, name: str, most: int) -> str:
+    """Let the disk be full from `most` points of a command on, and give it again with space."""
+    bench.put()
+    _, words = commands(bench, name)
+    count = bench.fork(words)
+    assert count
+    reference = tree(bench.work)
+    ends = 0
+    for place in sorted({int((i + 0.5) * count / most) for i in range(most)}):
+        bench.put()
+        ends += bench.fork(words, full_from=place) is None
+        left = [path for path in bench.work.rglob("*.tmp") if path.stat().st_size]
+        bench.fork(words)
+        if left or (wrong := differences(reference, tree(bench.work))):
+            what = ", ".join(map(str, left) if left else wrong)
+            raise SystemExit(f"{name}, disk full from point {place} of {count}: {what}")
+    return f"{name}: full from {most} of {count} points, {ends} of them end in one line"
 
 
 def digest_of(folder: Path) -> str:
@@ -398,6 +361,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("name", choices=["train", "sweep", "tune", "study", "explain", "random"])
     parser.add_argument("--points", type=int, default=20)
+    parser.add_argument("--full", action="store_true", help="the disk is full from there on")
     parser.add_argument("--seed", type=int, default=0)
     chosen = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"  # threads do not outlast a fork
@@ -409,7 +373,8 @@ def main() -> None:
         if chosen.name == "random":
             print(kill_at_random(bench, chosen.points, chosen.seed))
         else:
-            print(kill_everywhere(bench, chosen.name, chosen.points))
+            campaign = fill_everywhere if chosen.full else kill_everywhere
+            print(campaign(bench, chosen.name, chosen.points))
 
 
 if __name__ == "__main__":

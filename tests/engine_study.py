@@ -6,12 +6,14 @@ python engine_study.py RUNS SEEDS [overrides of conf/compare.yaml]
 import csv
 import logging
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 from kanzoo.compare import _job
+from kanzoo.errors import stop_at_once
 from kanzoo.run.config import compose
 from kanzoo.settings import StudyConfig
 from kanzoo.study.comparison import study_of
@@ -76,5 +78,6 @@ def results(runs: Path) -> list[dict[str, str]]:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, stop_at_once)  # as the command does
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     _job(configured(Path(sys.argv[1]), *sys.argv[3:], seeds=int(sys.argv[2])))

@@ -16,8 +16,9 @@ POINTS = {"train": 110, "sweep": 15, "explain": 20, "study": 30, "tune": 30}
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(7200)]
 
 
-def crash(name: str, points: int) -> str:
+def crash(name: str, points: int, *options: str) -> str:
     words = [sys.executable, str(ROOT / "tests" / "crash.py"), name, "--points", str(points)]
+    words += options
     done = subprocess.run(words, env=environment(), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -27,6 +28,12 @@ def crash(name: str, points: int) -> str:
 def test_a_kill_at_any_write_changes_nothing(name: str) -> None:
     said = crash(name, POINTS[name] * TIMES)
     assert said.startswith(f"{name}: ")
+
+
+@pytest.mark.parametrize("name", ["train", "study"])
+def test_a_disk_that_is_full_from_any_write_on_loses_nothing(name: str) -> None:
+    said = crash(name, 8 * TIMES, "--full")
+    assert said.startswith(f"{name}: full from {8 * TIMES} of ")
 
 
 def test_twenty_random_kills_over_eight_architectures_change_nothing() -> None:

@@ -317,6 +317,40 @@ def test_a_driver_killed_at_any_moment_loses_nothing(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_study_that_a_signal_stops_saves_its_cells_and_goes_on(
+    tmp_path: Path, undisturbed: list[dict[str, str]], number: signal.Signals
+) -> None:
+    """The worker is within the first of two epochs: what it keeps was saved by the signal."""
+    runs, log = tmp_path / "runs", tmp_path / "log"
+    harm = {"SABOTAGE_LOG": str(log), "PYTHONPATH": str(SABOTAGE)}
+    harm["SABOTAGE"] = json.dumps({"2 kan": "slow"})
+    words = ("engine.workers=1", "engine.threads=1")
+    process = engine_study.start(runs, 4, *words, **harm)
+    while not log.is_file() and process.poll() is None:
+        time.sleep(0.1)
+    process.send_signal(number)
+    said, _ = process.communicate(timeout=100)
+    assert process.returncode == 128 + number, said
+    assert "Traceback" not in said
+    done = len(list(runs.rglob("result.json")))
+    assert said.splitlines()[-1] == (
+        f"kanzoo: stopped by {number.name}; {done} of 8 cells are finished, "
+        "the same command goes on from here"
+    )
+    (unfinished,) = (p.parent for p in runs.rglob("last.ckpt") if not finished(p.parent.parent))
+    assert unfinished.parent.name == "seed2"
+    code, said = engine_study.finish(runs, 4, *words)
+    assert code == 0, said
+    assert f"{8 - done} of 8 cells to run" in said
+    assert engine_study.results(runs) == undisturbed
+
+
+def finished(folder: Path) -> bool:
+    return (folder / "result.json").is_file()
+
+
+@pytest.mark.slow
 def test_two_drivers_run_no_cell_twice(tmp_path: Path, undisturbed: list[dict[str, str]]) -> None:
     runs = tmp_path / "runs"
     harm = {"SABOTAGE_LOG": str(tmp_path / "log"), "PYTHONPATH": str(SABOTAGE)}

@@ -2,6 +2,7 @@
 
 import csv
 import math
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,7 +17,7 @@ from kanzoo.benchmark import loop
 from kanzoo.errors import DivergedError
 from kanzoo.run.config import compose
 from kanzoo.rundir import RunDir
-from kanzoo.training import trainer as trainers
+from kanzoo.training import progress
 from kanzoo.training.loop import is_direct
 from kanzoo.training.measure import StepTimer
 from kanzoo.training.task import Task
@@ -151,16 +152,34 @@ def test_the_bar_is_drawn_ten_times_a_second_and_at_the_end(
 ) -> None:
     drawn = []
     now = [100.0]
-    monkeypatch.setattr(trainers.time, "perf_counter", lambda: now[0])
-    base = trainers.RichProgressBar
+    monkeypatch.setattr(progress.time, "perf_counter", lambda: now[0])
+    base = progress.RichProgressBar
     monkeypatch.setattr(base, "on_train_batch_end", lambda self, *args: drawn.append(args[-1]))
-    bar = trainers.ProgressBar()
+    bar = progress.ProgressBar()
     for index in range(100):
         now[0] += 0.01
         trainer: Any = SimpleNamespace(is_last_batch=index == 97)
         bar.on_train_batch_end(trainer, None, None, None, index)
     assert 10 <= len(drawn) <= 12
     assert 97 in drawn
+
+
+@pytest.mark.parametrize(("seconds", "epochs"), [(0.0, [1, 2]), (30.0, [])])
+def test_a_log_has_a_line_an_epoch_and_few_of_quick_ones(
+    train_run: Run, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
+    seconds: float, epochs: list[int],
+) -> None:  # fmt: skip
+    monkeypatch.setattr(progress.ProgressLines, "SECONDS", seconds)
+    monkeypatch.setattr(progress.ProgressLines, "on_train_batch_end", lambda *_: None)
+    caplog.set_level("INFO", "kanzoo")
+    train_run("callbacks.progress=true")
+    lines = [line for line in caplog.messages if line.startswith("epoch ")]
+    assert [int(line[6]) for line in lines] == epochs
+    for line in lines:
+        assert re.fullmatch(
+            r"epoch \d/2, step [\d,]+(, \S+ [-\d.e]+)*, val/accuracy [\d.]+(, .*)?"
+            r", 0:00:\d\d left", line
+        ), line  # fmt: skip
 
 
 def small(folder: Path) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from rich.console import Console
 from test_compare import SHORT, configured
 
 from kanzoo.compare import _job
+from kanzoo.files import csv_of
 from kanzoo.interpret.edges import EdgeCurves
 from kanzoo.settings import MetricConfig
 from kanzoo.study.decomposition import PARTS
@@ -313,6 +314,19 @@ def test_everything_is_escaped(tmp_path):
     assert "<script" not in markdown
     rows = [line for line in markdown.splitlines() if line.startswith("|")]
     assert {len(re.findall(r"(?<!\\)\|", row)) for row in rows} == {8, 15}
+
+
+def test_no_cell_is_a_formula_of_a_spreadsheet(tmp_path):
+    results = fake_study(tmp_path, epochs=0)
+    results.loc[3, "status"] = "failed"
+    results.loc[3, "reason"] = "=HYPERLINK(A1)"
+    table = pd.read_csv(report(tmp_path, results)["results.csv"])
+    assert table["reason"].dropna().tolist() == ["'=HYPERLINK(A1)"]
+    attacks = ["+1+cmd", "-2+3", "@SUM(A1)", "\t=1", "\r=1"]
+    read = pd.read_csv(StringIO(csv_of(pd.DataFrame({"a": attacks}))), dtype=str)
+    assert read["a"].tolist() == [f"'{attack}".replace("\r", " ") for attack in attacks]
+    harmless = pd.DataFrame({"a": ["-0.5", "x=1", ""], "b": [-1.5, 2.0, 3.0]})
+    assert csv_of(harmless) == harmless.to_csv(index=False)
 
 
 def test_verdicts_json_is_strict_and_complete(tmp_path, study):

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from kanzoo.files import write_arrays, write_atomic
+from kanzoo.files import csv_of, write_arrays, write_atomic
 from kanzoo.settings import StudyConfig
 from kanzoo.study.judge import judge
 from kanzoo.study.plan import active_axes
@@ -236,7 +236,7 @@ def _join_trials(paths: Iterable[Path], folder: Path) -> None:
     last = table.assign(_runs=runs).sort_values("_runs", kind="stable")
     keys = [name for name in table if name not in RESULTS_OF_TRIALS]
     kept = last.drop_duplicates(keys, keep="last").index
-    write_atomic(folder / TRIALS, table.loc[sorted(kept)].to_csv(index=False))
+    write_atomic(folder / TRIALS, csv_of(table.loc[sorted(kept)]))
 
 
 def _size(ledger: Ledger) -> tuple[int, ...]:

@@ -47,7 +47,10 @@ def run_command(config_name: str, job: Callable[[Config], None]) -> None:
     def main(config: DictConfig) -> None:
         with user_errors():
             plain = to_plain(config, dict(HydraConfig.get().runtime.choices))
-        job(plain)
+        try:
+            job(plain)
+        except OSError as error:  # a disk that is full, a folder that is gone or not writable
+            fail(f"{os_error_line(error)}; the same command goes on")
 
     Extensions.register()
     if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:

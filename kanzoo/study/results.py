@@ -11,6 +11,7 @@ import pandas as pd
 from kanzoo import registry
 from kanzoo.data.corruption import CORRUPTIONS
 from kanzoo.errors import DIVERGED
+from kanzoo.files import csv_of
 from kanzoo.settings import MetricConfig
 from kanzoo.study.plan import Cell
 
@@ -59,7 +60,7 @@ def as_csv(table: pd.DataFrame) -> str:
     """Results as CSV, counts as whole numbers also where some cells have none."""
     numbers = {name: pd.to_numeric(table[name]) for name in COUNTS if name in table}
     counts = {name: "Int64" for name, n in numbers.items() if (n.dropna() % 1 == 0).all()}
-    return table.drop(columns="items", errors="ignore").astype(counts).to_csv(index=False)
+    return csv_of(table.drop(columns="items", errors="ignore").astype(counts))
 
 
 def judged(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from kanzoo.files import write_atomic
+from kanzoo.files import csv_of, write_atomic
 from kanzoo.settings import TuneConfig
 from kanzoo.study.space import Space, sampler, space_of
 from kanzoo.study.tune import NOT_RUN, Trial, Tuning
@@ -28,7 +28,7 @@ def write_trials(tunings: Sequence[Tuning], options: TuneConfig, folder: Path) -
     """
     folder.mkdir(parents=True, exist_ok=True)
     rows = [_row(tuning, trial) for tuning in tunings for trial in tuning.trials]
-    write_atomic(folder / "trials.csv", pd.DataFrame(rows).to_csv(index=False))
+    write_atomic(folder / "trials.csv", csv_of(pd.DataFrame(rows)))
     kinds = [
         {**_columns(tuning), "space": space_of(tuning.cell, options), "trials": len(tuning.trials),
          "best": _row(tuning, tuning.best) if tuning.best else None}

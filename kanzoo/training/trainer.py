@@ -2,19 +2,14 @@
 
 import logging
 import sys
-import time
 import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
-from typing import Any
 
 import torch
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.callbacks import (
-    EarlyStopping,
-    RichProgressBar,
-)
+from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.profilers import PassThroughProfiler
 
@@ -33,6 +28,7 @@ from kanzoo.training.loggers import LogSteps, MetricsCSV
 from kanzoo.training.loop import EpochLoop
 from kanzoo.training.objective import Objective
 from kanzoo.training.optim import is_lbfgs
+from kanzoo.training.progress import ProgressBar, ProgressLines
 from kanzoo.training.services import loggers_beside
 from kanzoo.training.strategy import strategy_of
 from kanzoo.training.sync_norm import SyncNorms
@@ -84,8 +80,8 @@ def build_trainer(
     if config.callbacks.grid is not None:
         callbacks.append(GridSchedule(config.callbacks.grid))
     progress = config.callbacks.progress and sys.stderr.isatty()
-    if progress:
-        callbacks.append(ProgressBar())
+    if config.callbacks.progress:
+        callbacks.append(ProgressBar() if progress else ProgressLines())
     options = config.trainer
     if is_lbfgs(config.optim) and options.gradient_clip_val is not None:
         log.info("LBFGS: gradients are not clipped, which would mislead its line search")
@@ -145,31 +141,6 @@ class NoProfiler(PassThroughProfiler):
 
     def profile(self, action_name: str) -> AbstractContextManager[None]:  # type: ignore[override]
         return self.NOTHING
-
-
-class ProgressBar(RichProgressBar):
-    """Lightning's, at most `RATE` times a second and not a hundred; the last batch always shows."""
-
-    RATE = 10
-
-    def __init__(self) -> None:
-        super().__init__(refresh_rate=self.RATE)
-        self._shown = 0.0
-
-    def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
-        if self._is_due(trainer):
-            super().on_train_batch_end(trainer, *args)
-
-    def on_validation_batch_end(self, trainer: Trainer, *args: Any) -> None:
-        if self._is_due(trainer):
-            super().on_validation_batch_end(trainer, *args)
-
-    def _is_due(self, trainer: Trainer) -> bool:
-        now = time.perf_counter()
-        if now - self._shown < 1 / self.RATE and not trainer.is_last_batch:
-            return False
-        self._shown = now
-        return True
 
 
 def quieten() -> None:

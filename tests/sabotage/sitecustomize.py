@@ -1,8 +1,9 @@
 """Makes chosen runs go wrong: loaded by every Python that has this folder in PYTHONPATH.
 
-SABOTAGE is JSON: {"SEED LAYERS": DEED}, a deed is segfault, hang, stall, memory, nan or note. What
-was done is noted in SABOTAGE_LOG, with the SLURM job; "note" does nothing else, and "stall" hangs
-the first time only. The package is not told.
+SABOTAGE is JSON: {"SEED LAYERS": DEED}, a deed is segfault, hang, stall, memory, nan, slow or
+note. What was done is noted in SABOTAGE_LOG, with the SLURM job; "note" does nothing else, "stall"
+hangs the first time only, and "slow" takes a second for each of three steps. The package is not
+told.
 """
 
 import ctypes
@@ -29,6 +30,9 @@ def sabotage(self: RunDir) -> None:
     if deed is None:
         return
     log = Path(os.environ["SABOTAGE_LOG"])
+    if deed == "slow":
+        slow_down(log)
+        return
     first = not log.is_file() or deed not in log.read_text()
     with log.open("a") as file:
         file.write(f"{deed} {os.environ.get('SLURM_JOB_ID', '')}\n")
@@ -45,14 +49,31 @@ def sabotage(self: RunDir) -> None:
 
 def spoil_losses() -> None:
     """Make every loss of this run nan; a worker goes on with other runs."""
+    change_steps(lambda loss, step: loss * float("nan"))
+
+
+def slow_down(log: Path) -> None:
+    """Let three steps of this run take a second, and note the first of them."""
+
+    def slow(loss: Any, step: int) -> Any:
+        if step == 0:
+            log.write_text("slow\n")
+        time.sleep(step < 3)
+        return loss
+
+    change_steps(slow)
+
+
+def change_steps(change: Callable[[Any, int], Any]) -> None:
+    """Change the losses of the steps of this run."""
     from kanzoo.training.task import Task
 
-    plain = Task.training_step
+    plain, steps = Task.training_step, iter(range(10**9))
 
-    def spoilt(self: Task, batch: Any, batch_index: int) -> Any:
-        return plain(self, batch, batch_index) * float("nan")
+    def step(self: Task, batch: Any, batch_index: int) -> Any:
+        return change(plain(self, batch, batch_index), next(steps))
 
-    Task.training_step = spoilt  # type: ignore[method-assign]
+    Task.training_step = step  # type: ignore[method-assign]
     RESTORE.append(lambda: setattr(Task, "training_step", plain))
 
 

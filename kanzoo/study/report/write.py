@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 import pandas as pd
 
-from kanzoo.files import write_atomic
+from kanzoo.files import csv_of, write_atomic
 from kanzoo.page.html import render
 from kanzoo.study.pool import pooled_rows
 from kanzoo.study.report import latex, panels, plots, tables, words
@@ -81,7 +81,7 @@ def write_report(
         "results.csv": as_csv(results),
         "verdicts.json": json.dumps([v.to_dict() for v in verdicts], indent=1, allow_nan=False),
         **({"slopes.json": json.dumps([s.to_dict() for s in slopes], indent=1)} if slopes else {}),
-        "table.csv": pd.DataFrame([v.to_dict() for v in verdicts]).to_csv(index=False),
+        "table.csv": csv_of(pd.DataFrame([v.to_dict() for v in verdicts])),
         "table.tex": latex.latex_table(
             context["verdicts"], title, context["baseline"], context["level"]
         ),
