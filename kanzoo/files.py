@@ -69,9 +69,8 @@ def csv_of(table: "pd.DataFrame") -> str:
             return False
         return True
 
-    safe = table.assign(
-        **{name: table[name].map(as_text) for name in table.select_dtypes(exclude="number")}
-    )
+    texts = table.select_dtypes(exclude="number")
+    safe = table.assign(**{str(name): texts[name].map(as_text) for name in texts})
     return str(safe.to_csv(index=False))
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
-from pebble import ProcessExpired, ProcessPool
+from pebble import CONSTS, ProcessExpired, ProcessPool
 
 from kanzoo.checks import Count, check_value
 from kanzoo.study.engines.base import Engine, Session, cores
@@ -37,6 +37,7 @@ log = logging.getLogger("kanzoo")
 
 MAX_SEEDS = 8  # that are trained together: with more, little is gained and more is lost by a crash
 GRACE = 10.0  # seconds more that a worker has to end the processes of a hung cell
+SECONDS_TO_SAVE = 30.0  # that a worker has, once it was asked to end, before it is killed
 
 
 class LocalEngine(Engine):
@@ -111,6 +112,7 @@ class LocalEngine(Engine):
                 yield session
                 session.pool.close()
             except BaseException:
+                CONSTS.term_timeout = SECONDS_TO_SAVE
                 session.pool.stop()
                 raise
             finally:
