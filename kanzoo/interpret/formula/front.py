@@ -57,6 +57,8 @@ class Front:
         self.scale = float(y.std()) or abs(float(y.mean())) or 1.0
         self.entries: list[Entry] = []
         self._seen: set[str] = set()
+        is_flag = ((x == 0) | (x == 1)).all(0)
+        self.flags = {symbol for symbol, yes in zip(symbols, is_flag, strict=True) if yes}
         self.add(sympy.Float(float(y.mean()), 17))
 
     @property
@@ -79,6 +81,7 @@ class Front:
 
     def add(self, expression: sympy.Expr, *, polish: bool = True) -> float:
         """Take up an expression; returns its error, infinite for what is no formula of the data."""
+        expression = self._on_flags(expression)
         size = sum(1 for _ in sympy.preorder_traversal(expression))
         if size > MAX_NODES or expression.has(sympy.zoo, sympy.oo, sympy.nan, sympy.I):
             return math.inf
@@ -105,6 +108,20 @@ class Front:
                 log.debug("error %.3g: %s", error, fitted)
             self.entries.append(entry)
         return error
+
+    def _on_flags(self, node: sympy.Expr) -> sympy.Expr:
+        """The expression in which functions of one column of 0 and 1 are the lines they equal."""
+        known = node.free_symbols
+        if not known & self.flags:
+            return node
+        if len(known) == 1:
+            (symbol,) = known
+            zero, one = node.subs(symbol, 0), node.subs(symbol, 1)
+            if not (zero.is_finite and one.is_finite):
+                return node
+            pair = (v if v.is_Rational else v.evalf(17) for v in (zero, one - zero))
+            return sympy.Add(*(v * s for v, s in zip(pair, (sympy.S.One, symbol), strict=True)))
+        return node.func(*map(self._on_flags, node.args))
 
     def add_linear(self) -> None:
         """Take up the linear formula of all columns: the least that can be said."""
