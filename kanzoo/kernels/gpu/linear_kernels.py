@@ -60,7 +60,7 @@ def forward(
         raw = raw.to(tl.float32)
         seen, _ = squash(raw, SQUASH)
         columns = (tl.minimum(c, inputs - 1) * table_step)[None, :]
-        at = weight + c[:, None] * weight_in + o[None, :]
+        at = weight + c[:, None].to(tl.int64) * weight_in + o[None, :]
         mask = in_inputs[:, None] & in_outputs[None, :]
         value = tl.full((ROWS, INPUTS), 1.0, tl.float32)
         old = tl.full((ROWS, INPUTS), 0.0, tl.float32)
@@ -149,7 +149,7 @@ def input_gradient(
     raw = tl.load(x + n[:, None] * inputs + c[None, :], mask=inside, other=0.0).to(tl.float32)
     seen, squashed = squash(raw, SQUASH)
     columns = (tl.minimum(c, inputs - 1) * table_step)[None, :]
-    at = weight + c[None, :] * weight_in
+    at = weight + c[None, :].to(tl.int64) * weight_in
     total = tl.zeros((ROWS, INPUTS), tl.float32)
     value = tl.full((ROWS, INPUTS), 1.0, tl.float32)
     old = tl.full((ROWS, INPUTS), 0.0, tl.float32)
