@@ -1,5 +1,6 @@
 """The command that trains one run, or with `-m` several one after the other."""
 
+import logging
 import os
 import signal
 import subprocess
@@ -8,11 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from kanzoo.errors import BUSY_CODE, BusyError, DivergedError, Stopped
+from kanzoo.run.busy import busy_line
 from kanzoo.run.command import run_command, user_errors
 from kanzoo.run.fit import fit_alone, skip
 from kanzoo.run.prepare import check_machine, prepare
 from kanzoo.rundir import Config, RunDir, is_first_process
 from kanzoo.training.watch import end_without_contact, is_lost_contact
+
+log = logging.getLogger("kanzoo")
 
 
 def main() -> None:
@@ -28,6 +32,8 @@ def _job(config: Config) -> None:
         prepared = prepare(config)
         check_machine(prepared.config.trainer)
         prepared.dataset.load()
+    if prepared.config.callbacks.progress and is_first_process() and (line := busy_line()):
+        log.warning(line)
     try:
         result = fit_alone(folder, prepared)
     except (BusyError, DivergedError) as error:

@@ -73,6 +73,8 @@ def _parser() -> argparse.ArgumentParser:
     part.set_defaults(measure=_checks, table=_checks_table, rounds=101)
     part = parts.add_parser("seeds", parents=[shared], help="seeds together against one by one")
     part.set_defaults(measure=_seeds, table=_seeds_table, rounds=3)  # of 8 runs each
+    part = parts.add_parser("load", parents=[shared], help="steps beside busy processes")
+    part.set_defaults(measure=_load, table=_load_table, rounds=3)
     part = parts.add_parser("fit", parents=[shared], help="a whole fit against pykan")
     part.set_defaults(measure=_fit, table=_fit_table)
     part.add_argument("--steps", type=_positive, default=200, help="LBFGS steps")
@@ -249,6 +251,24 @@ def _seeds_table(rows: list[Any]) -> Table:
     for row in rows:
         values = (row.together_s, row.separate_s, row.speedup)
         table.add_row(row.cell, *(f"{value:.2f}" for value in values))
+    return table
+
+
+def _load(options: argparse.Namespace) -> Iterator[Any]:
+    from kanzoo.benchmark import load
+
+    yield from load.measure(options.rounds)
+
+
+def _load_table(rows: list[Any]) -> Table:
+    title = f"Training steps, each of {rows[0].threads} cores shared with another process"
+    table = Table(title=title, title_justify="left")
+    for name in ("network", "threads wait", "alone ms", "beside ms", "of fair", "cost alone"):
+        is_text = name in ("network", "threads wait")
+        table.add_column(name, justify="left" if is_text else "right")
+    for row in rows:
+        values = (row.alone_ms, row.beside_ms, row.beside_fair, row.idle_cost)
+        table.add_row(row.net, row.way, *(f"{value:.2f}" for value in values))
     return table
 
 

@@ -17,6 +17,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from kanzoo.run.busy import busy_line
 from kanzoo.study.engines.base import Engine, Session
 from kanzoo.study.engines.cell import Train
 from kanzoo.study.plan import Cell, distinct
@@ -60,6 +61,8 @@ class Runner(ExitStack):
             f"{len(waiting)} of {len(cells)} cells to run, {self.engine.describe(len(waiting))}",
             highlight=False,
         )
+        if line := busy_line():
+            console.print(line, highlight=False)
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),

@@ -1,0 +1,117 @@
+"""Training steps beside processes that keep all cores busy, against a fair share of the machine.
+
+Threads that wait for each other by spinning lose much more than that: the one that they wait for
+does not run. How they wait is up to OpenMP's variables, which are read when PyTorch is loaded, so
+that each way is a process of its own.
+"""
+
+import multiprocessing
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any
+
+WAYS: dict[str, dict[str, str]] = {
+    "as it is": {},
+    "passive": {"OMP_WAIT_POLICY": "passive"},
+    "spin shortly": {"GOMP_SPINCOUNT": "10000"},
+}
+VARIABLES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+NETS = {"MLP": "mlp", "KAN": "kan"}
+FAIR = 2.0  # times as long where every core has one other process
+
+
+@dataclass(frozen=True)
+class Row:
+    """Milliseconds of a step, and medians of ratios of neighbours.
+
+    `beside_fair` is the step beside others over that of a fair share, `idle_cost` the step alone
+    over that of PyTorch's usual waiting.
+    """
+
+    net: str
+    way: str
+    threads: int
+    alone_ms: float
+    beside_ms: float
+    beside_fair: float
+    idle_cost: float
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def measure(
+    rounds: int, seconds: float = 2.0, ways: Mapping[str, dict[str, str]] = WAYS
+) -> Iterator[Row]:
+    """Time every network and way of waiting in `rounds`, alternately."""
+    for net, layers in NETS.items():
+        alone: dict[str, list[float]] = {way: [] for way in ways}
+        beside: dict[str, list[float]] = {way: [] for way in ways}
+        for _ in range(rounds):
+            for way, variables in ways.items():
+                alone[way].append(_step_ms(layers, seconds, variables))
+                with busy_cores():
+                    beside[way].append(_step_ms(layers, seconds, variables))
+        first = alone[next(iter(ways))]
+        for way in ways:
+            shares = [b / a / FAIR for a, b in zip(alone[way], beside[way], strict=True)]
+            costs = [a / usual for a, usual in zip(alone[way], first, strict=True)]
+            numbers = (alone[way], beside[way], shares, costs)
+            yield Row(net, way, os.cpu_count() or 1, *map(statistics.median, numbers))
+
+
+@contextmanager
+def busy_cores() -> Iterator[None]:
+    """A process on every core that computes all the time."""
+    command = [sys.executable, "-c", "while True: pass"]
+    others = [subprocess.Popen(command) for _ in range(os.cpu_count() or 1)]
+    try:
+        yield
+    finally:
+        for other in others:
+            other.kill()
+            other.wait()
+
+
+def _step_ms(layers: str, seconds: float, variables: Mapping[str, str]) -> float:
+    """Mean milliseconds of a training step in a new process with these variables."""
+    before = {name: os.environ.pop(name, None) for name in (*VARIABLES, "OMP_NUM_THREADS")}
+    os.environ.update(variables)
+    try:
+        with multiprocessing.get_context("spawn").Pool(1) as pool:
+            return pool.apply(time_steps, (layers, seconds))
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
+
+
+def time_steps(layers: str, seconds: float) -> float:
+    """Mean milliseconds of training steps of a network of digits, for so many seconds."""
+    import torch
+
+    from kanzoo.models.build import create_model
+
+    net = create_model("mlp", layers=layers, in_shape=(1, 8, 8), width=128)
+    optimizer = torch.optim.Adam(net.parameters())
+    x, y = torch.randn(64, 1, 8, 8), torch.randint(10, (64,))
+
+    def step() -> None:
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(net(x), y).backward()
+        optimizer.step()
+
+    for _ in range(5):
+        step()
+    began, steps = time.perf_counter(), 0
+    while time.perf_counter() - began < seconds:
+        step()
+        steps += 1
+    return 1000 * (time.perf_counter() - began) / steps
