@@ -28,10 +28,10 @@ demo: $(STAMP) ## Compare KANs with their MLP twins on real digits: a verdict ta
 	$(BIN)/python scripts/compare.py study=demo
 
 test: $(STAMP) ## Fast tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not engines" -n $(WORKERS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not engines" -n $(WORKERS) --dist worksteal
 
 test-slow: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "slow and not engines" -n $(WORKERS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "slow and not engines" -n $(WORKERS) --dist worksteal
 
 # Daemons of clusters may be slow to start on a busy machine: what failed is tried once more.
 test-engines: $(ENGINES) ## Tests on real Ray and SLURM clusters, started where they can be

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Run, command, environment, run_script
+from conftest import Run, command, environment
 from fuzzing import in_process
 from torch import Tensor
 
@@ -368,8 +368,7 @@ def test_a_full_disk_ends_in_one_line_and_the_run_goes_on_later(tmp_path: Path) 
     assert "Traceback" not in done.stderr
     (folder,) = (tmp_path / "runs").glob("train/*/*/seed0")
     assert not [name for name in files(folder) if name.endswith(".tmp")]
-    done = run_script("train", *SMALL_RUN, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+    assert in_process(main, [*SMALL_RUN], tmp_path).code == 0
 
 
 def test_a_folder_that_cannot_be_written_ends_in_one_line(tmp_path: Path) -> None:

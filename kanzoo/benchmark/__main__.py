@@ -19,7 +19,6 @@ from kanzoo.training.cards import CARDS
 
 SHOWN = ("H100", "H200", "A100")  # cards that are estimated unless others are named
 NOT_MEASURED = "not measured yet"
-SWITCHES = {"--device", "--roofline"}
 
 
 def main() -> None:
