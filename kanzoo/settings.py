@@ -162,6 +162,7 @@ class RunConfig:
             raise ValueError("callbacks.patience must be null where training_set.phases is above 1")
         if not self.evaluation.test:
             chosen = [f"evaluation.{k}" for k, v in self.evaluation.corruptions.items() if v]
+            chosen += ["training_set.phases"] if phases > 1 else []
             if chosen:
                 raise ValueError(f"{chosen[0]} needs the test set: evaluation.test=true")
 

@@ -131,13 +131,14 @@ def test_trials_see_no_test_no_seed_of_the_study_and_fewer_epochs(tmp_path: Path
         assert Path(config["runs"]) / "smoke" / "tuning" in cell.folder.path.parents
 
 
-def test_a_trial_in_phases_shows_each_as_long(tmp_path: Path) -> None:
+def test_trials_show_all_phases_at_once(tmp_path: Path) -> None:
     config = study_of(tmp_path, trials=1, finalists=0, epochs=0.5)
     words = ["trainer.max_epochs=9", "training_set.phases=3"]
     config["study"]["overrides"] = [*config["study"]["overrides"], *words]
     bench = Bench()
     tuned(config, bench)
-    assert {cell.settings.trainer.max_epochs for cell in bench.done} == {6}
+    configs = [cell.settings for cell in bench.done]
+    assert {(c.training_set.phases, c.trainer.max_epochs) for c in configs} == {(1, 4)}
 
 
 def test_the_grids_of_a_trial_change_at_the_same_shares_of_its_training(tmp_path: Path) -> None:

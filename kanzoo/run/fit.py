@@ -92,10 +92,9 @@ def fit(folder: RunDir, prepared: Prepared, callbacks: "Sequence[Callback]" = ()
     try:
         phases = PhaseScores(dataset, objective)
         in_phases = dataset.training_set.phases > 1
-        are_scored = in_phases and config.evaluation.test
         with stopping_between_batches() as interrupt, products_of(config.trainer.precision):
             own: list[Callback] = [*callbacks, timer, StopWhenDiverged()]
-            own += [phases] if are_scored else []
+            own += [phases] if in_phases else []
             own += make_pictures(config.callbacks.pictures, folder.path / "pictures", task.net)
             trainer = build_trainer(config, folder, objective, facts, resume, interrupt, own)
             data = DataModule(dataset, config.seed)
@@ -109,7 +108,7 @@ def fit(folder: RunDir, prepared: Prepared, callbacks: "Sequence[Callback]" = ()
                 weights = folder.last_checkpoint
             scores, items = evaluate(trainer, task, data, weights, config.evaluation)
             check_scores(scores)
-        if are_scored:
+        if in_phases:
             scores["test"] |= phases.summary()
             scores |= {"phases": phases.scores, "phases_constant": phases.constants}
     finally:

@@ -151,11 +151,17 @@ def trial_cells(
     cell: Cell, settings: Mapping[str, Any], study: StudyConfig, folder: Path, compose: Compose,
     runs: Iterable[int],
 ) -> list[Cell]:  # fmt: skip
-    """Runs of a trial by number: other seeds, fewer epochs, no test, below the tuning's folder."""
+    """Runs of a trial by number: other seeds, fewer epochs, no test, below the tuning's folder.
+
+    Data that the study shows in phases are shown at once: what is tuned is how well they are
+    learned, not how little of them is forgotten by learning little.
+    """
     shared = [word for word in cell.overrides if not word.startswith("logger")]
     words = [*shared, *space.words(dict(settings))]
     words += _shortened(compose(words), study.tune.epochs)
     words += [f"evaluation.{k}=[]" for k in cell.config["evaluation"] if k != "test"]
+    if cell.config["training_set"]["phases"] > 1:
+        words.append("training_set.phases=1")
     words += ["evaluation.test=false", "logger=csv", "name=trials", f"runs={folder}"]
     moved = replace(cell, config=compose(words), overrides=tuple(words))
     return [at_seed(moved, study.first_seed + SEED_OFFSET + number) for number in runs]
@@ -163,8 +169,8 @@ def trial_cells(
 
 def _shortened(config: Config, share: float) -> list[str]:
     """Overrides for a share of the epochs, in which grids change at the same shares of training."""
-    planned, phases = config["trainer"]["max_epochs"], config["training_set"]["phases"]
-    epochs = phases * max(1, round(share * planned / phases))
+    planned = config["trainer"]["max_epochs"]
+    epochs = max(1, round(share * planned))
     words = [f"trainer.max_epochs={epochs}"]
     if grid := config["callbacks"]["grid"]:
         refine = [[epoch * epochs // planned, size] for epoch, size in grid["refine"]]
