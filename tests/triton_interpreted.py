@@ -166,6 +166,17 @@ def test_any_strides_and_sizes() -> None:
     check(draw(KANLinear(1, 1, basis="rbf")), torch.randn(3, 1).requires_grad_())
 
 
+def test_nothing_beside_a_weight_is_read() -> None:
+    """A view of the first functions, followed by one of NaN."""
+    x, stored = torch.randn(3, 2, requires_grad=True), torch.randn(2, 4, 5)
+    stored[:, -1] = torch.nan
+    functions = Functions("gaussian", torch.ones(2, 3, 1), [])
+    y = kernels.fused_linear(x, stored[:, :-1], None, functions, "none", None)
+    (grad,) = torch.autograd.grad(y.sum(), x)
+    assert y.isfinite().all()
+    assert grad.isfinite().all()
+
+
 @pytest.mark.parametrize("name", ["bspline", "bspline_adaptive", "rbf", "sine", "chebyshev"])
 def test_nan_reaches_its_row_alone(name: str) -> None:
     layer = KANLinear(4, 3, basis=name, residual=None, backend="triton")
