@@ -36,6 +36,7 @@ def prepare(config: Config) -> Prepared:
 
     from kanzoo.layers.memory import check_memory
     from kanzoo.models.build import build_layers, build_plan, check_kind
+    from kanzoo.models.linear import SeriesModel
     from kanzoo.models.solve import Budget
     from kanzoo.training.optim import check_graphed, check_lbfgs, check_options, is_lbfgs
 
@@ -48,6 +49,12 @@ def prepare(config: Config) -> Prepared:
     dataset, objective = describe_data(settings)
     spec, model = dataset.spec, settings.choices["model"]
     check_kind(settings.model, model, spec.kind, settings.choices["data"])
+    if getattr(dataset, "covariates", None) and issubclass(
+        registry.locate(settings.model["_target_"]), SeriesModel
+    ):
+        raise ValueError(
+            f"model={model} forecasts every channel from its own past, and takes no data.covariates"
+        )
     plan = build_plan(
         settings.model,
         build_layers(settings.layers, settings.basis),
