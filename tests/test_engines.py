@@ -343,6 +343,7 @@ def test_a_study_that_a_signal_stops_saves_its_cells_and_goes_on(
     code, said = engine_study.finish(runs, 4, *words)
     assert code == 0, said
     assert f"{8 - done} of 8 cells to run" in said
+    assert f"{8 - done}/{8 - done}, 0:00:00 left: smoke " in said  # a log has a line a cell
     assert engine_study.results(runs) == undisturbed
 
 
