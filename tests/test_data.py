@@ -129,7 +129,7 @@ def test_spec_and_sizes_are_known_without_files(name: str, tmp_path: Path) -> No
     spec = data.spec
     assert isinstance(spec, DataSpec)
     assert spec.task in registry.names("task")
-    axes = {"image": 3, "sequence": 2, "table": 1, "tokens": 1, "dense": 3}
+    axes = {"image": 3, "sequence": 2, "table": 1, "tokens": 1, "dense": 3, "graph": 2}
     assert len(spec.in_shape) == axes[spec.kind]
     assert len(spec.class_names) in (0, spec.num_outputs)
     assert data.counts().train > 2 * data.counts().test > 0

@@ -17,7 +17,7 @@ from kanzoo.study.run import Runner
 
 GENERALIZE = {f"generalize_{data}" for data in ("mnist", "cifar10", "text", "series")}
 LONG = {"mnist", "cifar10", *GENERALIZE}  # downloads, and hours
-SMOKE = {"demo", "smoke", "smoke_dense"}  # run by `make demo` and `make smoke`
+SMOKE = {"demo", "smoke", "smoke_dense", "smoke_graph"}  # run by `make demo` and `make smoke`
 NAMES = [name for name in registry.names("study") if name not in LONG | SMOKE]
 FEW = ["data.limit_train=64", "data.limit_val=28", "data.limit_test=36", "data.batch_size=32"]
 
