@@ -202,6 +202,7 @@ def test_a_formula_of_a_file_is_in_its_units(tmp_path: Path) -> None:
         json.dumps(found)
 
 
+@pytest.mark.slow
 def test_noise_is_estimated_and_constants_keep_to_their_intervals() -> None:
     random = np.random.default_rng(0)
     x = X[:, :2]
@@ -234,7 +235,7 @@ def test_pi_stands_only_for_what_is_surely_pi() -> None:
 def test_a_stand_in_is_said_to_be_one() -> None:
     x = np.random.default_rng(0).uniform(-3, 3, (400, 2))
     y = np.sin(np.exp(np.sin(2 * x[:, 0]) + 0.3 * x[:, 1])) + np.tanh(x[:, 0] * x[:, 1])
-    model = kanzoo.KANRegressor(hidden=(2,), steps=3, formula="auto", time_limit=8, random_state=0)
+    model = kanzoo.KANRegressor(hidden=(2,), steps=3, formula="auto", time_limit=3, random_state=0)
     with pytest.warns(ConvergenceWarning, match="misses the data by"):
         model.fit(x, y)
 
@@ -319,6 +320,7 @@ def test_units_leave_fewer_columns_and_impossible_ones_are_refused() -> None:
             kanzoo.KANRegressor(units=wrong, **options).fit(frame, y)
 
 
+@pytest.mark.slow
 def test_stability_counts_the_samples_that_give_the_same_formula() -> None:
     x = X[:150, :2]
     y = 2 * x[:, 0] * x[:, 1] + 0.7 + 0.01 * np.random.default_rng(0).normal(size=150)
