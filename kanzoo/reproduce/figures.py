@@ -76,7 +76,7 @@ REPRODUCTIONS: dict[str, Reproduction] = {
     "kanbefair_special": Reproduction(
         "KANbeFair (2407.16674), raw results of its special functions", "mae", _special(),
         tolerance=2.0, is_factor=True, minutes=6, seeds=3,
-        note="our grids move, MLPs start with gains of their activation; of two activations the better",
+        note="grids move; MLPs start with gains of their activation, the better of two",
     ),
     "kanbefair_mnist": Reproduction(
         "KANbeFair (2407.16674), raw results on MNIST", "accuracy",
