@@ -5,7 +5,8 @@
 set -euo pipefail
 action=$1
 folder=$(realpath -m "$2")
-names=$(seq -f node%g "${3:-1}")
+# The name of one node is this machine's, which its processes find each other by.
+if [ "${3:-1}" = 1 ]; then names=$(hostname -s); else names=$(seq -f node%g "$3"); fi
 conf=$folder/slurm.conf
 export SLURM_CONF=$conf
 
