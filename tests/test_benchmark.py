@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -50,7 +51,7 @@ def test_training_step_gives_all_gradients() -> None:
 @pytest.mark.parametrize("shape", [Shape(6, 5, 4), Shape(2, 3, 4, pixels=5)])
 def test_a_row_names_what_was_measured(shape: Shape) -> None:
     net = shape.kan(get_basis("rbf"), "auto")
-    row = measure(shape, net, net.expansion.num_functions, ("rbf", 8, "auto"), rounds=1).to_dict()
+    row = asdict(measure(shape, net, net.expansion.num_functions, ("rbf", 8, "auto"), rounds=1))
     assert list(row)[:5] == ["operator", "shape", "basis", "grid_size", "backend"]
     assert row["operator"] == ("conv" if shape.pixels else "linear")
     for name in ("step_ratio", "forward_ratio", "saved_bytes_ratio"):
@@ -59,7 +60,7 @@ def test_a_row_names_what_was_measured(shape: Shape) -> None:
 
 
 def test_a_network_is_measured_beside_its_twin() -> None:
-    rows = [row.to_dict() for row in models.measure("mlp", list(models.ARMS), "params", 1, batch=4)]
+    rows = [asdict(row) for row in models.measure("mlp", list(models.ARMS), "params", 1, batch=4)]
     assert [row["arm"] for row in rows] == ["mlp", "kan-bspline", "kan-rational"]
     assert [row["basis"] for row in rows] == ["gelu", "bspline", "rational"]
     twin = rows[0]

@@ -8,6 +8,7 @@ import argparse
 import json
 import platform
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,7 @@ def _parser() -> argparse.ArgumentParser:
 def _estimates(options: argparse.Namespace) -> list[dict[str, Any]]:
     cards = options.roofline or list(SHOWN)
     sizes = (options.rows, options.features, options.grid_sizes)
-    return [_shown(row.to_dict()) for row in roofline.estimates(cards, *sizes)]
+    return [_shown(asdict(row)) for row in roofline.estimates(cards, *sizes)]
 
 
 def _measured(options: argparse.Namespace) -> list[dict[str, Any]]:
@@ -66,7 +67,7 @@ def _measured(options: argparse.Namespace) -> list[dict[str, Any]]:
         rows = accelerator.networks(device, rounds)
     else:
         rows = accelerator.loops(device, grid_sizes, rounds)
-    return [_shown(row.to_dict()) for row in rows]
+    return [_shown(asdict(row)) for row in rows]
 
 
 def _shown(row: dict[str, Any]) -> dict[str, Any]:

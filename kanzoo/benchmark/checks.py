@@ -1,7 +1,7 @@
 """What the checks of arguments cost: a step of the smallest layer with them and without."""
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 from unittest import mock
 
@@ -23,9 +23,6 @@ class Row:
     layer: str
     step_us: float
     ratio: float
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def measure(rounds: int) -> Iterator[Row]:

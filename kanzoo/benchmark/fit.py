@@ -10,7 +10,7 @@ come from `kanzoo.fit.compiled_mse` where there is a compiler, else from autogra
 import importlib
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib.util import find_spec
 from statistics import median
 from typing import Any
@@ -43,9 +43,6 @@ class FitRow:
     pykan_seconds: float | None = None
     pykan_rmse: float | None = None
     ratio: float | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def data() -> tuple[Tensor, Tensor]:

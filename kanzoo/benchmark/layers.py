@@ -5,8 +5,7 @@ or `nn.Conv2d(in * K, out)` unless it makes use of functions being zero.
 """
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -70,9 +69,6 @@ class Row:
     step_ratio: float
     forward_ratio: float
     saved_bytes_ratio: float
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def measure(

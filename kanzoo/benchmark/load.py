@@ -13,8 +13,8 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
+from unittest import mock
 
 WAYS: dict[str, dict[str, str]] = {
     "as it is": {},
@@ -41,9 +41,6 @@ class Row:
     beside_ms: float
     beside_fair: float
     idle_cost: float
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def measure(
@@ -81,16 +78,12 @@ def busy_cores() -> Iterator[None]:
 
 def _step_ms(layers: str, seconds: float, variables: Mapping[str, str]) -> float:
     """Mean milliseconds of a training step in a new process with these variables."""
-    before = {name: os.environ.pop(name, None) for name in (*VARIABLES, "OMP_NUM_THREADS")}
-    os.environ.update(variables)
-    try:
+    with mock.patch.dict(os.environ):
+        for name in (*VARIABLES, "OMP_NUM_THREADS"):
+            os.environ.pop(name, None)
+        os.environ.update(variables)
         with multiprocessing.get_context("spawn").Pool(1) as pool:
             return pool.apply(time_steps, (layers, seconds))
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name, None)
-            if value is not None:
-                os.environ[name] = value
 
 
 def time_steps(layers: str, seconds: float) -> float:

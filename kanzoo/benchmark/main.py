@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 from collections.abc import Iterable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -31,7 +32,7 @@ def main() -> None:
     rows = _collect(options.measure(options))
     Console().print(options.table(rows))
     if options.json is not None:
-        report = {"hardware": hardware(), "rows": [row.to_dict() for row in rows]}
+        report = {"hardware": hardware(), "rows": [asdict(row) for row in rows]}
         options.json.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(options.json, json.dumps(report, indent=1) + "\n")
 

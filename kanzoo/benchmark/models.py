@@ -6,8 +6,7 @@ Networks are those of `conf/model` with their default options, on inputs of the 
 
 import functools
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -81,9 +80,6 @@ class Row:
     step_ratio: float
     memory_mb: float
     memory_ratio: float
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def architecture(name: str) -> type[Architecture]:

@@ -8,8 +8,7 @@ Axes: N rows, C inputs, T functions with the residual branch, O outputs.
 """
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from kanzoo.training.cards import CARDS, Card
 
@@ -32,9 +31,6 @@ class Estimate:
     forward_ratio: float
     step_ratio: float
     one_product_step_ratio: float
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 @dataclass(frozen=True)

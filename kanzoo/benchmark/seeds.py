@@ -6,7 +6,7 @@ evaluation and files are part of the time.
 
 import tempfile
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from kanzoo.benchmark.timing import compare
@@ -34,9 +34,6 @@ class Row:
     together_s: float
     separate_s: float
     speedup: float
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def measure(rounds: int, epochs: int = 12) -> Iterator[Row]:

@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -60,9 +60,6 @@ class Row:
     unit: str
     limit: float
     at_least: bool = False
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def measure(cells: int = CELLS, repeats: int = 10, engine: bool = True) -> Iterator[Row]:

@@ -3,6 +3,7 @@
 Axes: N samples, C columns, F features that they become.
 """
 
+from collections.abc import Callable
 from typing import Any, Self
 
 import numpy as np
@@ -103,16 +104,18 @@ def _converter(function: Any) -> FunctionTransformer:
 
 
 def _numbers(frame: pd.DataFrame) -> np.ndarray:
-    columns = [
-        pd.to_numeric(frame[name]).to_numpy(np.float64, na_value=np.nan) for name in frame.columns
-    ]
-    return np.stack(columns, axis=1) if columns else np.empty((len(frame), 0))
+    return _stacked(
+        frame, lambda values: pd.to_numeric(values).to_numpy(np.float64, na_value=np.nan)
+    )
 
 
 def _days(frame: pd.DataFrame) -> np.ndarray:
-    day = pd.Timedelta(days=1)
-    columns = [
-        ((pd.to_datetime(frame[name], utc=True) - pd.Timestamp(0, tz="UTC")) / day).to_numpy(float)
-        for name in frame.columns
-    ]
+    start, day = pd.Timestamp(0, tz="UTC"), pd.Timedelta(days=1)
+    return _stacked(
+        frame, lambda values: ((pd.to_datetime(values, utc=True) - start) / day).to_numpy(float)
+    )
+
+
+def _stacked(frame: pd.DataFrame, convert: Callable[[pd.Series], np.ndarray]) -> np.ndarray:
+    columns = [convert(frame[name]) for name in frame.columns]
     return np.stack(columns, axis=1) if columns else np.empty((len(frame), 0))

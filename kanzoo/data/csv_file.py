@@ -89,31 +89,30 @@ class CSV(Regression, DrawnDataset):
     @cached_property
     def columns(self) -> tuple[str, ...]:  # type: ignore[override]
         """The names of the features, in order."""
-        _, names, x = self._features
+        names, x = self._features
         marked = [f"{names[k]} is missing" for k in self._gaps(x)]
         return (*names, *marked)
 
     @cached_property
     def classes(self) -> tuple[str, ...]:
         """The labels, sorted."""
-        values = self._frame[self.target].unique()
+        values = self._labels
         if len(values) < 2 or len(values) > min(MAX_CLASSES, len(self._frame) / 2):
             raise ValueError(
                 f"{self.path}: column {self.target!r} has {len(values)} different values in "
                 f"{len(self._frame)} rows, which are no classes"
             )
-        return tuple(str(value) for value in np.sort(values))
+        return tuple(str(value) for value in values)
 
     @cached_property
     def table(self) -> tuple[np.ndarray, np.ndarray]:
         """Features `(N, F)`, NaN in gaps, and target `(N,)`, float64 or numbers of classes."""
-        _, _, x = self._features
+        _, x = self._features
         marks = np.isnan(x[:, self._gaps(x)]).astype(np.float64)
         x = np.concatenate([x, marks], axis=1)
         target = self._frame[self.target]
         if self.task == "classification":
-            labels = [*np.sort(target.unique())]
-            return x, pd.Categorical(target, categories=labels).codes.astype(np.int64)
+            return x, pd.Categorical(target, self._labels).codes.astype(np.int64)
         if not is_number(target):
             raise ValueError(
                 f"{self.path}: the target {self.target!r} holds {target.iloc[0]!r}, not only "
@@ -182,6 +181,11 @@ class CSV(Regression, DrawnDataset):
         return np.flatnonzero(np.isnan(x).any(0)).tolist() if self.missing == "indicator" else []
 
     @cached_property
+    def _labels(self) -> np.ndarray:
+        """The different values of the target, sorted."""
+        return np.sort(self._frame[self.target].unique())
+
+    @cached_property
     def _frame(self) -> pd.DataFrame:
         """The rows that are used."""
         if not isinstance(self.path, str) or not isinstance(self.target, str):
@@ -231,8 +235,8 @@ class CSV(Regression, DrawnDataset):
             )
 
     @cached_property
-    def _features(self) -> tuple[Columns, list[str], np.ndarray]:
-        """What encodes the columns, the names of the features, and their values `(N, F)`."""
+    def _features(self) -> tuple[list[str], np.ndarray]:
+        """The names of the features, and their values `(N, F)`."""
         frame = self._frame[self._wanted(self._frame)].copy()
         for name in frame.columns:
             values = frame[name]
@@ -252,4 +256,4 @@ class CSV(Regression, DrawnDataset):
                         "neither numbers nor categories; leave it out of data.features"
                     )
         encoder = Columns().fit(frame)
-        return encoder, encoder.names, encoder(frame)
+        return encoder.names, encoder(frame)

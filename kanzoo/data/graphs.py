@@ -6,7 +6,6 @@ Axes: G graphs, N nodes at most, F features of a node.
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from kanzoo.data.base import DataSpec, Split
 from kanzoo.data.memory import MemoryDataset
@@ -27,12 +26,6 @@ class Graphs(MemoryDataset):
 
     def __init__(self, *, val_size: float = 0.25, **options: Any) -> None:
         super().__init__(val_size=val_size, **options)
-
-    def divide(self, x: Tensor, y: Tensor) -> tuple[Split, Split]:
-        """Return the graphs outside the test set, and those in it."""
-        order = self.test_order(y, type(self).__name__)
-        test, train = order[: self.num_test].sort().values, order[self.num_test :].sort().values
-        return Split(x[train], y[train]), Split(x[test], y[test])
 
 
 class DigitsGraph(Graphs):
@@ -69,7 +62,7 @@ class DigitsGraph(Graphs):
         edges = near * is_node[:, :, None] * is_node[:, None]
         features = torch.cat([grey[..., None], 2 * place / (SIDE - 1) - 1], -1)
         x = torch.cat([features * is_node[..., None], edges], -1)
-        return self.divide(x, torch.from_numpy(digits.target).long())
+        return self.divide(x, torch.from_numpy(digits.target).long(), "DigitsGraph")
 
 
 class GraphAtlas(Graphs):
@@ -103,7 +96,7 @@ class GraphAtlas(Graphs):
         connectivity = torch.linalg.eigvalsh(laplacian)[:, 1:2]  # (G, 1)
         is_node = (degrees > 0).double()
         x = torch.cat([is_node[..., None], edges + torch.diag_embed(is_node)], -1)
-        return self.divide(x.float(), connectivity)
+        return self.divide(x.float(), connectivity, "GraphAtlas")
 
     def cut(self) -> dict[str, Split]:
         """Split the graphs, and standardise the targets with the training split's moments."""

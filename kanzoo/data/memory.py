@@ -109,6 +109,12 @@ class MemoryDataset(InMemory, DrawnDataset):
     def read(self) -> tuple[Split, Split]:
         """Return the official training and test parts; raise `ValueError` on a corrupt file."""
 
+    def divide(self, x: Tensor, y: Tensor, name: str) -> tuple[Split, Split]:
+        """Return training and test part of samples without an official one, drawn by a name."""
+        order = self.test_order(y, name)
+        test, train = order[: self.num_test].sort().values, order[self.num_test :].sort().values
+        return Split(x[train], y[train]), Split(x[test], y[test])
+
     def counts(self) -> Counts:
         """Return the sizes of the splits, known without loading."""
         val = part_size("val_size", self.val_size, self.num_train)

@@ -65,10 +65,15 @@ class Series(InMemory):
         self.relative = relative
 
     @property
+    def num_targets(self) -> int:
+        """Channels that are forecast, the first ones."""
+        return self.num_channels
+
+    @property
     def spec(self) -> DataSpec:
-        """Steps and channels of the input; a value for every step and channel of the forecast."""
+        """Steps and channels of the input; a value for every step and target of the forecast."""
         shape = (self.input_length, self.num_channels)
-        return DataSpec(shape, self.horizon * self.num_channels, "forecast", kind="sequence")
+        return DataSpec(shape, self.horizon * self.num_targets, "forecast", kind="sequence")
 
     @abstractmethod
     def read(self) -> Tensor:
@@ -84,19 +89,30 @@ class Series(InMemory):
         train, val, test = self.borders
         check_whole("horizon", self.horizon, 1, min(val - train, test - val))
         check_whole("input_length", self.input_length, 1, train - self.horizon)
-        forecasts = (train - self.input_length, val - train, test - val)
-        return self.limited_counts(*(rows - self.horizon + 1 for rows in forecasts))
+        return self.limited_counts(*self.num_windows(self.borders))
 
     def cut(self) -> dict[str, Split]:
         """Read and standardise the series; the windows are views of it."""
         rows = self.read()[: self.borders[-1]]
         train = rows[: self.borders[0]]
         values = ((rows - train.mean(0)) / train.std(0, correction=0)).float()
-        starts = (self.input_length, *self.borders[:-1])  # of the first forecast
+        return self.cut_at(self.borders, values, self.counts())
+
+    def num_windows(self, borders: tuple[int, int, int]) -> Counts:
+        """Return how many windows there are in each part of rows that end at borders."""
+        train, val, test = borders
+        forecasts = (train - self.input_length, val - train, test - val)
+        return Counts(*(rows - self.horizon + 1 for rows in forecasts))
+
+    def cut_at(
+        self, borders: tuple[int, int, int], values: Tensor, counts: Counts
+    ) -> dict[str, Split]:
+        """Return the first windows of each part of standardised rows `(T, C)`."""
+        starts = (self.input_length, *borders[:-1])  # of the first forecast
         splits = {}
-        for part, start, count in zip(PARTS, starts, self.counts(), strict=True):
+        for part, start, count in zip(PARTS, starts, counts, strict=True):
             x = windows(values[start - self.input_length :], self.input_length)[:count]
-            y = windows(values[start:], self.horizon)[:count].flatten(1)
+            y = windows(values[start:, : self.num_targets], self.horizon)[:count].flatten(1)
             splits[part] = Split(x, y)
         return splits
 

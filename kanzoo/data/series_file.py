@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from kanzoo.checks import check_whole
-from kanzoo.data.base import PARTS, Counts, DataSpec, Split
+from kanzoo.data.base import PARTS, Counts, Split
 from kanzoo.data.columns import is_number
 from kanzoo.data.frames import check_columns, read_frame
 from kanzoo.data.options import check_part, part_size
-from kanzoo.data.series import Series, windows
+from kanzoo.data.series import Series
 
 log = logging.getLogger("kanzoo")
 
@@ -72,10 +72,9 @@ class SeriesFile(Series):
         return len(self.targets_named)
 
     @property
-    def spec(self) -> DataSpec:
-        """Steps and channels of the input; a value for every step and target of the forecast."""
-        shape = (self.input_length, len(self._channels))
-        return DataSpec(shape, self.horizon * self.num_targets, "forecast", kind="sequence")
+    def num_channels(self) -> int:  # type: ignore[override]
+        """Targets and covariates."""
+        return len(self._channels)
 
     def check(self, *, world_size: int = 1) -> None:
         """Check the options and the file."""
@@ -105,17 +104,13 @@ class SeriesFile(Series):
         for name, value in zip(self._channels, deviation.tolist(), strict=True):
             if not value > 0:
                 raise ValueError(f"{self.path}: column {name!r} is constant in the training rows")
-        pieces: dict[str, list[Split]] = {part: [] for part in PARTS}
+        pieces = []
         for rows, borders in zip(self._tables, ends, strict=True):
             values = ((rows - train.mean(0)) / deviation).float()
-            starts = (self.input_length, *borders[:-1])
-            for part, start, count in zip(PARTS, starts, self._windows(len(rows)), strict=True):
-                x = windows(values[start - self.input_length :], self.input_length)[:count]
-                y = windows(values[start:, : self.num_targets], self.horizon)[:count]
-                pieces[part].append(Split(x, y.flatten(1)))
+            pieces.append(self.cut_at(borders, values, self.num_windows(borders)))
         splits = {}
         for part, count in zip(PARTS, self.counts(), strict=True):
-            x, y = (torch.cat(tensors) for tensors in zip(*pieces[part], strict=True))
+            x, y = (torch.cat(tensors) for tensors in zip(*(p[part] for p in pieces), strict=True))
             splits[part] = Split(x[:count], y[:count])
         return splits
 
@@ -129,16 +124,14 @@ class SeriesFile(Series):
         val = part_size("val_size", self.val_size, length - test)
         return length - test - val, length - test, length
 
-    def _windows(self, length: int) -> tuple[int, int, int]:
-        train, val, test = self._borders(length)
-        forecasts = (train - self.input_length, val - train, test - val)
-        if min(forecasts) < self.horizon:
+    def _windows(self, length: int) -> Counts:
+        counts = self.num_windows(self._borders(length))
+        if min(counts) < 1:
             raise ValueError(
                 f"{self.path}: a series of {length} rows is too short for input_length="
                 f"{self.input_length} and horizon={self.horizon} in each of its three parts"
             )
-        first, second, third = (rows - self.horizon + 1 for rows in forecasts)
-        return first, second, third
+        return counts
 
     @cached_property
     def _tables(self) -> list[Tensor]:

@@ -78,9 +78,7 @@ class Table(MemoryDataset):
             raise ValueError(
                 f"{self.name} is corrupt: it must be finite numbers of {self.num_features} features"
             )
-        order = self.test_order(y, type(self).__name__)
-        test, train = order[: self.num_test].sort().values, order[self.num_test :].sort().values
-        return Split(x[train], y[train]), Split(x[test], y[test])
+        return self.divide(x, y, type(self).__name__)
 
     def cut(self) -> dict[str, Split]:
         """Read and split the rows, and standardise them with the training split's moments."""

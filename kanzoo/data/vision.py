@@ -88,9 +88,7 @@ class Digits(Images):
         digits = load_digits()
         x = torch.from_numpy(digits.images).mul(255 / 16).round().to(torch.uint8)[:, None]
         y = torch.from_numpy(digits.target).long()
-        order = self.test_order(y, "digits")
-        test, train = order[: self.num_test].sort().values, order[self.num_test :].sort().values
-        return Split(x[train], y[train]), Split(x[test], y[test])
+        return self.divide(x, y, "digits")
 
 
 class DownloadedImages(Downloaded, Images):

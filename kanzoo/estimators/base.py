@@ -153,17 +153,13 @@ class StackEstimator(BaseEstimator):
             if doubt:
                 log.warning(doubt)
 
-    def _outputs(self, X: Any) -> np.ndarray:
-        check_is_fitted(self)
-        return self._stack.predict(self._numbers(X))
-
     def _names(self) -> list[str]:
         if self._encoder is not None:
-            return self._gaps.named(self._encoder.names)
-        given = getattr(self, "feature_names_in_", None)
-        names = (
-            [f"x{k}" for k in range(self.n_features_in_)] if given is None else [*map(str, given)]
-        )
+            names = self._encoder.names
+        elif hasattr(self, "feature_names_in_"):
+            names = [*map(str, self.feature_names_in_)]
+        else:
+            names = [f"x{k}" for k in range(self.n_features_in_)]
         return self._gaps.named(names)
 
     def _column(self, column: Any) -> int:

@@ -14,6 +14,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import assert_all_finite, check_consistent_length, column_or_1d
 from sklearn.utils.class_weight import compute_sample_weight
 from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_is_fitted
 from torch.nn import functional as F
 
 from kanzoo.estimators.base import StackEstimator, weights_of
@@ -155,8 +156,10 @@ class KANClassifier(ClassifierMixin, StackEstimator):
         return self.classes_[best]
 
     def _scores(self, X: Any) -> np.ndarray:
-        scores = self._outputs(X)
+        check_is_fitted(self)
+        x = self._numbers(X)
+        scores = self._stack.predict(x)
         if self.formula == "auto" and self.formula_ is not None:
-            values = self.formula_(self._numbers(X))
+            values = self.formula_(x)
             return np.where(np.isnan(values), scores, values)
         return scores

@@ -15,10 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kanzoo.fit.least_squares import fit_lbfgs
+from kanzoo.fit.least_squares import MAX_SIZE, fit_lbfgs
 from kanzoo.layers import KANLinear
 
-MAX_SIZE = 3_000  # parameters whose normal equations are worth being solved; LBFGS for more
 KEPT = 10_000_000  # values of the first layer's functions that are kept
 BLOCK = 3_000_000  # numbers of a Jacobian that are held at once
 
@@ -164,11 +163,15 @@ class _Problem:
             parameter.copy_(piece.view_as(parameter))
 
     def value(self) -> float:
-        each = losses(self.outputs(), self.y)
-        total = float(each.sum() if self.weights is None else (each * self.weights).sum())
+        total = float(self.loss(self.outputs(), self.y))
         for matrix, weight in zip(self.edges, self.parameters[::2], strict=True):
-            total += float((weight * torch.einsum("kl,clm->ckm", matrix, weight)).sum()) / 2
+            total += float(_quadratic(matrix, weight))
         return total if math.isfinite(total) else math.inf
+
+    def loss(self, outputs: Tensor, y: Tensor) -> Tensor:
+        """The sum of the losses of all samples, weighted."""
+        each = losses(outputs, y)
+        return (each if self.weights is None else each * self.weights).sum()
 
     @torch.enable_grad()
     def descend(self, steps: int) -> float:
@@ -176,14 +179,12 @@ class _Problem:
         scale = 1 / len(self.x)
 
         def loss(outputs: Tensor, y: Tensor) -> Tensor:
-            each = losses(outputs, y)
-            return scale * (each if self.weights is None else each * self.weights).sum()
+            return scale * self.loss(outputs, y)
 
         def penalty() -> Tensor:
             total = self.x.new_zeros(())
             for matrix, layer in zip(self.edges, self.layers, strict=True):
-                weight = layer.weight[:, self.first :]
-                total = total + (weight * torch.einsum("kl,clm->ckm", matrix, weight)).sum() / 2
+                total = total + _quadratic(matrix, layer.weight[:, self.first :])
             return scale * total
 
         hooks = [layer.weight.register_hook(self._fitted) for layer in self.layers]
@@ -269,6 +270,11 @@ class _Problem:
             if index:
                 outer = torch.einsum("nom,ncm->noc", outer, slopes[index - 1])
         return x, torch.cat(pieces, dim=2)
+
+
+def _quadratic(matrix: Tensor, weight: Tensor) -> Tensor:
+    """Half of w' M w for all edges: weights `(C, K, M)` by the penalty of one edge `(K, K)`."""
+    return (weight * torch.einsum("kl,clm->ckm", matrix, weight)).sum() / 2
 
 
 def _apply(values: Tensor, weight: Tensor) -> Tensor:

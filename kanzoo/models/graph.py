@@ -44,7 +44,7 @@ class GIN(nn.Module):
 class GCN(nn.Module):
     """One layer of the mean over neighbours, weighted by degrees (1609.02907, eq. 2).
 
-    Shapes as for `GIN`.
+    Shapes as for `GIN`, of graphs that are `normalised`.
     """
 
     def __init__(self, width: int, layers: LayerFactory) -> None:
@@ -52,7 +52,7 @@ class GCN(nn.Module):
         self.update = layers.linear("update", width, width)
 
     def forward(self, nodes: Tensor, edges: Tensor) -> Tensor:
-        return self.update(normalised(edges) @ nodes)
+        return self.update(edges @ nodes)
 
 
 class GraphNet(Architecture):
@@ -96,7 +96,7 @@ class GraphNet(Architecture):
                 f"graph needs graphs (N, F + N), features and neighbours of every node, got inputs "
                 f"of shape {in_shape}"
             )
-        self.features, self.pool = in_shape[1] - in_shape[0], pool
+        self.features, self.conv, self.pool = in_shape[1] - in_shape[0], conv, pool
         hidden = size_or("update_width", update_width, "update_ratio", update_ratio, width)
         self.stem = layers.linear("stem", self.features, width, activate=False)
         self.norms = nn.ModuleList(layers.norm(norm, width) for _ in range(depth))
@@ -119,6 +119,7 @@ class GraphNet(Architecture):
     def forward(self, x: Tensor) -> Tensor:
         edges = x[..., self.features :]  # (B, N, N)
         is_node = edges.diagonal(dim1=-2, dim2=-1)[..., None]  # (B, N, 1)
+        edges = normalised(edges) if self.conv == "gcn" else edges
         nodes = self.stem(x[..., : self.features])  # (B, N, E)
         for norm, conv in zip(self.norms, self.convs, strict=True):
             nodes = nodes + self.dropout(conv(norm(nodes), edges))

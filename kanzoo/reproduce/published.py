@@ -6,6 +6,7 @@ import logging
 import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from rich.console import Console
@@ -56,19 +57,22 @@ class Outcome:
         return about.verdict(self.published, mean, about.metric in ERRORS)
 
 
+@cache
+def _composed(name: str, row: Row, runs: str) -> Config:
+    words = [f"experiment=published/{name}", *row.overrides, f"runs={runs}"]
+    return compose("train", [*words, "callbacks.progress=false"])
+
+
 def configuration(name: str, row: Row, seed: int, runs: str) -> Config:
     """The configuration of a seed of a row."""
-    words = [f"experiment=published/{name}", *row.overrides, f"seed={seed}", f"runs={runs}"]
-    return compose("train", [*words, "callbacks.progress=false"])
+    return {**_composed(name, row, runs), "seed": seed}
 
 
 def command(name: str, row: Row, seeds: int) -> str:
     """What repeats a row."""
-    many = ",".join(map(str, range(seeds)))
-    words = " ".join(f"'{w}'" if "[" in w else w for w in row.overrides)
-    return f"python scripts/train.py -m experiment=published/{name} {words} seed={many}".replace(
-        "  ", " "
-    )
+    words = [f"'{w}'" if "[" in w else w for w in row.overrides]
+    seed = f"seed={','.join(map(str, range(seeds)))}"
+    return " ".join(["python scripts/train.py -m", f"experiment=published/{name}", *words, seed])
 
 
 def parameters(config: Config) -> int:

@@ -49,10 +49,13 @@ class Runner(ExitStack):
     def __call__(self, cells: list[Cell]) -> None:
         """Run the cells; results and failures are in their folders afterwards."""
         cells = distinct(cells)
-        waiting = [c for c in cells if self.overwrite or not c.folder.has_ended]
+        waiting = []
         for cell in cells:
-            if cell.folder.has_ended:
+            has_ended = cell.folder.has_ended
+            if has_ended:
                 cell.folder.remove_lock()
+            if self.overwrite or not has_ended:
+                waiting.append(cell)
         if not waiting:
             log.info("all %d cells were finished before", len(cells))
             return
