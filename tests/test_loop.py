@@ -3,6 +3,7 @@
 import csv
 import math
 import re
+from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -198,7 +199,7 @@ def test_the_bare_loop_trains_the_same_network(
 
     monkeypatch.setattr(loop.BareLoop, "run_epoch", recorded)
     config = small(tmp_path)
-    row = loop.compare(config).to_dict()
+    row = asdict(loop.compare(config))
     assert (row["data"], row["logger"]) == ("digits", "csv")
     for name, value in row.items():
         assert isinstance(value, str) or (math.isfinite(value) and value > 0), name
