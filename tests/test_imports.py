@@ -12,7 +12,7 @@ ROOMS: dict[str, set[str]] = {
     "bases": set(),
     "data": set(),
     "kernels": {"bases"},
-    "layers": {"bases", "kernels"},
+    "layers": {"bases", "data", "kernels"},
     "models": {"bases", "kernels", "layers"},
     "training": {"bases", "data", "kernels", "layers", "models"},
     "fit": {"bases", "kernels", "layers", "training"},

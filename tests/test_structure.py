@@ -11,7 +11,6 @@ from torch import Tensor, nn
 import kanzoo
 from kanzoo.checks import build
 from kanzoo.fit.least_squares import fit_lbfgs, fit_squares
-from kanzoo.interpret.formula.hybrid import HybridLinear, set_edge, share_edge
 from kanzoo.interpret.pruning import alive, prune, shrink, smallest
 from kanzoo.interpret.scores import attribution, contrast, edge_scores, layer_scores
 from kanzoo.layers import KANLayer
@@ -249,34 +248,6 @@ def test_the_smallest_network_is_found() -> None:
     assert fit_squares(net, x, y, 20) < 1e-2
     result = smallest(net, x, y, tolerance=0.5)
     assert alive(result.net[0]).flatten().tolist() == [True, False, True]
-
-
-def test_given_edges_are_their_functions_and_stay() -> None:
-    x = torch.randn(30, 2, dtype=F64)
-    layer = stack(2, 2)[0]
-    plain = layer(x).detach()
-    old = layer.edge(1, 0, x[:, 1]).detach()
-    given = set_edge(layer, 1, 0, "x**2", a=2.0, b=0.5)
-    expected = plain.clone()
-    expected[:, 0] += (2 * x[:, 1] + 0.5) ** 2 - old
-    torch.testing.assert_close(given(x).detach(), expected)
-    torch.testing.assert_close(given.edge(1, 0, x[:, 1]).detach(), (2 * x[:, 1] + 0.5) ** 2)
-    torch.testing.assert_close(layer(x).detach(), plain)  # a copy was changed
-    zero = set_edge(layer, 1, 0, "0")
-    torch.testing.assert_close(zero(x)[:, 0], plain[:, 0] - old)
-    shared = share_edge(given, (1, 0), (0, 1))
-    torch.testing.assert_close(shared.edge(0, 1, x[:, 0]), given.edge(1, 0, x[:, 0]))
-    given.freeze()
-    optimizer = torch.optim.Adam(given.parameters(), lr=0.1)
-    given(x).sum().backward()
-    optimizer.step()
-    torch.testing.assert_close(given.edge(1, 0, x[:, 1]).detach(), (2 * x[:, 1] + 0.5) ** 2)
-    with pytest.raises(ValueError, match="sin"):
-        set_edge(layer, 0, 0, "sine")
-    with pytest.raises(ValueError, match="i must be"):
-        set_edge(layer, 5, 0, "sin")
-    with pytest.raises(ValueError, match="share"):
-        share_edge(HybridLinear(layer), (0, 0), (1, 1))
 
 
 def test_what_cannot_be_pruned_is_said() -> None:

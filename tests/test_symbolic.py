@@ -14,10 +14,11 @@ from kanzoo.data.functions import Functions
 from kanzoo.fit.least_squares import fit_squares, network_rmse
 from kanzoo.interpret.formula.clock import Clock, TimeOver
 from kanzoo.interpret.formula.constants import tidy
-from kanzoo.interpret.formula.library import LIBRARY, fit_edge, get_function
+from kanzoo.interpret.formula.library import fit_edge
 from kanzoo.interpret.formula.names import make_symbols
 from kanzoo.interpret.formula.read import read_formula
 from kanzoo.interpret.formula.run import FormulaError, symbolic
+from kanzoo.layers.elementary import LIBRARY, get_function
 
 F64 = torch.float64
 X, Y = sympy.symbols("x y", real=True)

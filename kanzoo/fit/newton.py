@@ -58,6 +58,7 @@ def is_plain(net: nn.Module) -> bool:
         and layer.stores_weight
         and layer.edge_kind is None
         and layer.input_group is None
+        and not layer.given
         and layer.bias is not None
         and layer.expansion.residual == "identity"
         for layer in net

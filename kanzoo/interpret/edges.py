@@ -27,7 +27,8 @@ class Edge:
 
     `source` and `target` count all channels of the layer; `tap` is a pixel of the kernel, None for
     a linear layer. `score` is the standard deviation of the function on the data, `density` the
-    histogram of the inputs in equal bins over the same range: its integral is one.
+    histogram of the inputs in equal bins over the same range: its integral is one. `function` is
+    the name of what the edge was given, empty for functions of the basis.
     """
 
     source: int
@@ -37,6 +38,7 @@ class Edge:
     x: np.ndarray
     y: np.ndarray
     density: np.ndarray
+    function: str = ""
 
     @property
     def label(self) -> str:
@@ -109,10 +111,11 @@ def edge_deviations(layer: KANLayer, values: Tensor, functions: slice = slice(No
     From the covariance of the basis functions, so that no edge is ever evaluated by itself.
     `functions` takes a part of their sum.
     """
-    basis = layer.expansion.univariate(values)[functions].double()  # (K, N, C)
+    basis, weight = (part.double() for part in layer.edge_basis(values))
+    basis = basis[functions]  # (K, N, C)
     centred = basis - basis.mean(1, keepdim=True)
     covariance = torch.einsum("knc,lnc->ckl", centred, centred) / len(values)
-    weight = layer.edge_weight()[:, functions].double()
+    weight = weight[:, functions]
     variance = torch.einsum("cket,ckl,clet->cet", weight, covariance, weight)
     return variance.clamp_min(0).sqrt()
 
@@ -123,14 +126,13 @@ def _sample(
     """The edges of `indices`, which count `scores` `(C, E, T)` flattened."""
     kernel: tuple[int, ...] = getattr(layer, "kernel_size", ())
     groups, reached = layer.out_features // layer.edges_out, scores.shape[1]
-    weight = layer.edge_weight()
     data = values.double().cpu().numpy()
     low, high = _ranges(data)  # (C,)
     grid = np.linspace(low, high, num_points)  # (P, C)
-    basis = layer.expansion.univariate(torch.from_numpy(grid).to(values))  # (K, P, C)
+    basis, weight = layer.edge_basis(torch.from_numpy(grid).to(values))  # (K, P, C)
     for index in indices:
         channel, output, tap = (int(i) for i in np.unravel_index(index, scores.shape))
-        terms = weight[channel, :, output, tap].to(basis.dtype).unsqueeze(-1) * basis[..., channel]
+        terms = weight[channel, :, output, tap].unsqueeze(-1) * basis[..., channel]
         density, _ = np.histogram(
             data[:, channel], BINS, (low[channel], high[channel]), density=True
         )
@@ -142,6 +144,7 @@ def _sample(
             grid[:, channel],
             terms.sum(0).double().cpu().numpy(),
             density,
+            given.name if (given := layer.given_at(channel, output)) else "",
         )
 
 
@@ -179,8 +182,8 @@ def last_layer_curves(
     values = layer_values(net, batch, {name: layer})[name]
     low, high = np.quantile(values.double().cpu().numpy(), [0.01, 0.99])
     x = torch.linspace(float(low), float(high), num_points).to(values)
-    basis = layer.expansion.univariate(x.unsqueeze(-1).expand(-1, layer.in_features))
-    curves = torch.einsum("kpc,cket->cetp", basis, layer.edge_weight().to(basis.dtype))
+    basis, weight = layer.edge_basis(x.unsqueeze(-1).expand(-1, layer.in_features))
+    curves = torch.einsum("kpc,cket->cetp", basis, weight)
     strongest = edge_deviations(layer, values).flatten().argsort(descending=True, stable=True)
     ys = curves.flatten(0, 2)[strongest[:num_edges]]
     return EdgeCurves(name, x.cpu().numpy(), ys.cpu().numpy())

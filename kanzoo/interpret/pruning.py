@@ -53,10 +53,7 @@ class Pruning:
 
 def alive(layer: KANLayer) -> Tensor:
     """Which edges of a layer are not pruned, bool `(C, E)`."""
-    weight = layer.edge_weight()
-    if layer.edge_mask is None:
-        return torch.ones(weight.shape[0], weight.shape[2], dtype=torch.bool, device=weight.device)
-    return layer.edge_mask_by_channel() > 0
+    return layer.edges_left()
 
 
 def prune(
@@ -222,8 +219,8 @@ def _bias_with(layer: KANLinear, constants: Tensor | None, mask: Tensor) -> Tens
     if constants is None:
         return bias
     known = ~constants.isnan()
-    values = layer.expansion.univariate(constants.nan_to_num().unsqueeze(0))[:, 0]  # (K, C)
-    added = torch.einsum("kc,cko->co", values, layer.masked_weight().to(values.dtype))
+    values, weight = layer.edge_basis(constants.nan_to_num().unsqueeze(0))
+    added = torch.einsum("kc,cko->co", values[:, 0], weight[..., 0])
     return bias + (added * known.unsqueeze(1) * mask).sum(0).to(bias)
 
 
@@ -258,10 +255,21 @@ def _restricted(layer: KANLinear, rows: Tensor, columns: Tensor, bias: Tensor) -
     new.check_constraints()
     assert new.bias is not None
     new.bias.copy_(bias)
-    keep = alive(layer)[rows][:, columns]
-    if not keep.all():
+    if layer.edge_mask is not None and not (keep := layer.edge_mask[rows, 0][:, columns] > 0).all():
         new.mask_edges(keep)
+    _hand_on(layer, new, rows.tolist(), columns.tolist())
     return new
+
+
+def _hand_on(old: KANLinear, new: KANLinear, rows: list[int], columns: list[int]) -> None:
+    """Give a layer of some inputs and outputs of another one the functions given to these."""
+    if old.given_affine is not None:
+        edges = [
+            replace(edge, i=rows.index(edge.i), o=columns.index(edge.o))
+            for edge in old.given
+            if edge.i in rows and edge.o in columns
+        ]
+        new.set_given(tuple(edges), old.given_affine)
 
 
 def smallest(

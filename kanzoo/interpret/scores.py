@@ -53,8 +53,7 @@ def _scores(layer: KANLayer, rows: Tensor) -> LayerScores:
 
 def _blocks(layer: KANLayer, rows: Tensor, limit: int = 8_000_000) -> Iterator[Tensor]:
     """Values of the edge functions of some channels at a time, `(N, C, E, T)`, to fit in memory."""
-    basis = layer.expansion.univariate(rows)  # (K, N, C)
-    weight = layer.edge_weight().to(basis.dtype)
+    basis, weight = layer.edge_basis(rows)  # (K, N, C)
     channels = max(1, limit // max(1, basis.shape[1] * weight[0, 0].numel()))
     for start in range(0, layer.in_features, channels):
         block_channels = slice(start, start + channels)

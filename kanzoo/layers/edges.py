@@ -16,7 +16,8 @@ from kanzoo.layers.constraint import check_kinds, check_tied, effective, paramet
 from kanzoo.layers.expansion import Expansion
 from kanzoo.layers.grid import replace_data
 
-STRUCTURE = ("edge_mask", "edge_kind", "input_group")  # buffers that a layer has when it needs them
+# Buffers that a layer has when it needs them, and parameters beside the last.
+STRUCTURE = ("edge_mask", "edge_kind", "input_group", "given_edges")
 
 
 class EdgeLayer(nn.Module):

@@ -15,8 +15,9 @@ from kanzoo.bases.base import Basis, BasisFactory, GridBasis, as_factory
 from kanzoo.checks import MAX_FUNCTIONS, check_whole
 from kanzoo.layers.constraint import monotone_on_data
 from kanzoo.layers.dispatch import choose, explain
-from kanzoo.layers.edges import STRUCTURE, EdgeLayer, check_loaded
+from kanzoo.layers.edges import STRUCTURE, check_loaded
 from kanzoo.layers.expansion import Expansion
+from kanzoo.layers.given import GivenLayer
 from kanzoo.layers.grid import (
     SAMPLE_ROWS,
     GridChange,
@@ -35,7 +36,7 @@ DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 SOURCES = ("weight_orig", "weight_v", *(f"parametrizations.weight.original{n}" for n in ("", 1)))
 
 
-class KANLayer(EdgeLayer, ABC):
+class KANLayer(GivenLayer, ABC):
     """What all KAN layers share: expansion, weight, bias, edges and initialisation.
 
     A fixed activation as basis (K = 1) makes it the ordinary "activation, then linear" layer, which
@@ -74,6 +75,7 @@ class KANLayer(EdgeLayer, ABC):
         self.bias = nn.Parameter(torch.empty(out_features, **tensors)) if bias else None
         for name in STRUCTURE:
             self.register_buffer(name, None)
+        self.register_parameter("given_affine", None)
         self.register_load_state_dict_post_hook(check_loaded)
         self.reset_parameters()
 
@@ -114,8 +116,7 @@ class KANLayer(EdgeLayer, ABC):
         Differentiable; on at most `rows` values spread over x; taps are added up
         (KAN, 2404.19756, eq. 2.17).
         """
-        basis = self.expansion.univariate(subsample(self.rows(x), rows))  # (K, N, C)
-        weight = self.edge_weight().to(basis.dtype)
+        basis, weight = self.edge_basis(subsample(self.rows(x), rows))  # (K, N, C)
         return torch.einsum("knc,cket->ncet", basis, weight).abs().mean(0).sum(-1)
 
     def rows(self, x: Tensor) -> Tensor:
@@ -165,13 +166,19 @@ class KANLayer(EdgeLayer, ABC):
         values = self.expansion.univariate(inputs)[..., channel]  # (K, ...)
         weight = self.edge_weight()[channel, :, output, self.tap_index(tap)].to(values.dtype)
         # Not a matrix product, which autocast would compute in reduced precision.
-        return (weight.view(-1, *[1] * x.dim()) * values).sum(0)
+        value = (weight.view(-1, *[1] * x.dim()) * values).sum(0)
+        given = self.given_at(i, o)
+        if given is None or self.given_affine is None:
+            return value
+        return value + given(x, self.given_affine)
 
     @property
     def num_params(self) -> int:
         """Trainable parameters by the formula: C O K / groups per tap, O biases, the basis' own."""
         basis = sum(p.numel() for p in self.expansion.parameters())
-        return self.weight.numel() + (self.out_features if self.bias is not None else 0) + basis
+        given = 0 if self.given_affine is None else self.given_affine.numel()
+        bias = self.out_features if self.bias is not None else 0
+        return self.weight.numel() + bias + basis + given
 
     @property
     def has_grid(self) -> bool:

@@ -26,7 +26,9 @@ from kanzoo.models.recipe import FORMAT, build_recipe, check_recipe
 
 SUFFIXES = (".safetensors", ".json")
 RECIPE = Path("checkpoints", "network.json")  # in the folder of a run
-MARKS = tuple(f".{name}" for name in STRUCTURE)  # that any layer can take from its state
+MARKS = tuple(
+    f".{name}" for name in (*STRUCTURE, "given_affine")
+)  # that any layer can take from its state
 MAX_JSON = 2**20  # bytes
 MAX_GROWTH = 100  # numbers that are built for every one stored: grids may have been coarsened
 

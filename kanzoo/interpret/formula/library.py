@@ -1,117 +1,23 @@
-"""The functions that an edge may turn out to be, and the best fit c f(a x + b) + d of each.
+"""The best fit c f(a x + b) + d of every function of the library to an edge.
 
 Axes: S samples of an edge, A and B candidates for a and b.
 """
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import sympy
 import torch
 from scipy.optimize import least_squares
-from torch import Tensor
 
-from kanzoo.checks import check_name
+from kanzoo.layers.elementary import CONSTANT, LIBRARY, TINY, Elementary, get_function
 
-TINY = 1e-12
 PENALTY = 0.5  # decades of 1 - R^2 that a unit of complexity must gain
 FLOOR = 1e-9  # differences of 1 - R^2 below this are taken for noise
 GRID_SAMPLES = 96
-
-
-@dataclass(frozen=True)
-class Elementary:
-    """A named elementary function of one variable.
-
-    `call` takes torch tensors and is finite with finite gradients everywhere (singularities are
-    capped); `symbol` builds the SymPy expression; `complexity` is what choosing it costs. `domain`
-    bounds the argument where the function is itself. `search` says which a and b are worth trying:
-    "line" (the identity), "shift" (another scale changes only c and d), "scale" (another shift
-    does), "both"; "jump" where nothing but the place of the jump is to be found.
-    """
-
-    name: str
-    call: Callable[[Tensor], Tensor]
-    symbol: Callable[[Any], Any]
-    complexity: int
-    search: str = "both"
-    domain: tuple[float, float] = (-math.inf, math.inf)
-
-
-def _power(exponent: float) -> Callable[[Tensor], Tensor]:
-    def call(t: Tensor) -> Tensor:
-        return t.clamp(min=TINY).pow(exponent)
-
-    return call
-
-
-def _inverse(order: int) -> Callable[[Tensor], Tensor]:
-    def call(t: Tensor) -> Tensor:
-        apart = torch.where(t.abs() < 1e-6, torch.where(t < 0, -1e-6, 1e-6), t)
-        return apart.pow(-order)
-
-    return call
-
-
-def _half(expression: Any) -> Any:
-    return sympy.sqrt(expression)
-
-
-_POSITIVE = (TINY, math.inf)
-_UNIT = (-1.0, 1.0)
-_ENTRIES = (
-    Elementary("x", lambda t: t, lambda t: t, 1, "line"),
-    Elementary("x^2", lambda t: t * t, lambda t: t**2, 2, "shift"),
-    Elementary("x^3", lambda t: t**3, lambda t: t**3, 3, "shift"),
-    Elementary("x^4", lambda t: t**4, lambda t: t**4, 4, "shift"),
-    Elementary("x^5", lambda t: t**5, lambda t: t**5, 5, "shift"),
-    Elementary("1/x", _inverse(1), lambda t: 1 / t, 2, "shift", _POSITIVE),
-    Elementary("1/x^2", _inverse(2), lambda t: 1 / t**2, 3, "shift", _POSITIVE),
-    Elementary("1/x^3", _inverse(3), lambda t: 1 / t**3, 4, "shift", _POSITIVE),
-    Elementary("1/x^4", _inverse(4), lambda t: 1 / t**4, 5, "shift", _POSITIVE),
-    Elementary("sqrt", _power(0.5), _half, 3, "shift", _POSITIVE),
-    Elementary("x^1.5", _power(1.5), lambda t: t ** sympy.Rational(3, 2), 4, "shift", _POSITIVE),
-    Elementary("1/sqrt", _power(-0.5), lambda t: 1 / sympy.sqrt(t), 4, "shift", _POSITIVE),
-    Elementary("x^-1.5", _power(-1.5), lambda t: t ** sympy.Rational(-3, 2), 5, "shift", _POSITIVE),
-    Elementary("exp", lambda t: t.clamp(max=80).exp(), sympy.exp, 2, "scale"),
-    Elementary("log", lambda t: t.clamp(min=TINY).log(), sympy.log, 2, "shift", _POSITIVE),
-    Elementary("abs", lambda t: t.abs(), sympy.Abs, 3, "shift"),
-    Elementary("sgn", lambda t: t.sign(), sympy.sign, 4, "jump"),
-    Elementary("sin", lambda t: t.sin(), sympy.sin, 3),
-    Elementary("cos", lambda t: t.cos(), sympy.cos, 3),
-    Elementary("tan", lambda t: t.tan(), sympy.tan, 4, "both", (-1.55, 1.55)),
-    Elementary("tanh", lambda t: t.tanh(), sympy.tanh, 4),
-    Elementary("sigmoid", lambda t: t.sigmoid(), lambda t: 1 / (1 + sympy.exp(-t)), 5),
-    Elementary("arcsin", lambda t: _inside(t).asin(), sympy.asin, 4, "both", _UNIT),
-    Elementary("arccos", lambda t: _inside(t).acos(), sympy.acos, 4, "both", _UNIT),
-    Elementary("arctan", lambda t: t.atan(), sympy.atan, 4),
-    Elementary("arctanh", lambda t: _inside(t).atanh(), sympy.atanh, 4, "both", (-0.9999, 0.9999)),
-    Elementary("sinh", lambda t: t.clamp(-80, 80).sinh(), sympy.sinh, 4),
-    Elementary("cosh", lambda t: t.clamp(-80, 80).cosh(), sympy.cosh, 4),
-    Elementary("gaussian", lambda t: (-t * t).exp(), lambda t: sympy.exp(-(t**2)), 4),
-    Elementary("1/(1+x^2)", lambda t: 1 / (1 + t * t), lambda t: 1 / (1 + t**2), 4),
-    Elementary("sqrt(1+x^2)", lambda t: (1 + t * t).sqrt(), lambda t: sympy.sqrt(1 + t**2), 5),
-    Elementary("x/(1+x^2)", lambda t: t / (1 + t * t), lambda t: t / (1 + t**2), 5),
-)
-LIBRARY: dict[str, Elementary] = {entry.name: entry for entry in _ENTRIES}
-ALIASES = {"x**2": "x^2", "x**3": "x^3", "x**4": "x^4", "x**5": "x^5", "ln": "log", "sign": "sgn"}
-CONSTANT = Elementary("0", torch.zeros_like, lambda t: sympy.Integer(0), 0, "line")
-
-
-def _inside(t: Tensor) -> Tensor:
-    return t.clamp(-1 + 1e-10, 1 - 1e-10)
-
-
-def get_function(name: str) -> Elementary:
-    """A function of the library by its name; `ValueError` names the nearest."""
-    name = ALIASES.get(name.replace(" ", ""), name)
-    if name == "0":
-        return CONSTANT
-    check_name("function", name, LIBRARY)
-    return LIBRARY[name]
+POSITIVE = (TINY, math.inf)
 
 
 @dataclass(frozen=True)
@@ -124,6 +30,16 @@ class EdgeFit:
     c: float
     d: float
     r2: float
+
+    def __str__(self) -> str:
+        affine = ", ".join(f"{k}={getattr(self, k):.4g}" for k in "abcd")
+        name = self.function.name
+        return f"{name}: R2 {self.r2:.6f}, complexity {self.function.complexity}, {affine}"
+
+    @property
+    def affine(self) -> tuple[float, float, float, float]:
+        """a, b, c and d of c f(a x + b) + d."""
+        return self.a, self.b, self.c, self.d
 
     @property
     def cost(self) -> float:
@@ -149,7 +65,7 @@ def fit_edge(
     deviation = float(y.std())
     if deviation <= 1e-6 * scale or deviation < 1e-14 or np.ptp(x) < 1e-12:
         return [EdgeFit(CONSTANT, 1.0, 0.0, 0.0, float(y.mean()), 1.0)]
-    entries = _ENTRIES if functions is None else [get_function(name) for name in functions]
+    entries = LIBRARY.values() if functions is None else [get_function(name) for name in functions]
     order = np.argsort(x)[np.linspace(0, len(x) - 1, min(len(x), 256)).astype(int)]
     x, y = x[order], y[order]
     centre, half = (x[0] + x[-1]) / 2, (x[-1] - x[0]) / 2
@@ -178,7 +94,7 @@ def _candidates(entry: Elementary) -> tuple[np.ndarray, np.ndarray]:
         size = np.logspace(-1.5, 1.3, 40)
         return np.concatenate([size, -size]), np.zeros(80)
     if entry.search == "shift":
-        if entry.domain == _POSITIVE:
+        if entry.domain == POSITIVE:
             shift = 1 + np.concatenate([[1e-9], np.logspace(-4, 1.3, 60)])
             return np.repeat([1.0, -1.0], len(shift)), np.tile(shift, 2)
         shift = np.concatenate([np.linspace(-1.5, 1.5, 121), np.linspace(-6, 6, 81)])

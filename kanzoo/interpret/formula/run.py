@@ -18,10 +18,9 @@ from kanzoo.fit.least_squares import network_rmse, rmse
 from kanzoo.interpret.formula.clock import Clock
 from kanzoo.interpret.formula.constants import tidy
 from kanzoo.interpret.formula.expression import Formula, edge_record, evaluate
-from kanzoo.interpret.formula.hybrid import HybridLinear
-from kanzoo.interpret.formula.library import CONSTANT
+from kanzoo.interpret.formula.library import EdgeFit
 from kanzoo.interpret.formula.names import make_symbols
-from kanzoo.interpret.formula.search import FormulaError, edge_name, simplest
+from kanzoo.interpret.formula.search import FormulaError, Nodes, edge_name, simplest
 
 __all__ = ["FormulaError", "symbolic"]
 
@@ -64,11 +63,10 @@ def symbolic(
         raise ValueError("max_error and time_limit must be positive, or None")
     x = x.double().flatten(1)
     net = copy.deepcopy(net).double().eval()
-    layers: list[HybridLinear] = []
+    layers: list[Nodes] = []
     for stage in chain(net, x):
-        hybrid = HybridLinear(stage.layer, products=stage.products)
-        hybrid.base.backend = "dense"
-        layers.append(hybrid)
+        stage.layer.backend = "dense"
+        layers.append(Nodes(stage.layer, stage.products))
     with torch.no_grad():
         predicted = net(x)
     target = predicted if y is None else y.double().reshape(len(x), -1)
@@ -92,6 +90,7 @@ def symbolic(
         clock = Clock(time_limit)
     with clock:
         stack, fits = simplest(layers, x[rows], target[rows], limit, functions, clock)
+    fits = _given(stack) | fits
     pairs = inputs if inputs is not None else [(0.0, 1.0)] * x.shape[1]
     output_pairs = outputs if outputs is not None else [(0.0, 1.0)] * predicted.shape[1]
     symbols = make_symbols(names or [f"x_{k + 1}" for k in range(x.shape[1])])
@@ -170,22 +169,32 @@ def _judge(
     raise FormulaError(text, formula)
 
 
+def _given(stack: nn.Sequential) -> dict[tuple[int, int, int], EdgeFit]:
+    """The functions that the edges of a stack have in the end, those of them given by hand too."""
+    found = {}
+    for index, nodes in enumerate(stack):
+        layer = nodes.layer
+        for edge in layer.given:  # type: ignore[union-attr]
+            a, b, c, d = layer.given_affine[:, edge.column].tolist()  # type: ignore[union-attr, index]
+            found[index, edge.i, edge.o] = EdgeFit(edge.function, a, b, c, d, 1.0)
+    return found
+
+
 def _expressions(stack: nn.Sequential, symbols: Sequence[sympy.Expr]) -> list[sympy.Expr]:
     """The expressions of a stack without splines, constants as they are."""
     values = list(symbols)
-    for layer in stack:
-        assert isinstance(layer, HybridLinear)
-        affine = layer.affine.detach().tolist()
-        bias = layer.base.bias
+    for nodes in stack:
+        assert isinstance(nodes, Nodes)
+        layer, bias = nodes.layer, nodes.layer.bias
+        affine = [] if layer.given_affine is None else layer.given_affine.tolist()
         sums: list[Any] = [
             sympy.Float(bias[o].item(), 17) if bias is not None else sympy.Integer(0)
             for o in range(layer.out_features)
         ]
         for edge in layer.given:
-            if edge.function is not CONSTANT:
-                a, b, c, d = (sympy.Float(row[edge.index], 17) for row in affine)
-                sums[edge.o] += c * edge.function.symbol(a * values[edge.i] + b) + d
-        pairs = sums[len(sums) - 2 * layer.products :]
-        rest = sums[: len(sums) - 2 * layer.products]
+            a, b, c, d = (sympy.Float(row[edge.column], 17) for row in affine)
+            sums[edge.o] += c * edge.function.symbol(a * values[edge.i] + b) + d
+        pairs = sums[len(sums) - 2 * nodes.products :]
+        rest = sums[: len(sums) - 2 * nodes.products]
         values = [*rest, *(a * b for a, b in zip(pairs[::2], pairs[1::2], strict=True))]
     return values

@@ -14,8 +14,10 @@ from torch import Tensor, nn
 from kanzoo.fit.least_squares import fit_squares
 from kanzoo.interpret.formula.clock import Clock, TimeOver
 from kanzoo.interpret.formula.expression import Formula
-from kanzoo.interpret.formula.hybrid import HybridLinear
-from kanzoo.interpret.formula.library import LIBRARY, EdgeFit, fit_edge, get_function
+from kanzoo.interpret.formula.library import EdgeFit, fit_edge
+from kanzoo.layers import KANLinear
+from kanzoo.layers.elementary import LIBRARY, get_function
+from kanzoo.layers.products import multiply
 
 log = logging.getLogger("kanzoo")
 
@@ -34,13 +36,32 @@ class FormulaError(ValueError):
         self.formula = formula
 
 
+class Nodes(nn.Module):
+    """A layer and the products behind it: `(..., C) -> (..., O - products)`."""
+
+    def __init__(self, layer: KANLinear, products: int = 0) -> None:
+        super().__init__()
+        self.layer, self.products = layer, products
+        layer.weight.requires_grad_(bool(layer.open_edges()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return multiply(self.layer(x), self.products)
+
+    @torch.no_grad()
+    def with_edge(self, i: int, o: int, fit: EdgeFit) -> "Nodes":
+        """A copy in which the edge i -> o is the function that was fitted to it."""
+        layer = copy.deepcopy(self.layer)
+        layer.fix_edge(i, o, fit.function.name, fit.affine)
+        return Nodes(layer, self.products)
+
+
 def edge_name(layer: int, i: int, o: int) -> str:
     """How an edge is named in messages."""
     return f"layer {layer}, input {i} -> output {o}"
 
 
 def simplest(
-    layers: list[HybridLinear],
+    layers: list[Nodes],
     x: Tensor,
     y: Tensor,
     limit: float,
@@ -83,11 +104,11 @@ def simplest(
 
 
 class Search:
-    """The greedy search over a stack of hybrid layers, whose RMSE stays at most `limit`."""
+    """The greedy search over a stack of layers, whose RMSE stays at most `limit`."""
 
     def __init__(
         self,
-        layers: list[HybridLinear],
+        layers: list[Nodes],
         x: Tensor,
         y: Tensor,
         limit: float,
@@ -101,12 +122,12 @@ class Search:
         self.reached = float("inf")
         self.limit, self.clock = limit, clock
         self.fits: dict[tuple[int, int, int], EdgeFit] = {}
-        self.edges = sum(len(layer.open_edges()) for layer in layers)
+        self.edges = sum(len(nodes.layer.open_edges()) for nodes in layers)
 
     @property
     def is_complete(self) -> bool:
         """Whether every edge has a function."""
-        return not any(layer.open_edges() for layer in self.stack)  # type: ignore[operator]
+        return not any(nodes.layer.open_edges() for nodes in self.stack)  # type: ignore[union-attr, operator]
 
     def unfinished(self) -> FormulaError:
         """What to say when the time is over before every edge has a function."""
@@ -147,9 +168,10 @@ class Search:
         ranking = []
         inputs = self.x
         with torch.no_grad():
-            for index, layer in enumerate(self.stack):
-                assert isinstance(layer, HybridLinear)
-                scale = float(layer(inputs).std(dim=0, correction=0).max())
+            for index, nodes in enumerate(self.stack):
+                assert isinstance(nodes, Nodes)
+                layer = nodes.layer
+                scale = float(nodes(inputs).std(dim=0, correction=0).max())
                 for i, o in layer.open_edges():
                     self.clock.check()
                     values = layer.edge(i, o, inputs[:, i])
@@ -162,7 +184,7 @@ class Search:
                     if not candidates:
                         raise FormulaError(f"no function fits the edge {edge_name(*edge)} at all")
                     ranking.append((edge, candidates))
-                inputs = layer(inputs)
+                inputs = nodes(inputs)
         return sorted(ranking, key=lambda entry: entry[1][0].cost)
 
     def _fix(self, edge: tuple[int, int, int], candidates: list[EdgeFit]) -> bool:
@@ -211,7 +233,7 @@ class Search:
         with torch.no_grad():
             for layer in self.stack[:index]:
                 inputs = layer(inputs)
-            values = self.stack[index].edge(i, o, inputs[:, i])  # type: ignore[operator]
+            values = self.stack[index].layer.edge(i, o, inputs[:, i])  # type: ignore[union-attr, operator]
         names = self.likely.get(edge, list(self.functions))
         fits = fit_edge(inputs[:, i].numpy(), values.numpy(), names)
         current = self.fits[edge].function

@@ -38,7 +38,7 @@ def draw(
 
     A line is as strong as its edge's score (standard deviation of its function on the data)
     relative to the strongest of its layer; every box has a scale of its own and shows the density
-    of the data. Edges that are constant, as pruned ones are, are left out. Nodes that are products
+    of the data, and the name of a function that the edge was given. Edges that are constant, as pruned ones are, are left out. Nodes that are products
     stand behind the two that they multiply, with a cross. `names` are those of inputs and `outputs`
     those of outputs. A path without suffix gets a PNG and an SVG file.
 
@@ -198,6 +198,9 @@ def _function(axes: Axes, edge: Edge, left: float, top: float, strength: float) 
     x = np.linspace(ends[0], ends[-1], len(y))
     axes.plot(x, y, color=style.CURVE, lw=1.4, alpha=0.45 + 0.55 * strength, zorder=3,
               solid_joinstyle="round")  # fmt: skip
+    if edge.function:
+        axes.text(left + width / 2, top - 0.01, edge.function, ha="center", va="bottom",
+                  fontsize=6, zorder=5)  # fmt: skip
 
 
 def _box(
