@@ -37,10 +37,11 @@ def draw(
     """Draw the network that sees `sample`, a batch of its inputs; write it if there is a path.
 
     A line is as strong as its edge's score (standard deviation of its function on the data)
-    relative to the strongest of its layer; every box has a scale of its own and shows the density
-    of the data, and the name of a function that the edge was given. Edges that are constant, as pruned ones are, are left out. Nodes that are products
-    stand behind the two that they multiply, with a cross. `names` are those of inputs and `outputs`
-    those of outputs. A path without suffix gets a PNG and an SVG file.
+    relative to the strongest of its layer; every box has a scale of its own, shows the density of
+    the data, and has above it the name of a function that the edge was given. Edges that are
+    constant, as pruned ones are, are left out. Nodes that are products stand behind the two that
+    they multiply, with a cross. `names` are those of inputs and `outputs` those of outputs. A path
+    without suffix gets a PNG and an SVG file.
 
     Raises `ValueError` for networks that are no chain of `KANLinear` (normalisations between them
     are allowed), and for those too large to be read.
