@@ -1,5 +1,7 @@
 """What accelerators run of PyTorch's own operations, by force on the CPU and on meta tensors."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -80,9 +82,30 @@ def test_accelerators_keep_the_input_alone(name: str) -> None:
         assert (y.shape, y.dtype, y.device) == (dense.shape, dense.dtype, x.device)
         grads = torch.autograd.grad(y.sum(), [x, *layer.parameters()])
         assert [g.shape for g in grads] == [t.shape for t in (x, *layer.parameters())]
-        if not single:
-            real, numbers = make(name, operator)
-            assert kept(recomputing(real), real, numbers) <= 1.1 * numbers.nbytes
+        real, numbers = make(name, operator)
+        assert kept(recomputing(real), real, numbers) <= 1.1 * numbers.nbytes
+
+
+@pytest.mark.parametrize(("name", "operator"), [("rbf", "linear"), ("chebyshev", "conv2d")])
+def test_compiled_programs_keep_the_input_alone(name: str, operator: str) -> None:
+    """As accelerators do; on the CPU by "blocked"."""
+    graphs: list[str] = []
+
+    def keep(graph: torch.fx.GraphModule, _: object) -> Callable[..., object]:
+        graphs.append(str(graph.graph))
+        return graph.forward
+
+    for device, backend in (("cpu", "blocked"), ("meta", "auto")):
+        layer, x = make(name, operator, device, backend=backend)
+        compiled = torch.compile(layer, backend=keep, fullgraph=True, dynamic=False)
+        assert saved_bytes(compiled, x) <= 1.1 * x.nbytes
+        found, expected = (
+            torch.autograd.grad(run(x).sin().sum(), [x, *layer.parameters()])
+            for run in (compiled, lambda x, layer=layer: Dense().run(layer.request(x)))
+        )
+        for one, wanted in zip(found, expected, strict=True):
+            torch.testing.assert_close(one, wanted)
+        assert "checkpoint" in graphs[-1]
 
 
 @pytest.mark.parametrize("operator", ["linear", "conv2d"])

@@ -244,22 +244,54 @@ def test_operators_keep_the_contract_of_pytorch() -> None:
     tests = ("test_schema", "test_autograd_registration", "test_faketensor")
     fused = (x, weight, table, torch.randn(2, requires_grad=True), *names, torch.float32)
     torch.library.opcheck(torch.ops.kanzoo.fused_linear.default, fused, test_utils=tests)
-    expand = (x, table, *names, 2, torch.float32)
-    torch.library.opcheck(torch.ops.kanzoo.expand.default, expand, test_utils=tests)
+    images, kernel = torch.randn(2, 2, 4, 3, requires_grad=True), torch.randn(4, 1, 6, 2, 2)
+    sizes = ([1, 0], [1, 2], [0, 0], [1, 1], False, [0, 0], 2, torch.float32)
+    for x in (images, images.detach().contiguous(memory_format=torch.channels_last)):
+        conv = (x, kernel.requires_grad_(), table, *names, *sizes)
+        torch.library.opcheck(torch.ops.kanzoo.fused_conv.default, conv, test_utils=tests)
 
 
-def test_one_operator_is_traced_and_transforms_fall_back() -> None:
-    layer, x = KANLinear(4, 3, backend="triton"), torch.randn(5, 4)
+TRACED: dict[str, tuple[Callable[[], KANLayer], tuple[int, ...]]] = {
+    "linear": (lambda: KANLinear(4, 3), (4,)),
+    "trained": (lambda: KANLinear(4, 3, basis="mexican_hat"), (2, 4)),
+    "conv1d": (lambda: KANConv1d(4, 2, 3, stride=2, groups=2), (4, 7)),
+    "conv2d": (lambda: KANConv2d(4, 2, 3, padding="same", basis="rbf"), (4, 3, 4)),
+    "transposed": (lambda: KANConvTranspose2d(4, 2, 2, stride=2, padding=1), (4, 2, 3)),
+}
+
+
+@pytest.mark.parametrize("kind", TRACED)
+def test_one_operator_is_compiled_and_exported(kind: str) -> None:
+    """Without graph breaks, with the same gradients; exported programs take any batch."""
+    make, size = TRACED[kind]
+    layer, x = draw(make()), torch.randn(3, *size, requires_grad=True)
+    layer.backend = "triton"
     graphs: list[torch.fx.GraphModule] = []
 
-    def keep(graph: torch.fx.GraphModule, _: object) -> Callable[..., object]:
+    def keep(graph: torch.fx.GraphModule, inputs: Sequence[Tensor]) -> Callable[..., object]:
         graphs.append(graph)
-        return graph.forward
+        return torch._dynamo.lookup_backend("aot_eager")(graph, inputs)  # type: ignore[no-any-return]
 
-    torch.testing.assert_close(torch.compile(layer, backend=keep, fullgraph=True)(x), layer(x))
-    assert "fused_linear" in str(graphs[0].graph)
-    layer.backend = "auto"
-    torch.testing.assert_close(torch.func.vmap(layer)(x), layer(x))
+    compiled = torch.compile(layer, backend=keep, fullgraph=True, dynamic=False)
+    g = torch.randn_like(layer(x))
+    wanted = gradients(layer, layer, x, g)
+    for one, other in zip(gradients(compiled, layer, x, g), wanted, strict=True):
+        torch.testing.assert_close(one, other)
+    shapes = ({0: torch.export.Dim("batch", min=2)},)
+    program = torch.export.export(layer, (x.detach(),), dynamic_shapes=shapes)
+    name = "fused_linear" if isinstance(layer, KANLinear) else "fused_conv"
+    assert all(name in str(graph.graph) for graph in (*graphs, program))
+    more = torch.randn(5, *size)
+    torch.testing.assert_close(program.module()(more), layer(more))
+
+
+def test_transforms_fall_back() -> None:
+    for layer, x in (
+        (KANLinear(4, 3), torch.randn(5, 4)),
+        (KANConv1d(4, 2, 3), torch.randn(2, 4, 5)),
+    ):
+        layer.backend = "auto"
+        torch.testing.assert_close(torch.func.vmap(layer)(x), layer(x))
 
 
 def test_results_repeat_to_the_bit() -> None:

@@ -6,7 +6,8 @@ from kanzoo.kernels.families.rational import blocked_rational
 from kanzoo.kernels.generic.conv import flat_weight, product_dtype, recomputed_conv
 from kanzoo.kernels.generic.linear import blocked_linear
 from kanzoo.kernels.generic.product import product_linear
-from kanzoo.kernels.gpu.operators import expand_channels, fused_linear
+from kanzoo.kernels.gpu.conv import fused_conv
+from kanzoo.kernels.gpu.operators import fused_linear
 from kanzoo.kernels.gpu.rational import rational
 from kanzoo.kernels.native.build import CompileError, is_available, unavailable_reason
 from kanzoo.kernels.spline.conv import spline_conv2d
@@ -21,10 +22,10 @@ __all__ = [
     "dense_conv2d",
     "dense_linear",
     "direct_linear",
-    "expand_channels",
     "flat_weight",
     "function_conv",
     "function_linear",
+    "fused_conv",
     "fused_linear",
     "is_available",
     "pad",

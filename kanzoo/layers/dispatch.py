@@ -26,6 +26,7 @@ from kanzoo.layers.paths.generic import (
     GenericConv,
     GenericLinear,
     ProductLinear,
+    Traced,
 )
 from kanzoo.layers.paths.gpu import TritonConv, TritonLinear, TritonRational
 from kanzoo.layers.paths.native import Direct, OperatorConv, OperatorLinear, Rational
@@ -74,6 +75,7 @@ _set_paths(
         GenericLinear(),
         ProductLinear(),
         GenericConv(),
+        Traced(),
         BlockedRational(),
         Dense(),
     ]

@@ -1,4 +1,4 @@
-"""`kanzoo::fused_linear` and `kanzoo::expand`, operators of PyTorch over the Triton kernels.
+"""`kanzoo::fused_linear`, an operator of PyTorch over the Triton kernels.
 
 Where a kernel fails, its definition in PyTorch's operations takes its place.
 """
@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from kanzoo.kernels.generic.conv import product_dtype
-from kanzoo.kernels.gpu import definition, expand, linear
+from kanzoo.kernels.gpu import definition, linear
 from kanzoo.kernels.gpu.launch import attempt
 from kanzoo.kernels.gpu.layout import Layout
 from kanzoo.kernels.native.operator import register
@@ -48,36 +48,6 @@ def _linear_backward(
     return *grads, grad.sum(0).to(bias) if wanted else grad.new_empty(0)
 
 
-def _expand(x: Tensor, table: Tensor, *rest: Any) -> Tensor:
-    *functions, groups, dtype = rest
-    layout = Layout.of(*functions)
-    arguments = (x, table, layout, groups, dtype)
-    return attempt(
-        layout.family,
-        lambda: expand.forward(*arguments),
-        lambda: definition.expand(*arguments),
-    )
-
-
-def _expand_backward(grad: Tensor, x: Tensor, table: Tensor, *rest: Any) -> tuple[Tensor, ...]:
-    *functions, groups, _, need_x, need_table = rest
-    layout = Layout.of(*functions)
-
-    def otherwise() -> tuple[Tensor, ...]:
-        def function(x: Tensor, table: Tensor) -> Tensor:
-            return definition.expand(x, table, layout, groups, grad.dtype)
-
-        return definition.gradients(function, (x, table), grad, (need_x, need_table))
-
-    arguments = (grad, x, table, layout, groups, (need_x, need_table))
-    return attempt(layout.family, lambda: expand.backward(*arguments), otherwise)
-
-
-def _features(x: Tensor, table: Tensor, *rest: Any) -> Tensor:
-    *functions, _, dtype = rest
-    return x.new_empty(x.shape[0], Layout.of(*functions).total(table) * x.shape[1], dtype=dtype)
-
-
 register(
     "fused_linear",
     f"Tensor x, Tensor weight, Tensor table, Tensor? bias, {FUNCTIONS}, ScalarType dtype",
@@ -87,18 +57,6 @@ register(
     fake=lambda x, weight, *rest: x.new_empty(x.shape[0], weight.shape[2], dtype=rest[-1]),
     definition=lambda x, weight, table, bias, *rest: definition.linear(
         x, weight, table, bias, Layout.of(*rest[:-1]), rest[-1]
-    ),
-    devices="default",
-)
-register(
-    "expand",
-    f"Tensor x, Tensor table, {FUNCTIONS}, int groups, ScalarType dtype",
-    2,
-    forward=_expand,
-    backward=_expand_backward,
-    fake=_features,
-    definition=lambda x, table, *rest: definition.expand(
-        x, table, Layout.of(*rest[:-2]), *rest[-2:]
     ),
     devices="default",
 )
@@ -144,22 +102,3 @@ def fused_linear(
     tensors = (x.reshape(-1, x.shape[-1]), weight, functions.table, bias)
     y: Tensor = torch.ops.kanzoo.fused_linear(*tensors, *names, product_dtype(weight))
     return y.view(*x.shape[:-1], weight.shape[2])
-
-
-def expand_channels(
-    x: Tensor,
-    functions: Functions,
-    squash: str,
-    residual: str | None,
-    groups: int,
-    dtype: torch.dtype,
-) -> Tensor:
-    """Functions of pixels as channels, last in memory: `(B, C, *S) -> (B, T C, *S)`.
-
-    Functions come before the channels of a group, the residual branch last of them.
-    """
-    last = x.movedim(1, -1)
-    names = (functions.family, functions.constants, squash, residual or "none")
-    rows = last.reshape(-1, last.shape[-1])
-    channels: Tensor = torch.ops.kanzoo.expand(rows, functions.table, *names, groups, dtype)
-    return channels.view(*last.shape[:-1], channels.shape[-1]).movedim(-1, 1)

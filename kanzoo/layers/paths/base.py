@@ -118,8 +118,6 @@ def not_recomputed(request: Request) -> str | None:
     if request.backend != "auto":
         return None
     x, weight = request.x, request.weight
-    if is_traced():
-        return "traced by torch.compile or torch.export"
     if not x.is_cpu:
         return None
     if is_small(request):

@@ -1,10 +1,13 @@
 """Any basis in PyTorch's operations, computed again in the backward: only inputs are kept."""
 
+import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from kanzoo import kernels
 from kanzoo.kernels.native.call import REALS
 from kanzoo.layers.paths.base import Path, Request, is_traced, is_transformed, not_recomputed
+from kanzoo.layers.paths.dense import Dense
 from kanzoo.layers.paths.native import rational_tables
 
 SMALL_VALUES = 2**14  # numbers below which PyTorch's own graph is faster than a block
@@ -20,6 +23,8 @@ class Generic(Path):
     def can(self, request: Request) -> str | None:
         if is_transformed():
             return "a transform of torch.func"
+        if is_traced():
+            return "traced by torch.compile or torch.export"
         return not_recomputed(request)
 
 
@@ -86,6 +91,29 @@ class GenericConv(Generic):
         bias = request.bias
         y = y if bias is None else y + bias.to(y.dtype).view(-1, *[1] * len(options.stride))
         return request.as_dense(y)
+
+
+class Traced(Dense):
+    """The definition in compiled programs, which compute it again in their backward."""
+
+    name = "traced"
+    rank = 64
+    operators = ("linear", "conv")
+    backends = ("blocked",)
+
+    def can(self, request: Request) -> str | None:
+        if not torch.compiler.is_compiling() or torch.compiler.is_exporting():
+            return "not traced by torch.compile"
+        if request.expansion.squash == "batch":
+            return "statistics over the batch would be updated again"
+        if not torch.is_grad_enabled():
+            return "no gradients"
+        faster = request.backend == "auto" and request.x.is_cpu
+        return "on the CPU features are kept, which is faster" if faster else None
+
+    def run(self, request: Request) -> Tensor:
+        y: Tensor = checkpoint(super().run, request, use_reentrant=False)
+        return y
 
 
 class BlockedRational(Path):

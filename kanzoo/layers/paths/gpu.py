@@ -9,7 +9,7 @@ from kanzoo.bases.knots import EXTRAPOLATIONS
 from kanzoo.kernels.gpu.launch import is_interpreted, unavailable_reason
 from kanzoo.kernels.gpu.layout import FAMILIES, MAX_ORDER, ORDERED, TRAINED
 from kanzoo.kernels.gpu.operators import Functions
-from kanzoo.layers.paths.base import Path, Request, is_traced, is_transformed
+from kanzoo.layers.paths.base import Path, Request, is_transformed
 from kanzoo.layers.paths.native import rational_tables
 
 DEVICES = ("cuda", "xpu")  # for which Triton compiles, where it is installed
@@ -102,7 +102,7 @@ def seen(request: Request) -> tuple[Tensor, str, str | None, list[Tensor]]:
 
 
 class TritonConv(Triton):
-    """`kanzoo::expand` writes features as channels, before the convolution and in the backward."""
+    """`kanzoo::fused_conv`: a kernel writes features as channels, PyTorch convolves them."""
 
     operators = ("conv",)
 
@@ -112,23 +112,15 @@ class TritonConv(Triton):
             return "the squash looks at other features or rows, or is trained"
         if splines is not None and splines.beside is not None:
             return "a function beside B-splines"
-        if is_traced():
-            return "traced by torch.compile or torch.export"
         return super().can(request)
 
     def run(self, request: Request) -> Tensor:
+        functions, expansion = functions_of(request), request.expansion
         margins, options = request.margins()
-        expansion, dtype = request.expansion, kernels.product_dtype(request.weight)
-
-        def features(x: Tensor) -> Tensor:
-            pixels = x if margins is None else kernels.pad(x, margins)
-            functions, branches = functions_of(request), (expansion.squash, expansion.residual)
-            assert functions is not None
-            return kernels.expand_channels(pixels, functions, *branches, options.groups, dtype)
-
-        y = kernels.recomputed_conv(
-            features, request.x, request.weight, request.trained(), **options._asdict()
-        )
+        assert functions is not None
+        branches = (expansion.squash, expansion.residual)
+        tensors = (request.x, request.weight, functions)
+        y = kernels.fused_conv(*tensors, *branches, list(margins or ()), options)
         bias = request.bias
         return y if bias is None else y + bias.to(y.dtype).view(-1, *[1] * len(options.stride))
 
