@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from kanzoo.checks import check_name, check_whole
 from kanzoo.data.columns import Columns, Gaps, is_number
+from kanzoo.estimators.hand import HandMixin
 from kanzoo.fit.noise import poor_fit
 from kanzoo.fit.stack import HIDDEN, FittedStack, StackOptions
 from kanzoo.interpret.formula.expression import Formula
@@ -32,11 +33,11 @@ FORMULA_CHOICES = (None, "auto")
 # Parameters of the estimators that are options of a fit.
 FIT_OPTIONS = (
     "hidden", "grid_sizes", "spline_order", "steps", "restarts", "lamb", "lamb_l1", "lamb_entropy",
-    "validation_fraction", "random_state",
+    "validation_fraction", "random_state", "mult",
 )  # fmt: skip
 
 
-class StackEstimator(BaseEstimator):
+class StackEstimator(HandMixin, BaseEstimator):
     """Scales the columns, fits a stack of `KANLinear` on growing grids, prunes and draws it."""
 
     network_: nn.Module
@@ -62,6 +63,7 @@ class StackEstimator(BaseEstimator):
         prior: str | Sequence[str] | None = None,
         monotone: Mapping[Any, str] | None = None,
         units: Mapping[str, str] | None = None,
+        mult: int = 0,
         random_state: Any = None,
     ) -> None:
         self.hidden = hidden
@@ -81,6 +83,7 @@ class StackEstimator(BaseEstimator):
         self.prior = prior
         self.monotone = monotone
         self.units = units
+        self.mult = mult
         self.random_state = random_state
 
     def _check_options(self) -> None:
@@ -90,6 +93,7 @@ class StackEstimator(BaseEstimator):
         for name, values in sizes.items():
             for value in values:
                 check_whole(name, value, 1)
+        check_whole("mult", self.mult, 0)
         if not sizes["grid_sizes"]:
             raise ValueError("grid_sizes must name at least one grid size")
         if self.formula not in FORMULA_CHOICES:
@@ -116,11 +120,13 @@ class StackEstimator(BaseEstimator):
     @property
     def _is_selected(self) -> bool:
         """Whether held-out data choose form and penalty, which some options fix."""
-        return self.formula is None and not self.lamb and not self.monotone
+        return not (self.formula or self.lamb or self.monotone or self.mult)
 
     def _check_weights(self, weights: Any) -> None:
         if weights is not None and not self._is_selected:
-            raise ValueError("weights of samples need formula=None, lamb=0 and monotone=None")
+            raise ValueError(
+                "weights of samples need formula=None, lamb=0, monotone=None and mult=0"
+            )
 
     def _numbers(self, X: Any, *, reset: bool = False) -> np.ndarray:
         """X as numbers without gaps, `(N, F)`: columns of a frame that hold none are encoded."""

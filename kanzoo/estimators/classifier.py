@@ -45,7 +45,7 @@ class KANClassifier(ClassifierMixin, StackEstimator):
     tolerance : float, default 0.01
         As that of `KANRegressor`, in deviations of the scores. They need not be exact to tell
         classes apart: 0.05 or 0.1 finds formulas more often.
-    time_budget, enable_categorical : optional
+    time_budget, enable_categorical, mult : optional
         As those of `KANRegressor`.
     class_weight : {None, "balanced"} or dict
         Weights of the classes, which multiply those of the samples, as in scikit-learn.
@@ -90,6 +90,7 @@ class KANClassifier(ClassifierMixin, StackEstimator):
         prior: Any = None,
         monotone: Any = None,
         units: Any = None,
+        mult: int = 0,
         random_state: Any = None,
     ) -> None:
         given = {

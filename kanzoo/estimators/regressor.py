@@ -78,6 +78,9 @@ class KANRegressor(RegressorMixin, StackEstimator):
         The unit of every column, by name, as `{"mass": "kg", "speed": "m/s", "y": "J"}`, "" for
         none, and of the target as "y". The search for a formula then starts from dimensionless
         groups. Needs pint (`pip install kanzoo[units]`).
+    mult : int, default 0
+        How many nodes of every hidden layer multiply two others (MultKAN, KAN 2.0, 2408.10205). As
+        with `lamb`, held-out data then choose starts and grids only; give `hidden`.
     random_state : int, RandomState or None
         Seed of the starts and of the held-out samples.
 

@@ -46,12 +46,13 @@ def check_finite(x: Tensor, what: str = "the inputs") -> None:
 
 @dataclass(frozen=True)
 class Stage:
-    """A layer of a chain, what normalises its inputs, and how many of its nodes are products."""
+    """A layer of a chain, what normalises its inputs, and how many nodes are products, of what."""
 
     name: str
     layer: KANLinear
     norm: str | None = None
     products: int = 0
+    product_name: str = ""
 
     @property
     def num_nodes(self) -> int:
@@ -93,7 +94,7 @@ def chain(
         elif isinstance(module, Products):
             if norm is not None or not stages or stages[-1].products:
                 break
-            stages[-1] = replace(stages[-1], products=module.products)
+            stages[-1] = replace(stages[-1], products=module.products, product_name=name)
         else:
             norm = type(module).__name__
     readable = norm is None and value.shape == result.shape and torch.equal(value, result)

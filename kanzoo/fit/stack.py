@@ -23,6 +23,7 @@ from kanzoo.fit.newton import Penalty, fit_newton, is_plain, predict
 from kanzoo.fit.scaling import Scaling, range_scaling
 from kanzoo.layers import KANLinear
 from kanzoo.layers.parameters import count_params
+from kanzoo.layers.products import Products
 from kanzoo.training.regularise import edge_penalty
 
 log = logging.getLogger("kanzoo")
@@ -36,7 +37,7 @@ MIN_HELD_OUT = 40  # samples from which some are held out
 
 @dataclass(frozen=True)
 class StackOptions:
-    """How a stack is fitted; `KANRegressor` explains its parameters, which are the first ten here.
+    """How a stack is fitted; `KANRegressor` explains its parameters: the first ten here, `mult`.
 
     `ridge` times the mean of squares of all parameters is added to losses that are not squared
     errors; `constrain` changes a new network in place, before it is fitted.
@@ -55,6 +56,7 @@ class StackOptions:
     loss: Callable[[Tensor, Tensor], Tensor] = F.mse_loss
     ridge: float = 0.0
     constrain: Callable[[nn.Module], object] | None = None
+    mult: int = 0
 
     @property
     def is_regression(self) -> bool:
@@ -110,6 +112,13 @@ class FittedStack:
         """Targets, or scores of classes, `(N, O)` for x `(N, C)`."""
         outputs: np.ndarray = predict(self.net, self.scaled(x)).numpy()
         return outputs * self.deviation + self.mean
+
+    @torch.no_grad()
+    def loss(self) -> float:
+        """The error in training: of the scaled targets, or the loss of classes."""
+        if self.options.is_regression:
+            return self.rmse()
+        return float(self.options.loss(predict(self.net, self.z), self.y))
 
     @torch.no_grad()
     def rmse(self) -> float:
@@ -217,18 +226,16 @@ def build_stack(
     )
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        layers = [
-            KANLinear(
-                int(a),
-                int(b),
-                basis=basis,
-                residual=residual,
-                backend="dense",
-                dtype=torch.float64,
-            )
-            for a, b in pairwise([num_columns, *hidden, num_outputs])
-        ]
-    net = nn.Sequential(*layers)
+        modules: list[nn.Module] = []
+        residual = "identity" if options.mult and residual == "auto" else residual
+        kept: dict[str, Any] = {"residual": residual, "backend": "dense", "dtype": torch.float64}
+        sizes = [int(size) for size in (num_columns, *hidden, num_outputs)]
+        for depth, (a, b) in enumerate(pairwise(sizes)):
+            products = min(options.mult, b) if depth < len(hidden) else 0
+            modules.append(KANLinear(a, b + products, basis=basis, **kept))
+            if products:
+                modules.append(Products(b, products))
+    net = nn.Sequential(*modules)
     if options.constrain:
         options.constrain(net)
     return net
@@ -238,14 +245,17 @@ def _fit(net: Any, z: Tensor, y: Tensor, options: StackOptions) -> None:
     def penalty() -> Tensor:
         values, total = z, z.new_zeros(())
         for layer in net:
-            norms = layer.edge_norms(values)
-            total = total + edge_penalty(norms, options.lamb_l1, options.lamb_entropy)
+            if isinstance(layer, KANLinear):
+                norms = layer.edge_norms(values)
+                total = total + edge_penalty(norms, options.lamb_l1, options.lamb_entropy)
             values = layer(values)
         ridge = sum(p.square().sum() for p in net.parameters())
         return options.lamb * total + options.ridge * ridge / len(z)
 
     if options.is_regression and not options.lamb:
-        ridge = SMALL_RIDGE if count_params(net) * SCARCE <= y.numel() else LARGE_RIDGE
+        given = sum(layer.num_idle for layer in net if isinstance(layer, KANLinear))
+        count = count_params(net) - given
+        ridge = SMALL_RIDGE if count * SCARCE <= y.numel() else LARGE_RIDGE
         fit_squares(net, z, y, options.steps, ridge=ridge, least_gain=1e-3)
     else:
         fit_lbfgs(net, z, y, options.loss, 3 * options.steps, penalty, tolerance=1e-7)
@@ -256,8 +266,8 @@ def refine_stack(net: nn.Sequential, z: Tensor, grid_size: int) -> None:
     """Move every grid to its inputs and refine it; functions stay."""
     values = z
     for layer in net:
-        assert isinstance(layer, KANLinear)
         following = layer(values)
-        layer.update_grid(values)
-        layer.refine(grid_size, values)
+        if isinstance(layer, KANLinear):
+            layer.update_grid(values)
+            layer.refine(grid_size, values)
         values = following

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from kanzoo.fit.chain import Stage, chain, check_finite, kan_layers
 from kanzoo.fit.least_squares import fit_squares, network_rmse, rmse
+from kanzoo.interpret.resize import restricted
 from kanzoo.interpret.scores import attribution, edge_scores
 from kanzoo.layers import KANLayer, KANLinear
-from kanzoo.layers.constraint import tie
 from kanzoo.layers.conv import KANConv
 from kanzoo.layers.inputs import evaluating
 from kanzoo.layers.products import node_of
@@ -104,7 +104,7 @@ def prune(
             raise ValueError(
                 f"no edge of layer {name!r} is left: lower the threshold, or the layer is constant"
             )
-        _mask(layer, mask, scores[name].mean)
+        mask_layer(layer, mask, scores[name].mean)
     dead_nodes, dead_inputs = 0, 0
     if stack is not None:
         for first, second in pairwise(stack):
@@ -171,7 +171,8 @@ def _drop_nodes(
 
 
 @torch.no_grad()
-def _mask(layer: KANLayer, keep: Tensor, mean: Tensor) -> None:
+def mask_layer(layer: KANLayer, keep: Tensor, mean: Tensor) -> None:
+    """Remove edges where `keep` `(C, E)` is false, and add their means to the bias."""
     if bool(keep.all()) and layer.edge_mask is None:
         return
     if isinstance(layer, (KANLinear, KANConv)) and layer.bias is not None:
@@ -207,7 +208,7 @@ def shrink(net: nn.Module, x: Tensor) -> tuple[nn.Sequential, list[int]]:
             )
         bias = _bias_with(layer, base, mask)
         out = used.nonzero().flatten()
-        small.append(_restricted(layer, columns_left, out, bias[out]))
+        small.append(restricted(layer, columns_left, out, bias[out]))
         base = torch.where(reached, torch.nan, bias)
         columns_left = out
     return nn.Sequential(*small), inputs
@@ -222,54 +223,6 @@ def _bias_with(layer: KANLinear, constants: Tensor | None, mask: Tensor) -> Tens
     values, weight = layer.edge_basis(constants.nan_to_num().unsqueeze(0))
     added = torch.einsum("kc,cko->co", values[:, 0], weight[..., 0])
     return bias + (added * known.unsqueeze(1) * mask).sum(0).to(bias)
-
-
-def _restricted(layer: KANLinear, rows: Tensor, columns: Tensor, bias: Tensor) -> KANLinear:
-    """The layer on some of its inputs and outputs, with a bias given."""
-    source = layer.expansion
-    new = KANLinear(
-        len(rows),
-        len(columns),
-        basis=source.factory,
-        residual=source.residual,
-        squash=source.squash,
-        init=layer.init,
-        backend=layer.backend,
-        device=layer.weight.device,
-        dtype=layer.weight.dtype,
-    )
-    state = new.expansion.state_dict()
-    for name, value in source.state_dict().items():
-        like = state[name]
-        if value.shape != like.shape:
-            axis = [k for k, n in enumerate(value.shape) if n == layer.in_features][-1]
-            value = value.index_select(axis, rows)
-        state[name] = value
-    new.expansion.load_state_dict(state)
-    weight = tie(layer.by_function(), layer.input_group).movedim(0, layer.function_dim)
-    new.weight.copy_(weight[rows][:, :, columns])
-    if layer.edge_kind is not None:
-        new.edge_kind = layer.edge_kind[rows][:, columns]
-    if layer.input_group is not None:
-        new.input_group = layer.input_group[rows].unique(return_inverse=True)[1]
-    new.check_constraints()
-    assert new.bias is not None
-    new.bias.copy_(bias)
-    if layer.edge_mask is not None and not (keep := layer.edge_mask[rows, 0][:, columns] > 0).all():
-        new.mask_edges(keep)
-    _hand_on(layer, new, rows.tolist(), columns.tolist())
-    return new
-
-
-def _hand_on(old: KANLinear, new: KANLinear, rows: list[int], columns: list[int]) -> None:
-    """Give a layer of some inputs and outputs of another one the functions given to these."""
-    if old.given_affine is not None:
-        edges = [
-            replace(edge, i=rows.index(edge.i), o=columns.index(edge.o))
-            for edge in old.given
-            if edge.i in rows and edge.o in columns
-        ]
-        new.set_given(tuple(edges), old.given_affine)
 
 
 def smallest(

@@ -112,8 +112,10 @@ def _inside(t: Tensor) -> Tensor:
     return t.clamp(-1 + 1e-10, 1 - 1e-10)
 
 
-def get_function(name: str) -> Elementary:
+def get_function(name: str | Elementary) -> Elementary:
     """A function of the library by its name; `ValueError` names the nearest."""
+    if isinstance(name, Elementary):
+        return name
     name = ALIASES.get(name.replace(" ", ""), name)
     if name == "0":
         return CONSTANT
@@ -181,9 +183,12 @@ def own_function(
         raise ValueError(f"domain must be a pair of growing numbers, got {domain}")
     expression = parse_formula(text, ["x"])
 
+    # Ends may be poles, or where a derivative is infinite.
+    least = low + TINY * max(1.0, abs(low)) if math.isfinite(low) else low
+    most = high - TINY * max(1.0, abs(high)) if math.isfinite(high) else high
+
     def call(t: Tensor) -> Tensor:
-        inside = t.clamp(low + TINY * max(1, abs(low)), high - TINY * max(1, abs(high)))
-        result: Tensor = _Own.apply(inside if low > -math.inf or high < math.inf else t, entry, 0)
+        result: Tensor = _Own.apply(t.clamp(least, most), entry, 0)
         return result
 
     def symbol(argument: Any) -> Any:

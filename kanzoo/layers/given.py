@@ -84,7 +84,7 @@ class GivenLayer(EdgeLayer):
         self,
         i: int,
         o: int,
-        function: str,
+        function: "str | Elementary",
         affine: Sequence[float] = IDENTITY,
         *,
         is_trained: bool = True,
@@ -179,6 +179,13 @@ class GivenLayer(EdgeLayer):
         for edge in self.given:
             left[edge.i, edge.o] = True
         return left
+
+    @property
+    def num_idle(self) -> int:
+        """How many weights stand for nothing where edges are given: those of all closed edges."""
+        if not self.given or self.edge_mask is None:
+            return 0
+        return int((self.edge_mask == 0).sum()) * self.weight.shape[1]
 
     def edge_basis(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Functions and weights of all edges: x `(N, C)` -> `(K + G, N, C)`, `(C, K + G, E, T)`.
