@@ -14,7 +14,7 @@ from torch import nn
 
 import kanzoo
 from kanzoo.data.formula import formula_values
-from kanzoo.fit.least_squares import fit_squares
+from kanzoo.fit.least_squares import fit_lbfgs, fit_squares
 from kanzoo.interpret.by_hand import (
     expand,
     fix_edge,
@@ -24,6 +24,7 @@ from kanzoo.interpret.by_hand import (
     prune_input,
     prune_node,
     suggest,
+    unlock_edges,
 )
 from kanzoo.interpret.formula.compile import from_formula
 from kanzoo.interpret.formula.run import symbolic
@@ -102,6 +103,37 @@ def test_given_edges_survive_whatever_is_done_with_networks(tmp_path: Path) -> N
         torch.testing.assert_close(other(x).detach(), y, rtol=0, atol=0)
         assert other.stem.given == layer.given
     assert net.float().stem.given_affine.dtype == torch.float32
+
+
+def test_locked_edges_are_trained_as_one_function() -> None:
+    x = torch.randn(40, 2, dtype=F64)
+    net = stack(2, 3, 1)
+    layer, edges = net[0], [(0, 0), (1, 2)]
+    mean = sum(layer.edge(*edge, x[:, 0]) for edge in edges).detach() / 2
+    lock_edges(net, 0, edges)
+    torch.testing.assert_close(layer.edge(0, 0, x[:, 0]).detach(), mean)
+    alone = layer.edge(0, 1, x[:, 0]).detach()
+    y = torch.sin(x.sum(1, keepdim=True))
+    fit_lbfgs(net, x, y, nn.functional.mse_loss, 10)
+    layer.refine(12, x)
+    copies = [copy.deepcopy(layer), kanzoo.KANLinear(2, 3, dtype=F64)]
+    copies[1].load_state_dict(layer.state_dict())
+    for other in (layer, *copies):
+        first = other.edge(0, 0, x[:, 0])
+        torch.testing.assert_close(other.edge(1, 2, x[:, 0]), first)
+        assert (first - mean).abs().max() > 1e-3
+        assert (other.edge(0, 1, x[:, 0]) - alone).abs().max() > 1e-3
+    prune_edge(net, 0, 0, 0)  # which leaves the other one as it is
+    torch.testing.assert_close(layer.edge(1, 2, x[:, 0]), first)
+    assert layer.edge_group is None
+    with pytest.raises(ValueError, match="given or pruned"):
+        lock_edges(net, 0, edges[::-1])
+    fix_edge(net, 0, 0, 1, "sin")
+    lock_edges(net, 0, [(0, 1), (0, 0)])
+    unlock_edges(net, 0, [(0, 0)])
+    with torch.no_grad():
+        layer.given_affine[0, layer.given_at(0, 0).column] = 3
+    torch.testing.assert_close(layer.edge(0, 1, x[:, 0]).detach(), x[:, 0].sin())
 
 
 FORMULAS = (

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import kanzoo
-from kanzoo.fit.least_squares import fit_squares, network_rmse
+from kanzoo.fit.least_squares import fit_lbfgs, fit_squares, network_rmse
 from kanzoo.interpret.formula.run import symbolic
 from kanzoo.interpret.prior import constrain_edge, exchangeable, impose, separable
 from kanzoo.interpret.pruning import prune, shrink
@@ -319,3 +319,13 @@ def test_a_formula_is_read_from_a_constrained_network() -> None:
     assert fit_squares(net, x, y, 40) < 0.02
     formula = symbolic(net, x, y, names=["a", "b"], functions=["x", "x^2", "exp"])
     assert str(formula.expression) == "b**2 + exp(a)"
+
+
+def test_constraints_hold_where_compiled_kernels_fit() -> None:
+    net, x = stack(1, 1), torch.linspace(-1, 1, 60, dtype=F64).unsqueeze(1)
+    impose(net, {0: "increasing"})
+    y = x + torch.sin(3 * x)
+    before = network_rmse(net, x, y)
+    fit_lbfgs(net, x, y, nn.functional.mse_loss, 20)
+    assert network_rmse(net, x, y) < 0.5 * before
+    assert net(x).diff(dim=0).min() >= 0

@@ -22,8 +22,8 @@ from kanzoo.layers.parameters import count_params
 def compiled_mse(net: nn.Module, x: Tensor, y: Tensor) -> "CompiledMSE | None":
     """The error of a network as a closure, or None for networks that it cannot compute.
 
-    These are plain stacks of `KANLinear` with B-splines and nothing pruned, where there is a
-    compiler. Grids and dtypes must not change afterwards. Shapes: x `(N, C)`, y `(N, O)`.
+    These are plain stacks of `KANLinear` with B-splines and nothing pruned or constrained, where
+    there is a compiler. Grids and dtypes must not change afterwards. x `(N, C)`, y `(N, O)`.
     """
     try:
         layers = [stage.layer for stage in chain(net, x, allow_products=False)]
@@ -33,6 +33,7 @@ def compiled_mse(net: nn.Module, x: Tensor, y: Tensor) -> "CompiledMSE | None":
     known = sum(p.numel() for layer in layers for p in (layer.weight, layer.bias) if p is not None)
     plain = trained == known and all(
         layer.edge_mask is None
+        and not layer.is_constrained
         and layer.stores_weight
         and layer.weight.is_contiguous()
         and choose(layer.request(x.new_zeros(1, layer.in_features))).name == "direct"

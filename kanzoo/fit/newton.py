@@ -56,8 +56,7 @@ def is_plain(net: nn.Module) -> bool:
     return isinstance(net, nn.Sequential) and all(
         isinstance(layer, KANLinear)
         and layer.stores_weight
-        and layer.edge_kind is None
-        and layer.input_group is None
+        and not layer.is_constrained
         and not layer.given
         and layer.bias is not None
         and layer.expansion.residual == "identity"

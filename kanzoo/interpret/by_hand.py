@@ -147,9 +147,10 @@ def free_edge(net: nn.Module, layer: Layer, i: int, o: int, x: Tensor | None = N
 
 
 def lock_edges(net: nn.Module, layer: Layer, edges: Sequence[tuple[int, int]]) -> None:
-    """Let edges (i, o) of a layer share the given function and the parameters of the first.
+    """Let edges (i, o) of a layer be one function, whatever is trained.
 
-    Whatever is trained, they stay the same function; `free_edge` and `fix_edge` unlock an edge.
+    Where the first was given a function, the others share it with its parameters; else all become
+    the mean of what they are. `unlock_edges`, `free_edge` and `fix_edge` take an edge out.
     """
     stages, index = find_stage(net, layer)
     target = stages[index].layer
@@ -157,8 +158,22 @@ def lock_edges(net: nn.Module, layer: Layer, edges: Sequence[tuple[int, int]]) -
         raise ValueError(f"edges must be two or more, each once, got {list(edges)}")
     for edge in edges:
         target.check_edge(*edge)
+    if target.given_at(*edges[0]) is None:
+        target.lock_edges(edges)
+        return
     for i, o in edges[1:]:
         target.share_given((edges[0][0], edges[0][1]), (i, o))
+
+
+def unlock_edges(net: nn.Module, layer: Layer, edges: Sequence[tuple[int, int]]) -> None:
+    """Train edges (i, o) by themselves again; each starts from what all of them were."""
+    stages, index = find_stage(net, layer)
+    target = stages[index].layer
+    for i, o in edges:
+        target.check_edge(i, o)
+    target.unlock_edges(edges)
+    for i, o in edges:
+        target.unshare_given(i, o)
 
 
 def prune_edge(net: nn.Module, layer: Layer, i: int, o: int, x: Tensor | None = None) -> None:

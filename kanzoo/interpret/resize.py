@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from kanzoo.layers import KANLinear
-from kanzoo.layers.constraint import tie
+from kanzoo.layers.constraint import tie, tie_edges
 
 
 def restricted(layer: KANLinear, rows: Tensor, columns: Tensor, bias: Tensor) -> KANLinear:
@@ -36,12 +36,15 @@ def restricted(layer: KANLinear, rows: Tensor, columns: Tensor, bias: Tensor) ->
             value = value.index_select(axis, rows)
         state[name] = value
     new.expansion.load_state_dict(state)
-    weight = tie(layer.by_function(), layer.input_group).movedim(0, layer.function_dim)
+    weight = tie_edges(tie(layer.by_function(), layer.input_group), layer.edge_group)
+    weight = weight.movedim(0, layer.function_dim)
     new.weight.copy_(weight[rows][:, :, columns])
     if layer.edge_kind is not None:
         new.edge_kind = layer.edge_kind[rows][:, columns]
     if layer.input_group is not None:
         new.input_group = layer.input_group[rows].unique(return_inverse=True)[1]
+    if layer.edge_group is not None:
+        new.edge_group = layer.edge_group[rows][:, columns].unique(return_inverse=True)[1]
     new.check_constraints()
     assert new.bias is not None
     new.bias.copy_(bias)

@@ -226,6 +226,22 @@ def tie(weight: Tensor, group: Tensor | None) -> Tensor:
     return means.index_select(1, group)
 
 
+def tie_edges(weight: Tensor, group: Tensor | None) -> Tensor:
+    """The mean over edges that are locked to each other, for each: `(K, A, B)`, groups `(A, B)`."""
+    if group is None:
+        return weight
+    return tie(weight.flatten(1, 2), group.flatten()).unflatten(1, weight.shape[1:3])
+
+
+def joined_inputs(group: Tensor) -> Tensor:
+    """Group numbers `(C,)` of inputs, equal where edges `(C, O)` of two are locked together."""
+    numbers = list(range(len(group)))
+    for edges in group.unique():
+        first, *rest = sorted({numbers[i] for i in (group == edges).any(1).nonzero().flatten()})
+        numbers = [first if number in rest else number for number in numbers]
+    return torch.tensor(numbers, device=group.device)
+
+
 @torch.no_grad()
 def check_tied(group: Tensor, expansion: Expansion) -> None:
     """Raise `ValueError` unless inputs of a group are expanded in the same functions, for good."""

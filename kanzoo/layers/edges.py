@@ -4,6 +4,7 @@ Axes: C input channels, O output channels, E = O / groups outputs that a channel
 functions a channel (basis and residual), T taps of a kernel.
 """
 
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -12,12 +13,20 @@ from torch.nn.utils.prune import BasePruningMethod
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
-from kanzoo.layers.constraint import check_kinds, check_tied, effective, parameters_of, tie
+from kanzoo.layers.constraint import (
+    check_kinds,
+    check_tied,
+    effective,
+    joined_inputs,
+    parameters_of,
+    tie,
+    tie_edges,
+)
 from kanzoo.layers.expansion import Expansion
 from kanzoo.layers.grid import replace_data
 
 # Buffers that a layer has when it needs them, and parameters beside the last.
-STRUCTURE = ("edge_mask", "edge_kind", "input_group", "given_edges")
+STRUCTURE = ("edge_mask", "edge_kind", "input_group", "edge_group", "given_edges")
 
 
 class EdgeLayer(nn.Module):
@@ -35,6 +44,7 @@ class EdgeLayer(nn.Module):
     edge_mask: Tensor | None
     edge_kind: Tensor | None
     input_group: Tensor | None
+    edge_group: Tensor | None
 
     @property
     def stores_weight(self) -> bool:
@@ -78,13 +88,14 @@ class EdgeLayer(nn.Module):
     @property
     def is_constrained(self) -> bool:
         """Whether edges are of a kind or shared, so that `weight` is a mere parameter of them."""
-        return self.edge_kind is not None or self.input_group is not None
+        kinds = (self.edge_kind, self.input_group, self.edge_group)
+        return any(kind is not None for kind in kinds)
 
     def unmasked_weight(self) -> Tensor:
         """The weight of edges of their kinds, pruned ones too."""
         if not self.is_constrained:
             return self.current_weight()
-        weight = tie(self.by_function(), self.input_group)
+        weight = tie_edges(tie(self.by_function(), self.input_group), self.edge_group)
         weight = effective(weight, self.edge_kind, self.expansion)
         return weight.movedim(0, self.function_dim).contiguous()
 
@@ -113,6 +124,15 @@ class EdgeLayer(nn.Module):
         replace_data(self.weight, raw.movedim(0, self.function_dim).contiguous())
 
     @torch.no_grad()
+    def release_edges(self) -> None:
+        """Forget of which kinds edges are and what shares them; their functions stay."""
+        if self.is_constrained:
+            self.check_stored()
+            weight = self.unmasked_weight()
+            self.edge_kind = self.input_group = self.edge_group = None
+            replace_data(self.weight, weight)
+
+    @torch.no_grad()
     def mask_edges(self, keep: Tensor) -> None:
         """Remove for good the edges where `keep` is false: bool, the weight's shape without K.
 
@@ -122,11 +142,69 @@ class EdgeLayer(nn.Module):
         weight = self.by_function()[0]
         if keep.shape != weight.shape[:2]:
             raise ValueError(f"keep must be {tuple(weight.shape[:2])}, got {tuple(keep.shape)}")
+        if self.edge_group is not None:
+            self.unlock_edges([(i, o) for i, o in (~keep).nonzero().tolist()])
         mask = self.keep_tied(keep).to(self.weight).view(*keep.shape, *[1] * (weight.dim() - 2))
         mask = mask.unsqueeze(self.function_dim)
         self.edge_mask = mask if self.edge_mask is None else self.edge_mask * mask
         if self.stores_weight:
             self.weight.mul_(self.edge_mask)
+
+    def check_edge(self, i: int, o: int) -> None:
+        """Raise `ValueError` unless the layer is linear and has the edge i -> o."""
+        if self.weight.dim() != 3:
+            raise ValueError(f"edges of a {type(self).__name__} cannot be given: KANLinear only")
+        for name, index, size in (("i", i, self.in_features), ("o", o, self.out_features)):
+            if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < size:
+                raise ValueError(f"{name} must be from 0 to {size - 1}, got {index!r}")
+
+    def open_edges(self) -> list[tuple[int, int]]:
+        """The edges (i, o) that are functions of the basis: neither given nor pruned."""
+        if self.edge_mask is None:
+            return [(i, o) for i in range(self.in_features) for o in range(self.out_features)]
+        return [(i, o) for i, o in self.edge_mask.squeeze(1).nonzero().tolist()]
+
+    @torch.no_grad()
+    def lock_edges(self, edges: Sequence[tuple[int, int]]) -> None:
+        """Let edges (i, o) of the basis be one function from now on, at first the mean of theirs.
+
+        Raises `ValueError` for edges that are given or pruned, of different kinds, or of inputs
+        that are expanded in different functions.
+        """
+        self.check_stored()
+        for i, o in edges:
+            self.check_edge(i, o)
+            if (i, o) not in self.open_edges():
+                raise ValueError(f"the edge {i} -> {o} is given or pruned: it cannot be locked")
+            if self.input_group is not None:
+                raise ValueError("inputs share their edges already: these cannot be locked")
+        shape = (self.in_features, self.out_features)
+        group = self.edge_group
+        if group is None:
+            group = torch.arange(shape[0] * shape[1], device=self.weight.device).view(shape)
+        joined = {int(group[i, o]) for i, o in edges}
+        group = torch.where(
+            torch.isin(group, torch.tensor([*joined]).to(group)), min(joined), group
+        )
+        if self.edge_kind is not None and len({int(self.edge_kind[i, o]) for i, o in edges}) > 1:
+            raise ValueError("edges of different kinds cannot be locked to each other")
+        check_tied(joined_inputs(group), self.expansion)
+        weight = tie_edges(self.unmasked_weight().movedim(1, 0), group).movedim(0, 1)
+        self.edge_group = group
+        self._set_effective(weight, self.edge_kind)
+
+    @torch.no_grad()
+    def unlock_edges(self, edges: Sequence[tuple[int, int]]) -> None:
+        """Train edges of the basis by themselves again."""
+        if self.edge_group is None:
+            return
+        weight = self.unmasked_weight()
+        group = self.edge_group.clone()
+        for i, o in edges:
+            group[i, o] = int(group.max()) + 1
+        group = group.unique(return_inverse=True)[1]
+        self.edge_group = None if len(group.unique()) == group.numel() else group
+        self._set_effective(weight, self.edge_kind)
 
     def keep_tied(self, keep: Tensor) -> Tensor:
         """A mask that keeps an edge where an edge is kept that is shared with it."""
@@ -174,6 +252,8 @@ class EdgeLayer(nn.Module):
             check_kinds(self.edge_kind, self.expansion)
         if self.input_group is not None:
             check_tied(self.input_group, self.expansion)
+        if self.edge_group is not None:
+            check_tied(joined_inputs(self.edge_group), self.expansion)
 
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any

@@ -68,14 +68,6 @@ class GivenLayer(EdgeLayer):
     given_affine: nn.Parameter | None
     given_edges: Tensor | None
 
-    def check_edge(self, i: int, o: int) -> None:
-        """Raise `ValueError` unless the layer is linear and has the edge i -> o."""
-        if self.weight.dim() != 3:
-            raise ValueError(f"edges of a {type(self).__name__} cannot be given: KANLinear only")
-        for name, index, size in (("i", i, self.in_features), ("o", o, self.out_features)):
-            if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < size:
-                raise ValueError(f"{name} must be from 0 to {size - 1}, got {index!r}")
-
     def given_at(self, i: int, o: int) -> Given | None:
         """What the edge i -> o was given, None unless it was."""
         return next((edge for edge in self.given if (edge.i, edge.o) == (i, o)), None)
@@ -135,6 +127,15 @@ class GivenLayer(EdgeLayer):
         shared = replace(edge, i=target[0], o=target[1])
         self.set_given((*self.given, shared), self._affine())
 
+    def unshare_given(self, i: int, o: int) -> None:
+        """Let a given edge have parameters of its own, which others may have shared."""
+        edge = self.given_at(i, o)
+        if edge is not None:
+            affine = self._affine()
+            alone = replace(edge, column=affine.shape[1])
+            edges = tuple(alone if other is edge else other for other in self.given)
+            self.set_given(edges, torch.cat([affine, affine[:, edge.column, None]], dim=1))
+
     def free_edge(self, i: int, o: int, x: Tensor | None = None) -> None:
         """Make the edge i -> o a trained sum of basis functions again, near to what it was given.
 
@@ -160,12 +161,6 @@ class GivenLayer(EdgeLayer):
             weight[i, :, o] = coefficients
             self._set_effective(weight, self.edge_kind)
         self.weight.requires_grad_(True)
-
-    def open_edges(self) -> list[tuple[int, int]]:
-        """The edges (i, o) that are functions of the basis: not given and not pruned."""
-        if self.edge_mask is None:
-            return [(i, o) for i in range(self.in_features) for o in range(self.out_features)]
-        return [(i, o) for i, o in self.edge_mask.squeeze(1).nonzero().tolist()]
 
     @torch.no_grad()
     def mask_edges(self, keep: Tensor) -> None:

@@ -42,6 +42,7 @@ class Nodes(nn.Module):
     def __init__(self, layer: KANLinear, products: int = 0) -> None:
         super().__init__()
         self.layer, self.products = layer, products
+        layer.release_edges()
         layer.weight.requires_grad_(bool(layer.open_edges()))
 
     def forward(self, x: Tensor) -> Tensor:
