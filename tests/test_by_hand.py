@@ -16,6 +16,7 @@ import kanzoo
 from kanzoo.data.formula import formula_values
 from kanzoo.fit.least_squares import fit_lbfgs, fit_squares
 from kanzoo.interpret.by_hand import (
+    deepen,
     expand,
     fix_edge,
     free_edge,
@@ -23,6 +24,7 @@ from kanzoo.interpret.by_hand import (
     prune_edge,
     prune_input,
     prune_node,
+    refine,
     suggest,
     unlock_edges,
 )
@@ -278,3 +280,16 @@ def test_estimators_are_changed_by_hand() -> None:
     assert model.suggest(0, 2, 0)[0].r2 <= 1
     model.prune_input("c")
     assert model.predict(frame.assign(c=2.0)).tolist() == model.predict(frame).tolist()
+
+
+def test_layers_are_added_and_refined() -> None:
+    net, x = stack(2, 3, 2), torch.rand(50, 2, dtype=F64)
+    before = net(x).detach()
+    deepen(net)
+    torch.testing.assert_close(net(x).detach(), before)
+    free_edge(net, 2, 0, 1)  # which was pruned
+    refine(net, x, 20)
+    torch.testing.assert_close(net(x).detach(), before, rtol=0, atol=0.02)
+    assert net[2].expansion.basis.grid_size == 20
+    net(x).sum().backward()
+    assert net[2].weight.grad[0, :, 1].abs().max() > 0

@@ -8,7 +8,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
 from kanzoo.data.formula import parse_formula
-from kanzoo.fit.stack import FittedStack, refine_stack
+from kanzoo.fit.stack import FittedStack
 from kanzoo.interpret import by_hand
 from kanzoo.interpret.by_hand import Layer
 from kanzoo.interpret.formula.compile import from_formula
@@ -61,6 +61,12 @@ class HandMixin:
         by_hand.lock_edges(self.network_, layer, edges)
         self._changed()
 
+    def unlock_edges(self, layer: Layer, edges: Sequence[tuple[int, int]]) -> None:
+        """Train edges (i, o) by themselves again."""
+        check_is_fitted(self)
+        by_hand.unlock_edges(self.network_, layer, edges)
+        self._changed()
+
     def prune_edge(self, layer: Layer, i: int, o: int) -> None:
         """Remove an edge; its mean goes into the bias."""
         by_hand.prune_edge(self.network_, layer, i, o, self._data())
@@ -84,9 +90,7 @@ class HandMixin:
 
     def refine(self, grid_size: int) -> None:
         """Move all grids to the data and change their number of intervals; functions stay."""
-        z = self._data()
-        assert isinstance(self.network_, nn.Sequential)
-        refine_stack(self.network_, z, grid_size)
+        by_hand.refine(self.network_, self._data(), grid_size)
         self.grid_size_ = grid_size
         self._changed()
 

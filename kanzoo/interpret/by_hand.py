@@ -17,7 +17,7 @@ from kanzoo.fit.chain import Stage, chain, check_finite
 from kanzoo.interpret.edges import layer_values
 from kanzoo.interpret.formula.library import EdgeFit, fit_edge
 from kanzoo.interpret.pruning import mask_layer
-from kanzoo.interpret.resize import widened
+from kanzoo.interpret.resize import restricted, widened
 from kanzoo.interpret.scores import layer_scores
 from kanzoo.layers.elementary import CONSTANT, get_function
 from kanzoo.layers.given import IDENTITY
@@ -224,6 +224,31 @@ def _seen(net: nn.Module, x: Tensor, stage: Stage) -> Tensor:
     """What a layer sees of the network's inputs, `(N, C)`."""
     check_finite(x)
     return layer_values(net, x, {stage.name: stage.layer})[stage.name]
+
+
+@torch.no_grad()
+def refine(net: nn.Module, x: Tensor, grid_size: int) -> None:
+    """Move all grids to what the layers see of x and give them so many cells; functions stay."""
+    for stage in chain(net):
+        if stage.layer.has_grid:
+            seen = _seen(net, x, stage)
+            stage.layer.update_grid(seen)
+            stage.layer.refine(grid_size, seen)
+
+
+@torch.no_grad()
+def deepen(net: nn.Sequential) -> None:
+    """Add a layer behind the last one that hands its inputs on; `free_edge` makes edges trained."""
+    if not isinstance(net, nn.Sequential):
+        raise ValueError(f"layers can be added to nn.Sequential only, not to {type(net).__name__}")
+    last = chain(net)[-1]
+    every = torch.arange(last.num_nodes)
+    new = restricted(last.layer, every * 0, every, last.layer.weight.new_zeros(last.num_nodes))
+    new.set_given((), new.weight)
+    new.mask_edges(torch.zeros_like(new.edges_left()))
+    for node in every.tolist():
+        new.fix_edge(node, node, "x")
+    net.append(new)
 
 
 @torch.no_grad()
