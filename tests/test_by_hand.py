@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 import sympy
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 import kanzoo
@@ -31,6 +32,7 @@ from kanzoo.interpret.by_hand import (
 from kanzoo.interpret.formula.compile import from_formula
 from kanzoo.interpret.formula.run import symbolic
 from kanzoo.interpret.pictures.graph import draw
+from kanzoo.interpret.prior import impose
 from kanzoo.interpret.pruning import alive
 from kanzoo.interpret.scores import layer_scores
 from kanzoo.layers.elementary import LIBRARY, get_function, register_function
@@ -194,10 +196,12 @@ def test_suggested_and_fixed_functions_are_those_that_the_edges_are() -> None:
     assert abs(abs(net[0].given_affine[0, 0].item()) - 3) < 1e-6
     for wrong, message in (
         (lambda: fix_edge(net, 0, 0, 0, "sine"), "did you mean 'sin'"),
-        (lambda: fix_edge(net, 0, 2, 0, "sin"), "i must be from 0 to 1"),
+        (lambda: fix_edge(net, 0, 2, 0, "sin"), "i must be a whole number 0 to 1"),
         (lambda: fix_edge(net, 1, 0, 0, "sin"), "layer"),
         (lambda: fix_edge(net, 0, 0, 0, "log", affine=(1, 0, 1, 0), x=x), "not defined"),
+        (lambda: fix_edge(net, 0, 0, 0, "sin", affine=(1, 2)), "four finite numbers"),
         (lambda: lock_edges(net, 0, [(0, 0)]), "two or more"),
+        (lambda: impose(net, {0: "increasing"}), "given functions"),
         (lambda: register_function("sin", "x**2"), "none of the library"),
         (lambda: register_function("mine", "x*y"), "one variable"),
         (lambda: register_function("mine", "log(x)"), "domain"),
@@ -224,6 +228,13 @@ def test_own_functions_have_their_derivatives_from_sympy_and_are_stored(tmp_path
     del LIBRARY["bell"]  # as in another process
     torch.testing.assert_close(kanzoo.load(tmp_path / "net")(points), net(points), rtol=0, atol=0)
     del LIBRARY["bessel"]
+    state = load_file(tmp_path / "net.safetensors")
+    for text in ('[[0,9,0,"sin","",-1,1,true]]', '[[0,0,0,"f","__import__(1)",-1,1,true]]', "["):
+        state["stem.given_edges"] = torch.tensor(list(text.encode()), dtype=torch.uint8)
+        save_file(state, tmp_path / "net.safetensors")
+        with pytest.raises(ValueError, match="given edges of a layer cannot be read") as caught:
+            kanzoo.load(tmp_path / "net")
+        assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("mult", [0, 1])

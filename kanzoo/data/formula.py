@@ -82,7 +82,7 @@ def parse_formula(text: str, variables: Iterable[str] | None = None) -> Any:
 def formula_variables(text: str) -> tuple[str, ...]:
     """Return the names of a formula that are no function or constant, in natural order."""
     names = {str(symbol) for symbol in parse_formula(text).free_symbols}
-    return tuple(sorted(names, key=_natural))
+    return tuple(sorted(names, key=natural))
 
 
 def compile_formula(expression: Any, variables: Iterable[str]) -> Callable[[np.ndarray], Any]:
@@ -122,7 +122,7 @@ def formula_values(text: str, names: Iterable[str], x: np.ndarray) -> np.ndarray
     return np.asarray(values, np.float64)
 
 
-def _natural(name: str) -> list[tuple[int, str]]:
+def natural(name: str) -> list[tuple[int, str]]:
     """The order in which x2 comes before x10."""
     return [(int(part) if part.isdigit() else -1, part) for part in re.split(r"(\d+)", name)]
 

@@ -30,7 +30,8 @@ class HandMixin:
         self, layer: Layer, i: int, o: int, *, functions: Iterable[str] | None = None
     ) -> list[EdgeFit]:
         """The functions that the edge i -> o of a layer may be, the best first."""
-        return by_hand.suggest(self.network_, self._data(), layer, i, o, functions=functions)
+        x = self._data()
+        return by_hand.suggest(self.network_, x, layer, i, o, functions=functions)
 
     def fix_edge(
         self,
@@ -52,7 +53,8 @@ class HandMixin:
 
     def free_edge(self, layer: Layer, i: int, o: int) -> None:
         """Make an edge that was given or pruned a trained sum of basis functions again."""
-        by_hand.free_edge(self.network_, layer, i, o, self._data())
+        x = self._data()
+        by_hand.free_edge(self.network_, layer, i, o, x)
         self._changed()
 
     def lock_edges(self, layer: Layer, edges: Sequence[tuple[int, int]]) -> None:
@@ -69,17 +71,20 @@ class HandMixin:
 
     def prune_edge(self, layer: Layer, i: int, o: int) -> None:
         """Remove an edge; its mean goes into the bias."""
-        by_hand.prune_edge(self.network_, layer, i, o, self._data())
+        x = self._data()
+        by_hand.prune_edge(self.network_, layer, i, o, x)
         self._changed()
 
     def prune_node(self, layer: Layer, node: int) -> None:
         """Remove all edges to and from a node behind a layer."""
-        by_hand.prune_node(self.network_, layer, node, self._data())
+        x = self._data()
+        by_hand.prune_node(self.network_, layer, node, x)
         self._changed()
 
     def prune_input(self, column: Any) -> None:
         """Remove all edges from a column, by name or number."""
-        by_hand.prune_input(self.network_, self._column(column), self._data())  # type: ignore[attr-defined]
+        x = self._data()
+        by_hand.prune_input(self.network_, self._column(column), x)  # type: ignore[attr-defined]
         self._changed()
 
     def expand(self, layer: Layer, nodes: int = 1, products: int = 0) -> None:
@@ -90,7 +95,8 @@ class HandMixin:
 
     def refine(self, grid_size: int) -> None:
         """Move all grids to the data and change their number of intervals; functions stay."""
-        by_hand.refine(self.network_, self._data(), grid_size)
+        x = self._data()
+        by_hand.refine(self.network_, x, grid_size)
         self.grid_size_ = grid_size
         self._changed()
 

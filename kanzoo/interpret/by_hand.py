@@ -20,7 +20,7 @@ from kanzoo.interpret.pruning import mask_layer
 from kanzoo.interpret.resize import restricted, widened
 from kanzoo.interpret.scores import layer_scores
 from kanzoo.layers.elementary import CONSTANT, get_function
-from kanzoo.layers.given import IDENTITY
+from kanzoo.layers.given import IDENTITY, check_affine
 from kanzoo.layers.products import Products, node_of
 
 Layer = int | str
@@ -98,9 +98,7 @@ def fix_edge(
     target = stage.layer
     target.check_edge(i, o)
     entry = get_function(function)
-    numbers = IDENTITY if affine is None else tuple(float(value) for value in affine)
-    if len(numbers) != 4:
-        raise ValueError(f"affine must be four numbers a, b, c, d, got {affine!r}")
+    numbers = IDENTITY if affine is None else check_affine(affine)
     fit = EdgeFit(entry, *numbers, float("nan"))
     if x is not None:
         values = _seen(net, x, stage)[:, i]
@@ -154,23 +152,23 @@ def lock_edges(net: nn.Module, layer: Layer, edges: Sequence[tuple[int, int]]) -
     """
     stages, index = find_stage(net, layer)
     target = stages[index].layer
-    if len({tuple(edge) for edge in edges}) != len(edges) or len(edges) < 2:
-        raise ValueError(f"edges must be two or more, each once, got {list(edges)}")
-    for edge in edges:
-        target.check_edge(*edge)
+    if not all(len(edge) == 2 for edge in edges):
+        raise ValueError(f"edges must be pairs (i, o), got {list(edges)}")
+    edges = [target.check_edge(i, o) for i, o in edges]
+    if len(set(edges)) < len(edges) or len(edges) < 2:
+        raise ValueError(f"edges must be two or more, each once, got {edges}")
     if target.given_at(*edges[0]) is None:
         target.lock_edges(edges)
         return
     for i, o in edges[1:]:
-        target.share_given((edges[0][0], edges[0][1]), (i, o))
+        target.share_given(edges[0], (i, o))
 
 
 def unlock_edges(net: nn.Module, layer: Layer, edges: Sequence[tuple[int, int]]) -> None:
     """Train edges (i, o) by themselves again; each starts from what all of them were."""
     stages, index = find_stage(net, layer)
     target = stages[index].layer
-    for i, o in edges:
-        target.check_edge(i, o)
+    edges = [target.check_edge(i, o) for i, o in edges]
     target.unlock_edges(edges)
     for i, o in edges:
         target.unshare_given(i, o)

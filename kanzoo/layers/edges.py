@@ -13,6 +13,7 @@ from torch.nn.utils.prune import BasePruningMethod
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
+from kanzoo.checks import check_whole
 from kanzoo.layers.constraint import (
     check_kinds,
     check_tied,
@@ -45,6 +46,7 @@ class EdgeLayer(nn.Module):
     edge_kind: Tensor | None
     input_group: Tensor | None
     edge_group: Tensor | None
+    given_edges: Tensor | None
 
     @property
     def stores_weight(self) -> bool:
@@ -113,6 +115,7 @@ class EdgeLayer(nn.Module):
             raise ValueError(f"kind must be {tuple(shape)}, got {tuple(kind.shape)}")
         kind = kind.to(self.weight.device, torch.int8)
         check_kinds(kind, self.expansion)
+        self.check_not_given()
         if self.input_group is not None:
             check_equal_rows(kind, self.input_group)
         self._set_effective(self.unmasked_weight(), kind, least=0.1)
@@ -150,13 +153,18 @@ class EdgeLayer(nn.Module):
         if self.stores_weight:
             self.weight.mul_(self.edge_mask)
 
-    def check_edge(self, i: int, o: int) -> None:
-        """Raise `ValueError` unless the layer is linear and has the edge i -> o."""
+    def check_edge(self, i: int, o: int) -> tuple[int, int]:
+        """The edge i -> o as plain numbers; `ValueError` unless the layer is linear and has it."""
         if self.weight.dim() != 3:
-            raise ValueError(f"edges of a {type(self).__name__} cannot be given: KANLinear only")
-        for name, index, size in (("i", i, self.in_features), ("o", o, self.out_features)):
-            if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < size:
-                raise ValueError(f"{name} must be from 0 to {size - 1}, got {index!r}")
+            raise ValueError(f"edges of {type(self).__name__} are not given or locked: KANLinear's")
+        sizes = (("i", i, self.in_features), ("o", o, self.out_features))
+        i, o = (check_whole(name, index, 0, size - 1) for name, index, size in sizes)
+        return i, o
+
+    def check_not_given(self) -> None:
+        """Raise `ValueError` if edges are given functions, which need be of no kind."""
+        if self.given_edges is not None:
+            raise ValueError("edges of this layer are given functions: free_edge them first")
 
     def open_edges(self) -> list[tuple[int, int]]:
         """The edges (i, o) that are functions of the basis: neither given nor pruned."""
@@ -172,9 +180,9 @@ class EdgeLayer(nn.Module):
         that are expanded in different functions.
         """
         self.check_stored()
+        opened = self.open_edges()
         for i, o in edges:
-            self.check_edge(i, o)
-            if (i, o) not in self.open_edges():
+            if self.check_edge(i, o) not in opened:
                 raise ValueError(f"the edge {i} -> {o} is given or pruned: it cannot be locked")
             if self.input_group is not None:
                 raise ValueError("inputs share their edges already: these cannot be locked")

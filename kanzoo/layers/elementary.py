@@ -116,6 +116,8 @@ def get_function(name: str | Elementary) -> Elementary:
     """A function of the library by its name; `ValueError` names the nearest."""
     if isinstance(name, Elementary):
         return name
+    if not isinstance(name, str):
+        check_name("function", name, LIBRARY)
     name = ALIASES.get(name.replace(" ", ""), name)
     if name == "0":
         return CONSTANT
@@ -156,7 +158,17 @@ def register_function(
         raise ValueError(f"name must be text and none of the library, got {name!r}")
     check_whole("complexity", complexity, 1)
     check_name("search", search, SEARCHES)
-    entry = own_function(name, write_text(expression), domain, complexity, search)
+    low, high = (float(end) for end in domain)
+    entry = own_function(name, write_text(expression), (low, high), complexity, search)
+    start = max(low, min(-10.0, high - 20))
+    points = np.linspace(start, min(high, max(10.0, start + 20)), 103)[1:-1]
+    for order, what in enumerate(("function", "derivative of function")):
+        values = _compiled(entry, order)(points)
+        if not np.isfinite(values).mean() > 0.9:
+            where = points[~np.isfinite(values)][0]
+            raise ValueError(
+                f"the {what} {name!r} is not a finite real number at x={where:.4g}: give its domain"
+            )
     LIBRARY[name] = entry
     return entry
 
@@ -177,7 +189,7 @@ def write_text(expression: Any) -> str:
 def own_function(
     name: str, text: str, domain: tuple[float, float], complexity: int = 5, search: str = "both"
 ) -> Elementary:
-    """The function that a text in x describes; `ValueError` if it or its derivative cannot be."""
+    """The function that a text in x describes; `ValueError` if it is none."""
     low, high = domain
     if not low < high:
         raise ValueError(f"domain must be a pair of growing numbers, got {domain}")
@@ -195,15 +207,6 @@ def own_function(
         return expression.xreplace({sympy.Symbol("x"): sympy.sympify(argument)})
 
     entry = Elementary(name, call, symbol, complexity, search, domain, text)
-    start = max(low, min(-10.0, high - 20))
-    points = np.linspace(start, min(high, max(10.0, start + 20)), 103)[1:-1]
-    for order, what in enumerate(("function", "derivative of function")):
-        values = _compiled(entry, order)(points)
-        if not np.isfinite(values).mean() > 0.9:
-            where = points[~np.isfinite(values)][0]
-            raise ValueError(
-                f"the {what} {name!r} is not a finite real number at x={where:.4g}: give its domain"
-            )
     return entry
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from kanzoo.layers.elementary import Elementary
 
 IDENTITY = (1.0, 0.0, 1.0, 0.0)
-MAX_TEXT = 2**20  # bytes that the given edges of a layer may take in a file
+MAX_TEXT = 2**18  # bytes that the given edges of a layer may take in a file
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,18 @@ class Given:
         return c * self.function.call(a * x + b) + d
 
 
+def check_affine(affine: Sequence[float]) -> tuple[float, float, float, float]:
+    """a, b, c and d as plain numbers; `ValueError` if they are not four finite ones."""
+    try:
+        values = tuple(float(value) for value in affine)
+    except (TypeError, ValueError):
+        values = ()
+    if len(values) != 4 or not all(map(math.isfinite, values)):
+        raise ValueError(f"affine must be four finite numbers a, b, c, d, got {affine!r}")
+    a, b, c, d = values
+    return a, b, c, d
+
+
 class GivenLayer(EdgeLayer):
     """A layer some of whose edges are given functions; `edge_mask` is zero at these.
 
@@ -66,7 +78,6 @@ class GivenLayer(EdgeLayer):
 
     given: tuple[Given, ...] = ()
     given_affine: nn.Parameter | None
-    given_edges: Tensor | None
 
     def given_at(self, i: int, o: int) -> Given | None:
         """What the edge i -> o was given, None unless it was."""
@@ -89,12 +100,10 @@ class GivenLayer(EdgeLayer):
         """
         from kanzoo.layers.elementary import CONSTANT, get_function
 
-        self.check_edge(i, o)
+        i, o = self.check_edge(i, o)
         self.check_stored()
         entry = get_function(function)
-        values = [float(v) for v in affine]
-        if len(values) != 4 or not all(map(math.isfinite, values)):
-            raise ValueError(f"affine must be four finite numbers a, b, c, d, got {affine!r}")
+        values = check_affine(affine)
         if self.input_group is not None or (self.edge_kind is not None and self.edge_kind[i, o]):
             raise ValueError(
                 f"the edge {i} -> {o} is kept of a kind or shared by inputs, and cannot be given"
@@ -115,8 +124,7 @@ class GivenLayer(EdgeLayer):
 
     def share_given(self, source: tuple[int, int], target: tuple[int, int]) -> None:
         """Let the edge `target` share function and parameters of the given edge `source`."""
-        self.check_edge(*source)
-        self.check_edge(*target)
+        source, target = self.check_edge(*source), self.check_edge(*target)
         if self.given_at(*source) is None:
             raise ValueError(f"the edge {source} has no given function to share: fix_edge it first")
         if source == target:
@@ -141,7 +149,7 @@ class GivenLayer(EdgeLayer):
 
         Near on the values x `(N,)`, or over the grid. A pruned edge starts from zero.
         """
-        self.check_edge(i, o)
+        i, o = self.check_edge(i, o)
         self.check_stored()
         edge = self.given_at(i, o)
         if edge is None and (self.edge_mask is None or self.edge_mask[i, 0, o] > 0):
@@ -282,6 +290,8 @@ class GivenLayer(EdgeLayer):
                 if type(edge.column) is not int or not 0 <= edge.column < affine.shape[1]:
                     raise ValueError
             functions = [edge.function for edge in edges]
+            if len({(edge.i, edge.o) for edge in edges}) < len(edges):
+                raise ValueError("an edge has two functions")
         except (ValueError, TypeError, IndexError, RecursionError) as error:
             reason = f": {error}" if str(error) else ""
             raise ValueError(f"the given edges of a layer cannot be read{reason}") from error

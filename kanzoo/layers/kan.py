@@ -99,6 +99,7 @@ class KANLinear(KANLayer):
         are not expanded in the same functions, or are of different kinds.
         """
         self.check_stored()
+        self.check_not_given()
         if group.shape != (self.in_features,):
             raise ValueError(f"group must be ({self.in_features},), got {tuple(group.shape)}")
         _, group = group.to(self.weight.device).unique(return_inverse=True)

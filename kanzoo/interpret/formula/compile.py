@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from kanzoo.bases.base import get_basis
-from kanzoo.data.formula import compile_formula, parse_formula
+from kanzoo.data.formula import compile_formula, natural, parse_formula
 from kanzoo.fit.stack import refine_stack
 from kanzoo.layers import KANLinear
 from kanzoo.layers.elementary import Elementary, get_function, own_function, write_text
@@ -72,7 +72,7 @@ def from_formula(
     formula : str, sympy.Expr, or a sequence of them
         As `"x*y + sin(z)"`, one for each output.
     names : sequence of str, optional
-        The inputs in their order; unless given, all variables in alphabetical order.
+        The inputs in their order; unless given, all variables in natural order.
     x : Tensor, optional
         Inputs `(N, C)`: grids are moved to what the layers see of them, and `ValueError` says where
         the formula is not a finite number.
@@ -85,11 +85,11 @@ def from_formula(
         For texts that are no formula, unknown variables, and functions of several variables other
         than max and min.
     """
-    given = [formula] if isinstance(formula, (str, sympy.Expr)) else list(formula)
+    given = list(formula) if isinstance(formula, (list, tuple)) else [formula]
     parsed = [parse_formula(f, names) if isinstance(f, str) else f for f in given]
     if not parsed or not all(isinstance(e, sympy.Expr) for e in parsed):
         raise ValueError(f"a formula must be text or a SymPy expression, got {formula!r}")
-    known = sorted({s.name for e in parsed for s in e.free_symbols})
+    known = sorted({s.name for e in parsed for s in e.free_symbols}, key=natural)
     names = known if names is None else [str(name) for name in names]
     if unknown := [name for name in known if name not in names]:
         raise ValueError(f"unknown variable {unknown[0]!r}: the inputs are {', '.join(names)}")
