@@ -60,6 +60,14 @@ def test_export(name: str) -> None:
     torch.testing.assert_close(program.module()(x), layer(x), rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("name", ["bspline", "rbf", "rational"])
+@pytest.mark.parametrize("backend", ["auto", "dense", "blocked"])
+def test_outputs_are_no_views(name: str, backend: str) -> None:
+    """Operations in place on a view would undo what FSDP2 and hooks attach to it."""
+    for rows in (4, 600):
+        assert not KANLinear(16, 8, basis=name, backend=backend)(torch.randn(rows, 16))._is_view()
+
+
 @pytest.mark.parametrize("name", KINDS)
 def test_functional_transforms(name: str) -> None:
     layer = linear(name)

@@ -2,13 +2,19 @@
 
 import copy
 from collections.abc import Callable, Container, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
+import torch.multiprocessing as multiprocessing
 from kernel_cases import EXTRAPOLATIONS, assert_close, expected, make_case
 from pairwise import pairwise
 from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
 
 import kanzoo
 from kanzoo import kernels
@@ -358,3 +364,58 @@ def test_tanh_of_small_numbers_is_exact_to_a_digit() -> None:
     weight = torch.tensor([0.0, 1.0]).view(1, 2, 1)
     y = kernels.fused_linear(x, weight, None, functions, "none", "tanh")
     torch.testing.assert_close(y.double(), x.double().tanh(), rtol=1e-6, atol=0)
+
+
+def _network() -> nn.Sequential:
+    torch.manual_seed(0)
+    layers = [KANConv2d(2, 3, 2, basis="rbf"), nn.Flatten(), KANLinear(12, 4, basis="sine")]
+    return nn.Sequential(*layers, KANLinear(4, 2))
+
+
+def _trained(net: nn.Module, images: Tensor, backend: str) -> dict[str, Tensor]:
+    """Weights after three steps."""
+    for layer in net.modules():
+        if isinstance(layer, KANLayer):
+            layer.backend = backend
+    optimizer = torch.optim.SGD(net.parameters(), 0.1, momentum=0.9)
+    for batch in images:
+        optimizer.zero_grad()
+        net(batch).square().mean().backward()
+        optimizer.step()
+    return net.state_dict()
+
+
+def _one_process(rank: int, strategy: str, folder: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    images, net = torch.load(f"{folder}/images.pt")[:, rank::2], _network()
+    if strategy == "ddp":
+        options = {"static_graph": True, "gradient_as_bucket_view": True}
+        state = _trained(nn.parallel.DistributedDataParallel(net, **options), images, "triton")  # type: ignore[arg-type]
+        state = {key.removeprefix("module."): value for key, value in state.items()}
+    else:
+        mesh = init_device_mesh("cpu", (2,))
+        for part in (net[0], net[2], net[3], net):
+            fully_shard(part, mesh=mesh)
+        state = {
+            k: v.full_tensor() if isinstance(v, DTensor) else v
+            for k, v in _trained(net, images, "triton").items()
+        }
+    torch.save(state, f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_two_processes_equal_one(strategy: str, tmp_path: Path) -> None:
+    """Copies and shards of weights; one process by the definition."""
+    torch.manual_seed(1)
+    images = torch.randn(3, 6, 2, 3, 3)
+    torch.save(images, tmp_path / "images.pt")
+    arguments = (strategy, str(tmp_path))
+    multiprocessing.start_processes(_one_process, arguments, nprocs=2, start_method="fork")  # type: ignore[no-untyped-call]
+    wanted = _trained(_network(), images, "dense")
+    for rank in (0, 1):
+        found = torch.load(tmp_path / f"{rank}.pt")
+        assert found.keys() == wanted.keys()
+        for key, value in wanted.items():
+            torch.testing.assert_close(found[key], value, rtol=1e-4, atol=1e-5)

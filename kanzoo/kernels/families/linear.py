@@ -16,7 +16,7 @@ from torch import Tensor
 
 from kanzoo.bases.base import Family
 from kanzoo.kernels.generic.conv import differentiable_gradients, where_required
-from kanzoo.kernels.generic.linear import blocks, unblocked
+from kanzoo.kernels.generic.linear import blocks, unblocked, unflatten_rows
 from kanzoo.kernels.native.call import call, check_features, int64_array, thread_count
 from kanzoo.kernels.native.enumerations import FAMILIES, NUMBERS
 from kanzoo.kernels.native.scratch import scratch
@@ -263,4 +263,4 @@ def function_linear(
     flat = x.reshape(-1, x.shape[-1]).contiguous()
     with torch.autocast(x.device.type, enabled=False):
         y: Tensor = _Linear.apply(plan, features, flat, weight, bias, *parameters)
-    return y.reshape(*x.shape[:-1], weight.shape[2])
+    return unflatten_rows(y, x)

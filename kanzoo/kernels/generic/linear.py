@@ -118,6 +118,14 @@ def _differentiate(
     return list(torch.autograd.grad(outputs, sources, backs, materialize_grads=True))
 
 
+def unflatten_rows(y: Tensor, x: Tensor) -> Tensor:
+    """Outputs `(N, O)` in the shape of inputs `(..., C)`.
+
+    Matrices stay what they are: shards of weights (FSDP2) need outputs that are no views.
+    """
+    return y if x.dim() == 2 else y.reshape(*x.shape[:-1], y.shape[1])
+
+
 def blocked_linear(
     features: Features, x: Tensor, weight: Tensor, parameters: Sequence[Tensor] = ()
 ) -> Tensor:
@@ -134,4 +142,4 @@ def blocked_linear(
     flat = x.reshape(-1, inputs)
     with torch.autocast(x.device.type, enabled=False):
         y: Tensor = _Blocked.apply(features, flat, weight, *parameters)
-    return y.reshape(*x.shape[:-1], weight.shape[2])
+    return unflatten_rows(y, x)

@@ -14,7 +14,7 @@ from kanzoo.kernels.generic.conv import (
     product_dtype,
     where_required,
 )
-from kanzoo.kernels.generic.linear import even_size
+from kanzoo.kernels.generic.linear import even_size, unflatten_rows
 
 BLOCK_BYTES = 256 << 20  # of features: large enough for every product, small beside the memory
 Features = Callable[[Tensor], Tensor]
@@ -114,4 +114,4 @@ def product_linear(
     flat, dtype = x.reshape(-1, inputs), product_dtype(weight)
     with full_precision(x):
         y: Tensor = _Product.apply(features, dtype, flat, weight, *parameters)
-    return y.reshape(*x.shape[:-1], weight.shape[2])
+    return unflatten_rows(y, x)

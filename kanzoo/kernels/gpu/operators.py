@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from kanzoo.kernels.generic.conv import product_dtype
+from kanzoo.kernels.generic.linear import unflatten_rows
 from kanzoo.kernels.gpu import definition, linear
 from kanzoo.kernels.gpu.launch import attempt
 from kanzoo.kernels.gpu.layout import Layout
@@ -101,4 +102,4 @@ def fused_linear(
     names = (functions.family, functions.constants, squash, residual or "none")
     tensors = (x.reshape(-1, x.shape[-1]), weight, functions.table, bias)
     y: Tensor = torch.ops.kanzoo.fused_linear(*tensors, *names, product_dtype(weight))
-    return y.view(*x.shape[:-1], weight.shape[2])
+    return unflatten_rows(y, x)

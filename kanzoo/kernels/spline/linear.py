@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
+from kanzoo.kernels.generic.linear import unflatten_rows
 from kanzoo.kernels.native.call import check_features, in_float32, max_threads
 from kanzoo.kernels.native.operator import register
 from kanzoo.kernels.spline.calls import Sizes, bind_backward, bind_forward, check_spline, sizes_of
@@ -107,11 +108,11 @@ def spline_linear(
     given = x.dtype
     x, weight, residual, knots = in_float32(x, weight, residual, knots)
     inputs = x.shape[-1]
-    rows = check_spline(inputs, x, weight, residual, knots, order, extrapolation)
-    if weight.ndim != 3 or tuple(weight.shape[:2]) != (inputs, rows):
-        raise ValueError(f"weight must be ({inputs}, {rows}, out), got {tuple(weight.shape)}")
+    functions = check_spline(inputs, x, weight, residual, knots, order, extrapolation)
+    if weight.ndim != 3 or tuple(weight.shape[:2]) != (inputs, functions):
+        raise ValueError(f"weight must be ({inputs}, {functions}, out), got {tuple(weight.shape)}")
     flat = None if residual is None else residual.reshape(-1, inputs)
-    y: Tensor = torch.ops.kanzoo.spline_linear(
-        x.reshape(-1, inputs), weight, flat, knots, order, extrapolation
-    ).reshape(*x.shape[:-1], weight.shape[2])
+    rows = x.reshape(-1, inputs)
+    y: Tensor = torch.ops.kanzoo.spline_linear(rows, weight, flat, knots, order, extrapolation)
+    y = unflatten_rows(y, x)
     return y if torch.is_autocast_enabled("cpu") else y.to(given)

@@ -47,14 +47,14 @@ class _Direct(torch.autograd.Function):
         start = None if bias is None else bias.contiguous()
         shapes = (rows.shape, weight.shape, knots.shape)
         ctx.sizes = sizes_of(*shapes, order, extrapolation, residual, max_threads())
-        y = x.new_empty(len(rows), weight.shape[2])
+        y = x.new_empty(*x.shape[:-1], weight.shape[2])
         sorted_rows = None
         if any(ctx.needs_input_grad[:2]):
             sorted_rows = _order_buffer(rows, ctx.sizes)
-        bind_forward(ctx.sizes, rows, weight, start, knots, y, sorted_rows)()
+        bind_forward(ctx.sizes, rows, weight, start, knots, y.view(ctx.sizes.y), sorted_rows)()
         ctx.save_for_backward(x, weight, bias, knots, sorted_rows)
         ctx.options = residual, order, extrapolation
-        return y.view(*x.shape[:-1], weight.shape[2])
+        return y
 
     @staticmethod
     def backward(ctx: Any, grad: Any) -> Any:
