@@ -127,6 +127,9 @@ def test_locked_edges_are_trained_as_one_function() -> None:
         torch.testing.assert_close(other.edge(1, 2, x[:, 0]), first)
         assert (first - mean).abs().max() > 1e-3
         assert (other.edge(0, 1, x[:, 0]) - alone).abs().max() > 1e-3
+    wrong = {**layer.state_dict(), "edge_group": torch.full((2, 3), 99)}
+    with pytest.raises(ValueError, match="edge_group must hold"):
+        copies[1].load_state_dict(wrong)
     prune_edge(net, 0, 0, 0)  # which leaves the other one as it is
     torch.testing.assert_close(layer.edge(1, 2, x[:, 0]), first)
     assert layer.edge_group is None
@@ -167,6 +170,8 @@ def test_compiled_networks_are_read_drawn_trained_and_set_free() -> None:
     y = torch.stack([1.5 * torch.sin(2.2 * x[:, 0]) * x[:, 1].exp(), x[:, 0] * x[:, 1]], 1)
     assert fit_squares(net, x, y, 30) < 1e-8
     assert np.isclose(abs(net[0].given_affine.detach()), 2.2).any()
+    large = from_formula("100*sin(u)", x=x[:, :1])
+    assert fit_squares(large, x[:, :1], 100 * x[:, :1].sin(), 5, ridge=1.0) < 1e-9
     free_edge(net, 0, 0, 0, x)
     assert fit_squares(net, x, y, 30) < 1e-2
     with pytest.raises(ValueError, match="several variables"):

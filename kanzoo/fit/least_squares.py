@@ -19,6 +19,7 @@ from kanzoo.training.lbfgs import LBFGS
 log = logging.getLogger("kanzoo")
 
 MAX_JACOBIAN = 20_000_000  # numbers of a Jacobian that are still worth their memory
+GIVEN = "given_affine"  # parameters of given functions
 MAX_SIZE = 3_000  # parameters whose normal equations are still worth being solved
 Penalty = Callable[[], Tensor]
 
@@ -44,10 +45,16 @@ def fit_squares(
         return levenberg_marquardt(net, x, y, steps, ridge=ridge, least_gain=least_gain)
 
     def penalty() -> Tensor:
-        return ridge / y.numel() * torch.stack([p.square().sum() for p in net.parameters()]).sum()
+        return ridge / y.numel() * sum_of_squares(net)
 
     fit_lbfgs(net, x, y, nn.functional.mse_loss, 10 * steps, penalty if ridge else None)
     return network_rmse(net, x, y)
+
+
+def sum_of_squares(net: nn.Module) -> Tensor:
+    """What a ridge weighs: all parameters but those of given functions, which mean something."""
+    parameters = [p for name, p in net.named_parameters() if not name.endswith(GIVEN)]
+    return torch.stack([p.square().sum() for p in parameters]).sum()
 
 
 def levenberg_marquardt(
@@ -83,10 +90,12 @@ def levenberg_marquardt(
                 p.copy_(piece.view(shape))
 
     flat = torch.cat([p.detach().flatten() for p in parameters.values()])
+    counts = [torch.full_like(p, float(not n.endswith(GIVEN))) for n, p in parameters.items()]
+    ridged = torch.cat([count.flatten() for count in counts])
 
     def objective(flat: Tensor) -> float:
         value = network_rmse(net, x, y)
-        penalty = ridge * float(flat.square().sum()) / y.numel()
+        penalty = ridge * float((ridged * flat).square().sum()) / y.numel()
         return value if ridge == 0 else (value * value + penalty) ** 0.5
 
     best, damping, idle = objective(flat), 1e-3, 0
@@ -96,9 +105,9 @@ def levenberg_marquardt(
         matrix = torch.cat([jac[n].flatten(2).flatten(0, 1) for n in parameters], dim=1)  # (N O, P)
         with torch.no_grad():
             residual = (net(x) - y).flatten()
-        gram, right = matrix.t() @ matrix, matrix.t() @ residual + ridge * flat
+        gram, right = matrix.t() @ matrix, matrix.t() @ residual + ridge * ridged * flat
         diagonal = gram.diagonal().clone()
-        gram.diagonal().add_(ridge)
+        gram.diagonal().add_(ridge * ridged)
         floor = 1e-10 * diagonal.mean() + 1e-300
         gained = False
         for _ in range(12):

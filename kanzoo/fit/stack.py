@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kanzoo.bases.base import get_basis
-from kanzoo.fit.least_squares import fit_lbfgs, fit_squares
+from kanzoo.fit.least_squares import fit_lbfgs, fit_squares, sum_of_squares
 from kanzoo.fit.newton import Penalty, fit_newton, is_plain, predict
 from kanzoo.fit.scaling import Scaling, range_scaling
 from kanzoo.layers import KANLinear
@@ -249,8 +249,7 @@ def _fit(net: Any, z: Tensor, y: Tensor, options: StackOptions) -> None:
                 norms = layer.edge_norms(values)
                 total = total + edge_penalty(norms, options.lamb_l1, options.lamb_entropy)
             values = layer(values)
-        ridge = sum(p.square().sum() for p in net.parameters())
-        return options.lamb * total + options.ridge * ridge / len(z)
+        return options.lamb * total + options.ridge * sum_of_squares(net) / len(z)
 
     if options.is_regression and not options.lamb:
         given = sum(layer.num_idle for layer in net if isinstance(layer, KANLinear))

@@ -4,6 +4,7 @@ Axes: C input channels, O output channels, E = O / groups outputs that a channel
 functions a channel (basis and residual), T taps of a kernel.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -259,8 +260,11 @@ class EdgeLayer(nn.Module):
         if self.edge_kind is not None:
             check_kinds(self.edge_kind, self.expansion)
         if self.input_group is not None:
+            check_numbers("input_group", self.input_group, (self.in_features,))
             check_tied(self.input_group, self.expansion)
         if self.edge_group is not None:
+            shape = (self.in_features, self.out_features)
+            check_numbers("edge_group", self.edge_group, shape)
             check_tied(joined_inputs(self.edge_group), self.expansion)
 
     def _load_from_state_dict(
@@ -276,6 +280,14 @@ class EdgeLayer(nn.Module):
 def check_loaded(layer: EdgeLayer, _keys: object) -> None:
     """After a state was loaded, by children too: see `check_constraints`."""
     layer.check_constraints()
+
+
+def check_numbers(name: str, group: Tensor, shape: tuple[int, ...]) -> None:
+    """Raise `ValueError` unless a tensor holds numbers of groups of what has this shape."""
+    limit = math.prod(shape)
+    is_whole = group.dtype == torch.long and group.shape == shape
+    if not is_whole or bool(((group < 0) | (group >= limit)).any()):
+        raise ValueError(f"{name} must hold whole numbers from 0 to {limit - 1}, shaped {shape}")
 
 
 def check_equal_rows(edges: Tensor, group: Tensor) -> None:
