@@ -52,11 +52,16 @@ Share = Annotated[float, Bounds(0, 1)]
 PositiveShare = Annotated[float, Bounds(0, 1, above=True)]
 
 
+def nearest_name(name: str, allowed: Iterable[str]) -> str | None:
+    """The allowed name most like `name`; None if none is like it."""
+    return next(iter(difflib.get_close_matches(name, list(allowed), n=1, cutoff=0.5)), None)
+
+
 def nearest(name: str, allowed: Iterable[str]) -> str:
     """Text that lists the allowed names and the one most like `name`."""
     allowed = list(allowed)
-    near = difflib.get_close_matches(name, allowed, n=1, cutoff=0.5)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
+    near = nearest_name(name, allowed)
+    hint = f"; did you mean {near!r}?" if near else ""
     return f"allowed are {', '.join(allowed) or 'none'}{hint}"
 
 

@@ -1,5 +1,6 @@
 """What several test files share: commands as processes, and short real runs."""
 
+import gc
 import os
 import signal
 import subprocess
@@ -30,6 +31,11 @@ SMALL = ("model=mlp", "model.width=16", "match=none", *SHORT)
 ON_DEVICE = ("test_bases", "test_layers", "test_models", "test_conv", "test_grids", "test_squash")
 
 Run = Callable[..., dict[str, Any]]
+
+
+def pytest_collection_finish() -> None:
+    """What is imported by then stays: the garbage collector need not go through it every time."""
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

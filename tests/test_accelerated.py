@@ -56,7 +56,13 @@ class Reads(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize(
+    "task",
+    [
+        pytest.param(task, marks=pytest.mark.slow if index > 1 else ())
+        for index, task in enumerate(TASKS)
+    ],
+)
 def test_steps_read_nothing_between_logged_ones(
     task: str, train_run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:

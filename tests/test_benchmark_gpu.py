@@ -33,6 +33,7 @@ def run(*words: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_the_command_needs_the_package_alone(tmp_path: Path) -> None:
     """On the CPU, with Triton's interpreter; parts of the file are replaced one by one."""
     file = tmp_path / "gpu.json"

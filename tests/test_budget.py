@@ -169,7 +169,9 @@ def test_a_plan_promises_what_is_built(model: str, kind: str) -> None:
     """Layers are not built for planning: the costs are those of the network that is."""
     known = registry.options("model", model)
     for basis, roles in product(("bspline", "rational", "chebyshev"), ("all", ())):
-        for width in (24, 16, 40) if "width" in known else (None,):
+        if basis != "bspline" and not roles:
+            continue  # the twin again: without KAN roles there is no basis
+        for width in (24, 40) if "width" in known else (None,):
             options = {} if width is None else {"width": width}
             made = plan_of(model, roles, kind, basis, **options)
             assert made.cost == count_cost(made.build(0), SHAPES[kind]), (basis, roles, width)

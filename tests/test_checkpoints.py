@@ -120,21 +120,25 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Any]:
 
 # --- going on ------------------------------------------------------------------------------------
 
-SIGNALS = {
-    "dropout": [("training_step", 6), ("training_step", 7), ("validation_step", 1)],
-    "accumulation": [("training_step", 4), ("training_step", 9)],
+SIGNALS = {  # the first of each is a fast test
+    "dropout": [("training_step", 7), ("training_step", 6), ("validation_step", 1)],
+    "accumulation": [("training_step", 9), ("training_step", 4)],
     "batchnorm": [("training_step", 5)],
-    "grids": [("training_step", 5), ("training_step", 9), ("validation_step", 2)],
+    "grids": [("validation_step", 2), ("training_step", 5), ("training_step", 9)],
     "remapped": [("training_step", 13)],
     "phases": [("training_step", 6), ("validation_step", 3)],
-    "pictures": [("training_step", 2), ("validation_step", 2)],
+    "pictures": [("validation_step", 2), ("training_step", 2)],
     "lbfgs": [("training_step", 60), ("validation_step", 2)],
 }
 
 
 @pytest.mark.parametrize(
     ("name", "method", "count"),
-    [(name, *place) for name, places in SIGNALS.items() for place in places],
+    [
+        pytest.param(name, *point, marks=pytest.mark.slow if index else ())
+        for name, points in SIGNALS.items()
+        for index, point in enumerate(points)
+    ],
 )
 def test_a_run_that_a_signal_stops_ends_as_if_left_alone(
     tmp_path: Path, monkeypatch: Patch, alone: Callable[[str], Any],
@@ -183,23 +187,14 @@ def test_slurms_signal_saves_and_queues_the_job_again(
     tools.mkdir()
     (tools / "scontrol").write_text(f"#!/bin/sh\necho $@ >> {tmp_path}/asked\n")
     (tools / "scontrol").chmod(0o755)
-    code = (
-        "import os, signal\nfrom kanzoo.training.task import Task\n"
-        "plain, calls = Task.training_step, iter(range(10**9))\n"
-        "def step(self, batch, index):\n"
-        "    if next(calls) == 5: os.kill(os.getpid(), signal.SIGUSR1)\n"
-        "    return plain(self, batch, index)\n"
-        "Task.training_step = step\n"
-        "from kanzoo.train import main\nmain()"
-    )
     words = [*RECIPES["dropout"], "trainer.max_epochs=4", f"runs={tmp_path / 'runs'}"]
-    path = f"{tools}{os.pathsep}{os.environ['PATH']}"
-    done = subprocess.run(
-        [sys.executable, "-c", code, *words], cwd=tmp_path, capture_output=True, text=True,
-        env={**environment(), "PATH": path, "SLURM_JOB_ID": "17"}, check=False,
-    )  # fmt: skip
-    assert done.returncode == 128 + signal.SIGUSR1
-    assert lines(done) == [
+    with monkeypatch.context() as patch:
+        patch.setenv("PATH", f"{tools}{os.pathsep}{os.environ['PATH']}")
+        patch.setenv("SLURM_JOB_ID", "17")
+        at(patch, "training_step", 5, lambda: signal.raise_signal(signal.SIGUSR1))
+        outcome = in_process(main, words, tmp_path)
+    assert outcome.code == 128 + signal.SIGUSR1
+    assert outcome.error.strip().splitlines() == [
         "kanzoo: stopped by SIGUSR1 in epoch 1, step 6, which is saved; "
         "the same command goes on from here"
     ]
@@ -224,11 +219,16 @@ def damage(path: Path, kind: str) -> None:
     path.write_bytes(changed[kind])
 
 
-KINDS = ("flipped", "cut", "short", "empty", "foreign")
+DAMAGES = {  # every kind once: what is noticed does not depend on which file it is
+    "last": ["flipped", "empty"],
+    "both": ["short", "foreign"],
+    "best": ["cut"],
+}
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("which", ["last", "both", "best"])
+@pytest.mark.parametrize(
+    ("which", "kind"), [(which, kind) for which, kinds in DAMAGES.items() for kind in kinds]
+)
 def test_a_damaged_checkpoint_is_passed_over_with_a_line(
     tmp_path: Path, monkeypatch: Patch, caplog: pytest.LogCaptureFixture,
     alone: Callable[[str], Any], kind: str, which: str,
@@ -353,6 +353,7 @@ def lines(done: "subprocess.CompletedProcess[str]") -> list[str]:
 SMALL_RUN = (*RECIPES["accumulation"], "model.width=256", "trainer.max_epochs=3")
 
 
+@pytest.mark.slow
 def test_a_full_disk_ends_in_one_line_and_the_run_goes_on_later(tmp_path: Path) -> None:
     def limited() -> None:  # what is larger cannot be written, as the kernel says it
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

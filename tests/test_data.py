@@ -585,7 +585,7 @@ def test_wrong_checksum_names_the_file_before_unpickling(tmp_path: Path) -> None
 # ---------------------------------------------------------------- real data
 
 
-@pytest.mark.parametrize("cls", [MNIST, CIFAR10])
+@pytest.mark.parametrize("cls", [MNIST, pytest.param(CIFAR10, marks=pytest.mark.slow)])
 def test_real_sets_equal_torchvision(cls: type[DownloadedImages]) -> None:
     from torchvision import datasets
 

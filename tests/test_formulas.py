@@ -55,13 +55,15 @@ def miss(expression: sympy.Expr, x: np.ndarray, y: np.ndarray) -> float:
     [
         lambda a, b, c, d, e, f: a**3 - a,
         lambda a, b, c, d, e, f: (a - 1.7) ** 5 + a**2,
-        lambda a, b, c, d, e, f: 20 - a - a * b / (1 + 0.5 * a**2),
+        pytest.param(
+            lambda a, b, c, d, e, f: 20 - a - a * b / (1 + 0.5 * a**2), marks=pytest.mark.slow
+        ),
         lambda a, b, c, d, e, f: 3 * a * b * c * d / (e * f),
         lambda a, b, c, d, e, f: a * b * (1 / c - 1 / d),
         lambda a, b, c, d, e, f: np.sqrt((a - b) ** 2 + (c - d) ** 2),
-        lambda a, b, c, d, e, f: a * np.exp(-b * c / (d * e)),
-        lambda a, b, c, d, e, f: a * np.tanh(b * c / 3 / d),
-        lambda a, b, c, d, e, f: 1 / (2 + a**2 + b**2 + c**2),
+        pytest.param(lambda a, b, c, d, e, f: a * np.exp(-b * c / (d * e)), marks=pytest.mark.slow),
+        pytest.param(lambda a, b, c, d, e, f: a * np.tanh(b * c / 3 / d), marks=pytest.mark.slow),
+        pytest.param(lambda a, b, c, d, e, f: 1 / (2 + a**2 + b**2 + c**2), marks=pytest.mark.slow),
     ],
     ids=range(9),
 )

@@ -76,7 +76,7 @@ def check(root: str, words: list[str], tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("planned_only")
 def test_some_command_lines(tmp_path: Path) -> None:
-    @tried(40)
+    @tried(15)
     @given(command_lines())
     def run(line: tuple[str, list[str]]) -> None:
         check(*line, tmp_path)

@@ -52,6 +52,7 @@ class Stop(Exception):
     """Stands for a power failure."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "epoch"), list(zip(RUNS, (2, 6), strict=True)))
 def test_a_killed_64_bit_run_resumes_exactly(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, epoch: int

@@ -65,8 +65,19 @@ def test_options_of_a_basis_are_pointed_to_the_basis(layer: type[nn.Module]) -> 
     sizes = (8, 4) if layer is kanzoo.KANLinear else (8, 4, 3)
     with pytest.raises(ValueError, match=r"basis=kanzoo.get_basis\('bspline', grid_size=10\)"):
         layer(*sizes, grid_size=10)
+    with pytest.raises(ValueError, match=r"basis=kanzoo.get_basis\('bspline', grid_size=10\)"):
+        layer(*sizes, gridsize=10)
     with pytest.raises(ValueError, match="did you mean 'backend'"):
         layer(*sizes, backnd="auto")
+
+
+def test_misspelt_options_of_replacements_change_nothing() -> None:
+    net = nn.Sequential(nn.Linear(3, 2))
+    with pytest.raises(ValueError, match=r"get_basis\('rbf', grid_size=10\)"):
+        kanzoo.kanify(net, "*", basis="rbf", gridsize=10)
+    with pytest.raises(ValueError, match="did you mean 'exclude'"):
+        kanzoo.kanify(net, "*", exclud="0")
+    assert type(net[0]) is nn.Linear
 
 
 @pytest.mark.parametrize("name", registry.names("basis"))

@@ -358,6 +358,7 @@ def test_results_csv_is_every_run_in_one_order(tmp_path, written):
     np.testing.assert_array_equal(merged["test"], merged["test_given"])
 
 
+@pytest.mark.slow
 @pytest.mark.pdf
 def test_the_same_study_gives_the_same_bytes(tmp_path):
     study = fake_study(tmp_path, models={"mlp": 0.9}, epochs=1)

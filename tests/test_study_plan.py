@@ -62,7 +62,14 @@ def test_control_arms_are_for_some_data_and_architectures(tmp_path: Path) -> Non
     assert {"nlinear", "dlinear"} <= {c.arm for c in series}
 
 
-@pytest.mark.parametrize("match", ["params", "flops:network", "params:grid", "width"])
+@pytest.mark.parametrize(
+    "match",
+    [
+        "params",
+        "width",
+        *(pytest.param(m, marks=pytest.mark.slow) for m in ("flops:network", "params:grid")),
+    ],
+)
 def test_a_difference_comes_apart_into_width_place_and_basis(tmp_path: Path, match: str) -> None:
     study: dict[str, Any] = {"models": {"vit": ["model.depth=1"]}, "match": [match]}
     cells = cells_of(tmp_path, **study, controls=True)

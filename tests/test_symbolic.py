@@ -33,7 +33,13 @@ def place(name: str) -> tuple[float, float]:
     return (0.4, -0.2) if math.isfinite(high) else PLACES.get(LIBRARY[name].search, (1.7, -0.4))
 
 
-@pytest.mark.parametrize("name", LIBRARY)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow if index % 3 else ())
+        for index, name in enumerate(LIBRARY)
+    ],
+)
 def test_the_library_recovers_its_own_functions(name: str) -> None:
     x = np.random.default_rng(0).uniform(-1, 2, 100)
     a, b = place(name)

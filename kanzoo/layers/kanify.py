@@ -11,7 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
-from typing import Any, TypeVar
+from typing import Any, Never, TypeVar
 
 import torch
 from torch import nn
@@ -23,6 +23,7 @@ from kanzoo.layers.kan import KANLinear
 from kanzoo.layers.kanify_reads import readers
 from kanzoo.layers.kanify_report import kanify_report
 from kanzoo.layers.layer import KANLayer
+from kanzoo.layers.options import refuse_unknown
 from kanzoo.layers.transposed import KANConvTranspose1d, KANConvTranspose2d
 
 log = logging.getLogger("kanzoo")
@@ -55,6 +56,7 @@ def kanify(
     residual: str = "linear",
     squash: str = "auto",
     backend: str = "auto",
+    **unknown: Never,
 ) -> M:
     """Replace layers of any network by KAN layers that compute the same; returns the network.
 
@@ -76,6 +78,7 @@ def kanify(
     """
     with torch.random.fork_rng(devices=[]):  # some bases draw functions, here only to be checked
         factory = as_factory(basis)
+        refuse_unknown(kanify, factory, unknown)
     if residual not in RESIDUALS:
         raise ValueError(
             f"residual {residual!r} cannot carry the old weights: it must be 'linear' (or its "

@@ -1,14 +1,14 @@
 """Options that all KAN layers share: what they are, what documents them and what checks them."""
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TypedDict
 
 import torch
 from torch import Tensor
 
 from kanzoo.bases.base import Basis, BasisFactory, as_factory
-from kanzoo.checks import check_name, check_whole
+from kanzoo.checks import check_name, check_whole, nearest_name
 
 # What the docstrings of layers say of the options that all have.
 OPTIONS = """basis : str, BasisFactory or Basis class, default "bspline"
@@ -62,19 +62,24 @@ def check_channels(x: Tensor, dim: int, expected: int) -> None:
 
 
 def refuse_unknown(
-    layer: type, basis: str | BasisFactory | type[Basis], unknown: Mapping[str, object]
+    layer: Callable[..., object],
+    basis: str | BasisFactory | type[Basis],
+    unknown: Mapping[str, object],
 ) -> None:
-    """Raise `ValueError` for options that a layer does not have; those of a basis are set there."""
-    for name in unknown:
+    """Raise `ValueError` for options that a layer, or what makes one, does not have.
+
+    Those of a basis are set there: the line says how, also where the name was misspelt.
+    """
+    for name, value in unknown.items():
         factory = as_factory(basis)
-        options = dict(factory.options)
-        if name in options:
-            raise ValueError(
-                f"{layer.__name__} has no option {name!r}, its basis has: "
-                f"basis=kanzoo.get_basis({factory.name!r}, {name}={unknown[name]!r})"
-            )
-        known = [
-            p.name for p in inspect.signature(layer).parameters.values() if p.kind != p.VAR_KEYWORD
-        ]
-        allowed = dict.fromkeys([*known, *LayerOptions.__annotations__, *options])
-        check_name(f"option of {layer.__name__}", name, allowed)
+        parameters = inspect.signature(layer).parameters.values()
+        known = [p.name for p in parameters if p.kind != p.VAR_KEYWORD]
+        if isinstance(layer, type):  # some take what all layers have as it comes
+            known = list(dict.fromkeys([*known, *LayerOptions.__annotations__]))
+        near = nearest_name(name, [*known, *dict(factory.options)])
+        if near is None or near in known:
+            check_name(f"option of {layer.__name__}", name, known)
+        raise ValueError(
+            f"{layer.__name__} has no option {name!r}; did you mean that of its basis, "
+            f"basis=kanzoo.get_basis({factory.name!r}, {near}={value!r})?"
+        )
