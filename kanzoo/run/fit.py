@@ -166,11 +166,13 @@ def write_result(
     items: "Items",
     times: tuple[float | None, float | None],
     further: Config,
+    peak: float | None = None,
 ) -> Config:
     """Write `items.npz` and `result.json`, the content of which is returned.
 
     `times` are the milliseconds of a step and the seconds of training, None where nothing was
-    measured of this run alone; `further` goes into the result as it is.
+    measured of this run alone; `further` goes into the result as it is. `peak` is the most memory
+    of a step in bytes, where a run of the same network has measured it already.
     """
     import torch
 
@@ -187,7 +189,7 @@ def write_result(
     device = trainer.strategy.root_device
     if device.type != "cpu":
         peak = torch.accelerator.max_memory_allocated(device)
-    else:
+    elif peak is None:
         precision = trainer.precision_plugin
         batch = precision.convert_input(next(iter(data.train_dataloader())))
         with precision.forward_context():

@@ -123,9 +123,10 @@ def _train(pairs: Sequence[tuple[RunDir, Prepared]]) -> list[Exception | None]:
     with stopping_between_batches() as interrupt:
         trainer = seeds_trainer(first.trainer, interrupt)
         trainer.fit(group, SeedsData(data))
+        peak: float | None = None  # the same for all, as their networks differ in numbers alone
         for seed, (folder, run) in enumerate(pairs):
             try:
-                _finish(folder, run, group, seed, data[seed], interrupt)
+                peak = _finish(folder, run, group, seed, data[seed], interrupt, peak)
             except DivergedError as error:
                 ends.append(error)
             else:
@@ -140,8 +141,12 @@ def _finish(
     seed: int,
     data: "DataModule",
     interrupt: "StopBetweenBatches",
-) -> None:
-    """Write what a run of its own leaves behind: metrics, checkpoints, and its result."""
+    peak: float | None,
+) -> float:
+    """Write what a run of its own leaves behind: metrics, checkpoints, and its result.
+
+    Takes and returns the bytes of a step, None where they are to be measured.
+    """
     from kanzoo.training.evaluation import evaluate
     from kanzoo.training.finite import check_scores
     from kanzoo.training.services import close_wandb
@@ -166,9 +171,12 @@ def _finish(
     finally:
         address = close_wandb()
     further = {"wandb": address, "vectorised": len(group.rows)}
-    write_result(folder, run, trainer, task, data, scores, items, (None, None), further)
+    result = write_result(
+        folder, run, trainer, task, data, scores, items, (None, None), further, peak
+    )
     # After the result: a run without one would go on from this checkpoint.
     _save(folder, task, final, trainer.current_epoch - 1, group.global_step, last)
+    return float(result["peak_memory_mb"]) * 2**20
 
 
 def _save(folder: RunDir, task: "Task", state: "State", epoch: int, step: int, path: Path) -> None:

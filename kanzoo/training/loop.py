@@ -26,11 +26,9 @@ STEP_HOOKS = (
 MODULE_HOOKS = (
     *STEP_HOOKS,
     "on_train_batch_start",
-    "on_train_batch_end",
     "backward",
     "optimizer_step",
     "optimizer_zero_grad",
-    "configure_gradient_clipping",
     "lr_scheduler_step",
 )
 PRECISIONS = (Precision, DoublePrecision, HalfPrecision, MixedPrecision)
@@ -40,9 +38,9 @@ class EpochLoop(_TrainingEpochLoop):
     """Lightning's loop over an epoch, which takes the steps itself where nothing listens to more.
 
     That is on one device, without accumulation, scaled gradients or a closure, with a schedule of
-    steps, and where neither the module nor a callback has a hook inside the step. All else is left
-    to Lightning, as are validation, checkpoints, resuming and the ends of epochs; weights, counters
-    and what is logged are the same either way. Batches must come on the device.
+    steps, and where no callback has a hook inside the step, and the module none but its clipping.
+    All else is left to Lightning, as are validation, checkpoints, resuming and the ends of epochs;
+    weights, counters and what is logged are the same either way. Batches must come on the device.
     """
 
     is_graphed = False
@@ -64,11 +62,13 @@ class EpochLoop(_TrainingEpochLoop):
         self._is_direct = is_direct(trainer)
         self._starting = [c for c in trainer.callbacks if _has(c, "on_train_batch_start", Callback)]
         self._ending = [c for c in trainer.callbacks if _has(c, "on_train_batch_end", Callback)]
+        module = trainer.lightning_module
+        self._module_ends = _has(module, "on_train_batch_end", LightningModule)
+        self._module_clips = _has(module, "configure_gradient_clipping", LightningModule)
         if not self.is_graphed or self._graph is not None:
             return
         if not self._is_direct:
             raise ValueError("trainer.cuda_graph=true needs steps without hooks inside")
-        module = trainer.lightning_module
         self._graph = GraphedStep(self._compute, module.net, trainer.optimizers[0])  # type: ignore[arg-type]
 
     def advance(self, data_fetcher: _DataFetcher) -> None:
@@ -95,6 +95,8 @@ class EpochLoop(_TrainingEpochLoop):
         module._current_fx_name = "on_train_batch_end"
         for callback in self._ending:
             callback.on_train_batch_end(trainer, module, {"loss": loss}, batch, index)
+        if self._module_ends:
+            module.on_train_batch_end({"loss": loss}, batch, index)
         module._current_fx_name = None
         if self._results:  # somebody called `log`
             connector.on_batch_end()
@@ -119,7 +121,11 @@ class EpochLoop(_TrainingEpochLoop):
         loss: Tensor = trainer.strategy.training_step(batch, self.batch_idx + 1)  # type: ignore[assignment]
         optimizer.zero_grad()
         loss.backward()
-        if trainer.gradient_clip_val is not None:
+        if self._module_clips:
+            trainer.lightning_module.configure_gradient_clipping(
+                optimizer, trainer.gradient_clip_val, trainer.gradient_clip_algorithm
+            )
+        elif trainer.gradient_clip_val is not None:
             trainer.precision_plugin.clip_grad_by_norm(optimizer, trainer.gradient_clip_val)
         optimizer.step()
         return loss.detach()

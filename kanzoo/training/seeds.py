@@ -27,6 +27,7 @@ from kanzoo.trainer_settings import TrainerConfig
 from kanzoo.training.data import DataModule
 from kanzoo.training.finite import divergence
 from kanzoo.training.interrupt import StopBetweenBatches
+from kanzoo.training.loop import EpochLoop
 from kanzoo.training.task import Task
 from kanzoo.training.trainer import NoProfiler, leave_signals, quieten
 
@@ -277,5 +278,6 @@ def seeds_trainer(options: TrainerConfig, interrupt: StopBetweenBatches) -> Trai
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
     )
+    EpochLoop.install(trainer)
     leave_signals(trainer)
     return trainer
