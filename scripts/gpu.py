@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 ROOT = Path(__file__).resolve().parents[1]
-TESTS = ["tests/test_bases_reference.py", "tests/test_layers.py", "tests/test_models.py"]
+ON_DEVICE = ("bases", "layers", "models", "conv", "grids", "squash")
 SHORT = ["logger=csv", "callbacks.progress=false", "match=none", "model=mlp", "layers=kan"]
 SMALL = {
     "layers": ["--rows", "64", "--features", "16", "--grid-sizes", "5", "--rounds", "2"],
@@ -58,8 +58,8 @@ def accuracy(data: list[str], trainers: list[list[str]]) -> dict[str, float]:
     """Test accuracies of the same run by several trainers."""
     with tempfile.TemporaryDirectory() as folder:
         found = {}
-        for trainer in trainers:
-            run = train(folder, "accuracy" + str(len(found)), *data, *trainer)
+        for number, trainer in enumerate(trainers):
+            run = train(folder, f"accuracy{number}", *data, *trainer)
             found[" ".join(trainer)] = json.loads((run / "result.json").read_text())["test"]
     return {name: scores["accuracy"] for name, scores in found.items()}
 
@@ -88,9 +88,10 @@ def main() -> None:
         parser.error("PyTorch finds no GPU on this machine; --device cpu --small tries the script")
     began, checks = time.monotonic(), {}
     small, device = options.small, options.device
-    tests = [TESTS[1], "-k", "edges and bspline"] if small else TESTS
-    words = ["-m", "pytest", "-q", "-n", "0", "-m", "not slow", *tests]
-    worked, said = call(*words, seconds=150, KANZOO_TEST_DEVICE=device)
+    tests = [str(file) for name in ON_DEVICE for file in ROOT.glob(f"tests/test_{name}*.py")]
+    chosen = ["-k", "edges and bspline"] if small else []
+    words = ["-m", "pytest", "-q", "-n", "0", "-m", "not slow", *chosen, *tests]
+    worked, said = call(*words, seconds=300, KANZOO_TEST_DEVICE=device)
     checks["tests"] = said if worked else f"failed: {said}"
     for part, sizes in (SMALL if small else FULL).items():
         words = ["-m", "kanzoo.benchmark", part, "--device", device, "--json", str(options.json)]

@@ -83,9 +83,12 @@ def device(request: pytest.FixtureRequest) -> Iterator["torch.device"]:
     if not moved:
         yield torch.device("cpu")
         return
+    from drawn import DrawnOnTheCPU
+
     torch.set_default_device(chosen)
     try:
-        yield torch.device(chosen)
+        with DrawnOnTheCPU():
+            yield torch.device(chosen)
     finally:
         torch.set_default_device(None)
 

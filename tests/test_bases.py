@@ -95,7 +95,7 @@ def test_far_inputs_stay_finite(name: str) -> None:
         layer = shaken(KANLinear(3, 5, basis=name))
         x = torch.tensor(far + [-v for v in far]).view(-1, 1).repeat(1, 3)
         x = (x.bfloat16() if autocast else x).requires_grad_()
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+        with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=autocast):
             y = layer(x)
         y.float().sum().backward()
         tensors = [y, x.grad, *[p.grad for p in layer.parameters()]]
@@ -106,7 +106,7 @@ def test_far_inputs_stay_finite(name: str) -> None:
 def test_expansion_runs_in_float32_under_autocast(name: str) -> None:
     module = shaken(expansion(name, 3))
     x = points(9, 3).bfloat16()
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with torch.autocast(x.device.type, dtype=torch.bfloat16):
         values = module(x)
     assert values.dtype == torch.float32
     torch.testing.assert_close(values, module(x.float()), rtol=1e-6, atol=1e-6)

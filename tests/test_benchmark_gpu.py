@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from kanzoo.benchmark.__main__ import NOT_MEASURED
+from kanzoo.benchmark.__main__ import NOT_MEASURED, main
 from kanzoo.benchmark.roofline import CARDS, Layer
 
 MISSING = [
@@ -47,6 +47,27 @@ def test_the_command_needs_the_package_alone(tmp_path: Path) -> None:
     rows = json.loads(file.read_text())["loop"]["rows"]
     assert [row["what"] for row in rows] == ["loop"] * 3
     assert all(row["step_ratio"] > 0 for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (["--device", "cuda:99"], "PyTorch finds no 'cuda:99' on this machine, only cpu"),
+        (["--device", "cdua"], "PyTorch finds no 'cdua'"),
+        (["--device", "cpu", "--rows", "0"], "must be a whole number from 1, got '0'"),
+    ],
+)
+def test_what_cannot_be_measured_is_one_line(
+    words: list[str],
+    reason: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["benchmark", "layers", *words])
+    with pytest.raises(SystemExit):
+        main()
+    *_, line = capsys.readouterr().err.splitlines()
+    assert reason in line
 
 
 @pytest.mark.parametrize(

@@ -253,7 +253,7 @@ def test_export_vmap_and_half_precision(operator: Any) -> None:
     program = torch.export.export(layer, (x,), dynamic_shapes=({0: torch.export.Dim("batch")},))
     torch.testing.assert_close(program.module()(x[:2]), layer(x[:2]), rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(torch.func.vmap(layer)(x), layer(x), rtol=1e-12, atol=1e-12)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with torch.autocast(x.device.type, dtype=torch.bfloat16):
         y = layer.float()(x.float())
     assert y.dtype == torch.bfloat16
     assert (y.double() - layer(x.float())).norm() / y.double().norm() < 0.02

@@ -19,6 +19,7 @@ from kanzoo.benchmark import roofline
 from kanzoo.training.cards import CARDS
 
 SHOWN = ("H100", "H200", "A100")  # cards that are estimated unless others are named
+KINDS = ("cuda", "mps", "xpu")  # of accelerators
 NOT_MEASURED = "not measured yet"
 
 
@@ -41,14 +42,33 @@ def main() -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m kanzoo.benchmark", description=__doc__)
     parser.add_argument("what", choices=("layers", "models", "loop"))
-    parser.add_argument("--device", help="cuda, cuda:1, mps, xpu or cpu")
+    parser.add_argument("--device", type=_device, help="cuda, cuda:1, mps, xpu or cpu")
     parser.add_argument("--roofline", nargs="*", choices=CARDS, metavar="CARD")
     parser.add_argument("--json", type=Path, metavar="FILE", help="its part there is replaced")
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--rows", type=int, nargs="+", default=[256, 4096, 65_536], metavar="N")
-    parser.add_argument("--features", type=int, nargs="+", default=[64, 512, 4096], metavar="C")
-    parser.add_argument("--grid-sizes", type=int, nargs="+", default=[5, 20, 50], metavar="G")
+    parser.add_argument("--rounds", type=_count, default=15)
+    parser.add_argument("--rows", type=_count, nargs="+", default=[256, 4096, 65_536], metavar="N")
+    parser.add_argument("--features", type=_count, nargs="+", default=[64, 512, 4096], metavar="C")
+    parser.add_argument("--grid-sizes", type=_count, nargs="+", default=[5, 20, 50], metavar="G")
     return parser
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number from 1, got {text!r}")
+    return int(text)
+
+
+def _device(text: str) -> torch.device:
+    """A device that PyTorch can reach."""
+    try:
+        device = torch.device(text)
+        torch.zeros(1, device=device).add_(1).cpu()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        devices = ["cpu", *(k for k in KINDS if torch.get_device_module(k).is_available())]
+        raise argparse.ArgumentTypeError(
+            f"PyTorch finds no {text!r} on this machine, only {', '.join(devices)}"
+        ) from error
+    return device
 
 
 def _estimates(options: argparse.Namespace) -> list[dict[str, Any]]:
@@ -59,7 +79,7 @@ def _estimates(options: argparse.Namespace) -> list[dict[str, Any]]:
 
 def _measured(options: argparse.Namespace) -> list[dict[str, Any]]:
     torch.manual_seed(0)
-    device = torch.device(options.device)
+    device: torch.device = options.device
     grid_sizes, rounds = options.grid_sizes, options.rounds
     if options.what == "layers":
         rows = accelerator.layers(device, options.rows, options.features, grid_sizes, rounds)
@@ -83,7 +103,7 @@ def _write(options: argparse.Namespace, rows: list[dict[str, Any]]) -> None:
     if options.roofline is not None:
         kept["estimates"] = {"reached": roofline.REACHED, "rows": rows}
     else:
-        kept[options.what] = {"hardware": _hardware(torch.device(options.device)), "rows": rows}
+        kept[options.what] = {"hardware": _hardware(options.device), "rows": rows}
     options.json.parent.mkdir(parents=True, exist_ok=True)
     options.json.write_text(as_lines(kept))
 

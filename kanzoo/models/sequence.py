@@ -132,4 +132,7 @@ def draw(
         least = logits.topk(top_k, -1).values[:, -1:]
         logits = logits.masked_fill(logits < least, float("-inf"))
     shares = (logits / temperature).softmax(-1)
-    return torch.multinomial(shares, 1, generator=generator)
+    if generator is None:
+        return torch.multinomial(shares, 1)
+    drawn = torch.multinomial(shares.to(generator.device), 1, generator=generator)
+    return drawn.to(shares.device)
