@@ -5,8 +5,10 @@ Axes: N samples, O outputs, P parameters.
 
 import logging
 import math
+import time
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -42,7 +44,10 @@ def fit_squares(
     size = count_params(net)
     is_small = size <= MAX_SIZE and y.numel() * size <= MAX_JACOBIAN
     if is_small and y.numel() * size**2 <= 2e10:
-        return levenberg_marquardt(net, x, y, steps, ridge=ridge, least_gain=least_gain)
+        problem = _Network(net, x, y, ridge)
+        if problem.parameters:
+            levenberg_marquardt(problem, steps, least_gain=least_gain, damping=Damping())
+        return network_rmse(net, x, y)
 
     def penalty() -> Tensor:
         return ridge / y.numel() * sum_of_squares(net)
@@ -57,78 +62,117 @@ def sum_of_squares(net: nn.Module) -> Tensor:
     return torch.stack([p.square().sum() for p in parameters]).sum()
 
 
+class Squares(Protocol):
+    """A loss, about a sum of squares, whose parameters are one vector `(P,)`."""
+
+    def flat(self) -> Tensor:
+        """The parameters."""
+
+    def write(self, flat: Tensor) -> None:
+        """Set the parameters."""
+
+    def value(self) -> float:
+        """What is made small."""
+
+    def normal_equations(self) -> tuple[Tensor, Tensor, Tensor]:
+        """The Gauss-Newton matrix `(P, P)`, the gradient and the scales of parameters `(P,)`."""
+
+
+@dataclass(frozen=True)
+class Damping:
+    """How steps of Levenberg-Marquardt are shortened until the value falls."""
+
+    start: float = 1e-3
+    factor: float = 4.0  # of a step that does not gain
+    least: float = 1e-14
+    floor: float = 1e-10  # beside the scales, as a share of their mean
+    tries: int = 12
+
+
 def levenberg_marquardt(
-    net: nn.Module,
-    x: Tensor,
-    y: Tensor,
-    steps: int = 50,
+    problem: Squares,
+    steps: int,
     *,
-    ridge: float = 0.0,
-    least_gain: float = 1e-6,
+    least_gain: float,
+    damping: Damping,
+    least_promise: float | None = None,
+    deadline: float = math.inf,
 ) -> float:
     """Levenberg-Marquardt with Marquardt's scaling and a damping that follows the gain.
 
     Directions that the data leave open stay where they are. Stops when a step gains less than the
-    share `least_gain` three times in a row. Returns the RMSE reached.
+    share `least_gain` three times in a row, when none gains, or promises more than the share
+    `least_promise`, and at the deadline of `time.monotonic`. Returns the value reached.
     """
-    parameters = {n: p for n, p in net.named_parameters() if p.requires_grad}
-    fixed: dict[str, Tensor] = {n: p for n, p in net.named_parameters() if not p.requires_grad}
-    fixed |= dict(net.named_buffers())
-    if not parameters:
-        return network_rmse(net, x, y)
-
-    def predict(values: dict[str, Tensor], row: Tensor) -> Tensor:
-        return functional_call(net, {**fixed, **values}, (row.unsqueeze(0),)).squeeze(0)
-
-    jacobian = vmap(jacrev(predict), in_dims=(None, 0))
-    shapes = [p.shape for p in parameters.values()]
-    sizes = [p.numel() for p in parameters.values()]
-
-    def write(flat: Tensor) -> None:
-        with torch.no_grad():
-            for p, piece, shape in zip(parameters.values(), flat.split(sizes), shapes, strict=True):
-                p.copy_(piece.view(shape))
-
-    flat = torch.cat([p.detach().flatten() for p in parameters.values()])
-    counts = [torch.full_like(p, float(not n.endswith(GIVEN))) for n, p in parameters.items()]
-    ridged = torch.cat([count.flatten() for count in counts])
-
-    def objective(flat: Tensor) -> float:
-        value = network_rmse(net, x, y)
-        penalty = ridge * float((ridged * flat).square().sum()) / y.numel()
-        return value if ridge == 0 else (value * value + penalty) ** 0.5
-
-    best, damping, idle = objective(flat), 1e-3, 0
+    best, amount, idle = problem.value(), damping.start, 0
     for _ in range(steps):
-        values = {n: p.detach() for n, p in parameters.items()}
-        jac = jacobian(values, x)
-        matrix = torch.cat([jac[n].flatten(2).flatten(0, 1) for n in parameters], dim=1)  # (N O, P)
-        with torch.no_grad():
-            residual = (net(x) - y).flatten()
-        gram, right = matrix.t() @ matrix, matrix.t() @ residual + ridge * ridged * flat
-        diagonal = gram.diagonal().clone()
-        gram.diagonal().add_(ridge * ridged)
-        floor = 1e-10 * diagonal.mean() + 1e-300
+        if time.monotonic() > deadline:
+            break
+        before = problem.flat()
+        gram, gradient, scales = problem.normal_equations()
+        floor = damping.floor * float(scales.mean()) + 1e-300
         gained = False
-        for _ in range(12):
-            damped = gram + torch.diag(damping * diagonal + floor)
+        for _ in range(damping.tries):
+            damped = gram.clone()
+            damped.diagonal().add_(amount * scales + floor)
             factor, info = torch.linalg.cholesky_ex(damped)
             if int(info) == 0:
-                step = torch.cholesky_solve(right.unsqueeze(1), factor).squeeze(1)
-                write(flat - step)
-                reached = objective(flat - step)
+                change = torch.cholesky_solve(gradient[:, None], factor)[:, 0]
+                problem.write(before - change)
+                reached = problem.value()
                 if reached < best:
                     gained = True
                     break
-            damping = max(damping * 4, 1e-14)
+                if least_promise is not None and float(gradient @ change) < least_promise * best:
+                    break
+            amount = max(amount * damping.factor, damping.least)
         if not gained:
+            problem.write(before)
             break
         idle = idle + 1 if reached > best * (1 - least_gain) else 0
-        flat, best, damping = flat - step, reached, damping / 10
+        best, amount = reached, amount / 10
         if idle == 3:
             break
-    write(flat)
-    return network_rmse(net, x, y)
+    return best
+
+
+class _Network:
+    """The RMSE of any network, with a ridge, differentiated automatically."""
+
+    def __init__(self, net: nn.Module, x: Tensor, y: Tensor, ridge: float) -> None:
+        self.net, self.x, self.y, self.ridge = net, x, y, ridge
+        self.parameters = {n: p for n, p in net.named_parameters() if p.requires_grad}
+        fixed: dict[str, Tensor] = {n: p for n, p in net.named_parameters() if not p.requires_grad}
+        fixed |= dict(net.named_buffers())
+
+        def predict(values: dict[str, Tensor], row: Tensor) -> Tensor:
+            return functional_call(net, {**fixed, **values}, (row.unsqueeze(0),)).squeeze(0)
+
+        self.jacobian = vmap(jacrev(predict), in_dims=(None, 0))
+
+    def flat(self) -> Tensor:
+        return torch.cat([p.detach().flatten() for p in self.parameters.values()])
+
+    @torch.no_grad()
+    def write(self, flat: Tensor) -> None:
+        pieces = flat.split([p.numel() for p in self.parameters.values()])
+        for p, piece in zip(self.parameters.values(), pieces, strict=True):
+            p.copy_(piece.view_as(p))
+
+    def value(self) -> float:
+        value = network_rmse(self.net, self.x, self.y)
+        penalty = self.ridge * float(self.flat().square().sum()) / self.y.numel()
+        return value if self.ridge == 0 else (value * value + penalty) ** 0.5
+
+    def normal_equations(self) -> tuple[Tensor, Tensor, Tensor]:
+        jac = self.jacobian({n: p.detach() for n, p in self.parameters.items()}, self.x)
+        matrix = torch.cat([jac[n].flatten(2).flatten(0, 1) for n in self.parameters], dim=1)
+        with torch.no_grad():
+            residual = (self.net(self.x) - self.y).flatten()  # (N O,), as the rows of the matrix
+        gram, right = matrix.t() @ matrix, matrix.t() @ residual + self.ridge * self.flat()
+        scales = gram.diagonal().clone()
+        gram.diagonal().add_(self.ridge)
+        return gram, right, scales
 
 
 def fit_lbfgs(

@@ -7,7 +7,6 @@ Axes: N samples, O outputs, C inputs, K functions and M outputs of a layer, P pa
 """
 
 import math
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -15,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kanzoo.fit.least_squares import MAX_SIZE, fit_lbfgs
+from kanzoo.fit.least_squares import MAX_SIZE, Damping, fit_lbfgs, levenberg_marquardt
 from kanzoo.layers import KANLinear
 
 KEPT = 10_000_000  # values of the first layer's functions that are kept
@@ -100,37 +99,15 @@ def fit_newton(
     if problem.size > MAX_SIZE:
         return problem.descend(steps)
     is_quadratic = len(problem.layers) == 1 and y.is_floating_point()
-    best, damping, idle = problem.value(), 1e-12 if is_quadratic else 1e-3, 0
-    for _ in range(1 if is_quadratic else steps):
-        if time.monotonic() > deadline:
-            break
-        before = problem.flat()
-        gram, gradient = problem.normal_equations()
-        diagonal = gram.diagonal().clone()
-        floor = 1e-12 * float(diagonal.mean()) + 1e-300
-        gained = False
-        for _ in range(7):
-            damped = gram.clone()
-            damped.diagonal().add_(damping * diagonal + floor)
-            factor, info = torch.linalg.cholesky_ex(damped)
-            if int(info) == 0:
-                change = torch.cholesky_solve(gradient[:, None], factor)[:, 0]
-                problem.write(before - change)
-                reached = problem.value()
-                if reached < best:
-                    gained = True
-                    break
-                if float(gradient @ change) < 0.1 * least_gain * best:
-                    break  # there is next to nothing to gain
-            damping = max(damping * 8, 1e-12)
-        if not gained:
-            problem.write(before)
-            break
-        idle = idle + 1 if reached > best * (1 - least_gain) else 0
-        best, damping = reached, damping / 10
-        if idle == 3:
-            break
-    return best
+    damping = Damping(1e-12 if is_quadratic else 1e-3, factor=8, least=1e-12, floor=1e-12, tries=7)
+    return levenberg_marquardt(
+        problem,
+        1 if is_quadratic else steps,
+        least_gain=least_gain,
+        damping=damping,
+        least_promise=0.1 * least_gain,
+        deadline=deadline,
+    )
 
 
 class _Problem:
@@ -209,7 +186,7 @@ class _Problem:
             values = layer(values)
         return values
 
-    def normal_equations(self) -> tuple[Tensor, Tensor]:
+    def normal_equations(self) -> tuple[Tensor, Tensor, Tensor]:
         gram = torch.zeros(self.size, self.size, dtype=torch.float64)
         gradient = torch.zeros(self.size, dtype=torch.float64)
         for start in range(0, len(self.x), self.rows):
@@ -240,7 +217,7 @@ class _Problem:
             )
             gradient[start : start + size] += torch.einsum("kl,clm->ckm", matrix, weight).flatten()
             start += size + m
-        return gram, gradient
+        return gram, gradient, gram.diagonal().clone()
 
     def jacobian(self, block: slice) -> tuple[Tensor, Tensor]:
         """Outputs of some rows and their derivatives by all parameters, `(N, O, P)`."""
