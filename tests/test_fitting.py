@@ -15,7 +15,6 @@ from kanzoo import KANLinear, get_basis
 from kanzoo.data.functions import Functions
 from kanzoo.layers.grid import adjust_optimizer
 from kanzoo.registry import options
-from kanzoo.reproduce import poisson
 from kanzoo.run.config import compose
 from kanzoo.run.fit import train
 from kanzoo.rundir import RunDir
@@ -244,25 +243,3 @@ def test_least_squares_is_the_minimum_also_with_a_bias_and_few_samples() -> None
     fit_least_squares(layer, x[:5], y[:5])
     torch.testing.assert_close(layer(x[:5]), y[:5])
     assert layer.weight.abs().max() < 100
-
-
-@pytest.mark.slow
-def test_poisson_by_second_derivatives_through_the_layers() -> None:
-    found = {arm: poisson.solve(arm, steps=6) for arm in ("kan", "mlp")}
-    assert found["kan"].params == found["mlp"].params
-    for errors in found.values():
-        assert errors.l2 < 0.1  # the solution itself has 0.5
-        assert errors.l2 < errors.h1 < 1.0  # and 2.3
-
-
-def test_derivatives_are_those_of_the_function() -> None:
-    class Exact(nn.Module):
-        def forward(self, points: torch.Tensor) -> torch.Tensor:
-            return poisson.solution(points)[:, None]
-
-    points = torch.rand(50, 2, dtype=torch.float64) * 2 - 1
-    u, _, laplacian = poisson.derivatives(Exact(), points)
-    torch.testing.assert_close(laplacian, -2 * math.pi**2 * u)
-    errors = poisson.measure("exact", Exact())
-    assert errors.l2 < 1e-12
-    assert errors.h1 < 1e-12

@@ -93,7 +93,7 @@ def fit(folder: RunDir, prepared: Prepared, callbacks: "Sequence[Callback]" = ()
         phases = PhaseScores(dataset, objective)
         in_phases = dataset.training_set.phases > 1
         with stopping_between_batches() as interrupt, products_of(config.trainer.precision):
-            own: list[Callback] = [*callbacks, timer, StopWhenDiverged()]
+            own: list[Callback] = [*callbacks, timer, StopWhenDiverged(), *objective.callbacks()]
             own += [phases] if in_phases else []
             own += make_pictures(config.callbacks.pictures, folder.path / "pictures", task.net)
             trainer = build_trainer(config, folder, objective, facts, resume, interrupt, own)
@@ -195,7 +195,9 @@ def write_result(
         with precision.forward_context():
             # Of shards there is no copy: the network is made again, for one process.
             complete = make_task(prepared).net if is_sharded(trainer.strategy) else net
-            peak = peak_step_memory(complete, objective.loss, make_optimizer, batch)
+            peak = peak_step_memory(
+                complete, objective.loss, make_optimizer, batch, objective.output
+            )
     size = {**plan.facts(), **_final_size(net, plan)}
     samples = min(dataset.batch_size, dataset.counts().train)
     work = (size["flops"] * samples, config.trainer.precision, device, trainer.world_size)

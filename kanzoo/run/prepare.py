@@ -64,6 +64,8 @@ def prepare(config: Config) -> Prepared:
         model,
     )
     check_memory(plan.params, training=True)
+    if objective.needs_net:
+        objective.check_net(plan.build(settings.seed), compiled=settings.trainer.compile)
     check_options(settings.optim)
     if is_lbfgs(settings.optim):
         check_lbfgs(settings.trainer, dataset.batch_size, dataset.counts().train)
@@ -90,6 +92,7 @@ def describe_data(settings: RunConfig) -> "tuple[Dataset, Objective]":
     dataset.resident = trainer.resident_data
     objective: Objective = registry.instantiate(settings.task)
     dataset.use_task(objective.task)
+    objective.use_data(dataset)
     devices = trainer.num_devices
     dataset.check(world_size=devices * trainer.num_nodes if devices else 1)
     if dataset.spec.task != objective.task:

@@ -85,6 +85,7 @@ def why_separate(runs: Sequence[Prepared]) -> str | None:
         "callbacks.grid moves grids": callbacks.grid is not None,
         "callbacks.patience stops each seed at another epoch": callbacks.patience is not None,
         "callbacks.pictures follow a single run": callbacks.pictures.every > 0,
+        "training points follow the network": bool(run.objective.callbacks()),
         "training_set.phases are scored in a single run": config.training_set.phases > 1,
         f"the network has over {MAX_PARAMS:,} parameters": run.plan.params > MAX_PARAMS,
         f"training data would take over {MAX_NUMBERS:,} numbers": numbers > MAX_NUMBERS,

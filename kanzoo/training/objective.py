@@ -4,14 +4,15 @@ Axes: B batch, T positions, V vocabulary, C channels or classes, H height, W wid
 """
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from kanzoo.data.base import IGNORE
+from kanzoo.data.base import IGNORE, Dataset
 
 if TYPE_CHECKING:
+    from lightning.pytorch import Callback
     from torchmetrics import MetricCollection
 
 # torchmetrics takes seconds to import and is not needed to check options: `metrics` imports it.
@@ -23,6 +24,23 @@ class Objective(ABC):
     task: ClassVar[str]
     monitor: ClassVar[str]
     mode: ClassVar[str]
+    needs_net: ClassVar[bool] = False
+    """Whether `check_net` has to see the network."""
+
+    def use_data(self, dataset: Dataset) -> None:  # noqa: B027
+        """Learn which data it is for; before anything else is asked."""
+
+    def check_net(self, net: nn.Module, *, compiled: bool) -> None:  # noqa: B027
+        """Raise `ValueError` of one line for a network that cannot be trained for it."""
+
+    def callbacks(self) -> "list[Callback]":
+        """Callbacks of a training for it."""
+        return []
+
+    def output(self, net: Any, x: Tensor) -> Tensor:
+        """What `loss`, `items` and `metrics` take of a network at inputs x."""
+        values: Tensor = net(x)
+        return values
 
     @abstractmethod
     def loss(self, output: Tensor, target: Tensor) -> Tensor:

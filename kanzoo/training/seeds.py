@@ -28,6 +28,7 @@ from kanzoo.training.data import DataModule
 from kanzoo.training.finite import divergence
 from kanzoo.training.interrupt import StopBetweenBatches
 from kanzoo.training.loop import EpochLoop
+from kanzoo.training.objective import Objective
 from kanzoo.training.task import Task
 from kanzoo.training.trainer import NoProfiler, leave_signals, quieten
 
@@ -115,7 +116,8 @@ class SeedsTask(Task):
             x = torch.stack([x for x, _ in batches])
             outputs = list(vmap(self._output)(self.state(), x).unbind())  # (B, ...) a seed
         else:
-            outputs = [task(x) for task, (x, _) in zip(self.tasks, batches, strict=True)]
+            pairs = zip(self.tasks, batches, strict=True)
+            outputs = [task.objective.output(task, x) for task, (x, _) in pairs]
         self._outputs.append((outputs, batches))
 
     def on_validation_epoch_end(self) -> None:
@@ -158,7 +160,7 @@ class SeedsTask(Task):
     def _step(self, task: Task, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """The loss of one seed, without and with penalties."""
         with task.regulariser.watching(task.net):
-            loss = task.objective.loss(task(x), y)
+            loss = task.objective.loss(task.objective.output(task, x), y)
         return loss, loss + task.regulariser.penalty()
 
     def _collect_gradients(self) -> None:
@@ -184,6 +186,8 @@ class SeedsTask(Task):
             copy.deepcopy(nets[0]).train()(x)
             if not torch.equal(before, torch.get_rng_state()):
                 raise SeparateError("training draws random numbers, as for dropout")
+        if type(self.objective).output is not Objective.output:
+            return False
         if any(getattr(module, "has_edges", False) for module in self.net.modules()):
             return False
         with ExitStack() as stack, warnings.catch_warnings():

@@ -84,7 +84,7 @@ class Task(LightningModule):
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         x, y = batch
         with self.regulariser.watching(self.net):
-            loss = self.objective.loss(self.__dict__["training_net"](x), y)
+            loss = self.objective.loss(self.objective.output(self.__dict__["training_net"], x), y)
         self.step_loss = loss.detach()
         return loss + self.regulariser.penalty()
 
@@ -101,7 +101,7 @@ class Task(LightningModule):
 
     def _evaluate(self, batch: Batch, split: str) -> Tensor:
         x, y = batch
-        output: Tensor = self(x)
+        output = self.objective.output(self, x)
         self.add_scores(output, y, split)
         return output
 
