@@ -36,7 +36,7 @@ class Collocation(InMemory):
         n_inside: int = 2000,
         n_border: int = 400,
         n_val: int = 500,
-        n_test: int = 2000,
+        n_test: int = 1000,
         split_seed: int | None = 0,
         dtype: str = "float32",
         **options: Any,

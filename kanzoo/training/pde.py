@@ -53,7 +53,8 @@ def has_kinks(function: Any, features: int) -> bool:
                     first.sum(), x, allow_unused=True, retain_graph=True
                 )
                 is_straight = second is None or not second.any()
-            if is_straight and float((first.amax(0) - first.amin(0)).max()) > 1e-9:
+            span = first.detach().amax(0) - first.detach().amin(0)
+            if is_straight and float(span.max()) > 1e-9:
                 return True
     return False
 
