@@ -9,6 +9,7 @@ from scipy import stats as scipy_stats
 
 from kanzoo.study import inference
 from kanzoo.study.looks import Looks
+from kanzoo.study.report.tables import verdict_rows
 from kanzoo.study.stats import verdicts
 from kanzoo.study.verdict import Verdict
 
@@ -166,6 +167,11 @@ def test_verdict_words():
     open_row = one(noise * 100, tuned=())
     assert open_row.verdict == "undecided"
     assert open_row.detectable > 0.01
+    wild = one([0.9, -0.8, 0.7, -0.9, 0.6])  # accuracies: no true difference is that large
+    assert wild.word == "undecided"
+    assert wild.detectable is None
+    assert "no possible difference" in wild.note
+    assert verdict_rows([wild])[0]["detectable"] == "none possible"
 
 
 def test_too_few_seeds_never_decide():

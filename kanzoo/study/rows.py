@@ -18,6 +18,7 @@ from kanzoo.study.verdict import Verdict
 
 MIN_SEEDS = MIN_JUDGED
 SHARED = ("official", "fixed")  # test sets that all seeds have in common
+SHARES = ("accuracy", "learned")  # metrics from 0 to 1, of which two differ by at most 1
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,10 @@ def make_verdict(
     constant = row.is_judged and decides.se == 0
     small = word == "equivalent" and numbers["p_adjusted"] <= alpha
     shared = p.split("test_set") in SHARED
+    largest = 2.0 if p.contrast.startswith("change from") else 1.0
+    impossible = p.scale == "difference" and p.metric in SHARES and numbers["detectable"] > largest
+    if impossible:
+        numbers = {**numbers, "detectable": np.nan}
     notes = {
         f"verdicts come at the first planned look, {looks.planned[0]} seeds": looks.number == 0,
         f"{_count(p.size, 'paired seed')}, {MIN_SEEDS} needed": p.size < MIN_SEEDS
@@ -106,6 +111,7 @@ def make_verdict(
         "count as predictions without skill": diverged + diverged_baseline > 0,
         "all differences are equal, so the sign-flip test decides: do the seeds differ?": constant,
         "differs from zero, by less than the margin": small,
+        "no possible difference would be found with 80 % at this error": impossible,
         "skewed or collapsed runs: the wider of two intervals decides": flagged,
         "chance in the test items is not in the interval": shared and decides.method == "seeds",
     }

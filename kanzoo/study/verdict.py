@@ -39,7 +39,8 @@ class Verdict:
     std_scale : float
         Standard deviation over seeds of the baseline's scores, on `scale`: the unit of effects.
     detectable : float
-        The true difference that would have been found with a probability of 80 %.
+        The true difference that would have been found with a probability of 80 %; None where there
+        is no such, as for an accuracy that would have to differ by more than 1.
     """
 
     data: str

@@ -96,13 +96,19 @@ def _verdict_row(v: Verdict, num_decimals: int) -> dict[str, Any]:
         "p_adjusted": p_value(v.p_adjusted), "p_permutation": p_value(v.p_permutation),
         "p_welch": p_value(v.p_welch),
         "correlation": NONE if v.correlation is None else signed(v.correlation, 2),
-        "detectable": NONE if v.detectable is None else f"{v.detectable:.{num_decimals}f}",
+        "detectable": _detectable(v, num_decimals),
         "n_seeds": v.n_seeds, "note": v.note,
         "ours": _mean(v.mean_arm, v.std_arm, ratios, num_decimals),
         "theirs": _mean(v.mean_baseline, v.std_baseline, ratios, num_decimals),
         "params": ratio(v.params_ratio), "flops": ratio(v.flops_ratio),
         "step_time": ratio(v.step_time_ratio), "memory": ratio(v.memory_ratio),
     }  # fmt: skip
+
+
+def _detectable(v: Verdict, num_decimals: int) -> str:
+    if v.detectable is not None:
+        return f"{v.detectable:.{num_decimals}f}"
+    return "none possible" if v.standard_error else NONE
 
 
 def decomposition_rows(verdicts: Sequence[Verdict]) -> list[dict[str, str]]:
