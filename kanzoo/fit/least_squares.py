@@ -144,6 +144,9 @@ class _Network:
         self.parameters = {n: p for n, p in net.named_parameters() if p.requires_grad}
         fixed: dict[str, Tensor] = {n: p for n, p in net.named_parameters() if not p.requires_grad}
         fixed |= dict(net.named_buffers())
+        counts = {n: float(not n.endswith(GIVEN)) for n in self.parameters}
+        ridged = [torch.full_like(p, counts[n]).flatten() for n, p in self.parameters.items()]
+        self.ridged = torch.cat(ridged) if ridged else torch.empty(0)
 
         def predict(values: dict[str, Tensor], row: Tensor) -> Tensor:
             return functional_call(net, {**fixed, **values}, (row.unsqueeze(0),)).squeeze(0)
@@ -161,7 +164,7 @@ class _Network:
 
     def value(self) -> float:
         value = network_rmse(self.net, self.x, self.y)
-        penalty = self.ridge * float(self.flat().square().sum()) / self.y.numel()
+        penalty = self.ridge * float((self.ridged * self.flat()).square().sum()) / self.y.numel()
         return value if self.ridge == 0 else (value * value + penalty) ** 0.5
 
     def normal_equations(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -169,9 +172,10 @@ class _Network:
         matrix = torch.cat([jac[n].flatten(2).flatten(0, 1) for n in self.parameters], dim=1)
         with torch.no_grad():
             residual = (self.net(self.x) - self.y).flatten()  # (N O,), as the rows of the matrix
-        gram, right = matrix.t() @ matrix, matrix.t() @ residual + self.ridge * self.flat()
+        gram, right = matrix.t() @ matrix, matrix.t() @ residual
+        right = right + self.ridge * self.ridged * self.flat()
         scales = gram.diagonal().clone()
-        gram.diagonal().add_(self.ridge)
+        gram.diagonal().add_(self.ridge * self.ridged)
         return gram, right, scales
 
 
