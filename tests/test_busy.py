@@ -1,11 +1,17 @@
 """Whether a command notices that other processes slow it down."""
 
+import os
+import threading
+import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
+import torch
 
 from kanzoo.benchmark.load import measure
 from kanzoo.run import busy
+from kanzoo.training import waiting
 
 
 def test_time_that_a_process_waited_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -23,6 +29,70 @@ def test_time_that_a_process_waited_counts(tmp_path: Path, monkeypatch: pytest.M
     for factor, said in ((1.29, False), (1.31, True)):
         monkeypatch.setattr(busy, "slowdown", lambda factor=factor: factor)
         assert bool(busy.busy_line()) is said
+
+
+def test_threads_wait_asleep_while_others_need_the_cores(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        numbers, seconds = torch.zeros(2**16), []
+        for context in (nullcontext(), waiting.second_team()):
+            with context:
+                numbers.add_(1.0)
+                began = time.process_time()
+                for _ in range(20):
+                    numbers.add_(1.0)
+                    time.sleep(0.005)
+                seconds.append(time.process_time() - began)
+        held: list[bool] = []
+        path, entered = tmp_path / "stat", threading.Event()
+
+        def others(path: Path, end: threading.Event, seconds: float) -> float | None:
+            held.append(threading.active_count() > before + 1)
+            share = next(shares, None)
+            if share is None:
+                entered.set()
+            return share
+
+        core = min(os.sched_getaffinity(0))
+        path.write_text(f"cpu{core} 1 2 3 4 5 6 7 8 9 10\n")
+        before = threading.active_count()
+        shares = iter([0.1, 0.2, 0.4, 0.2, 0.1, 0.2])
+        monkeypatch.setattr(waiting, "others", others)
+        with waiting.sleeping_while_busy(path):
+            assert entered.wait(20)
+        assert held == [False, False, False, True, True, False, False]
+        assert threading.active_count() == before
+    finally:
+        torch.set_num_threads(threads)
+    if "libgomp" in Path("/proc/self/maps").read_text():
+        assert seconds[1] < 0.7 * seconds[0]
+
+
+def test_what_other_processes_take_is_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, cores = tmp_path / "stat", sorted(os.sched_getaffinity(0))
+
+    class Wait(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            now[0] += 1.0
+            write(120)
+            return False
+
+    def write(ticks: int) -> None:
+        path.write_text("".join(f"cpu{core} {ticks} 0 0 9 9 0 0 0 9 9\n" for core in cores))
+
+    now = [5.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(time, "process_time", lambda: now[0] / 10)
+    write(50)
+    share = waiting.others(path, Wait(), 1.0)
+    ticks = os.sysconf("SC_CLK_TCK")
+    assert share == pytest.approx(70 / ticks - 0.1 / len(cores))
+    assert waiting.others(tmp_path / "missing", Wait(), 1.0) is None
 
 
 @pytest.mark.slow

@@ -1,8 +1,8 @@
 """Training steps beside processes that keep all cores busy, against a fair share of the machine.
 
 Threads that wait for each other by spinning lose much more than that: the one that they wait for
-does not run. How they wait is up to OpenMP's variables, which are read when PyTorch is loaded, so
-that each way is a process of its own.
+does not run. How they wait is up to kanzoo, or to OpenMP's variables, which are read when PyTorch is
+loaded, so that each way is a process of its own.
 """
 
 import multiprocessing
@@ -12,12 +12,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from unittest import mock
 
+USUAL, KANZOO = "PyTorch's", "kanzoo"
 WAYS: dict[str, dict[str, str]] = {
-    "as it is": {},
+    USUAL: {},
+    KANZOO: {},
     "passive": {"OMP_WAIT_POLICY": "passive"},
     "spin shortly": {"GOMP_SPINCOUNT": "10000"},
 }
@@ -52,9 +54,10 @@ def measure(
         beside: dict[str, list[float]] = {way: [] for way in ways}
         for _ in range(rounds):
             for way, variables in ways.items():
-                alone[way].append(_step_ms(layers, seconds, variables))
+                sleeps = way == KANZOO
+                alone[way].append(_step_ms(layers, seconds, variables, sleeps))
                 with busy_cores():
-                    beside[way].append(_step_ms(layers, seconds, variables))
+                    beside[way].append(_step_ms(layers, seconds, variables, sleeps))
         first = alone[next(iter(ways))]
         for way in ways:
             shares = [b / a / FAIR for a, b in zip(alone[way], beside[way], strict=True)]
@@ -76,21 +79,25 @@ def busy_cores() -> Iterator[None]:
             other.wait()
 
 
-def _step_ms(layers: str, seconds: float, variables: Mapping[str, str]) -> float:
+def _step_ms(layers: str, seconds: float, variables: Mapping[str, str], sleeps: bool) -> float:
     """Mean milliseconds of a training step in a new process with these variables."""
     with mock.patch.dict(os.environ):
         for name in (*VARIABLES, "OMP_NUM_THREADS"):
             os.environ.pop(name, None)
         os.environ.update(variables)
         with multiprocessing.get_context("spawn").Pool(1) as pool:
-            return pool.apply(time_steps, (layers, seconds))
+            return pool.apply(time_steps, (layers, seconds, sleeps))
 
 
-def time_steps(layers: str, seconds: float) -> float:
-    """Mean milliseconds of training steps of a network of digits, for so many seconds."""
+def time_steps(layers: str, seconds: float, sleeps: bool) -> float:
+    """Mean milliseconds of training steps of a network of digits, for so many seconds.
+
+    With `sleeps`, waiting threads sleep while others keep the machine busy, as in runs.
+    """
     import torch
 
     from kanzoo.models.build import create_model
+    from kanzoo.training.waiting import LOOK, sleeping_while_busy
 
     net = create_model("mlp", layers=layers, in_shape=(1, 8, 8), width=128)
     optimizer = torch.optim.Adam(net.parameters())
@@ -101,10 +108,13 @@ def time_steps(layers: str, seconds: float) -> float:
         torch.nn.functional.cross_entropy(net(x), y).backward()
         optimizer.step()
 
-    for _ in range(5):
-        step()
-    began, steps = time.perf_counter(), 0
-    while time.perf_counter() - began < seconds:
-        step()
-        steps += 1
-    return 1000 * (time.perf_counter() - began) / steps
+    def mean_ms(seconds: float) -> float:
+        began, steps = time.perf_counter(), 0
+        while time.perf_counter() - began < seconds:
+            step()
+            steps += 1
+        return 1000 * (time.perf_counter() - began) / steps
+
+    with sleeping_while_busy() if sleeps else nullcontext():
+        mean_ms(min(LOOK, seconds))
+        return mean_ms(seconds)

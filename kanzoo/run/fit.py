@@ -79,6 +79,7 @@ def fit(folder: RunDir, prepared: Prepared, callbacks: "Sequence[Callback]" = ()
     from kanzoo.training.measure import StepTimer
     from kanzoo.training.services import close_wandb
     from kanzoo.training.trainer import build_trainer, products_of
+    from kanzoo.training.waiting import sleeping_while_busy
 
     config, dataset, objective = prepared.config, prepared.dataset, prepared.objective
     task = make_task(prepared)
@@ -92,7 +93,11 @@ def fit(folder: RunDir, prepared: Prepared, callbacks: "Sequence[Callback]" = ()
     try:
         phases = PhaseScores(dataset, objective)
         in_phases = dataset.training_set.phases > 1
-        with stopping_between_batches() as interrupt, products_of(config.trainer.precision):
+        with (
+            stopping_between_batches() as interrupt,
+            products_of(config.trainer.precision),
+            sleeping_while_busy(),
+        ):
             own: list[Callback] = [*callbacks, timer, StopWhenDiverged(), *objective.callbacks()]
             own += [phases] if in_phases else []
             own += make_pictures(config.callbacks.pictures, folder.path / "pictures", task.net)
