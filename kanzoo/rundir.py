@@ -7,7 +7,7 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -175,6 +175,39 @@ class RunDir:
         """Leave the reason why there is no result, for the report."""
         self.path.mkdir(parents=True, exist_ok=True)
         write_atomic(self.path / "failure.txt", reason + "\n")
+
+
+@dataclass(frozen=True)
+class SeedsDir(RunDir):
+    """Where runs that are trained together keep the state of their training, until they end.
+
+    That is the folder of the first of them.
+    """
+
+    seeds: tuple[int, ...]
+
+    @classmethod
+    def of_runs(cls, folders: Sequence[RunDir]) -> "SeedsDir":
+        first = folders[0]
+        seeds = tuple(folder.config["seed"] for folder in folders)
+        return cls(first.path, first.config, first.config_hash, seeds)
+
+    @property
+    def last_checkpoint(self) -> Path:
+        return self.path / "checkpoints" / "seeds.ckpt"
+
+    @property
+    def previous_checkpoint(self) -> Path:
+        return self.path / "checkpoints" / "seeds_previous.ckpt"
+
+    @property
+    def identity(self) -> str:
+        return f"{self.config_hash}-seeds{','.join(map(str, self.seeds))}"
+
+    def remove_checkpoints(self) -> None:
+        """Remove what nobody goes on from any more."""
+        self.last_checkpoint.unlink(missing_ok=True)
+        self.previous_checkpoint.unlink(missing_ok=True)
 
 
 def is_first_process() -> bool:

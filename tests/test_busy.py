@@ -3,7 +3,6 @@
 import os
 import threading
 import time
-from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -37,15 +36,14 @@ def test_threads_wait_asleep_while_others_need_the_cores(
     threads = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        numbers, seconds = torch.zeros(2**16), []
-        for context in (nullcontext(), waiting.second_team()):
-            with context:
+        numbers = torch.zeros(2**16)
+        with waiting.second_team():
+            numbers.add_(1.0)
+            began = time.process_time()
+            for _ in range(20):
                 numbers.add_(1.0)
-                began = time.process_time()
-                for _ in range(20):
-                    numbers.add_(1.0)
-                    time.sleep(0.005)
-                seconds.append(time.process_time() - began)
+                time.sleep(0.005)
+            seconds = time.process_time() - began
         held: list[bool] = []
         path, entered = tmp_path / "stat", threading.Event()
 
@@ -68,7 +66,7 @@ def test_threads_wait_asleep_while_others_need_the_cores(
     finally:
         torch.set_num_threads(threads)
     if "libgomp" in Path("/proc/self/maps").read_text():
-        assert seconds[1] < 0.7 * seconds[0]
+        assert seconds < 0.05  # of the processor; 0.1 and more where they spin
 
 
 def test_what_other_processes_take_is_counted(

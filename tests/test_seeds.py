@@ -3,6 +3,8 @@
 import csv
 import json
 import math
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ import pytest
 import torch
 from conftest import SMALL
 
-from kanzoo.errors import BusyError, DivergedError, SeparateError
+from kanzoo.errors import BusyError, DivergedError, SeparateError, Stopped
 from kanzoo.run import seeds
 from kanzoo.run.config import compose
 from kanzoo.run.fit import train
@@ -21,7 +23,8 @@ from kanzoo.rundir import RunDir
 from kanzoo.study.comparison import build_engine, plan
 from kanzoo.study.engines.local import groups_of_seeds
 from kanzoo.study.results import collect
-from kanzoo.training.seeds import SeedsLoader, SeedsTask, stacked
+from kanzoo.training.data import SeedsLoader
+from kanzoo.training.seeds import SeedsTask, stacked
 
 WORDS = (*SMALL, "data.batch_size=32", "trainer.log_every_n_steps=3")
 KAN = ("layers=kan_activated", "basis=bspline")
@@ -202,6 +205,43 @@ def test_a_killed_cell_starts_again_and_ends_the_same(
     for ours, theirs in zip(killed, undisturbed, strict=True):
         for name, value in network(theirs, "best").items():
             torch.testing.assert_close(network(ours, "best")[name], value, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("words", "at"), [(("layers=mlp", "model.norm=batch"), 2), (KAN, 6), (("layers=mlp",), -3)]
+)
+def test_seeds_that_are_stopped_go_on_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], at: int
+) -> None:
+    stopped, undisturbed = configs(tmp_path / "a", *words), configs(tmp_path / "b", *words)
+    plain, seen = SeedsTask.training_step, []
+
+    def step(self: SeedsTask, batches: Any, index: int) -> torch.Tensor:
+        seen.append(index)
+        if len(seen) == abs(at) + 1:
+            if at < 0:  # as if killed
+                raise KeyboardInterrupt
+            os.kill(os.getpid(), signal.SIGTERM)
+        return plain(self, batches, index)
+
+    assert seeds.train_seeds(undisturbed) == [None] * 3
+    monkeypatch.setattr(SeedsTask, "training_step", step)
+    monkeypatch.setattr(signal, "getsignal", lambda number: signal.SIG_DFL)
+    if at < 0:
+        stopped = [{**c, "callbacks": {**c["callbacks"], "checkpoint_minutes": 0}} for c in stopped]
+    with pytest.raises((Stopped, KeyboardInterrupt)):
+        seeds.train_seeds(stopped)
+    taken = abs(at) if at < 0 else at + 1
+    assert seeds.train_seeds(stopped) == [None] * 3
+    first = RunDir.of(undisturbed[0]).path
+    steps = json.loads((first / "result.json").read_text())["epochs"] * max(seen) + 2
+    assert len(seen) == steps + (at < 0)  # no step was taken twice but the one that was killed
+    assert taken < steps
+    for ours, theirs in zip(stopped, undisturbed, strict=True):
+        assert_same_runs(ours, theirs)
+        for name in ("best", "last"):
+            for key, value in network(theirs, name).items():
+                assert torch.equal(network(ours, name)[key], value)
 
 
 def test_no_worker_is_without_seeds(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from kanzoo import __version__
 from kanzoo.run.prepare import Prepared, check_machine, prepare
-from kanzoo.rundir import Config, RunDir, git_sha, is_first_process
+from kanzoo.rundir import Config, RunDir, SeedsDir, git_sha, is_first_process
 
 if TYPE_CHECKING:
     from lightning.pytorch import Callback, Trainer
@@ -239,6 +239,7 @@ def write_result(
     if items:
         folder.write_items(items)
     folder.previous_checkpoint.unlink(missing_ok=True)  # what is finished needs one
+    SeedsDir.of_runs([folder]).remove_checkpoints()
     folder.write_result(result)
     return result
 

@@ -16,7 +16,7 @@ from kanzoo import registry
 from kanzoo.errors import BusyError, DivergedError, SeparateError
 from kanzoo.run.fit import make_task, skip, write_description, write_result
 from kanzoo.run.prepare import Prepared, check_machine, prepare
-from kanzoo.rundir import Config, RunDir, identity
+from kanzoo.rundir import Config, RunDir, SeedsDir, identity
 
 if TYPE_CHECKING:
     from kanzoo.training.data import DataModule
@@ -98,10 +98,11 @@ def _train(pairs: Sequence[tuple[RunDir, Prepared]]) -> list[Exception | None]:
     """Train runs and write their results into their folders; raises `SeparateError`."""
     import torch
 
-    from kanzoo.training.data import DataModule
+    from kanzoo.training.checkpoints import find_resume
+    from kanzoo.training.data import DataModule, SeedsData
     from kanzoo.training.interrupt import stopping_between_batches
     from kanzoo.training.optim import build_optimizer
-    from kanzoo.training.seeds import SeedsData, SeedsTask, seeds_trainer
+    from kanzoo.training.seeds import SeedsTask, seeds_trainer
     from kanzoo.training.trainer import dtype_of
 
     runs = [run for _, run in pairs]
@@ -120,10 +121,13 @@ def _train(pairs: Sequence[tuple[RunDir, Prepared]]) -> list[Exception | None]:
     group = SeedsTask(tasks, spec.num_outputs, make_optimizer, sample)
     for (folder, _), task in zip(pairs, tasks, strict=True):
         write_description(folder, task)
+    together = SeedsDir.of_runs([folder for folder, _ in pairs])
+    resume = find_resume(together)
     ends: list[Exception | None] = []
     with stopping_between_batches() as interrupt:
-        trainer = seeds_trainer(first.trainer, interrupt)
-        trainer.fit(group, SeedsData(data))
+        trainer = seeds_trainer(first, together, resume, interrupt)
+        path = resume.path if resume else None
+        trainer.fit(group, SeedsData(data), ckpt_path=path, weights_only=True)
         peak: float | None = None  # the same for all, as their networks differ in numbers alone
         for seed, (folder, run) in enumerate(pairs):
             try:
@@ -132,6 +136,7 @@ def _train(pairs: Sequence[tuple[RunDir, Prepared]]) -> list[Exception | None]:
                 ends.append(error)
             else:
                 ends.append(None)
+    together.remove_checkpoints()
     return ends
 
 

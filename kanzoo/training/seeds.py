@@ -10,21 +10,22 @@ Axes: S seeds, B batch.
 import copy
 import math
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from itertools import chain
 from typing import Any, cast
 
 import torch
-from lightning.pytorch import LightningDataModule, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
-from kanzoo.data import Loader
 from kanzoo.errors import DivergedError, SeparateError
 from kanzoo.layers.inputs import evaluating
-from kanzoo.trainer_settings import TrainerConfig
-from kanzoo.training.data import DataModule
+from kanzoo.rundir import SeedsDir
+from kanzoo.settings import RunConfig
+from kanzoo.training.checkpoints import Checkpoints, LastCheckpoint, Resume
+from kanzoo.training.data import Batches
 from kanzoo.training.finite import divergence
 from kanzoo.training.interrupt import StopBetweenBatches
 from kanzoo.training.loop import EpochLoop
@@ -33,7 +34,6 @@ from kanzoo.training.task import Task
 from kanzoo.training.trainer import NoProfiler, leave_signals, quieten
 
 State = dict[str, Tensor]  # parameters and buffers by name
-Batches = list[tuple[Tensor, Tensor]]  # one a seed
 TOLERANCE = 1e-4  # relative, of outputs by `vmap`: another order of sums
 
 
@@ -95,7 +95,8 @@ class SeedsTask(Task):
         factor = (gradient_clip_val / (norms.norm(dim=0) + 1e-6)).clamp(max=1.0)  # (S,)
         torch._foreach_mul_(grads, [factor.view(-1, *[1] * (g.dim() - 1)) for g in grads])
 
-    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def after_batch(self, batch_idx: int) -> None:
+        """Keep what is logged of a batch, and what has diverged by then."""
         trainer, step = self.trainer, self.global_step
         every = trainer.log_every_n_steps  # type: ignore[attr-defined]
         if step != self._last_step and step % every == 0:
@@ -138,6 +139,25 @@ class SeedsTask(Task):
                 self.best[seed] = self.state_of(seed), epoch, step
                 self._best_scores[seed] = -torch.inf if math.isnan(score) else score
         self._outputs = []
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["seeds"] = {
+            "rows": self.rows,
+            "best": self.best,
+            "best_scores": self._best_scores,
+            "diverged": {seed: str(error) for seed, error in self.diverged.items()},
+            "sums": self._sums,
+            "last_step": self._last_step,
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        saved = checkpoint["seeds"]
+        self.rows, self.best, self._best_scores = saved["rows"], saved["best"], saved["best_scores"]
+        self.diverged = {seed: DivergedError(text) for seed, text in saved["diverged"].items()}
+        self._sums, self._last_step = saved["sums"], saved["last_step"]
+
+    def on_validation_epoch_start(self) -> None:
+        self._outputs = []  # what a run that was stopped in validation has seen of it
 
     def state(self) -> State:
         """Parameters and buffers of all seeds, `(S, ...)` each."""
@@ -202,47 +222,14 @@ class SeedsTask(Task):
         return torch.allclose(outputs, each, TOLERANCE, TOLERANCE)
 
 
-class SeedsLoader:
-    """The batches of several loaders of equal length side by side, a list of one a seed."""
+class AfterBatch(Callback):
+    """Calls `SeedsTask.after_batch`: a hook of the module itself comes after the checkpoint."""
 
-    batch_sampler = None
-
-    def __init__(self, loaders: Sequence[Loader]) -> None:
-        self.loaders = loaders
-        self.sampler = self
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch of all loaders; Lightning calls this by itself."""
-        for loader in self.loaders:
-            loader.sampler.set_epoch(epoch)
-
-    def __len__(self) -> int:
-        return len(self.loaders[0])
-
-    def __iter__(self) -> Iterator[Batches]:
-        return map(list, zip(*self.loaders, strict=True))
-
-
-class SeedsData(LightningDataModule):
-    """Gives the trainer the training and validation batches of several data modules."""
-
-    def __init__(self, modules: Sequence[DataModule]) -> None:
-        super().__init__()
-        self.modules = modules
-
-    def setup(self, stage: str) -> None:
-        for module in self.modules:
-            module.trainer = self.trainer
-            module.setup(stage)
-
-    def train_dataloader(self) -> SeedsLoader:
-        return SeedsLoader([module.train_dataloader() for module in self.modules])
-
-    def val_dataloader(self) -> SeedsLoader:
-        return SeedsLoader([module.val_dataloader() for module in self.modules])
-
-    def transfer_batch_to_device(self, batch: Any, device: Any, dataloader_idx: int) -> Any:
-        return batch
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any
+    ) -> None:
+        assert isinstance(pl_module, SeedsTask)
+        pl_module.after_batch(args[-1])
 
 
 def state_of(net: nn.Module) -> State:
@@ -268,15 +255,19 @@ def stacked(nets: Sequence[nn.Module]) -> nn.Module:
     return net
 
 
-def seeds_trainer(options: TrainerConfig, interrupt: StopBetweenBatches) -> Trainer:
-    """A trainer that trains and validates; it logs and writes nothing."""
+def seeds_trainer(
+    config: RunConfig, folder: SeedsDir, resume: Resume | None, interrupt: StopBetweenBatches
+) -> Trainer:
+    """A trainer that trains and validates; all that it writes is the state of training."""
     quieten()
+    minutes = config.callbacks.checkpoint_minutes
     trainer = Trainer(
-        **options.lightning,
-        callbacks=[interrupt],
+        **config.trainer.lightning,
+        callbacks=[interrupt, AfterBatch(), LastCheckpoint(folder, interrupt, minutes)],
+        plugins=[Checkpoints(folder, resume)],
+        default_root_dir=folder.path,
         profiler=NoProfiler(),
         logger=False,
-        enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,
