@@ -220,28 +220,36 @@ def test_seeds_that_are_stopped_go_on_together(
         seen.append(index)
         if len(seen) == abs(at) + 1:
             if at < 0:  # as if killed
-                raise KeyboardInterrupt
+                raise RuntimeError("killed")
             os.kill(os.getpid(), signal.SIGTERM)
         return plain(self, batches, index)
 
-    assert seeds.train_seeds(undisturbed) == [None] * 3
     monkeypatch.setattr(SeedsTask, "training_step", step)
     monkeypatch.setattr(signal, "getsignal", lambda number: signal.SIG_DFL)
     if at < 0:
-        stopped = [{**c, "callbacks": {**c["callbacks"], "checkpoint_minutes": 0}} for c in stopped]
-    with pytest.raises((Stopped, KeyboardInterrupt)):
+        stopped = [
+            {**c, "callbacks": {**c["callbacks"], "checkpoint_minutes": 1e-9}} for c in stopped
+        ]
+    with pytest.raises((Stopped, RuntimeError)):
         seeds.train_seeds(stopped)
-    taken = abs(at) if at < 0 else at + 1
     assert seeds.train_seeds(stopped) == [None] * 3
-    first = RunDir.of(undisturbed[0]).path
-    steps = json.loads((first / "result.json").read_text())["epochs"] * max(seen) + 2
-    assert len(seen) == steps + (at < 0)  # no step was taken twice but the one that was killed
-    assert taken < steps
-    for ours, theirs in zip(stopped, undisturbed, strict=True):
-        assert_same_runs(ours, theirs)
+    assert seeds.train_seeds(undisturbed) == [None] * 3
+    steps = len(seen) - (at < 0)  # none is taken twice but the one that was killed
+    assert steps == 2 * 2 * (max(seen) + 1)  # two epochs, two groups
+    for config, other in zip(stopped, undisturbed, strict=True):
+        ours, theirs = RunDir.of(config).path, RunDir.of(other).path
+        files = [{p.name for p in folder.rglob("*") if p.is_file()} for folder in (ours, theirs)]
+        assert files[0] == files[1]
+        assert (ours / "metrics.csv").read_text() == (theirs / "metrics.csv").read_text()
+        results = [json.loads((f / "result.json").read_text()) for f in (ours, theirs)]
+        assert results[0] == results[1]
         for name in ("best", "last"):
-            for key, value in network(theirs, name).items():
-                assert torch.equal(network(ours, name)[key], value)
+            states = [
+                torch.load(folder / "checkpoints" / f"{name}.ckpt", weights_only=True)["state_dict"]
+                for folder in (ours, theirs)
+            ]
+            for key, value in states[1].items():
+                assert torch.equal(states[0][key], value)
 
 
 def test_no_worker_is_without_seeds(tmp_path: Path) -> None:

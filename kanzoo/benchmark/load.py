@@ -1,8 +1,8 @@
 """Training steps beside processes that keep all cores busy, against a fair share of the machine.
 
 Threads that wait for each other by spinning lose much more than that: the one that they wait for
-does not run. How they wait is up to kanzoo, or to OpenMP's variables, which are read when PyTorch is
-loaded, so that each way is a process of its own.
+does not run. How they wait is up to kanzoo, or to OpenMP's variables, which are read when PyTorch
+is loaded, so that each way is a process of its own.
 """
 
 import multiprocessing
