@@ -67,6 +67,7 @@ def test_what_cannot_be_compared_is_refused_in_a_line(tmp_path: Path) -> None:
         write_comparison(first, tmp_path / "none", "")
 
 
+@pytest.mark.slow
 def test_other_data_are_compared_by_differences_alone(tmp_path: Path) -> None:
     first = run_all(study(tmp_path / "runs"))
     second = run_all(study(tmp_path / "runs", name="wines", data=["wine"]))

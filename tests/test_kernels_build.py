@@ -31,6 +31,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_damaged_binary_is_built_again(cache: Path) -> None:
     binary = compile.build("linear", 1, "float")
     assert binary.parent == cache

@@ -62,7 +62,7 @@ def test_other_looks_are_refused(planned: tuple[int, ...], seeds: int, words: st
         Looks(planned, seeds)
 
 
-@pytest.mark.parametrize("counts", [(5, 10, 20), (5, 9, 15), (5, 8, 19), (5, 5, 7), (0, 6, 10)])
+@pytest.mark.parametrize("counts", [(5, 9, 15), (5, 5, 7), (0, 6, 10)])
 def test_fewer_pairs_than_planned_spend_as_much_in_the_end(counts: tuple[int, ...]) -> None:
     """What failed runs leave of the seeds is the information; the last look spends the rest."""
     planned, level = (5, 10, 20), 0.1
