@@ -152,6 +152,7 @@ def check_splines(order: int, extrapolation: str, kind: str) -> None:
         ("tanh", "identity", "bspline"),
         ("sigmoid", "relu", "chebyshev"),
         ("affine", "gelu", "bspline_prelu"),
+        ("tanh", "gelu", "rbf"),
         ("layer", "silu", "chebyshev"),
         ("layer", "tanh", "bspline"),
     ],
