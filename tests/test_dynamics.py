@@ -1,0 +1,75 @@
+"""Right-hand sides from time series: derivatives by three methods, systems, and formulas."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from kanzoo import KANRegressor
+from kanzoo.data.dynamics import METHODS, SYSTEMS, derivatives, field_of, trajectories
+from kanzoo.estimators.dynamics import KANDynamics
+from kanzoo.run.config import compose
+from kanzoo.run.fit import train
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_derivatives_are_those_of_a_known_path(method: str) -> None:
+    t = np.linspace(0, 3, 301)
+    x, slope = derivatives(t, np.stack([np.sin(t), np.cos(t)], 1), method)
+    tolerance = {"difference": 2e-4, "smooth": 1e-8, "weak": 1e-4}[method]
+    exact = np.stack([x[:, 1], -x[:, 0]], 1)  # also of averages, since it is linear
+    assert np.abs(slope - exact).max() < tolerance
+
+
+def test_the_weak_form_bears_noise_better_than_differences() -> None:
+    t = np.linspace(0, 3, 301)
+    noisy = np.sin(t) + 1e-3 * np.random.default_rng(0).standard_normal(301)
+    errors = {}
+    for method in ("difference", "weak"):
+        _, slope = derivatives(t, noisy, method)
+        drop = (len(t) - len(slope)) // 2
+        errors[method] = np.std(slope[:, 0] - np.cos(t[drop : drop + len(slope)]))
+    assert errors["weak"] < 0.8 * errors["difference"]
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_trajectories_obey_their_equations(name: str) -> None:
+    for t, x in trajectories(name, 1, seed=1, num_times=401):
+        states, slopes = derivatives(t, x, "smooth")
+        exact = field_of(name)(states)
+        assert np.abs(slopes - exact).max() < 1e-2 * (1 + np.abs(exact).max())
+
+
+def test_what_is_no_trajectory_is_refused_in_one_line() -> None:
+    t, x = np.linspace(0, 1, 20), np.zeros((20, 2))
+    gap = x.copy()
+    gap[3, 1] = np.nan
+    uneven = np.concatenate([t[:-1], [1.5]])
+    cases = [
+        (t, gap, "gaps"),
+        (t[::-1], x, "increase"),
+        (t[:5], x[:5], "at least"),
+        (uneven, x, "even"),
+    ]
+    for times, states, words in cases:
+        with pytest.raises(ValueError, match=rf"^[^\n]*{words}[^\n]*$"):
+            derivatives(times, states, "smooth")
+
+
+def test_an_oscillator_is_found_from_its_trajectories_and_runs_from_another_start() -> None:
+    t = np.linspace(0, 3, 101)
+    paths = [a * np.stack([np.sin(t + b), np.cos(t + b)], 1) for a, b in ((1, 0), (2, 1), (0.5, 4))]
+    model = KANDynamics(regressor=KANRegressor(formula="auto", random_state=0)).fit([t] * 3, paths)
+    points = np.random.default_rng(0).uniform(-1, 1, (20, 2))
+    wanted = np.stack([points[:, 1], -points[:, 0]], 1)
+    assert np.abs(model.predict(points) - wanted).max() < 1e-2
+    exact = 1.5 * np.stack([np.sin(t + 2), np.cos(t + 2)], 1)
+    assert np.abs(model.simulate(exact[0], t) - exact).max() < 1e-2
+
+
+def test_a_run_on_a_system(tmp_path: Path) -> None:
+    words = ["data=strogatz", "data.system=predator_prey", "trainer.max_epochs=1", "logger=csv"]
+    small = ["data.n_train=1", "data.num_times=101", "model.width=8", "callbacks.progress=false"]
+    result = train(compose("train", [*words, *small, "layers=mlp", f"runs={tmp_path}"]))
+    assert np.isfinite(result["test"]["rmse"])
+    assert result["split"]["test"] == 2 * 101
