@@ -35,14 +35,15 @@ def with_arm(tmp_path: Path, *words: str, **study: Any) -> dict[str, Any]:
 def test_an_arm_that_trains_differently_is_refused_unless_declared(
     tmp_path: Path, word: str, key: str, values: str
 ) -> None:
+    shared = ["callbacks.progress=false", "optim.lr=0.003", "trainer.max_epochs=2"]
     with pytest.raises(ValueError, match=r"arm kan differs from mlp") as refusal:
-        plan(with_arm(tmp_path, word, overrides=["callbacks.progress=false"]))
+        plan(with_arm(tmp_path, word, overrides=shared))
     message = str(refusal.value)
     assert "\n" not in message
     assert f"{key} {values}" in message
     remedy = message.partition("study.differences.kan=[")[2].rstrip("]").split(",")
     declared_too = {"differences": {"kan": remedy}}
-    config = with_arm(tmp_path, word, overrides=["callbacks.progress=false"], **declared_too)
+    config = with_arm(tmp_path, word, overrides=shared, **declared_too)
     cells, study = plan(config), study_of(config)
     shown = " ".join(protocol(study, cells))
     assert all(text in shown for text in differences(cells, study)["kan"])

@@ -97,7 +97,7 @@ def plan_cells(
     check_study(study)
     axes = axes_of(study)
     arms = arms_of(study)
-    common = [*study.overrides, *study.further, f"name={study.name}", f"runs={runs}"]
+    common = [*study.further, f"name={study.name}", f"runs={runs}"]
     if overwrite:
         common.append("overwrite=true")
 
@@ -112,7 +112,8 @@ def plan_cells(
         elif not chooses_model(further):
             further = [f"model={model}", *further]
         chosen = [word for word in arms[arm] if not is_borrowing(word)]
-        words = [f"data={data}", *chosen, *match_words(match), *common, *further]
+        # After what all arms share: what an arm changes of it counts, and parity has to allow it.
+        words = [f"data={data}", *study.overrides, *chosen, *match_words(match), *common, *further]
         words += (tuned or {}).get(cell.kind, ())
         words += borrowed(arms[arm], lambda other: cell_of(data, model, other, match, point).config)
         config = compose(words)
