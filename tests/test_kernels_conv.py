@@ -5,9 +5,11 @@ import torch
 import torch.nn.functional as F
 from kernel_cases import assert_close, make_knots, needs_compiler
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from kanzoo import kernels
 from kanzoo.kernels.spline import conv as convolution
+from kanzoo.layers import KANConv2d
 
 pytestmark = needs_compiler
 
@@ -71,3 +73,14 @@ def test_convolution_gradgradcheck(stride: int) -> None:
 
     assert torch.autograd.gradcheck(function, (x, weight))
     assert torch.autograd.gradgradcheck(function, (x, weight))
+
+
+def test_flops_of_both_passes() -> None:
+    layer, x = KANConv2d(4, 6, 3, groups=2, backend="compiled"), torch.randn(2, 4, 7, 6)
+    counts = []
+    with FlopCounterMode(display=False) as counter:
+        y = layer(x.requires_grad_())
+        counts.append(counter.get_total_flops())
+        y.sum().backward()
+        counts.append(counter.get_total_flops())
+    assert counts == [2 * y.numel() * 2 * 9 * 5, 3 * 2 * y.numel() * 2 * 9 * 5]

@@ -172,17 +172,21 @@ register(
 )
 
 
+def _products(x, weight, options, out) -> int:  # type: ignore[no-untyped-def]
+    """Multiplications and additions of one pass, from shapes."""
+    pixels = x if Convolution(*options).transposed else out
+    return 2 * x[0] * math.prod(pixels[2:]) * math.prod(weight)
+
+
 @register_flop_formula(torch.ops.kanzoo.fused_conv)
 def _flops(x, weight, table, *options, out_shape=None, **__) -> int:  # type: ignore[no-untyped-def]
-    pixels = x if Convolution(*options).transposed else out_shape
-    return 2 * x[0] * math.prod(pixels[2:]) * math.prod(weight)
+    return _products(x, weight, options, out_shape)
 
 
 @register_flop_formula(torch.ops.kanzoo.fused_conv_backward)
 def _backward_flops(grad, x, weight, table, *rest, out_shape=None, **__) -> int:  # type: ignore[no-untyped-def]
     *options, need_x, need_weight, need_table = rest
-    once = _flops(x, weight, table, *options, out_shape=grad)
-    return once * ((need_x or need_table) + need_weight)
+    return _products(x, weight, options, grad) * ((need_x or need_table) + need_weight)
 
 
 def fused_conv(

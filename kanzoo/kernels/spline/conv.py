@@ -1,5 +1,6 @@
 """The B-spline convolution of images as PyTorch operators over the compiled kernels."""
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -142,20 +143,22 @@ register(
 torch.library.register_autocast("kanzoo::spline_conv2d", "cpu", torch.float32)
 
 
+def _products(weight, residual, order, out) -> int:  # type: ignore[no-untyped-def]
+    """Multiplications and additions of one pass, from shapes."""
+    inputs, height, width, _, outputs = weight
+    taps = inputs * outputs // out[1] * height * width  # of an output, for every function
+    return int(2 * math.prod(out) * taps * (order + 1 + (residual is not None)))
+
+
 @register_flop_formula(torch.ops.kanzoo.spline_conv2d)
 def _forward_flops(x, weight, residual, knots, order, *_, out_shape, **__) -> int:  # type: ignore[no-untyped-def]
-    batch, outputs, height, width = out_shape
-    inner = (
-        weight[0] * weight[4] // outputs * weight[1] * weight[2]
-    )  # products per output and function
-    return int(2 * batch * outputs * height * width * inner * (order + 1 + (residual is not None)))
+    return _products(weight, residual, order, out_shape)
 
 
 @register_flop_formula(torch.ops.kanzoo.spline_conv2d_backward)
 def _backward_flops(grad, x, weight, residual, knots, order, *options, **__) -> int:  # type: ignore[no-untyped-def]
     *_, need_x, need_weight, _ = options
-    once = _forward_flops(x, weight, residual, knots, order, out_shape=grad)
-    return int(once * (need_x + need_weight))
+    return _products(weight, residual, order, grad) * (need_x + need_weight)
 
 
 def _pair(name: str, value: int | Sequence[int], least: int) -> list[int]:
