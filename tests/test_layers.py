@@ -239,6 +239,19 @@ def test_other_initialisations_have_their_stated_deviations() -> None:
     assert float(alone.std()) == pytest.approx((8 * 100) ** -0.5, rel=0.02)
     kernel = KANConv2d(8, 64, 3, groups=2, basis="bspline", init="paper").weight.detach()
     assert float(kernel[:, :, 8].std()) == pytest.approx((2 / (36 + 64 * 9)) ** 0.5, rel=0.05)
+    code = KANLinear(100, 300, basis="bspline", init="pykan").weight.detach()
+    assert float(code[:, :8].std()) == pytest.approx(0.1 / 8 / 12**0.5, rel=0.02)
+    assert float(code[:, 8].mean()) == pytest.approx(0.0, abs=0.005)  # 100^-0.5 - 0.1
+    assert float(code[:, 8].std()) == pytest.approx(0.2, rel=0.02)
+
+
+def test_uniform_weights_and_biases_are_those_of_pytorch() -> None:
+    torch.manual_seed(0)
+    layer = KANLinear(100, 3000, basis="identity", init="uniform")
+    twin = nn.Linear(100, 3000)
+    for ours, theirs in ((layer.weight, twin.weight), (layer.bias, twin.bias)):
+        assert float(ours.detach().std()) == pytest.approx(float(theirs.detach().std()), rel=0.05)
+        assert float(ours.detach().abs().max()) <= 0.1
 
 
 def test_glorot_shares_the_variances_of_outputs_and_gradients() -> None:
@@ -262,7 +275,7 @@ def test_reset_draws_again_and_clears_the_bias(init: str) -> None:
     before = layer.weight.detach().clone()
     layer.reset_parameters()
     assert not torch.equal(layer.weight, before)
-    assert layer.bias.abs().max() == 0
+    assert (layer.bias.abs().max() == 0) == (init != "uniform")
 
 
 # --- counting ------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from kanzoo.layers.squash import SQUASHES, Squash
 
 # For every function phi_k the index j and the sign s of phi_k(-x) = s phi_j(x).
 Reflection = tuple[tuple[int, ...], tuple[float, ...]]
-INITS = ("variance", "paper", "glorot", "power_law")
+INITS = ("variance", "paper", "glorot", "power_law", "pykan", "uniform")
 MAX_SLOPE = 1.2  # mean square of a layer's slope at the start, for inputs and outputs of variance 1
 
 
@@ -171,13 +171,24 @@ class Expansion(nn.Module):
         std = sqrt(2 / ((K + R) (fan_in E[phi^2] + fan_out E[phi'^2]))), E being the mean over the
         basis, or that of the residual; "power_law" (2509.03417) has std (fan_in (K + R))^-1.75 for
         the basis and (fan_in (K + R))^-0.25 for the residual, or (fan_in (K + R))^-0.5 where one of
-        the two is missing.
+        the two is missing; "pykan" is what the code of that paper drew when others measured it
+        (KAN.py of pykan 0.0): a residual of std 0.2 at any fan-in, of mean fan_in^-0.5 - 0.1, and
+        splines of noise 0.1 / K; "uniform" is that of PyTorch's layers, within
+        (fan_in (K + R))^-0.5, where biases are drawn too.
         """
         check_name("init", scheme, INITS)
         if weight.is_meta:
             return
         num_basis, count = self.basis.num_functions, self.num_functions
         fan_out = fan_out or weight[0].numel() / fan_in
+        if scheme == "pykan":
+            weight[:num_basis].normal_(0.0, 0.1 / max(num_basis, 1) / 12**0.5)
+            weight[num_basis:].normal_(fan_in**-0.5 - 0.1, 0.2)
+            return
+        if scheme == "uniform":
+            bound = (fan_in * count) ** -0.5
+            weight.uniform_(-bound, bound)
+            return
         if scheme == "variance":
             weight.normal_(0.0, fan_in**-0.5)
             basis, residual = self.variance_shares()

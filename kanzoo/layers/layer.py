@@ -138,7 +138,8 @@ class KANLayer(GivenLayer, ABC):
         fan_out = self.out_features * self.taps
         self.expansion.init_weight(self.by_function(), self.fan_in, self.init, fan_out)
         if self.bias is not None:
-            nn.init.zeros_(self.bias)
+            bound = self.fan_in**-0.5 if self.init == "uniform" else 0.0
+            nn.init.uniform_(self.bias, -bound, bound)
 
     @property
     def fan_in(self) -> float:
