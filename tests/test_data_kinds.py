@@ -96,7 +96,8 @@ def test_batches_are_what_the_spec_says(name: str) -> None:
         assert x.dtype == (torch.int64 if spec.kind == "tokens" else torch.float32)
         expected = {
             "classification": (size,),
-            "regression": (size, 1),
+            "regression": (size, spec.num_outputs),
+            "pde": (size, 4),
             "forecast": (size, spec.num_outputs),
             "language": (size, *spec.in_shape),
             "denoise": (size, spec.num_outputs, *spec.in_shape[1:]),
@@ -165,6 +166,10 @@ def test_limits_keep_samples_of_the_same_splits(name: str) -> None:
         assert len(targets) == size
         known = {tuple(y.flatten().tolist()) for y in whole.splits[part].y}
         assert {tuple(y.flatten().tolist()) for y in targets} <= known
+    if whole.spec.task == "pde":
+        limited = registry.instantiate({**node, "limit_train": 20})
+        assert "n_inside" in one_line(limited, "check")
+        return
     few = registry.instantiate({**node, "limit_train": 20, "limit_val": 9, "limit_test": 8})
     assert tuple(few.counts()) == (20, 9, 8)
     assert sum(len(y) for _, y in batches(few, "train")) == 20
@@ -178,7 +183,7 @@ def test_reference_is_what_its_prediction_scores(name: str) -> None:
     spec, reference = dataset.spec, dataset.reference()
     assert dataset.reference_name
     assert set(reference) == {"val", "test"}
-    shape = output_shape(dataset)
+    shape = (4,) if spec.task == "pde" else output_shape(dataset)
     constant = torch.zeros(shape)
     if spec.task == "classification":
         labels = dataset.splits["train"].y.tolist()

@@ -78,7 +78,11 @@ class InMemory(Dataset):
     @property
     def reference_name(self) -> str:  # type: ignore[override]
         """What the reference predicts."""
-        names = {"classification": "most frequent class", "regression": "training mean"}
+        names = {
+            "classification": "most frequent class",
+            "regression": "training mean",
+            "pde": "zero everywhere",
+        }
         return names.get(self.spec.task, "")
 
     def reference(self) -> dict[str, dict[str, float]]:
@@ -88,13 +92,16 @@ class InMemory(Dataset):
 
     def reference_scores(self, part: str) -> dict[str, float]:
         """Return the scores of the most frequent class, or of the mean, of the training split."""
+        if self.spec.task == "pde":
+            return {"l2": 1.0, "h1": 1.0}  # errors relative to the solution's own norm
         train, y = self.loaded["train"].y, self.loaded[part].y
         if self.spec.task == "classification":
             return {"accuracy": float((y == train.bincount().argmax()).double().mean())}
         errors = y.double() - train.double().mean(0)
-        mse = float(errors.square().mean())
-        r2 = 1 - mse / float(y.double().var(0, correction=0).mean())
-        return {"rmse": sqrt(mse), "mae": float(errors.abs().mean()), "r2": r2}
+        squares = errors.square().mean(0)
+        r2 = float((1 - squares / y.double().var(0, correction=0)).mean())
+        rmse = sqrt(float(squares.mean()))
+        return {"rmse": rmse, "mae": float(errors.abs().mean()), "r2": r2}
 
 
 class MemoryDataset(InMemory, DrawnDataset):

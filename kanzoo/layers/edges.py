@@ -285,8 +285,11 @@ def check_loaded(layer: EdgeLayer, _keys: object) -> None:
 def check_numbers(name: str, group: Tensor, shape: tuple[int, ...]) -> None:
     """Raise `ValueError` unless a tensor holds numbers of groups of what has this shape."""
     limit = math.prod(shape)
-    is_whole = group.dtype == torch.long and group.shape == shape
-    if not is_whole or bool(((group < 0) | (group >= limit)).any()):
+    if (
+        group.dtype != torch.long
+        or group.shape != shape
+        or bool(((group < 0) | (group >= limit)).any())
+    ):
         raise ValueError(f"{name} must hold whole numbers from 0 to {limit - 1}, shaped {shape}")
 
 

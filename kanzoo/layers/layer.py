@@ -133,13 +133,14 @@ class KANLayer(GivenLayer, ABC):
         return torch.einsum("clk,ck...->cl...", matrix, tensor.to(matrix.dtype)).to(tensor.dtype)
 
     def reset_parameters(self) -> None:
-        """Draw the weights by the chosen scheme from PyTorch's generator; biases are zero."""
+        """Draw the weights by the chosen scheme from PyTorch's generator; biases mostly are zero."""
         self.check_stored("weight", "bias")
         fan_out = self.out_features * self.taps
         self.expansion.init_weight(self.by_function(), self.fan_in, self.init, fan_out)
         if self.bias is not None:
-            bound = self.fan_in**-0.5 if self.init == "uniform" else 0.0
-            nn.init.uniform_(self.bias, -bound, bound)
+            nn.init.zeros_(self.bias)  # draws no numbers
+            if self.init == "uniform":
+                nn.init.uniform_(self.bias, -(self.fan_in**-0.5), self.fan_in**-0.5)
 
     @property
     def fan_in(self) -> float:
