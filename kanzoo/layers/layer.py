@@ -133,7 +133,7 @@ class KANLayer(GivenLayer, ABC):
         return torch.einsum("clk,ck...->cl...", matrix, tensor.to(matrix.dtype)).to(tensor.dtype)
 
     def reset_parameters(self) -> None:
-        """Draw the weights by the chosen scheme from PyTorch's generator; biases mostly are zero."""
+        """Draw the weights by the chosen scheme from PyTorch's generator, biases mostly zero."""
         self.check_stored("weight", "bias")
         fan_out = self.out_features * self.taps
         self.expansion.init_weight(self.by_function(), self.fan_in, self.init, fan_out)
