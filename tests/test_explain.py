@@ -71,6 +71,19 @@ def test_the_page_and_its_pictures(train_run: Run, tmp_path: Path) -> None:
     assert first == {path.name: path.read_bytes() for path in (folder / "explain").iterdir()}
 
 
+def test_a_network_with_many_edges_has_a_graph_names_and_input_scores(
+    train_run: Run, tmp_path: Path
+) -> None:
+    words = ("data=digits", "model.width=4", "model.depth=1")
+    train_run(*words)
+    page = Page(explain(run_folder(tmp_path, *words), edges=3).read_text())
+    assert "Not drawn" not in page.text
+    assert "of the total score" in page.source
+    assert 'id="inputs"' in page.source
+    assert re.search(r"<title>pixel \d, \d → \d+&#10;score", page.source)
+    assert not any(link.startswith("http") for link in page.links)
+
+
 @pytest.mark.slow
 def test_an_unfinished_run_says_so(train_run: Run, tmp_path: Path) -> None:
     train_run(*WORDS)
@@ -119,7 +132,10 @@ def test_names_are_escaped(train_run: Run, tmp_path: Path, monkeypatch: pytest.M
     train_run(*WORDS)
     page = Page(explain(run_folder(tmp_path, *WORDS)).read_text())
     assert "<script" not in page.source
-    assert page.text.count(attack) == 20  # in the graph, and among the scores
+    # In the graph, among the scores, above and below the functions, and under the pointer.
+    shown = Page(re.sub(r"<title>[^<]*</title>", "", page.source)).text
+    assert shown.count(attack) == 10 + 10 + 2 * 12
+    assert page.text.count(attack) > shown.count(attack)
 
 
 def test_an_mlp_is_refused_before_anything_is_read(tmp_path: Path) -> None:

@@ -280,10 +280,24 @@ def test_normalisation_is_drawn_and_other_parts_are_refused() -> None:
         graph.draw(nn.Sequential(net, nn.Tanh()), sample(9, 2))
     with pytest.raises(ValueError, match="only a chain of fully connected"):
         graph.draw(nn.Sequential(KANLinear(2, 2), nn.Linear(2, 2), KANLinear(2, 2)), sample(9, 2))
-    with pytest.raises(ValueError, match="72"):
-        graph.draw(chain(10, 10), sample(9, 10))
     with pytest.raises(ValueError, match="names must be 2"):
         graph.draw(net, sample(9, 2), names=["a"])
+
+
+def test_of_too_many_edges_the_strongest_are_drawn_with_their_share(tmp_path: Path) -> None:
+    net, x = chain(50, 2, 3), sample(60, 50)
+    names = [f"<{i}>" for i in range(50)]
+    figure = graph.draw(net, x, tmp_path / "graph.svg", names)
+    (first, _) = edge_functions(net, x, num_edges=None)
+    strongest = np.sort(first.scores.ravel())[::-1][:72]
+    texts = [text.get_text() for text in figure.axes[0].texts]
+    share = 100 * strongest.sum() / first.scores.sum()
+    assert f"72 of 100 edges,\n{share:.0f} % of the total score" in texts
+    reached = {e.source for e in first.edges[:72]}
+    assert [t for t in texts if t in names] == [names[i] for i in sorted(reached)]
+    assert len(curves(figure)) == 72 + 6
+    tips = re.findall(r"<title>(.*?)</title>", (tmp_path / "graph.svg").read_text())
+    assert {e.label for e in first.edges[:72]} <= set(tips)  # by the numbers of all nodes
 
 
 def test_a_network_of_an_architecture_has_a_graph() -> None:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from kanzoo.data.base import Dataset
 from kanzoo.files import write_atomic
 from kanzoo.interpret.edges import LayerEdges, edge_functions
+from kanzoo.interpret.naming import input_names, layer_names, output_names
 from kanzoo.interpret.scores import contrast
 from kanzoo.layers.parameters import count_params
 from kanzoo.page.html import inline, render
@@ -60,19 +61,27 @@ def write_page(
         *target.glob("*.json"),
     ):
         old.unlink()
-    names = _names(dataset, "columns", layers[0].layer.in_features)
-    classes = _names(dataset.spec, "class_names", dataset.spec.num_outputs)
+    named = layer_names(dataset, layers)
+    names = input_names(dataset, layers[0].layer.in_features)
+    classes = output_names(dataset, dataset.spec.num_outputs)
+    tips = {layer.name: it.describe for layer, it in zip(layers, named, strict=True)}
     network, reason, inputs = None, "", []
     try:
-        figure = graph.draw(net, x, target / "graph", names, classes)
+        figure = graph.draw(net, x, target / "graph", names, classes, tips)
         network = _picture(target / "graph.svg", figure, "the network as a graph")
-        inputs = _input_scores(layers[0], names)
     except ValueError as error:
         reason = f"Not drawn: {error}."
+    if names is not None:
+        inputs = _input_scores(layers[0], names)
     pictures, parts = [], contrast(net, x)
-    for layer in layers:
+    for layer, it in zip(layers, named, strict=True):
         file = target / f"edges-{_plain(layer.name)}"
-        figure = grids.draw(layer.edges)
+        figure = grids.draw(
+            layer.edges,
+            [it.label(edge) for edge in layer.edges],
+            tips=[it.describe(edge) for edge in layer.edges],
+            axis_labels=[it.axis(edge) for edge in layer.edges],
+        )
         style.save(figure, file)
         svg = file.with_name(f"{file.name}.svg")
         note = f"{len(layer.edges)} of {layer.scores.size} edges, the strongest first"
@@ -120,12 +129,6 @@ def _formula(
         log.info("formula: %s", formula["expression"])
     write_atomic(target / "formula.json", json.dumps(formula, indent=1) + "\n")
     return formula
-
-
-def _names(holder: Any, attribute: str, count: int) -> list[str] | None:
-    """Names that a data set has for its columns or classes, where they are as many as nodes."""
-    names = [str(name) for name in getattr(holder, attribute, None) or ()]
-    return names if len(names) == count else None
 
 
 def _plain(name: str) -> str:
@@ -197,13 +200,12 @@ def _layer_row(edges: "LayerEdges", global_share: float) -> dict[str, Any]:
     }
 
 
-def _input_scores(first: "LayerEdges", names: Sequence[str] | None) -> list[dict[str, Any]]:
-    """The inputs of a fully connected network, the strongest first, with bars in per cent."""
+def _input_scores(first: "LayerEdges", names: Sequence[str]) -> list[dict[str, Any]]:
+    """The inputs of the first layer, the strongest first, with bars in per cent."""
     scores = np.sqrt((first.scores**2).sum((1, 2)))
-    labels = names or [f"x{i + 1}" for i in range(len(scores))]
     top = float(scores.max()) or 1.0
     return [
-        {"name": labels[i], "score": f"{scores[i]:.3g}", "bar": f"{100 * scores[i] / top:.1f}"}
+        {"name": names[i], "score": f"{scores[i]:.3g}", "bar": f"{100 * scores[i] / top:.1f}"}
         for i in np.argsort(-scores, kind="stable")[:MOST_INPUTS]
     ]
 

@@ -16,16 +16,35 @@ CELL = (2.45, 1.55)  # inches of a plot with its margins
 DENSITY = 0.34  # height of the fullest bin, of the plot
 
 
-def draw(edges: Sequence[Edge], labels: Sequence[str] | None = None, title: str = "") -> Figure:
+def draw(
+    edges: Sequence[Edge],
+    labels: Sequence[str] | None = None,
+    title: str = "",
+    *,
+    tips: Sequence[str] = (),
+    axis_labels: Sequence[str] = (),
+    notes: Sequence[str] = (),
+) -> Figure:
     """A plot an edge, all with the same span upwards, so that strong and weak look it.
 
     Where a curve lies in its plot says nothing, since the bias takes up what is constant; the
-    values are on the axis.
+    values are on the axis. One an edge: `tips` are shown under the pointer, `axis_labels` below
+    the axis and `notes` below these.
     """
     labels = [edge.label for edge in edges] if labels is None else labels
+    below = 0.16 * (any(axis_labels) + any(notes))
     with style.style():
-        figure, plots = layout(labels, title)
+        figure, plots = layout([shorten(label, 26) for label in labels], title, below)
         half = half_span(edges)
+        for axes, text in zip(plots, tips, strict=False):
+            style.tip(axes, text)
+        for texts, y, colour in (
+            (axis_labels, -0.30, style.MUTED),
+            (notes, -0.30 - 0.16 * any(axis_labels), style.TEXT),
+        ):
+            for axes, text in zip(plots, texts, strict=False):
+                axes.text(0.5, y, shorten(text, 40), transform=axes.transAxes, fontsize=7,
+                          ha="center", va="center", color=colour)  # fmt: skip
         for axes, edge in zip(plots, edges, strict=True):
             axes.set_title(f"{edge.score:.2g}", fontsize=8, loc="right", color=style.MUTED, pad=4)
             middle = (edge.y.min() + edge.y.max()) / 2
@@ -35,18 +54,23 @@ def draw(edges: Sequence[Edge], labels: Sequence[str] | None = None, title: str 
     return figure
 
 
-def layout(labels: Sequence[str], title: str = "") -> tuple[Figure, list[Axes]]:
-    """An empty plot a label, in rows of `COLUMNS`."""
+def shorten(text: str, most: int) -> str:
+    """A text of at most so many characters."""
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
+def layout(labels: Sequence[str], title: str = "", below: float = 0.0) -> tuple[Figure, list[Axes]]:
+    """An empty plot a label, in rows of `COLUMNS`, with `below` inches more under each."""
     rows = -(-len(labels) // COLUMNS)
     head = 0.35 if title else 0.05
-    width, height = CELL[0] * COLUMNS, CELL[1] * rows + head
+    width, height = CELL[0] * COLUMNS, (CELL[1] + below) * rows + head
     figure = Figure(figsize=(width, height))
     if title:
         figure.text(0.01, 1 - 0.12 / height, title, va="top", weight="bold", fontsize=10)
     plots = []
     for index, label in enumerate(labels):
         row, column = divmod(index, COLUMNS)
-        left, top = CELL[0] * column + 0.48, height - head - CELL[1] * row - 0.26
+        left, top = CELL[0] * column + 0.48, height - head - (CELL[1] + below) * row - 0.26
         box = (left / width, (top - 0.98) / height, (CELL[0] - 0.62) / width, 0.98 / height)
         axes = figure.add_axes(box)
         axes.set_title(label, fontsize=8.5, loc="left", pad=4)
