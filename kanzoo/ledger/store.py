@@ -71,10 +71,15 @@ def read_ledger(folder: Path) -> Ledger:
         raise ValueError(f"{folder / 'runs.csv'} has a config_hash that is none")
     if wrong := [name for name in items if not re.fullmatch(r"[0-9a-f]{8}/seed\d+/\w+", name)]:
         raise ValueError(f"{folder / 'items.npz'} has items of no run: {wrong[0]}")
-    twice = runs.duplicated([*KEY, "arm", "match", *active_axes(record.study)])
+    twice = runs.duplicated(_cell(record.study))
     if twice.any():
         raise ValueError(f"{folder / 'runs.csv'} has a run twice: {runs[twice]['command'].iloc[0]}")
     return Ledger(record, runs, items)
+
+
+def _cell(study: StudyConfig) -> list[str]:
+    """What tells rows apart: arms of several tasks may share a run, such as linear models."""
+    return [*KEY, "data", "model", "arm", "match", *active_axes(study)]
 
 
 def read_study(folder: Path) -> Ledger:
@@ -116,7 +121,7 @@ def read_table(path: Path, texts: Iterable[str]) -> pd.DataFrame:
 
 def join(first: Ledger, second: Ledger) -> Ledger:
     """The runs of two ledgers of one study; where both have a run, its scores must be the same."""
-    by = [*KEY, "arm", "match", *active_axes(first.study)]
+    by = _cell(first.study)
     both = first.runs.merge(second.runs, on=by, suffixes=("", "_other"))
     if len(wrong := both[both["test"].ne(both["test_other"])]):
         row = wrong.iloc[0]
