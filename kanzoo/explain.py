@@ -24,6 +24,7 @@ def _job(config: Config) -> None:
             Path(options.run),
             checkpoint=options.checkpoint,
             edges=options.edges,
+            fits=options.fits,
             root=options.root,
             symbolic=options.symbolic,
             tolerance=options.tolerance,
@@ -38,6 +39,7 @@ def explain(
     *,
     checkpoint: str = "best",
     edges: int = 12,
+    fits: int = 3,
     root: str | None = None,
     symbolic: bool = False,
     tolerance: float = 0.01,
@@ -47,7 +49,8 @@ def explain(
     """Write `explain/index.html` and its pictures into the folder of a run; returns the page.
 
     Shows the checkpoint `best`, or `last`, which every run has that has trained for an epoch. Of
-    every KAN layer the strongest `edges` are drawn. With `symbolic`, a formula is looked for and
+    every KAN layer the strongest `edges` are drawn, `fits` of them with the best of a few simple
+    functions. With `symbolic`, a formula is looked for and
     written to `explain/formula.json`; its error may exceed the network's by `tolerance` standard
     deviations of the targets, and be `max_error` of them in all; the search may take `time_limit`
     seconds. Raises `ValueError` for a folder without checkpoints and for a run
@@ -58,6 +61,8 @@ def explain(
 
     if edges < 1:
         raise ValueError(f"edges must be at least 1, got {edges}")
+    if fits < 0:
+        raise ValueError(f"fits must be at least 0, got {fits}")
     config, checkpoint = _checked(folder, checkpoint)
     run = load_run(folder, checkpoint, root)
     if not any(map(is_kan_layer, run.net.modules())):
@@ -77,6 +82,7 @@ def explain(
         scores=result or {"val": run.evaluate("val"), "test": {}, "reference": {}},
         edges=edges,
         limits=limits if symbolic else None,
+        num_fits=fits,
     )
 
 

@@ -276,6 +276,7 @@ class ExplainConfig:
     run: str
     checkpoint: str
     edges: Count
+    fits: Index
     symbolic: bool
     tolerance: NotNegative
     max_error: Positive | None

@@ -46,7 +46,7 @@ def test_the_page_and_its_pictures(train_run: Run, tmp_path: Path) -> None:
     folder = run_folder(tmp_path, *WORDS)
     (folder / "explain").mkdir()
     (folder / "explain" / "edges-gone.svg").touch()
-    page = Page(explain(folder, edges=5).read_text())
+    page = Page(explain(folder, edges=5, fits=0).read_text())
     names = ["graph", "edges-stem", "edges-head"]
     files = {path.name for path in (folder / "explain").iterdir()}
     assert files == {"index.html", *(f"{n}.{s}" for n in names for s in ("png", "svg"))}
@@ -67,17 +67,21 @@ def test_the_page_and_its_pictures(train_run: Run, tmp_path: Path) -> None:
     assert "33" in page.text  # edges: 10 x 3 + 3
     assert "Not the result" not in page.text
     first = {path.name: path.read_bytes() for path in (folder / "explain").iterdir()}
-    explain(folder, edges=5)
+    explain(folder, edges=5, fits=0)
     assert first == {path.name: path.read_bytes() for path in (folder / "explain").iterdir()}
 
 
+@pytest.mark.slow
 def test_a_network_with_many_edges_has_a_graph_names_and_input_scores(
     train_run: Run, tmp_path: Path
 ) -> None:
     words = ("data=digits", "model.width=4", "model.depth=1")
     train_run(*words)
-    page = Page(explain(run_folder(tmp_path, *words), edges=3).read_text())
+    page = Page(explain(run_folder(tmp_path, *words), edges=3, fits=1).read_text())
     assert "Not drawn" not in page.text
+    assert len(re.findall(r"best simple function", page.source)) >= 2  # one a layer
+    assert "at random weights" in page.source
+    assert len(re.findall(r"<title>row \d, column \d: ", page.source)) == 64
     assert "of the total score" in page.source
     assert 'id="inputs"' in page.source
     assert re.search(r"<title>pixel \d, \d → \d+&#10;score", page.source)
@@ -130,7 +134,7 @@ def test_names_are_escaped(train_run: Run, tmp_path: Path, monkeypatch: pytest.M
     attack = "<script>x$&"
     monkeypatch.setattr(Diabetes, "feature_names", (attack,) * 10)
     train_run(*WORDS)
-    page = Page(explain(run_folder(tmp_path, *WORDS)).read_text())
+    page = Page(explain(run_folder(tmp_path, *WORDS), fits=0).read_text())
     assert "<script" not in page.source
     # In the graph, among the scores, above and below the functions, and under the pointer.
     shown = Page(re.sub(r"<title>[^<]*</title>", "", page.source)).text

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from kanzoo.checks import check_name, check_whole
 from kanzoo.fit.chain import Stage, chain, check_finite
 from kanzoo.interpret.edges import layer_values
+from kanzoo.interpret.fits import fit_values
 from kanzoo.interpret.formula.library import EdgeFit, fit_edge
 from kanzoo.interpret.pruning import mask_layer
 from kanzoo.interpret.resize import restricted, widened
@@ -53,10 +54,7 @@ def suggest(
     stages, index = find_stage(net, layer)
     stage = stages[index]
     stage.layer.check_edge(i, o)
-    values = _seen(net, x, stage)
-    with torch.no_grad():
-        edges = stage.layer.edge(i, o, values[:, i])
-    return fit_edge(values[:, i].double().cpu().numpy(), edges.double().cpu().numpy(), functions)
+    return fit_values(stage.layer, _seen(net, x, stage), i, o, functions=functions)
 
 
 def fix_edge(

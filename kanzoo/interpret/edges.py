@@ -56,6 +56,11 @@ class LayerEdges:
     scores: np.ndarray
     edges: tuple[Edge, ...]
 
+    def index(self, edge: Edge) -> tuple[int, int, int]:
+        """Where the score of an edge is in `scores`."""
+        tap = 0 if edge.tap is None else self.layer.tap_index(edge.tap)
+        return edge.source, edge.target % self.scores.shape[1], tap
+
 
 @torch.no_grad()
 def layer_values(net: nn.Module, x: Tensor, layers: Mapping[str, KANLayer]) -> dict[str, Tensor]:

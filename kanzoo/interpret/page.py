@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from kanzoo.data.base import Dataset
 from kanzoo.files import write_atomic
+from kanzoo.interpret import beside
+from kanzoo.interpret.control import SEEDS, RandomScores, rank_correlation
 from kanzoo.interpret.edges import LayerEdges, edge_functions
 from kanzoo.interpret.naming import input_names, layer_names, output_names
 from kanzoo.interpret.scores import contrast
@@ -24,8 +26,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 log = logging.getLogger("kanzoo")
-
-MOST_INPUTS = 40  # whose scores are listed
 
 
 def write_page(
@@ -41,12 +41,14 @@ def write_page(
     scores: Config,
     edges: int,
     limits: Config | None,
+    num_fits: int = 0,
 ) -> Path:
     """Write `explain/index.html` and its pictures into the folder of a run; returns the page.
 
     `x` are the inputs that the network is looked at on, `scores` its values on the splits, `result`
     what the finished run says, None for an unfinished one. Of every KAN layer the strongest `edges`
-    are drawn; within `limits`, options of `read_formula`, a formula is looked for.
+    are drawn, the first `num_fits` with the best simple function; within `limits`, options of
+    `read_formula`, a formula is looked for.
     """
     from kanzoo.interpret.pictures import graph, grids  # which load matplotlib
     from kanzoo.page import style
@@ -64,28 +66,43 @@ def write_page(
     named = layer_names(dataset, layers)
     names = input_names(dataset, layers[0].layer.in_features)
     classes = output_names(dataset, dataset.spec.num_outputs)
-    tips = {layer.name: it.describe for layer, it in zip(layers, named, strict=True)}
-    network, reason, inputs = None, "", []
+    random = beside.controls(net, x)
+    fits = beside.best_fits(net, x, layers, num_fits)
+    tips = {
+        layer.name: beside.tips(layer, it, random.get(layer.name), fits.get(layer.name, {}))
+        for layer, it in zip(layers, named, strict=True)
+    }
+    network, reason, inputs, heat_map = None, "", [], None
     try:
         figure = graph.draw(net, x, target / "graph", names, classes, tips)
         network = _picture(target / "graph.svg", figure, "the network as a graph")
     except ValueError as error:
         reason = f"Not drawn: {error}."
     if names is not None:
-        inputs = _input_scores(layers[0], names)
-    pictures, parts = [], contrast(net, x)
+        inputs = beside.input_rows(layers[0], names, random.get(layers[0].name))
+        if drawn := beside.draw_inputs(target / "inputs", layers[0], dataset):
+            heat_map = _picture(target / "inputs.svg", drawn, "scores of the inputs")
+    pictures, kernels, parts = [], [], contrast(net, x)
     for layer, it in zip(layers, named, strict=True):
         file = target / f"edges-{_plain(layer.name)}"
         figure = grids.draw(
             layer.edges,
             [it.label(edge) for edge in layer.edges],
-            tips=[it.describe(edge) for edge in layer.edges],
-            axis_labels=[it.axis(edge) for edge in layer.edges],
+            tips=list(map(tips[layer.name], layer.edges)),
+            axis_labels=list(map(it.axis, layer.edges)),
+            notes=[
+                beside.note(layer, edge, random.get(layer.name), fits.get(layer.name, {}))
+                for edge in layer.edges
+            ],
         )
         style.save(figure, file)
         svg = file.with_name(f"{file.name}.svg")
         note = f"{len(layer.edges)} of {layer.scores.size} edges, the strongest first"
         pictures.append((layer.name, note, _picture(svg, figure, f"edges of {layer.name}")))
+        file = target / f"kernel-{_plain(layer.name)}"
+        if kernel := beside.draw_kernel(file, layer):
+            svg = file.with_name(f"{file.name}.svg")
+            kernels.append((layer.name, _picture(svg, kernel, f"kernel of {layer.name}")))
     formula = None if limits is None else _formula(target, net, dataset, names, limits)
     context = {
         "title": _title(config),
@@ -96,10 +113,18 @@ def write_page(
         "network": network,
         "reason": reason,
         "inputs": inputs,
+        "num_inputs": layers[0].layer.in_features,
+        "input_correlation": beside.input_correlation(layers[0], random.get(layers[0].name)),
+        "heat_map": heat_map,
+        "kernels": kernels,
+        "draws": len(SEEDS) if random else 0,
         "formula": formula,
         "metrics": _metrics(scores),
         "reference_name": dataset.reference_name,
-        "layers": [_layer_row(layer, parts[layer.name].global_share) for layer in layers],
+        "layers": [
+            _layer_row(layer, parts[layer.name].global_share, random.get(layer.name))
+            for layer in layers
+        ],
         "pictures": pictures,
         "animation": _data_url(folder / "pictures" / "edges.gif"),
         "facts": _facts(config, result),
@@ -173,7 +198,9 @@ def _metrics(scores: dict[str, Any]) -> list[dict[str, str]]:
     ]
 
 
-def _layer_row(edges: "LayerEdges", global_share: float) -> dict[str, Any]:
+def _layer_row(
+    edges: "LayerEdges", global_share: float, random: RandomScores | None
+) -> dict[str, Any]:
     """A row of the table of layers."""
     layer, scores = edges.layer, np.sort(edges.scores.ravel())[::-1]
     shape = f"{layer.in_features} → {layer.out_features}"
@@ -196,18 +223,12 @@ def _layer_row(edges: "LayerEdges", global_share: float) -> dict[str, Any]:
         "global": f"{100 * global_share:.0f} %",
         "strongest": f"{scores[0]:.3g}",
         "median": f"{np.median(scores):.3g}",
+        "random": beside.span(*random.strongest) if random else "",
+        "correlation": beside.number(rank_correlation(edges.scores, random.draws))
+        if random
+        else "",
         "few": f"{few:,} ({100 * few / scores.size:.0f} %)",
     }
-
-
-def _input_scores(first: "LayerEdges", names: Sequence[str]) -> list[dict[str, Any]]:
-    """The inputs of the first layer, the strongest first, with bars in per cent."""
-    scores = np.sqrt((first.scores**2).sum((1, 2)))
-    top = float(scores.max()) or 1.0
-    return [
-        {"name": names[i], "score": f"{scores[i]:.3g}", "bar": f"{100 * scores[i] / top:.1f}"}
-        for i in np.argsort(-scores, kind="stable")[:MOST_INPUTS]
-    ]
 
 
 def _facts(config: Config, result: dict[str, Any] | None) -> list[tuple[str, str]]:
