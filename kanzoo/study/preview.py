@@ -137,7 +137,7 @@ def estimate(cells: list[Cell], prepared: list[Any]) -> dict[tuple[str, ...], fl
             continue
         steps, size = steps_of(cell, kind), kind.dataset.batch_size
         plan = kind.plan
-        key = (plan.shape, str(plan.layers), str(plan.options), size)
+        key = (kind.objective.task, plan.shape, str(plan.layers), str(plan.options), size)
         if key not in known and time.perf_counter() < ends:
             known[key] = step_seconds(cell, kind, size)
             rates.append(known[key] / (kind.plan.flops * size))
@@ -175,7 +175,7 @@ def step_seconds(cell: Cell, kind: Any, size: int) -> float:
         while len(times) < 3 or (time.perf_counter() - began < 0.2 and len(times) < 20):
             start = time.perf_counter()
             optimizer.zero_grad()
-            net(x).square().mean().backward()
+            kind.objective.output(net, x).square().mean().backward()
             optimizer.step()
             times.append(time.perf_counter() - start)
             if times[-1] > 1.0:
