@@ -1,13 +1,14 @@
 """Right-hand sides from time series: derivatives by three methods, systems, and formulas."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from kanzoo import KANRegressor
 from kanzoo.data.dynamics import METHODS, SYSTEMS, derivatives, field_of, trajectories
 from kanzoo.estimators.dynamics import KANDynamics
+from kanzoo.estimators.weak import weak_polynomials
 from kanzoo.run.config import compose
 from kanzoo.run.fit import train
 
@@ -56,10 +57,35 @@ def test_what_is_no_trajectory_is_refused_in_one_line() -> None:
             derivatives(times, states, "smooth")
 
 
-def test_an_oscillator_is_found_from_its_trajectories_and_runs_from_another_start() -> None:
+@pytest.mark.parametrize(
+    ("system", "wanted"),
+    [
+        ("competition", [{"x0": 3, "x0**2": -1, "x0*x1": -2}, {"x1": 2, "x1**2": -1, "x0*x1": -1}]),
+        ("vanderpol", [{"x1": 10, "x0": 10 / 3, "x0**3": -10 / 3}, {"x0": -0.1}]),
+    ],
+)
+def test_polynomials_are_found_to_the_coefficient(system: str, wanted: list[Any]) -> None:
+    paths = trajectories(system, 3, seed=0, num_times=101)
+    model = KANDynamics().fit(*zip(*paths, strict=True))
+    for formula, terms in zip(model.formulas_, wanted, strict=True):
+        assert formula is not None
+        found = formula.expression.as_coefficients_dict()
+        assert {str(term): float(c) for term, c in found.items()} == pytest.approx(terms, rel=1e-4)
+    points = np.random.default_rng(1).uniform(0.5, 2, (9, 2))
+    assert model.predict(points) == pytest.approx(field_of(system)(points), abs=1e-3)
+
+
+def test_what_is_no_polynomial_is_not_taken_for_one() -> None:
+    for count in (1, 3):
+        paths = trajectories("bacterial_respiration", count, seed=0, num_times=101)
+        assert weak_polynomials(paths, 3) == [None, None]
+
+
+@pytest.mark.slow
+def test_an_oscillator_is_found_by_networks_and_runs_from_another_start() -> None:
     t = np.linspace(0, 3, 101)
     paths = [a * np.stack([np.sin(t + b), np.cos(t + b)], 1) for a, b in ((1, 0), (2, 1), (0.5, 4))]
-    model = KANDynamics(regressor=KANRegressor(formula="auto", random_state=0)).fit([t] * 3, paths)
+    model = KANDynamics(degree=0).fit([t] * 3, paths)
     points = np.random.default_rng(0).uniform(-1, 1, (20, 2))
     wanted = np.stack([points[:, 1], -points[:, 0]], 1)
     assert np.abs(model.predict(points) - wanted).max() < 1e-2

@@ -3,7 +3,7 @@
 Axes: T times, S states, N samples.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -84,16 +84,25 @@ def derivatives(times: Any, states: Any, method: str = "smooth") -> tuple[np.nda
         inner = slice(WINDOW // 2, -(WINDOW // 2))
         return x[inner], slope[inner]
     values, slopes = [], []
-    for start in range(len(t) - WINDOW + 1):
-        piece, path = t[start : start + WINDOW], x[start : start + WINDOW]
-        half = (piece[-1] - piece[0]) / 2
-        s = (piece - piece[0]) / half - 1
-        test, change = (1 - s * s) ** 4, -8 * s * (1 - s * s) ** 3 / half
+    for window, test, change in bumps(t):
+        piece, path = t[window], x[window]
         size = np.trapezoid(test, piece)
         rate = -np.trapezoid(change * piece, piece)  # so that straight lines are exact
         values.append(np.trapezoid(test[:, None] * path, piece, axis=0) / size)
         slopes.append(-np.trapezoid(change[:, None] * path, piece, axis=0) / rate)
     return np.array(values), np.array(slopes)
+
+
+def bumps(
+    times: np.ndarray, width: int = WINDOW, power: int = 4
+) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
+    """Every window of `width` times, with (1 - s^2)^power there and its derivative by time."""
+    for start in range(len(times) - width + 1):
+        window = slice(start, start + width)
+        piece = times[window]
+        half = (piece[-1] - piece[0]) / 2
+        s = (piece - piece[0]) / half - 1
+        yield window, (1 - s * s) ** power, -2 * power * s * (1 - s * s) ** (power - 1) / half
 
 
 def integrate(field: Callable[[np.ndarray], np.ndarray], start: Any, times: Any) -> np.ndarray:

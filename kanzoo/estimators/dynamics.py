@@ -10,12 +10,15 @@ import numpy as np
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 
+from kanzoo.checks import check_whole
 from kanzoo.data.dynamics import check_trajectory, derivatives, integrate
 from kanzoo.estimators.regressor import KANRegressor
+from kanzoo.estimators.weak import weak_polynomials
+from kanzoo.interpret.formula.expression import Formula
 
 
 class KANDynamics(BaseEstimator):
-    """Right-hand sides of dx/dt = f(x) from trajectories, one `KANRegressor` a state.
+    """Right-hand sides of dx/dt = f(x) from trajectories, a formula or `KANRegressor` a state.
 
     Parameters
     ----------
@@ -24,18 +27,24 @@ class KANDynamics(BaseEstimator):
         1509.03580, and its weak form, 2005.04339).
     regressor : KANRegressor, optional
         What is fitted to each derivative; unless given, `KANRegressor(formula="auto")`.
+    degree : int, default 3
+        Where a formula is asked for, polynomials up to this degree are tried first, from the states
+        alone, see `kanzoo.estimators.weak.weak_polynomials`; 0 for none.
 
     Attributes
     ----------
-    regressors_ : list of KANRegressor
-        One for each state.
+    regressors_ : list of KANRegressor or None
+        One for each state, None where a polynomial is exact within 1e-4.
     formulas_ : list of Formula or None
-        Their formulas in x0, x1, ...
+        One for each state, in x0, x1, ...
     """
 
-    def __init__(self, method: str = "smooth", regressor: KANRegressor | None = None) -> None:
+    def __init__(
+        self, method: str = "smooth", regressor: KANRegressor | None = None, degree: int = 3
+    ) -> None:
         self.method = method
         self.regressor = regressor
+        self.degree = degree
 
     def fit(self, times: Sequence[Any], states: Sequence[Any]) -> Self:
         """Fit to trajectories: times `(T,)` and states `(T, S)` of each, two sequences.
@@ -49,17 +58,32 @@ class KANDynamics(BaseEstimator):
         widths = {check_trajectory(t, x)[1].shape[1] for t, x in zip(times, states, strict=True)}
         if len(widths) > 1:
             raise ValueError(f"trajectories must have equally many states, not {sorted(widths)}")
+        check_whole("degree", self.degree, 0)
         pairs = [derivatives(t, x, self.method) for t, x in zip(times, states, strict=True)]
         x, slopes = (np.concatenate(parts) for parts in zip(*pairs, strict=True))
         base = self.regressor or KANRegressor(formula="auto", random_state=0)
-        self.regressors_ = [clone(base).fit(x, slope) for slope in slopes.T]
-        self.formulas_ = [model.formula_ for model in self.regressors_]
+        self.formulas_: list[Formula | None] = [None] * len(slopes.T)
+        if self.degree and base.formula:
+            self.formulas_ = weak_polynomials(list(zip(times, states, strict=True)), self.degree)
+        self.regressors_: list[KANRegressor | None] = [None] * len(slopes.T)
+        for k, slope in enumerate(slopes.T):
+            if self.formulas_[k] is None:
+                self.regressors_[k] = model = clone(base).fit(x, slope)
+                self.formulas_[k] = model.formula_
         return self
 
     def predict(self, states: Any) -> np.ndarray:
         """Derivatives at states `(N, S)`."""
         check_is_fitted(self)
-        return np.stack([model.predict(states) for model in self.regressors_], axis=1)
+        states = np.asarray(states, float)
+        columns = []
+        for formula, model in zip(self.formulas_, self.regressors_, strict=True):
+            if model is not None:
+                columns.append(model.predict(states))
+            else:
+                assert formula is not None
+                columns.append(formula(states))
+        return np.stack(columns, axis=1)
 
     def simulate(self, start: Any, times: Any) -> np.ndarray:
         """States `(T, S)` at times from a start `(S,)`; NaN from where integration fails."""
