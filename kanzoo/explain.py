@@ -5,6 +5,7 @@ from pathlib import Path
 
 from kanzoo.checks import build, check_name
 from kanzoo.run.command import run_command, user_errors
+from kanzoo.run.compared import pruning_curves
 from kanzoo.run.load import load_run
 from kanzoo.rundir import Config, RunDir, is_kan, read_config
 from kanzoo.settings import ExplainConfig
@@ -25,6 +26,7 @@ def _job(config: Config) -> None:
             checkpoint=options.checkpoint,
             edges=options.edges,
             fits=options.fits,
+            twin=None if options.twin is None else Path(options.twin),
             root=options.root,
             symbolic=options.symbolic,
             tolerance=options.tolerance,
@@ -40,6 +42,7 @@ def explain(
     checkpoint: str = "best",
     edges: int = 12,
     fits: int = 3,
+    twin: Path | None = None,
     root: str | None = None,
     symbolic: bool = False,
     tolerance: float = 0.01,
@@ -50,11 +53,11 @@ def explain(
 
     Shows the checkpoint `best`, or `last`, which every run has that has trained for an epoch. Of
     every KAN layer the strongest `edges` are drawn, `fits` of them with the best of a few simple
-    functions. With `symbolic`, a formula is looked for and
-    written to `explain/formula.json`; its error may exceed the network's by `tolerance` standard
-    deviations of the targets, and be `max_error` of them in all; the search may take `time_limit`
-    seconds. Raises `ValueError` for a folder without checkpoints and for a run
-    without KAN layers.
+    functions. A pruning curve stands beside that of `twin`, the folder of an MLP's run.
+    With `symbolic`, a formula is looked for and written to `explain/formula.json`; its error may
+    exceed the network's by `tolerance` standard deviations of the targets, and be `max_error` of
+    them in all; the search may take `time_limit` seconds. Raises `ValueError` for a
+    folder without checkpoints and for a run without KAN layers.
     """
     from kanzoo.fit.chain import is_kan as is_kan_layer
     from kanzoo.interpret.page import write_page
@@ -69,12 +72,13 @@ def explain(
         basis = config["choices"]["basis"]
         raise ValueError(f"basis={basis} has no edge functions that are learned, none to explain")
     result = RunDir(folder, config, "").result() if checkpoint == "best" else None
+    x, y = run.validation_pairs()
     limits = {"tolerance": tolerance, "max_error": max_error, "time_limit": time_limit}
     return write_page(
         folder,
         run.net,
         run.dataset,
-        run.validation_sample(),
+        x,
         config=config,
         checkpoint=checkpoint,
         metric=run.objective.monitor,
@@ -83,6 +87,7 @@ def explain(
         edges=edges,
         limits=limits if symbolic else None,
         num_fits=fits,
+        curves=pruning_curves(run, x, y, twin, root),
     )
 
 

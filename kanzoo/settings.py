@@ -277,6 +277,7 @@ class ExplainConfig:
     checkpoint: str
     edges: Count
     fits: Index
+    twin: str | None
     symbolic: bool
     tolerance: NotNegative
     max_error: Positive | None

@@ -7,6 +7,7 @@ from torch import nn
 
 import kanzoo
 from kanzoo.interpret.control import input_scores, random_scores, rank_correlation, redrawn
+from kanzoo.interpret.curves import SHARES, magnitude_curve, score_curve
 from kanzoo.interpret.edges import edge_functions
 from kanzoo.interpret.pictures import heat
 from kanzoo.layers import KANLinear
@@ -82,3 +83,42 @@ def test_a_kernel_map_keeps_the_squares() -> None:
     found = heat.kernel_map(scores)
     assert found.shape == (3, 9)
     assert (found**2).sum() == pytest.approx((scores**2).sum())
+
+
+def test_pruning_keeps_shares_and_an_order_that_knows_the_strong_edges_is_better() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(KANLinear(10, 4), KANLinear(4, 2))
+    with torch.no_grad():
+        net[0].weight[3:] *= 0.01  # seven inputs hardly count
+    x = torch.randn(200, 10)
+    before = net(x).detach()
+    state = {k: v.clone() for k, v in net.state_dict().items()}
+
+    def error(other: nn.Module) -> float:
+        return float((other(x) - before).square().mean())
+
+    scored, random = score_curve(net, x, error), score_curve(net, x, error, seed=0)
+    for curve in (scored, random):
+        assert curve[0] == (1.0, 0.0)
+        shares = np.array([share for share, _ in curve])
+        assert (np.diff(shares) < 0).all()
+        assert (abs(shares - SHARES[: len(shares)]) <= 2 / 48).all()
+    assert scored[2][1] < 0.05 * random[2][1]  # half of the edges
+    assert all(torch.equal(value, net.state_dict()[k]) for k, value in state.items())
+
+
+def test_an_mlp_is_pruned_by_magnitude() -> None:
+    net = kanzoo.create_model("mlp", layers="mlp", in_shape=(6,), num_outputs=2, width=5, seed=0)
+    x, layer = torch.randn(50, 6), net.stem
+    seen = []
+
+    def keep(other: nn.Module) -> float:
+        seen.append(other.get_submodule("stem").edges_left())
+        return float(other(x).std())
+
+    magnitude_curve(net, keep)
+    size = layer.edge_weight()[:, 0, :, 0].abs()
+    for left in seen:
+        assert not (~left).any() or size[left].min() >= size[~left].max()
+    with pytest.raises(ValueError, match="no MLP"):
+        magnitude_curve(nn.Sequential(KANLinear(2, 2)), keep)

@@ -47,13 +47,14 @@ def test_the_page_and_its_pictures(train_run: Run, tmp_path: Path) -> None:
     (folder / "explain").mkdir()
     (folder / "explain" / "edges-gone.svg").touch()
     page = Page(explain(folder, edges=5, fits=0).read_text())
-    names = ["graph", "edges-stem", "edges-head"]
+    names = ["graph", "edges-stem", "edges-head", "pruning"]
     files = {path.name for path in (folder / "explain").iterdir()}
     assert files == {"index.html", *(f"{n}.{s}" for n in names for s in ("png", "svg"))}
     for path in (folder / "explain").glob("*.svg"):
         ElementTree.parse(path)
     assert page.open == []
-    assert page.tags.count("svg") == 3
+    assert page.tags.count("svg") == 4
+    assert "No MLP was given" in page.text
     assert "script" not in page.tags
     assert all(link.startswith("#") or link == "data:," for link in page.links)
     drawn = "".join(re.findall(r"<svg.*?</svg>", page.source, flags=re.S))
@@ -77,7 +78,11 @@ def test_a_network_with_many_edges_has_a_graph_names_and_input_scores(
 ) -> None:
     words = ("data=digits", "model.width=4", "model.depth=1")
     train_run(*words)
-    page = Page(explain(run_folder(tmp_path, *words), edges=3, fits=1).read_text())
+    train_run(*words, "layers=mlp")
+    twin = run_folder(tmp_path, *words, "layers=mlp")
+    folder = run_folder(tmp_path, *words)
+    page = Page(explain(folder, edges=3, fits=1, twin=twin).read_text())
+    assert "MLP, ranked by magnitude&#10;100 % of edges: accuracy" in page.source
     assert "Not drawn" not in page.text
     assert len(re.findall(r"best simple function", page.source)) >= 2  # one a layer
     assert "at random weights" in page.source

@@ -4,7 +4,7 @@ import base64
 import copy
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,15 +42,16 @@ def write_page(
     edges: int,
     limits: Config | None,
     num_fits: int = 0,
+    curves: Mapping[str, Sequence[tuple[float, float]]] | None = None,
 ) -> Path:
     """Write `explain/index.html` and its pictures into the folder of a run; returns the page.
 
     `x` are the inputs that the network is looked at on, `scores` its values on the splits, `result`
     what the finished run says, None for an unfinished one. Of every KAN layer the strongest `edges`
     are drawn, the first `num_fits` with the best simple function; within `limits`, options of
-    `read_formula`, a formula is looked for.
+    `read_formula`, a formula is looked for. `curves` are those of pruning, by name.
     """
-    from kanzoo.interpret.pictures import graph, grids  # which load matplotlib
+    from kanzoo.interpret.pictures import graph, grids, lines  # which load matplotlib
     from kanzoo.page import style
 
     layers = edge_functions(net, x, num_edges=edges)
@@ -103,6 +104,11 @@ def write_page(
         if kernel := beside.draw_kernel(file, layer):
             svg = file.with_name(f"{file.name}.svg")
             kernels.append((layer.name, _picture(svg, kernel, f"kernel of {layer.name}")))
+    pruning = None
+    if curves:
+        figure = lines.draw(curves, metric)
+        style.save(figure, target / "pruning")
+        pruning = _picture(target / "pruning.svg", figure, "the metric against edges kept")
     formula = None if limits is None else _formula(target, net, dataset, names, limits)
     context = {
         "title": _title(config),
@@ -117,6 +123,8 @@ def write_page(
         "input_correlation": beside.input_correlation(layers[0], random.get(layers[0].name)),
         "heat_map": heat_map,
         "kernels": kernels,
+        "pruning": pruning,
+        "has_twin": len(curves or ()) > 2,
         "draws": len(SEEDS) if random else 0,
         "formula": formula,
         "metrics": _metrics(scores),

@@ -9,7 +9,7 @@ from kanzoo.rundir import read_config
 from kanzoo.settings import RunConfig
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from kanzoo.data.base import Dataset
     from kanzoo.models.base import Architecture
@@ -40,18 +40,37 @@ class Trained:
 
     def validation_sample(self) -> "Tensor":
         """Validation inputs, enough to see where data are, in the dtype of the network."""
+        return self.validation_pairs()[0]
+
+    def validation_pairs(self) -> "tuple[Tensor, Tensor]":
+        """`validation_sample` and the targets of it."""
         import torch
 
         parts: list[Tensor] = []
-        for x, _ in self.dataset.loaders(seed=0, device=torch.device("cpu")).val:
+        targets: list[Tensor] = []
+        for x, y in self.dataset.loaders(seed=0, device=torch.device("cpu")).val:
             parts.append(x)
+            targets.append(y)
             count = sum(map(len, parts))
             if count >= MAX_SAMPLES or count * x[0].numel() >= MAX_NUMBERS:
                 break
-        sample = torch.cat(parts)[:MAX_SAMPLES]
-        sample = sample[: max(1, MAX_NUMBERS // sample[0].numel())]
+        sample, target = (torch.cat(both)[:MAX_SAMPLES] for both in (parts, targets))
+        kept = max(1, MAX_NUMBERS // sample[0].numel())
         dtype = next(p.dtype for p in self.net.parameters() if p.is_floating_point())
-        return sample.to(dtype) if sample.is_floating_point() else sample
+        x, y = (
+            both[:kept].to(dtype) if both.is_floating_point() else both[:kept]
+            for both in (sample, target)
+        )
+        return x, y
+
+    def monitored(self, net: "nn.Module", x: "Tensor", y: "Tensor") -> float:
+        """The metric that selects the best epoch, of a network on inputs and their targets."""
+        import torch
+
+        metrics = self.objective.metrics(self.dataset.spec.num_outputs)
+        with torch.no_grad():
+            metrics.update(self.objective.output(net.eval(), x), y)
+        return float(metrics.compute()[self.objective.monitor])
 
 
 def load_run(folder: Path, checkpoint: str = "best", root: str | None = None) -> Trained:
