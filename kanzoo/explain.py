@@ -5,7 +5,7 @@ from pathlib import Path
 
 from kanzoo.checks import build, check_name
 from kanzoo.run.command import run_command, user_errors
-from kanzoo.run.compared import pruning_curves
+from kanzoo.run.compared import pruning_curves, seed_folders, seed_scores
 from kanzoo.run.load import load_run
 from kanzoo.rundir import Config, RunDir, is_kan, read_config
 from kanzoo.settings import ExplainConfig
@@ -53,19 +53,20 @@ def explain(
 
     Shows the checkpoint `best`, or `last`, which every run has that has trained for an epoch. Of
     every KAN layer the strongest `edges` are drawn, `fits` of them with the best of a few simple
-    functions. A pruning curve stands beside that of `twin`, the folder of an MLP's run.
-    With `symbolic`, a formula is looked for and written to `explain/formula.json`; its error may
-    exceed the network's by `tolerance` standard deviations of the targets, and be `max_error` of
-    them in all; the search may take `time_limit` seconds. Raises `ValueError` for a
-    folder without checkpoints and for a run without KAN layers.
+    functions. A pruning curve stands beside that of `twin`, the folder of an MLP's run. A folder of
+    `seed0`, `seed1` .. gets a page of the first, with ranges over all. With `symbolic`, a formula
+    goes to `explain/formula.json`; its error may exceed the network's by `tolerance` standard
+    deviations of the targets, and be `max_error` of them in all; the search may take `time_limit`
+    seconds. Raises `ValueError` for a folder without checkpoints and for a run without KAN layers.
     """
     from kanzoo.fit.chain import is_kan as is_kan_layer
     from kanzoo.interpret.page import write_page
 
-    if edges < 1:
-        raise ValueError(f"edges must be at least 1, got {edges}")
-    if fits < 0:
-        raise ValueError(f"fits must be at least 0, got {fits}")
+    for name, value, least in (("edges", edges, 1), ("fits", fits, 0)):
+        if value < least:
+            raise ValueError(f"{name} must be at least {least}, got {value}")
+    target, folders = folder, seed_folders(folder)
+    folder = folders[0]
     config, checkpoint = _checked(folder, checkpoint)
     run = load_run(folder, checkpoint, root)
     if not any(map(is_kan_layer, run.net.modules())):
@@ -75,7 +76,7 @@ def explain(
     x, y = run.validation_pairs()
     limits = {"tolerance": tolerance, "max_error": max_error, "time_limit": time_limit}
     return write_page(
-        folder,
+        target,
         run.net,
         run.dataset,
         x,
@@ -88,6 +89,7 @@ def explain(
         limits=limits if symbolic else None,
         num_fits=fits,
         curves=pruning_curves(run, x, y, twin, root),
+        seeds=seed_scores(folders, checkpoint, root) if folders[1:] else None,
     )
 
 

@@ -18,6 +18,7 @@ from kanzoo.explain import explain
 from kanzoo.interpret.edges import edge_functions
 from kanzoo.interpret.pictures import animation
 from kanzoo.layers import KANLinear
+from kanzoo.run.compared import seed_scores
 from kanzoo.run.config import compose
 from kanzoo.run.fit import train
 from kanzoo.run.prepare import prepare
@@ -70,6 +71,20 @@ def test_the_page_and_its_pictures(train_run: Run, tmp_path: Path) -> None:
     first = {path.name: path.read_bytes() for path in (folder / "explain").iterdir()}
     explain(folder, edges=5, fits=0)
     assert first == {path.name: path.read_bytes() for path in (folder / "explain").iterdir()}
+
+
+@pytest.mark.slow
+def test_several_seeds_have_ranges(train_run: Run, tmp_path: Path) -> None:
+    for seed in (0, 1):
+        train_run(*WORDS, f"seed={seed}")
+    cell = run_folder(tmp_path, *WORDS).parent
+    page = Page(explain(cell, edges=2, fits=0).read_text())
+    assert (cell / "explain" / "seeds.svg").is_file()
+    assert "first of 2 seeds" in page.text
+    found = seed_scores([cell / "seed0", cell / "seed1"], "best")["stem"]
+    scores = np.sqrt((found**2).sum((2, 3)))
+    assert f"{scores[:, 2].min():.2g} to {scores[:, 2].max():.2g}" in page.text
+    assert not np.allclose(scores[0], scores[1])
 
 
 @pytest.mark.slow

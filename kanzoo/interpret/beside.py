@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from kanzoo.interpret.control import (
     RandomScores,
+    fewer,
     input_scores,
     random_scores,
     rank_correlation,
@@ -22,6 +23,7 @@ from kanzoo.interpret.naming import LayerNames
 log = logging.getLogger("kanzoo")
 
 MOST_INPUTS = 40  # whose scores are listed
+MOST_PROFILES = 4  # layers whose sorted scores are drawn
 MOST_CHANNELS = 24  # of a kernel that are shown, the strongest
 Fits = Mapping[tuple[int, int, int], EdgeFit]  # by the index of a score
 
@@ -29,7 +31,7 @@ Fits = Mapping[tuple[int, int, int], EdgeFit]  # by the index of a score
 def controls(net: nn.Module, x: Tensor) -> dict[str, RandomScores]:
     """Scores at random weights by layer, of layers with as many edges as the network's."""
     try:
-        return random_scores(net, x)
+        return random_scores(net, fewer(x))
     except ValueError as error:  # weights that are computed from others cannot be drawn
         log.warning("no scores at random weights: %s", error)
         return {}
@@ -80,9 +82,16 @@ def tips(
 
 
 def input_rows(
-    first: LayerEdges, names: Sequence[str], random: RandomScores | None
+    first: LayerEdges,
+    names: Sequence[str],
+    random: RandomScores | None,
+    seeds: np.ndarray | None = None,
 ) -> list[dict[str, Any]]:
-    """The inputs of the first layer, the strongest first, with bars in per cent."""
+    """The inputs of the first layer, the strongest first, with bars in per cent.
+
+    `seeds` are scores `(seeds, C, E, T)` of the layer in several networks.
+    """
+    several = None if seeds is None else np.stack([input_scores(scores) for scores in seeds])
     scores = input_scores(first.scores)
     top = float(scores.max()) or 1.0
     draws = random.inputs if random else None
@@ -91,6 +100,7 @@ def input_rows(
             "name": names[i],
             "score": f"{scores[i]:.3g}",
             "bar": f"{100 * scores[i] / top:.1f}",
+            "seeds": "" if several is None else span(several[:, i].min(), several[:, i].max()),
             "random": "" if draws is None else span(draws[:, i].min(), draws[:, i].max()),
         }
         for i in np.argsort(-scores, kind="stable")[:MOST_INPUTS]
@@ -126,6 +136,15 @@ def draw_inputs(path: Path, first: LayerEdges, dataset: Any) -> Any | None:
     titles = [f"channel {i + 1}" if len(maps) > 1 else "" for i in range(len(maps))]
     axis_names = ("step", "feature") if spec.kind == "sequence" else ("row", "column")
     return _saved(path, heat.draw(list(maps), titles, axis_names))
+
+
+def draw_profiles(path: Path, seeds: Mapping[str, np.ndarray]) -> Any:
+    """Sorted scores of layers over seeds, of the first and the last where they are many."""
+    from kanzoo.interpret.pictures import lines
+
+    picked = [*seeds][: MOST_PROFILES - 1] + [*seeds][MOST_PROFILES - 1 :][-1:]
+    flat = {name: seeds[name].reshape(len(seeds[name]), -1) for name in picked}
+    return _saved(path, lines.draw_profiles(flat))
 
 
 def draw_kernel(path: Path, layer: LayerEdges) -> Any | None:

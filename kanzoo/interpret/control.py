@@ -21,6 +21,7 @@ from kanzoo.layers import KANLayer
 from kanzoo.layers.inputs import evaluating
 
 SEEDS = (0, 1, 2, 3, 4)
+MAX_NUMBERS = 2**19  # in the inputs that a page looks at more than once
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,11 @@ def rank_correlation(scores: np.ndarray, draws: np.ndarray) -> float:
     if scores.size < 3 or any(np.ptp(row) == 0 for row in rows):
         return float("nan")
     return float(np.mean([spearmanr(rows[0], row).statistic for row in rows[1:]]))
+
+
+def fewer(x: Tensor) -> Tensor:
+    """The first samples of x where they are large, for what sees them many times."""
+    return x[: max(64, MAX_NUMBERS // max(1, x[0].numel()))]
 
 
 def random_scores(

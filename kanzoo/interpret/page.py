@@ -43,13 +43,15 @@ def write_page(
     limits: Config | None,
     num_fits: int = 0,
     curves: Mapping[str, Sequence[tuple[float, float]]] | None = None,
+    seeds: Mapping[str, np.ndarray] | None = None,
 ) -> Path:
     """Write `explain/index.html` and its pictures into the folder of a run; returns the page.
 
     `x` are the inputs that the network is looked at on, `scores` its values on the splits, `result`
     what the finished run says, None for an unfinished one. Of every KAN layer the strongest `edges`
     are drawn, the first `num_fits` with the best simple function; within `limits`, options of
-    `read_formula`, a formula is looked for. `curves` are those of pruning, by name.
+    `read_formula`, a formula is looked for. `curves` are those of pruning, by name;
+    `seeds` scores `(seeds, C, E, T)` by layer of networks that differ from this one by their seed.
     """
     from kanzoo.interpret.pictures import graph, grids, lines  # which load matplotlib
     from kanzoo.page import style
@@ -80,7 +82,8 @@ def write_page(
     except ValueError as error:
         reason = f"Not drawn: {error}."
     if names is not None:
-        inputs = beside.input_rows(layers[0], names, random.get(layers[0].name))
+        first = layers[0].name
+        inputs = beside.input_rows(layers[0], names, random.get(first), (seeds or {}).get(first))
         if drawn := beside.draw_inputs(target / "inputs", layers[0], dataset):
             heat_map = _picture(target / "inputs.svg", drawn, "scores of the inputs")
     pictures, kernels, parts = [], [], contrast(net, x)
@@ -104,6 +107,10 @@ def write_page(
         if kernel := beside.draw_kernel(file, layer):
             svg = file.with_name(f"{file.name}.svg")
             kernels.append((layer.name, _picture(svg, kernel, f"kernel of {layer.name}")))
+    profiles = None
+    if seeds:
+        figure = beside.draw_profiles(target / "seeds", seeds)
+        profiles = _picture(target / "seeds.svg", figure, "sorted scores over seeds")
     pruning = None
     if curves:
         figure = lines.draw(curves, metric)
@@ -124,6 +131,8 @@ def write_page(
         "heat_map": heat_map,
         "kernels": kernels,
         "pruning": pruning,
+        "num_seeds": len(next(iter(seeds.values()))) if seeds else 0,
+        "profiles": profiles,
         "has_twin": len(curves or ()) > 2,
         "draws": len(SEEDS) if random else 0,
         "formula": formula,

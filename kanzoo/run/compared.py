@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from kanzoo.run.load import Trained, load_run
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import Tensor, nn
 
 log = logging.getLogger("kanzoo")
@@ -20,10 +21,14 @@ def pruning_curves(
     By the curve's name, as `score_curve`; `twin` is the folder of the MLP's run. Raises
     `ValueError` for a twin of other data, and one that is no MLP.
     """
+    from kanzoo.interpret.control import fewer
     from kanzoo.interpret.curves import magnitude_curve, score_curve
 
     if run.objective.needs_net:  # its output needs derivatives
         return {}
+
+    x = fewer(x)
+    y = y[: len(x)]
 
     def metric(net: "nn.Module") -> float:
         return run.monitored(net, x, y)
@@ -44,3 +49,40 @@ def pruning_curves(
             other.net, lambda net: other.monitored(net, *own)
         )
     return curves
+
+
+def seed_folders(folder: Path) -> list[Path]:
+    """The folder of a run itself, or the runs `seedN` in it that have a checkpoint, by seed."""
+    runs = [
+        path
+        for path in folder.glob("seed*")
+        if path.name[4:].isdigit() and any((path / "checkpoints").glob("*.ckpt"))
+    ]
+    if (folder / "config.yaml").is_file() or not runs:
+        return [folder]
+    return sorted(runs, key=lambda path: int(path.name[4:]))
+
+
+def seed_scores(
+    folders: list[Path], checkpoint: str, root: str | None = None
+) -> "dict[str, np.ndarray]":
+    """Scores of all edges by layer, `(seeds, C, E, T)`, each on its run's validation data.
+
+    The last checkpoint stands for one that a run has not. Layers whose shape differs between runs
+    are left out.
+    """
+    import numpy as np
+
+    from kanzoo.interpret.edges import edge_functions
+
+    scores: dict[str, list[np.ndarray]] = {}
+    for folder in folders:
+        is_there = (folder / "checkpoints" / f"{checkpoint}.ckpt").is_file()
+        run = load_run(folder, checkpoint if is_there else "last", root)
+        for layer in edge_functions(run.net, run.validation_sample(), num_edges=0):
+            scores.setdefault(layer.name, []).append(layer.scores)
+    return {
+        name: np.stack(found)
+        for name, found in scores.items()
+        if len({each.shape for each in found}) == 1
+    }

@@ -2,12 +2,31 @@
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from kanzoo.page import style
 
 COLOURS = ("c1", "c0", "c2", "c3")
+
+
+def draw_profiles(profiles: Mapping[str, np.ndarray]) -> Figure:
+    """Scores `(seeds, edges)` of layers, sorted in every seed: the median, and a band of all."""
+    with style.style():
+        figure = Figure(figsize=(2.6 * len(profiles) + 0.4, 2.4))
+        for index, (name, scores) in enumerate(profiles.items()):
+            width, height = figure.get_size_inches()
+            left = (0.5 + 2.6 * index) / width
+            axes = figure.add_axes((left, 0.45 / height, 1.95 / width, 1.6 / height))
+            ranked = -np.sort(-scores, axis=1)
+            ranks = np.arange(1, ranked.shape[1] + 1)
+            axes.fill_between(ranks, ranked.min(0), ranked.max(0), color=style.CURVE, alpha=0.25)
+            axes.plot(ranks, np.median(ranked, 0), color=style.CURVE, lw=1.4)
+            axes.set_title(name, fontsize=8.5, loc="left", pad=4)
+            axes.set_xlabel("rank of the edge", fontsize=7.5)
+            axes.set_ylim(bottom=0)
+    return figure
 
 
 def draw(
