@@ -19,7 +19,9 @@ GENERALIZE = {f"generalize_{data}" for data in ("mnist", "cifar10", "text", "ser
 LONG = {"mnist", "cifar10", *GENERALIZE}  # downloads, and hours
 SMOKE = {"demo", "smoke", "smoke_dense", "smoke_graph"}  # run by `make demo` and `make smoke`
 NAMES = [name for name in registry.names("study") if name not in LONG | SMOKE]
-FEW = ["data.limit_train=64", "data.limit_val=28", "data.limit_test=36", "data.batch_size=32"]
+SMALL = ["data.limit_val=28", "data.limit_test=36", "data.batch_size=32"]
+FEW = ["data.limit_train=64", *SMALL]
+POINTS = ["data.n_inside=48", "data.n_border=16", *SMALL]  # of equations
 
 
 def reduced(name: str, runs: Path) -> dict[str, Any]:
@@ -27,7 +29,8 @@ def reduced(name: str, runs: Path) -> dict[str, Any]:
     config = compose("compare", [f"study={name}", f"runs={runs}"])
     study = config["study"]
     phases = [w.partition("=")[2] for w in study["overrides"] if "phases=" in w] or ["1"]
-    further = [*FEW, f"trainer.max_epochs={phases[0]}"]
+    few = POINTS if name == "pde" else FEW
+    further = [*few, f"trainer.max_epochs={phases[0]}"]
     model = next(iter(study["models"]))
     small = {"models": {model: study["models"][model]}, "seeds": 2, "controls": False}
     small["tune"] = {**study["tune"], "trials": 0}
