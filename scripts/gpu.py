@@ -18,6 +18,9 @@ from typing import Any
 import torch
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+from kanzoo.benchmark.__main__ import as_lines, reachable_device  # noqa: E402
+
 ON_DEVICE = ("bases", "layers", "models", "conv", "grids", "squash")
 SHORT = ["logger=csv", "callbacks.progress=false", "match=none", "model=mlp", "layers=kan"]
 SMALL = {
@@ -80,14 +83,12 @@ def repeats(trainer: list[str], count: int) -> int:
 def main() -> None:
     """Run all, part by part; what fails is written down too."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--device", type=reachable_device, default="cuda")
     parser.add_argument("--small", action="store_true")
     parser.add_argument("--json", type=Path, default=ROOT / "docs" / "benchmarks" / "gpu.json")
     options = parser.parse_args()
-    if options.device == "cuda" and not torch.cuda.is_available():
-        parser.error("PyTorch finds no GPU on this machine; --device cpu --small tries the script")
     began, checks = time.monotonic(), {}
-    small, device = options.small, options.device
+    small, device = options.small, str(options.device)
     tests = [str(file) for name in ON_DEVICE for file in ROOT.glob(f"tests/test_{name}*.py")]
     chosen = ["-k", "edges and bspline"] if small else []
     words = ["-m", "pytest", "-q", "-n", "0", "-m", "not slow", *chosen, *tests]
@@ -110,12 +111,9 @@ def main() -> None:
         except RuntimeError as error:
             found = f"failed: {error}"
         checks[name] = found
-    card = torch.cuda.get_device_name() if device == "cuda" else device
+    card = torch.cuda.get_device_name(options.device) if options.device.type == "cuda" else device
     hardware = {"card": card, "torch": torch.__version__, "seconds": time.monotonic() - began}
     content = json.loads(options.json.read_text()) if options.json.is_file() else {}
-    sys.path.insert(0, str(ROOT))
-    from kanzoo.benchmark.__main__ import as_lines
-
     rows = [{"check": name, "found": found} for name, found in checks.items()]
     options.json.write_text(as_lines({**content, "checks": {"hardware": hardware, "rows": rows}}))
 

@@ -42,7 +42,7 @@ def main() -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m kanzoo.benchmark", description=__doc__)
     parser.add_argument("what", choices=("layers", "models", "loop"))
-    parser.add_argument("--device", type=_device, help="cuda, cuda:1, mps, xpu or cpu")
+    parser.add_argument("--device", type=reachable_device, help="cuda, cuda:1, mps, xpu or cpu")
     parser.add_argument("--roofline", nargs="*", choices=CARDS, metavar="CARD")
     parser.add_argument("--json", type=Path, metavar="FILE", help="its part there is replaced")
     parser.add_argument("--rounds", type=_count, default=15)
@@ -58,7 +58,7 @@ def _count(text: str) -> int:
     return int(text)
 
 
-def _device(text: str) -> torch.device:
+def reachable_device(text: str) -> torch.device:
     """A device that PyTorch can reach."""
     try:
         device = torch.device(text)

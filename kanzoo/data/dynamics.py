@@ -83,18 +83,28 @@ def derivatives(times: Any, states: Any, method: str = "smooth") -> tuple[np.nda
         slope = savgol_filter(x, WINDOW, DEGREE, deriv=1, delta=step.mean(), axis=0)
         inner = slice(WINDOW // 2, -(WINDOW // 2))
         return x[inner], slope[inner]
-    values, slopes = [], []
-    for window, test, change in bumps(t):
-        piece, path = t[window], x[window]
+    return weak_means(t, x, x, WINDOW, 4)
+
+
+def weak_means(
+    times: np.ndarray, values: np.ndarray, path: np.ndarray, width: int, power: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Averages of values `(T, F)`, and of the derivative of a path `(T, S)`, in every window.
+
+    Both are under test functions, see `bumps`, the second by integration by parts.
+    """
+    means, slopes = [], []
+    for window, test, change in bumps(times, width, power):
+        piece = times[window]
         size = np.trapezoid(test, piece)
         rate = -np.trapezoid(change * piece, piece)  # so that straight lines are exact
-        values.append(np.trapezoid(test[:, None] * path, piece, axis=0) / size)
-        slopes.append(-np.trapezoid(change[:, None] * path, piece, axis=0) / rate)
-    return np.array(values), np.array(slopes)
+        means.append(np.trapezoid(test[:, None] * values[window], piece, axis=0) / size)
+        slopes.append(-np.trapezoid(change[:, None] * path[window], piece, axis=0) / rate)
+    return np.array(means), np.array(slopes)
 
 
 def bumps(
-    times: np.ndarray, width: int = WINDOW, power: int = 4
+    times: np.ndarray, width: int, power: int
 ) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
     """Every window of `width` times, with (1 - s^2)^power there and its derivative by time."""
     for start in range(len(times) - width + 1):

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import sympy
 
-from kanzoo.data.dynamics import bumps, check_trajectory
+from kanzoo.data.dynamics import check_trajectory, weak_means
 from kanzoo.interpret.formula.expression import Formula, make_symbols
 from kanzoo.interpret.formula.terms import monomial_symbol, polynomial_terms
 
@@ -29,25 +29,22 @@ def weak_polynomials(
     """
     num_states = check_trajectory(*trajectories[0])[1].shape[1]
     terms = polynomial_terms(num_states, degree)
-    rows, means, labels = [], [], []
+    rows, sides, labels = [], [], []
     for index, pair in enumerate(trajectories):
         t, x = check_trajectory(*pair)
         values = np.stack([*(term.values(x) for term in terms), np.ones(len(t))], 1)
-        windows = list(bumps(t, min(WIDTH, len(t)), POWER))
-        for number, (window, test, change) in enumerate(windows):
-            piece = t[window]
-            size = np.trapezoid(test, piece)
-            rate = -np.trapezoid(change * piece, piece)  # so that straight lines are exact
-            rows.append(np.trapezoid(test[:, None] * values[window], piece, axis=0) / size)
-            means.append(-np.trapezoid(change[:, None] * x[window], piece, axis=0) / rate)
-            labels.append(index if len(trajectories) > 1 else 5 * number // len(windows))
-    matrix, sides, groups = np.array(rows), np.array(means), np.array(labels)
+        means, slopes = weak_means(t, values, x, min(WIDTH, len(t)), POWER)
+        rows.append(means)
+        sides.append(slopes)
+        fifths = 5 * np.arange(len(means)) // len(means)
+        labels.append(np.full(len(means), index) if len(trajectories) > 1 else fifths)
+    matrix, targets, groups = (np.concatenate(parts) for parts in (rows, sides, labels))
     if len(matrix) < 3 * matrix.shape[1] or len(set(groups)) < 2:
         return [None] * num_states
     symbols = make_symbols(names := [f"x{k}" for k in range(num_states)])
     monomials = [*(monomial_symbol(symbols, term.powers) for term in terms), sympy.Integer(1)]
     formulas: list[Formula | None] = []
-    for side in sides.T:
+    for side in targets.T:
         kept = _fewest(matrix, side, groups)
         if kept is None:
             formulas.append(None)

@@ -26,8 +26,8 @@ OPTIONS = """basis : str, BasisFactory or Basis class, default "bspline"
         Scheme of the initial weights: "variance" (output variance 1 for standard normal inputs at
         any fan-in, the residual taking what a rough basis cannot), "paper" (KAN, 2404.19756: small
         splines beside a Glorot residual), "glorot" or "power_law" (2509.03417),
-        "pykan" (what its code drew at first:
-        wide residuals at any fan-in) or "uniform" (that of `nn.Linear`, biases drawn too).
+        "pykan" (what its code drew at first: wide residuals at any fan-in) or "uniform" (that of
+        `nn.Linear`, biases drawn too).
     backend : str, default "auto"
         Code that computes the layer: "auto" (the fastest that can be had), "dense" (all features at
         once), "blocked" (features are computed again in the backward; only x is kept), "compiled"
