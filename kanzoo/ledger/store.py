@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from kanzoo.files import csv_of, write_arrays, write_atomic
+from kanzoo.files import csv_of, read_arrays, read_json, write_arrays, write_atomic
 from kanzoo.settings import StudyConfig
 from kanzoo.study.judge import judge
 from kanzoo.study.plan import active_axes
@@ -61,8 +61,7 @@ def read_ledger(folder: Path) -> Ledger:
     texts = [*TEXTS, *active_axes(record.study)]
     try:
         runs = read_table(folder / "runs.csv", texts)
-        with np.load(folder / "items.npz", allow_pickle=False) as file:
-            items = {name: np.asarray(file[name]) for name in file.files}
+        items = read_arrays(folder / "items.npz")
     except (pd.errors.ParserError, pd.errors.EmptyDataError, OSError, ValueError) as error:
         raise ValueError(f"{folder} holds a damaged ledger: {error}") from error
     if missing := [name for name in (*KEY, "status", "result") if name not in runs]:
@@ -96,11 +95,11 @@ def read_study(folder: Path) -> Ledger:
         digest = path.parent.name.rpartition("-")[2]
         result = path / "result.json"
         hashes.append(digest)
-        text = json.loads(result.read_text(encoding="utf-8")) if result.is_file() else {}
+        text = read_json(result) if result.is_file() else {}
         results.append(json.dumps(text, sort_keys=True, separators=(",", ":")) if text else "")
         if (path / "items.npz").is_file():
-            with np.load(path / "items.npz", allow_pickle=False) as file:
-                items |= {f"{digest}/{path.name}/{name}": file[name] for name in file.files}
+            arrays = read_arrays(path / "items.npz")
+            items |= {f"{digest}/{path.name}/{name}": array for name, array in arrays.items()}
     runs = table.assign(config_hash=hashes, result=results)
     return Ledger(record, runs.drop(columns=[c for c in LEFT_OUT if c in runs]), items)
 

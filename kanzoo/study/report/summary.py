@@ -71,7 +71,7 @@ def summarise(
         slopes=falls,
         aggregate=aggregate,
     )
-    Console(width=None if sys.stdout.isatty() else 100).print(verdict_table(found))
+    Console(markup=False, width=None if sys.stdout.isatty() else 100).print(verdict_table(found))
     counts = results["status"].value_counts()
     waiting, failed, diverged = (
         int(counts.get(status, 0)) for status in ("waiting", "failed", "diverged")
