@@ -94,7 +94,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path} is not readable YAML: {text}") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds no configuration")
-    waiting, count = [content], 0
+    waiting: list[dict[Any, Any] | list[Any]] = [content]
+    count = 0
     while waiting:  # names of values can stand for values again, for itself too
         node = waiting.pop()
         inner = [*node.values()] if isinstance(node, dict) else node

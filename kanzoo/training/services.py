@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Mapping
 from operator import methodcaller
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
@@ -157,9 +157,11 @@ def _wandb(config: RunConfig, folder: RunDir, facts: Config) -> Logger:
     if mode == "online" and time.monotonic() < _down_until:
         mode = "offline"
     basis = [config.choices["basis"]] if is_kan(folder.config) else []
-    limits = {key: value for key, value in LIMITS.items() if key in wandb.Settings.model_fields}
+    limits: Config = {
+        key: value for key, value in LIMITS.items() if key in wandb.Settings.model_fields
+    }
 
-    def start(mode: str) -> Logger:
+    def start(mode: Literal["online", "offline", "disabled"]) -> Logger:
         run = wandb.init(
             dir=folder.path,
             mode=mode,
