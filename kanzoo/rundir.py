@@ -269,6 +269,8 @@ def identity(config: dict[str, Any]) -> dict[str, Any]:
         kept["layers"] = {
             k: v for k, v in config["layers"].items() if k not in ("residual", "squash", "backend")
         }
+        if "grid" in kept["callbacks"]:
+            kept["callbacks"] = {**kept["callbacks"], "grid": None}  # there is none
     if not is_kan(config) or config["match"] in ("width", "none"):  # then nothing is solved
         kept = {k: v for k, v in kept.items() if k not in ("match_scope", "match_by")}
     return kept

@@ -170,7 +170,10 @@ def test_a_run_that_several_cells_share_is_done_once(tmp_path: Path) -> None:
         ({"margin": {"accuracy": 0}}, "study.margin.accuracy must be a number above 0"),
         ({"alpha": 1.0}, "study.alpha"),
         ({"alhpa": 0.1}, "'study.alpha'"),
-        ({"arms": {"mlp": ["layers=mlp"], "same": ["layers=mlp"]}}, "same as the baseline"),
+        *(
+            ({"arms": {"mlp": ["layers=mlp"], "same": ["layers=mlp", *words]}}, "same as the base")
+            for words in ([], ["basis=rbf"], ["layers.residual=null"], ["callbacks=grid"])
+        ),
         ({"further": ["training_set.phases=3"]}, "multiple of training_set.phases"),
     ],
 )

@@ -25,7 +25,7 @@ class Objective(ABC):
     monitor: ClassVar[str]
     mode: ClassVar[str]
     further: ClassVar[tuple[str, ...] | None] = None
-    """Its metrics beside `monitor`, by which a study can check names; None where that is unknown."""
+    """Its metrics beside `monitor`, by which studies check names; None where that is unknown."""
     needs_net: ClassVar[bool] = False
     """Whether `check_net` has to see the network."""
 

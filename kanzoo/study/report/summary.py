@@ -183,7 +183,9 @@ def _budget(study: StudyConfig, cells: list[Cell]) -> str:
 
 def _split(cells: list[Cell]) -> str:
     """Whose split it is: that of a seed, or one for all."""
-    seeds = {c.data: c.config["data"]["split_seed"] for c in cells if "split_seed" in c.config["data"]}
+    seeds = {
+        c.data: c.config["data"]["split_seed"] for c in cells if "split_seed" in c.config["data"]
+    }
     fixed = [data for data, seed in seeds.items() if seed is not None]
     if seeds and len(fixed) == len(seeds):
         return "All seeds share one split: verdicts hold for it alone."
