@@ -67,7 +67,7 @@ def check_words(study: StudyConfig, arms: Mapping[str, list[str]], axes: Sequenc
         for key in keys:
             if key in decided:
                 raise ValueError(f"{name} sets {key}, which is left to {decided[key]}")
-            if keys.count(key) > 1:
+            if keys.count(key) > 1 and name.startswith(("study.axes.", "study.arms.")):
                 raise ValueError(f"{name} sets {key} twice")
     for key in [key for space in (study.tune.space, *study.tune.extra.values()) for key in space]:
         if key in NOT_TUNED or key.startswith(("evaluation.", "logger.")):
