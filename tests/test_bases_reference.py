@@ -169,6 +169,24 @@ def test_rational_starts_in_the_shape_it_says(start: str) -> None:
     assert sum(p.numel() for p in make("rational", 64).parameters()) == 38
 
 
+@pytest.mark.parametrize(("features", "degree"), [(16, 3), (11, 1), (3, 6)])
+def test_grouped_chebyshev_series_are_numpys(features: int, degree: int) -> None:
+    basis = make("chebyshev_grouped", features, degree=degree)
+    generator = torch.Generator().manual_seed(0)
+    x = torch.as_tensor(X).unsqueeze(-1).expand(-1, features)
+    torch.testing.assert_close(basis(x)[0], x)  # the start
+    with torch.no_grad():
+        shape = basis.coefficients.shape
+        basis.coefficients.copy_(torch.randn(shape, generator=generator, dtype=torch.float64))
+        values = basis(x)[0].cpu().numpy()
+    assert shape == (degree + 1, min(features, 8))
+    rows = basis.coefficients.detach().cpu().numpy()
+    for feature in range(features):
+        group = feature * shape[1] // features
+        expected = np.polynomial.chebyshev.chebval(X, rows[:, group])
+        np.testing.assert_allclose(values[:, feature], expected, rtol=1e-10, atol=1e-10)
+
+
 @pytest.mark.parametrize("features", [16, 11, 3])
 def test_rational_groups_share_one_denominator(features: int) -> None:
     generator = torch.Generator().manual_seed(0)
@@ -216,6 +234,7 @@ def test_random_waves_are_frozen_and_estimate_a_gaussian_kernel() -> None:
         ("relu_kan", {"power": 4, "trainable": False}),
         ("fourier", {"smoothness": 0.0}),
         ("rational", {"groups": 3}),
+        ("chebyshev_grouped", {"degree": 1}),
     ],
 )
 def test_declared_flops_follow_the_options(name: str, options: dict[str, Any]) -> None:
@@ -238,6 +257,7 @@ def test_declared_flops_follow_the_options(name: str, options: dict[str, Any]) -
         ("morlet", {"scale": 0}),
         ("morlet", {"frequency": -1}),
         ("rational", {"groups": 0}),
+        ("chebyshev_grouped", {"groups": 0}),
         ("rational", {"start": "gelo"}),
         ("random", {"scale": 0.0}),
         ("piecewise_linear", {"grid_size": 0}),

@@ -4,7 +4,7 @@ import math
 from typing import ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from kanzoo.bases.base import (
     Basis,
@@ -44,6 +44,52 @@ class Chebyshev(Basis):
     @property
     def flops(self) -> int:
         return 1 + 2 * (self.num_functions - 2)
+
+
+class GroupChebyshev(Basis):
+    """sum_n a_ng T_n(x): one trained polynomial per group of neighbouring features.
+
+    What `GroupRational` is for quotients: K = 1, so that a layer has the parameters of an MLP's and
+    (degree + 1) `groups` more. It starts as T_1, which after the layer's squash is tanh. Clenshaw's
+    scheme (DLMF 3.11). Groups that do not divide the features differ in size by one.
+    """
+
+    default_squash: ClassVar[str] = "tanh"
+    default_residual: ClassVar[str | None] = None
+    feature_tensors = ("group_of",)
+    group_of: Tensor
+
+    def __init__(
+        self,
+        in_features: int,
+        *,
+        degree: int = 3,
+        groups: int = 8,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        check_whole("groups", groups, 1)
+        super().__init__(in_features, 1)
+        self.degree = check_whole("degree", degree, 1)
+        groups = min(groups, in_features)
+        start = torch.zeros(degree + 1, groups, device=device, dtype=dtype)
+        start[1] = 1
+        self.coefficients = nn.Parameter(start)
+        index = torch.arange(in_features, device=device) * groups // in_features
+        self.register_buffer("group_of", index, persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = self.coefficients.to(x.dtype).index_select(1, self.group_of).unbind()  # of (C)
+        twice, values = 2 * x, [rows[-1]]
+        for row in reversed(rows[1:-1]):
+            value = row + twice * values[-1]
+            values.append(value - values[-2] if len(values) > 1 else value)
+        value = rows[0] + x * values[-1]
+        return (value - values[-2] if len(values) > 1 else value).unsqueeze(0)
+
+    @property
+    def flops(self) -> int:
+        return 3 * self.degree
 
 
 def recurrence(steps: list[tuple[float, float, float]]) -> Family:

@@ -18,7 +18,7 @@ from kanzoo.layers.squash import SQUASHES, Squash
 
 # For every function phi_k the index j and the sign s of phi_k(-x) = s phi_j(x).
 Reflection = tuple[tuple[int, ...], tuple[float, ...]]
-INITS = ("variance", "paper", "glorot", "power_law", "pykan", "uniform")
+INITS = ("variance", "paper", "paper_unscaled", "glorot", "power_law", "pykan", "uniform")
 MAX_SLOPE = 1.2  # mean square of a layer's slope at the start, for inputs and outputs of variance 1
 
 
@@ -166,7 +166,8 @@ class Expansion(nn.Module):
         Shapes: weight `(K + R, ...)`; `fan_out` is its size over fan-in unless given. Schemes:
         "variance" keeps the variance of N(0, 1) inputs and bounds the slope (`variance_shares`);
         "paper" (2404.19756, section 2.2) draws the basis with std 0.1 / sqrt(K) over fan-in and
-        the residual by Glorot; "glorot" (2509.03417) gives every function an equal share of the
+        the residual by Glorot; "paper_unscaled" is that with a std of 0.1 at any width, as jaxKAN's
+        default; "glorot" (2509.03417) gives every function an equal share of the
         variances of outputs and of gradients,
         std = sqrt(2 / ((K + R) (fan_in E[phi^2] + fan_out E[phi'^2]))), E being the mean over the
         basis, or that of the residual; "power_law" (2509.03417) has std (fan_in (K + R))^-1.75 for
@@ -195,8 +196,8 @@ class Expansion(nn.Module):
             weight[:num_basis] *= basis**0.5
             weight[num_basis:] *= residual**0.5
             return
-        if scheme == "paper":
-            basis = 0.1 * (max(num_basis, 1) * fan_in) ** -0.5
+        if scheme.startswith("paper"):
+            basis = 0.1 * (1 if scheme != "paper" else (max(num_basis, 1) * fan_in) ** -0.5)
             residual = (2.0 / (fan_in + fan_out)) ** 0.5
         elif scheme == "glorot":
             outputs, gradients = self.moments(), self.moments(derivative=True)
