@@ -18,11 +18,18 @@ def test_every_recipe_has_its_figures_and_every_row_composes() -> None:
     assert names == {f"published/{name}" for name in REPRODUCTIONS}
     composed = Composer("train")
     for name, about in REPRODUCTIONS.items():
+        assert len({row.overrides for row in about.rows.values()}) == len(about.rows), name
         hashes = set()
-        for row in about.rows.values():
+        some = [*about.rows.values()][:: len(about.rows) // 3 or 1]
+        for row in some:
             config = composed([f"experiment=published/{name}", *row.overrides])
             hashes.add(json.dumps([config[key] for key in ("data", "model", "layers", "basis")]))
-        assert len(hashes) == len(about.rows), name
+        assert len(hashes) == len(some), name
+        head = " ".join(registry.files("experiment")[f"published/{name}"].read_text().split("#"))
+        head = " ".join(head.split())
+        near = f"x{about.tolerance:g}" if about.is_factor else f"+-{about.tolerance:g}"
+        time = f"About {about.minutes:g} min a seed on one core" if about.minutes else "For a GPU"
+        assert all(part in head for part in ("Expected", f"tolerance {near}", time, "train.py"))
 
 
 @pytest.mark.parametrize(
@@ -39,6 +46,17 @@ def test_every_recipe_has_its_figures_and_every_row_composes() -> None:
 def test_verdicts(is_factor: bool, ours: float, is_error: bool, verdict: str) -> None:
     about = Reproduction("", "", {}, tolerance=2.0 if is_factor else 0.5, is_factor=is_factor)
     assert about.verdict(1e-3, ours, is_error) == verdict
+
+
+def test_figures_of_other_data_are_ratios_to_a_row_beside_them() -> None:
+    def outcome(row: str, *scores: float) -> published.Outcome:
+        figure = REPRODUCTIONS["gpt_ffn"].rows[row].published
+        return published.Outcome("gpt_ffn", row, figure, scores, 1, 1.0, "", "", base=2.0)
+
+    assert outcome("GELU", 2.0, 2.0).verdict == "agrees"
+    assert outcome("B-spline, G = 2", 2.1, 2.06).verdict == "agrees"  # 1.0408 was published
+    assert outcome("B-spline, G = 2", 2.2).verdict == "worse"
+    assert "x0.98" in published.table([outcome("SwiGLU", 1.96)])
 
 
 def test_runs_go_on_and_a_worse_figure_ends_with_an_error(

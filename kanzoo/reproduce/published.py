@@ -3,11 +3,13 @@
 import argparse
 import json
 import logging
+import shlex
 import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -29,7 +31,7 @@ Written by `make reproduce`. Every row is the mean and deviation of n seeds; "ag
 tolerance, "better" and "worse" are beyond it. A network that was not run is composed and counted.
 """
 IMAGENET = (3, 224, 224)
-ERRORS = ("mae", "mse", "rmse")
+ERRORS = ("mae", "mse", "rmse", "l2", "bits_per_char")
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,12 @@ class Outcome:
     seconds: float
     machine: str
     command: str
+    base: float = 1.0  # the mean of the row that the figure is a ratio to
+
+    @property
+    def measured(self) -> float:
+        """What the published figure is held against."""
+        return statistics.fmean(self.scores) / self.base
 
     @property
     def verdict(self) -> str:
@@ -53,8 +61,7 @@ class Outcome:
         if self.published is None:
             return ""
         about = REPRODUCTIONS[self.experiment]
-        mean = statistics.fmean(self.scores)
-        return about.verdict(self.published, mean, about.metric in ERRORS)
+        return about.verdict(self.published, self.measured, about.metric in ERRORS)
 
 
 @cache
@@ -70,7 +77,7 @@ def configuration(name: str, row: Row, seed: int, runs: str) -> Config:
 
 def command(name: str, row: Row, seeds: int) -> str:
     """What repeats a row."""
-    words = [f"'{w}'" if "[" in w else w for w in row.overrides]
+    words = [shlex.quote(word) for word in row.overrides]
     seed = f"seed={','.join(map(str, range(seeds)))}"
     return " ".join(["python scripts/train.py -m", f"experiment=published/{name}", *words, seed])
 
@@ -87,8 +94,8 @@ def outcome(name: str, label: str, runs: str) -> Outcome:
     """What finished runs of a row say; without any, its network is counted only."""
     about = REPRODUCTIONS[name]
     row = about.rows[label]
-    configs = [configuration(name, row, seed, runs) for seed in range(about.seeds)]
-    results = [r for c in configs if (r := RunDir.of(c).result()) is not None]
+    configs, results = _finished(name, label, runs)
+    base = _finished(name, about.beside, runs)[1] if about.beside else []
     known = results or [{"params": parameters(configs[0])}]
     return Outcome(
         name,
@@ -99,7 +106,15 @@ def outcome(name: str, label: str, runs: str) -> Outcome:
         statistics.median([r["train_seconds"] for r in results]) if results else 0.0,
         known[0].get("machine") or "",
         command(name, row, about.seeds),
+        statistics.fmean(r["test"][about.metric] for r in base) if base else 1.0,
     )
+
+
+def _finished(name: str, label: str, runs: str) -> tuple[list[Config], list[dict[str, Any]]]:
+    """The configurations of all seeds of a row, and the results of those that have finished."""
+    about = REPRODUCTIONS[name]
+    configs = [configuration(name, about.rows[label], s, runs) for s in range(about.seeds)]
+    return configs, [r for c in configs if (r := RunDir.of(c).result()) is not None]
 
 
 def table(outcomes: Sequence[Outcome]) -> str:
@@ -111,7 +126,13 @@ def table(outcomes: Sequence[Outcome]) -> str:
         lines += [
             f"## {name}\n",
             f"Source: {about.source}. Metric: test {about.metric}, tolerance {near}. "
+            + (f"Figures are ratios to {about.beside}. " if about.beside else "")
             + (f"Differences: {about.note}. " if about.note else "")
+            + (
+                f"About {about.minutes:g} min a seed on one core. "
+                if about.minutes
+                else "For a GPU. "
+            )
             + f"Recipe: `conf/experiment/published/{name}.yaml`.\n",
             "| network | parameters | published | here | n | difference | verdict | s a run |",
             "|---|--:|--:|--:|--:|--:|---|--:|",
@@ -134,9 +155,9 @@ def _line(outcome: Outcome) -> str:
         seconds = f"{outcome.seconds:.0f}"
         if outcome.published is not None:
             difference = (
-                f"x{mean / outcome.published:.2f}"
+                f"x{outcome.measured / outcome.published:.2f}"
                 if REPRODUCTIONS[outcome.experiment].is_factor
-                else f"{mean - outcome.published:+.4f}"
+                else f"{outcome.measured - outcome.published:+.4f}"
             )
     cells = (outcome.row, f"{outcome.params:,}", published, here, str(len(outcome.scores)),
              difference, outcome.verdict, seconds)  # fmt: skip
