@@ -5,6 +5,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from kanzoo import zoo
     from kanzoo.bases.base import get_basis
     from kanzoo.estimators.classifier import KANClassifier
     from kanzoo.estimators.regressor import KANRegressor
@@ -67,10 +68,13 @@ __all__ = [
     "list_models",
     "load",
     "save",
+    "zoo",
 ]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "zoo":
+        return import_module("kanzoo.zoo")
     if name not in _HOMES:
         raise AttributeError(f"module 'kanzoo' has no attribute {name!r}")
     return getattr(import_module(_HOMES[name]), name)

@@ -4,9 +4,10 @@ from pathlib import Path
 
 from kanzoo.checks import build
 from kanzoo.run.command import run_command, user_errors
-from kanzoo.run.load import load_run
+from kanzoo.run.load import load_member, load_run
 from kanzoo.rundir import Config
 from kanzoo.settings import EvaluateConfig
+from kanzoo.zoo import PREFIX
 
 
 def main() -> None:
@@ -17,13 +18,17 @@ def main() -> None:
 def _job(config: Config) -> None:
     with user_errors():
         options = build(EvaluateConfig, config)
-        run = load_run(Path(options.run), options.checkpoint, options.root)
+        if options.run.startswith(PREFIX):
+            run = load_member(options.run, options.root)
+        else:
+            run = load_run(Path(options.run), options.checkpoint, options.root)
         scores = run.evaluate(options.split)
     from rich.console import Console
     from rich.table import Table
 
-    title = f"{options.run}, checkpoint {options.checkpoint}"
+    is_member = options.run.startswith(PREFIX)
+    title = options.run + ("" if is_member else f", checkpoint {options.checkpoint}")
     table = Table(title=title, title_justify="left", show_header=False)
     for name, value in scores.items():
         table.add_row(f"{options.split} {name}", f"{value:.4g}")
-    Console(markup=False, emoji=False).print(table)
+    Console().print(table)

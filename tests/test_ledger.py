@@ -12,7 +12,8 @@ from engine_study import configured
 
 from kanzoo.ledger.main import main
 from kanzoo.ledger.restore import finished_in, take_finished
-from kanzoo.ledger.store import check_ledger, read_ledger
+from kanzoo.ledger.store import read_ledger
+from kanzoo.ledger.verify import check_ledger
 from kanzoo.rundir import RunDir
 from kanzoo.study.comparison import plan, report, study_folder, study_of
 from kanzoo.study.record import write_record
@@ -111,16 +112,86 @@ def test_a_ledger_concludes_what_the_report_did(
     assert both.count("<tr class=") == 2 * len(written)
     assert "All studies" in both, "effects are pooled over the tasks of both"
 
-    table = pd.read_csv(ledger / "runs.csv")
-    table.loc[0, "test"] += 0.01
-    table.to_csv(ledger / "runs.csv", index=False)
-    assert "does not follow from its runs" in said(capsys, "check", ledger)
-    table.assign(config_hash="../../aa").to_csv(ledger / "runs.csv", index=False)
-    assert "config_hash that is none" in said(capsys, "check", ledger), "it would name a file"
-    (ledger / "items.npz").write_bytes(b"nothing")
-    assert "damaged ledger" in said(capsys, "check", ledger)
     assert "is not a ledger" in said(capsys, "show", tmp_path)
     assert "no ledger" in said(capsys, "page", tmp_path / "none")
+
+
+def first(table: pd.DataFrame, **values: Any) -> pd.DataFrame:
+    """The table with other values in its first row, whatever their kind."""
+    table = table.astype(dict.fromkeys(values, object))
+    for name, value in values.items():
+        table.loc[0, name] = value(table.loc[0, name]) if callable(value) else value
+    return table
+
+
+def with_score(text: str) -> str:
+    result = json.loads(text)
+    result["test"]["accuracy"] = 0.9
+    return json.dumps(result)
+
+
+EDITS: dict[str, tuple[Any, str]] = {
+    "score": (lambda t: first(t, test=0.9), "its result says"),
+    "score and result": (lambda t: first(t, test=0.9, result=with_score), "its items give"),
+    "cost": (lambda t: first(t, params=1), "params is 1"),
+    "text": (lambda t: first(t, test="good"), "is no number"),
+    "result": (lambda t: first(t, result="[]"), "its result cannot be read"),
+    "no result": (lambda t: first(t, result=""), "its result cannot be read"),
+    "foreign arm": (lambda t: first(t, arm="better"), "arm better is not of the study"),
+    "foreign seed": (lambda t: first(t, seed=99), "seed 99 is not of the study"),
+    "path": (lambda t: first(t, config_hash="../../aa"), "config_hash that is none"),
+    "foreign column": (lambda t: t.assign(note="mine"), "columns that no run has: note"),
+    "lost column": (lambda t: t.drop(columns=["arm", "test"]), "lacks the columns arm, test"),
+    "twice": (lambda t: pd.concat([t, t.tail(1)]), "has a run twice"),
+    "fewer": (lambda t: t.iloc[1:], "no row for run"),
+    "none": (lambda t: t.head(0), "has no runs"),
+}
+FILES: dict[str, tuple[str, Any, str]] = {
+    "no arrays": ("items.npz", lambda b: b"nothing", "damaged ledger"),
+    "cut arrays": ("items.npz", lambda b: b[: len(b) // 2], "damaged ledger"),
+    "no text": ("runs.csv", lambda b: b"\xff\xfe" + b, "damaged ledger"),
+    "nothing": ("runs.csv", lambda b: b"", "damaged ledger"),
+    "verdict": ("verdicts.json", lambda b: b.replace(b'_seeds": 5', b'_seeds": 9'), "not follow"),
+    "aggregate": ("aggregate.json", lambda b: b"{}", "does not follow"),
+    "no JSON": ("verdicts.json", lambda b: b"better", "is not readable JSON"),
+    "version": ("study.yaml", lambda b: b.replace(b"format: 2", b"format: 9"), "is of format 9"),
+}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A ledger of a made-up study."""
+    folder = tmp_path_factory.mktemp("made")
+    ledger = folder / "smoke"
+    main(["add", str(run_all(study(folder / "runs"), better=-0.3)), "--ledger", str(ledger)])
+    return ledger
+
+
+@pytest.mark.parametrize("edit", [*EDITS, *FILES, "items"])
+def test_a_ledger_that_was_edited_is_refused_in_one_line(
+    edit: str, made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ledger = tmp_path / "smoke"
+    shutil.copytree(made, ledger)
+    if edit in EDITS:
+        change, message = EDITS[edit]
+        table = pd.read_csv(ledger / "runs.csv", dtype={"grid": str})
+        table = table.sort_values("status", ascending=False, ignore_index=True)  # finished first
+        change(table).to_csv(ledger / "runs.csv", index=False)
+    elif edit in FILES:
+        name, change, message = FILES[edit]
+        before = (ledger / name).read_bytes()
+        assert change(before) != before
+        (ledger / name).write_bytes(change(before))
+    else:
+        message = "it has no items"
+        with np.load(ledger / "items.npz") as file:
+            kept = {name: file[name] for name in file.files[2:]}
+        np.savez(ledger / "items.npz", **kept)
+    assert message in said(capsys, "check", ledger)
+    if edit in ("no JSON", "version"):
+        said(capsys, "show", ledger)
+        said(capsys, "page", tmp_path)
 
 
 def test_runs_are_taken_from_a_ledger(tmp_path: Path) -> None:
@@ -181,3 +252,6 @@ def test_committed_ledgers_make_one_page(tmp_path: Path) -> None:
     main(["page", str(STUDIES), "--out", str(tmp_path / "index.html")])
     page = (tmp_path / "index.html").read_text()
     assert all(f"ledger.py check docs/studies/{folder.name}" in page for folder in COMMITTED)
+    shutil.copytree(STUDIES, tmp_path / "clone")
+    main(["page", str(tmp_path / "clone")])
+    assert (tmp_path / "clone" / "index.html").read_text() == page, "whatever folder it lies in"

@@ -10,12 +10,16 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, SMALL, environment
 
+import kanzoo
+
 
 @pytest.mark.slow
 def test_the_wheel_holds_the_package_and_conf(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     for path in (ROOT / "conf").rglob("*.yaml"):
         assert f"kanzoo/conf/{path.relative_to(ROOT / 'conf').as_posix()}" in names
+    release = ROOT / kanzoo.zoo.RELEASE
+    assert {f"kanzoo/release/{path.name}" for path in release.iterdir()} <= names
     for path in (ROOT / "kanzoo").rglob("*"):
         if path.suffix in (".py", ".typed", ".cpp", ".c", ".j2", ".css", ".js"):
             assert path.relative_to(ROOT).as_posix() in names
@@ -48,3 +52,8 @@ def test_the_installed_wheel_trains_elsewhere(site: Path, tmp_path: Path) -> Non
     assert done.returncode == 0, done.stderr
     assert f"{result['test']['accuracy']:.4f}" in done.stdout
     assert run("train", "modle=vit").returncode == 2
+    member = "digits-mlp-kan-bspline"
+    done = run("evaluate", f"run=zoo:{member}")
+    assert done.returncode == 0, done.stderr
+    accuracy = kanzoo.zoo.card(member)["test"]
+    assert f"{accuracy:.3f}" in done.stdout  # a test item is 0.003

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from kanzoo.files import write_atomic
-from kanzoo.ledger.store import Ledger, read_ledger
+from kanzoo.ledger.store import Ledger, read_ledger, read_verdicts
 from kanzoo.page.html import render
 from kanzoo.study.pool import aggregate_effects, pooled_rows, read_effects
 from kanzoo.study.record import read_record
@@ -31,8 +31,7 @@ def write_page(folder: Path, out: Path) -> None:
     studies = []
     for path in paths:
         ledger = read_ledger(path)
-        verdicts = json.loads((path / "verdicts.json").read_text(encoding="utf-8"))
-        rows += [_row(path.name, ledger, v) for v in verdicts if not v["contrast"]]
+        rows += [_row(path.name, ledger, v) for v in read_verdicts(path) if not v["contrast"]]
         aggregate = path / "aggregate.json"
         pooled = json.loads(aggregate.read_text(encoding="utf-8")) if aggregate.is_file() else None
         studies.append(

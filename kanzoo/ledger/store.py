@@ -11,21 +11,24 @@ import contextlib
 import json
 import re
 import tempfile
+import zipfile
+import zlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from kanzoo.files import csv_of, read_arrays, read_json, write_arrays, write_atomic
+from kanzoo.files import csv_of, write_arrays, write_atomic
 from kanzoo.settings import StudyConfig
 from kanzoo.study.judge import judge
 from kanzoo.study.plan import active_axes
 from kanzoo.study.record import FILE, Record, check_record, read_record, write_record
-from kanzoo.study.results import as_csv
+from kanzoo.study.results import COSTS, as_csv
 from kanzoo.study.tune import NOT_RUN
+from kanzoo.study.verdict import Verdict
 
 KEY = ["config_hash", "seed"]
 TEXTS = (
@@ -33,6 +36,12 @@ TEXTS = (
     *("mode", "run_dir", "command", "sizes", "roles", "test_set", "config_hash", "result"),
     *("machine", "wandb", "phases", "source"),
 )
+NEEDED = (
+    *(*KEY, "data", "domain", "model", "arm", "layers", "basis", "match", "status", "reason"),
+    *("metric", "mode", "command", "test", "val", "result"),
+)
+NUMBERS = ("flops_sparse", "n_train", "n_val", "n_test", "is_ordered", "is_tuned", "items")
+DAMAGES = (ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error)
 LEFT_OUT = ("items", "run_dir", "source")  # which are of this machine
 TRIALS = "trials.csv"
 RESULTS_OF_TRIALS = ("first", "value", "scores", "failed", "reason", "chosen")
@@ -60,12 +69,18 @@ def read_ledger(folder: Path) -> Ledger:
     record = read_record(folder)
     texts = [*TEXTS, *active_axes(record.study)]
     try:
+        header = pd.read_csv(folder / "runs.csv", dtype=str, nrows=0)
+        check_columns(folder / "runs.csv", [*header], active_axes(record.study))
         runs = read_table(folder / "runs.csv", texts)
-        items = read_arrays(folder / "items.npz")
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, OSError, ValueError) as error:
+        with (
+            (folder / "items.npz").open("rb") as stream,  # which closes what np.load leaves open
+            np.load(stream, allow_pickle=False) as file,
+        ):
+            items = {name: np.asarray(file[name]) for name in file.files}
+    except (*DAMAGES, pd.errors.ParserError, pd.errors.EmptyDataError, OSError) as error:
         raise ValueError(f"{folder} holds a damaged ledger: {error}") from error
-    if missing := [name for name in (*KEY, "status", "result") if name not in runs]:
-        raise ValueError(f"{folder / 'runs.csv'} lacks the columns {', '.join(missing)}")
+    if runs.empty:
+        raise ValueError(f"{folder / 'runs.csv'} has no runs")
     if not runs["config_hash"].str.fullmatch("[0-9a-f]{8}").all():  # which name files
         raise ValueError(f"{folder / 'runs.csv'} has a config_hash that is none")
     if wrong := [name for name in items if not re.fullmatch(r"[0-9a-f]{8}/seed\d+/\w+", name)]:
@@ -74,6 +89,30 @@ def read_ledger(folder: Path) -> Ledger:
     if twice.any():
         raise ValueError(f"{folder / 'runs.csv'} has a run twice: {runs[twice]['command'].iloc[0]}")
     return Ledger(record, runs, items)
+
+
+def check_columns(path: Path, names: list[str], axes: list[str]) -> None:
+    """Raise a `ValueError` unless a table of runs has the columns it needs and no others."""
+    if missing := [name for name in (*NEEDED, *axes) if name not in names]:
+        raise ValueError(f"{path} lacks the columns {', '.join(missing)}")
+    known = {*NEEDED, *axes, *TEXTS, *COSTS, *NUMBERS}
+    foreign = [n for n in names if n not in known and not n.startswith(("test_", "no_skill"))]
+    if foreign:
+        raise ValueError(f"{path} has columns that no run has: {', '.join(foreign)}")
+
+
+def read_verdicts(folder: Path) -> list[dict[str, Any]]:
+    """What `verdicts.json` of a ledger holds; `ValueError` for what is of another version."""
+    path = folder / "verdicts.json"
+    needed = {each.name for each in fields(Verdict)} - {"axes"}
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        is_known = isinstance(found, list) and all(needed <= v.keys() for v in found)
+    except (ValueError, AttributeError):
+        is_known = False
+    if not is_known:
+        raise ValueError(f"{path} holds no verdicts of this version: see scripts/ledger.py check")
+    return list(found)
 
 
 def _cell(study: StudyConfig) -> list[str]:
@@ -95,11 +134,11 @@ def read_study(folder: Path) -> Ledger:
         digest = path.parent.name.rpartition("-")[2]
         result = path / "result.json"
         hashes.append(digest)
-        text = read_json(result) if result.is_file() else {}
+        text = json.loads(result.read_text(encoding="utf-8")) if result.is_file() else {}
         results.append(json.dumps(text, sort_keys=True, separators=(",", ":")) if text else "")
         if (path / "items.npz").is_file():
-            arrays = read_arrays(path / "items.npz")
-            items |= {f"{digest}/{path.name}/{name}": array for name, array in arrays.items()}
+            with np.load(path / "items.npz", allow_pickle=False) as file:
+                items |= {f"{digest}/{path.name}/{name}": file[name] for name in file.files}
     runs = table.assign(config_hash=hashes, result=results)
     return Ledger(record, runs.drop(columns=[c for c in LEFT_OUT if c in runs]), items)
 
@@ -176,27 +215,6 @@ def items_by_run(ledger: Ledger) -> dict[tuple[str, int], Items]:
     return by_run
 
 
-def check_ledger(folder: Path) -> int:
-    """Recompute what a ledger concludes, and return the number of its runs.
-
-    Raises `ValueError` with the first value that does not follow from `runs.csv` and `items.npz`.
-    """
-    ledger = read_ledger(folder)
-    for name, text in conclusions(ledger).items():
-        path = folder / name
-        written = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
-        if wrong := _difference(written, json.loads(text)):
-            raise ValueError(f"{path} does not follow from its runs: {wrong}")
-    for row in ledger.runs.to_dict("records"):
-        result = json.loads(row["result"] or "{}")
-        if result and result["test"][result["metric"]] != row["test"]:
-            raise ValueError(
-                f"{folder / 'runs.csv'}: run {row['config_hash']} of seed {row['seed']} has a test "
-                f"score of {row['test']:.6g}, its result says {result['test'][row['metric']]:.6g}"
-            )
-    return len(ledger.runs)
-
-
 def add(study: Path, folder: Path) -> int:
     """Add the finished runs of a study to its ledger; the number of rows that are new."""
     fresh = read_study(study)
@@ -261,23 +279,3 @@ def diverged(ledger: Ledger) -> Mapping[tuple[str, int], str]:
     rows = ledger.runs[ledger.runs["status"].eq("diverged")]
     each = zip(rows["config_hash"], rows["seed"], rows["reason"], strict=True)
     return {(digest, int(seed)): str(reason) for digest, seed, reason in each}
-
-
-def _difference(written: Any, computed: Any, path: str = "") -> str:
-    """The first value that differs, empty where none does; numbers up to rounding."""
-    if isinstance(written, dict) and isinstance(computed, dict):
-        for key in dict.fromkeys([*written, *computed]):
-            if text := _difference(written.get(key), computed.get(key), f"{path}.{key}".strip(".")):
-                return text
-        return ""
-    if isinstance(written, list) and isinstance(computed, list) and len(written) == len(computed):
-        for i, (a, b) in enumerate(zip(written, computed, strict=True)):
-            if text := _difference(a, b, f"{path}[{i}]"):
-                return text
-        return ""
-    if isinstance(written, float) and isinstance(computed, float):
-        if abs(written - computed) <= 1e-9 * max(1.0, abs(computed)):
-            return ""
-    elif written == computed:
-        return ""
-    return f"{path or 'the file'} is {str(written)[:60]}, not {str(computed)[:60]}"

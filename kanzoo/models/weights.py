@@ -7,9 +7,7 @@ files may come from anyone.
 
 import io
 import json
-import math
 import os
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +17,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
-from kanzoo import __version__
+from kanzoo import __version__, zoo
 from kanzoo.checks import check_name
-from kanzoo.files import read_file, read_json, unseal, write_atomic
+from kanzoo.files import unseal, write_atomic
 from kanzoo.layers.edges import STRUCTURE
 from kanzoo.models.base import Architecture
 from kanzoo.models.recipe import FORMAT, build_recipe, check_recipe
@@ -86,14 +84,14 @@ def load(
     checkpoint: str = "best",
     device: torch.device | str = "cpu",
 ) -> Architecture:
-    """The network that `save` wrote, or that a run has trained.
+    """The network that `save` wrote, that a run has trained, or a trained member of the zoo.
 
     Parameters
     ----------
     path
         What `save` was given, or either of its files: the network comes in the mode in which it was
         saved. Or the folder of a run: the network comes in evaluation mode and in the dtype that it
-        was trained in.
+        was trained in. Or `zoo:NAME`, a member that `kanzoo.zoo.names()` lists, in evaluation mode.
     checkpoint
         Of a run: "best", by the metric of its validation data, or "last".
     device
@@ -113,6 +111,8 @@ def load(
         raise ValueError(
             f"device must be one of PyTorch's, as cpu or cuda:0, got {device!r}"
         ) from error
+    if isinstance(path, str) and path.startswith(zoo.PREFIX):
+        path = zoo.path(path)
     if Path(path).is_dir():
         config_path, weights_path = Path(path) / RECIPE, find_checkpoint(Path(path), checkpoint)
     else:
@@ -181,8 +181,8 @@ def _read(path: Path) -> Any:
     if path.stat().st_size > MAX_JSON:
         raise ValueError(f"{path} is too large to be the configuration of a network")
     try:
-        return read_json(path)
-    except ValueError as error:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not readable JSON: {_one_line(error)}") from error
 
 
@@ -200,11 +200,7 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
 def read_checkpoint(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
     """What a checkpoint of a run holds, tensors and plain values; `ValueError` if it is damaged."""
     try:
-        archive = io.BytesIO(unseal(read_file(path, math.inf)))
-        with zipfile.ZipFile(archive) as entries:
-            if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries.infolist()):
-                raise ValueError("it is compressed, and might unpack to any size")
-        archive.seek(0)
+        archive = io.BytesIO(unseal(path.read_bytes()))
         content = torch.load(archive, map_location=map_location, weights_only=True)
     except Exception as error:  # whatever unpickling says to a file that is none
         raise ValueError(f"{path} is damaged: {_one_line(error)}") from error

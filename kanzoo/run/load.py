@@ -1,11 +1,13 @@
 """A trained network from the folder of its run, with what it was trained for."""
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kanzoo import zoo
 from kanzoo.checks import build, check_name
-from kanzoo.rundir import read_config
+from kanzoo.rundir import Config, read_config
 from kanzoo.settings import RunConfig
 
 if TYPE_CHECKING:
@@ -79,14 +81,32 @@ def load_run(folder: Path, checkpoint: str = "best", root: str | None = None) ->
     `root` is where the data are now, None for where they were in training. Raises `ValueError` of
     one line for a folder without such a checkpoint.
     """
-    from kanzoo.models.weights import find_checkpoint, load
-    from kanzoo.run.prepare import describe_data
+    from kanzoo.models.weights import find_checkpoint
 
     find_checkpoint(folder, checkpoint)
-    config = read_config(folder / "config.yaml")
+    return _trained(read_config(folder / "config.yaml"), folder, root, checkpoint)
+
+
+def load_member(name: str, root: str | None = None) -> Trained:
+    """A member of the zoo with the data and the objective of the run that it comes from.
+
+    Raises `ValueError` of one line for an unknown name. `root` is where data lie that do not come
+    with a package.
+    """
+    from kanzoo.run.config import compose
+
+    words = shlex.split(zoo.card(name)["command"])[2:]
+    member = f"{zoo.PREFIX}{name.removeprefix(zoo.PREFIX)}"
+    return _trained(compose("train", words), member, root, "best")
+
+
+def _trained(config: Config, source: str | Path, root: str | None, checkpoint: str) -> Trained:
+    from kanzoo.models.weights import load
+    from kanzoo.run.prepare import describe_data
+
     if root is not None:
         check_name("data key", "root", config["data"])
         config["data"]["root"] = root
     settings = build(RunConfig, config)
     dataset, objective = describe_data(settings)
-    return Trained(settings, load(folder, checkpoint=checkpoint), dataset, objective)
+    return Trained(settings, load(source, checkpoint=checkpoint), dataset, objective)

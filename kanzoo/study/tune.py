@@ -121,8 +121,7 @@ def check_space(
     """One trial of every kind of cell; `ValueError` for settings that a cell does not have."""
     trials = []
     for cell in cells:
-        allowed = space.space_of(cell, study.tune)
-        settings = space.corner(allowed, space.recipe(cell, allowed))
+        settings = space.corner(space.space_of(cell, study.tune))
         trials += trial_cells(cell, settings, study, folder, compose, range(1))
     return trials
 

@@ -1,0 +1,125 @@
+"""Whether what a ledger says follows from its runs, and its runs from their results and items."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kanzoo.ledger.store import DAMAGES, Items, Ledger, conclusions, items_by_run, read_ledger
+from kanzoo.study.controls import control_arms
+from kanzoo.study.results import COSTS
+
+# Scores from the items of a run: exact, but for the precision in which items are kept.
+SCORES: dict[str, Callable[[Items], float]] = {
+    "accuracy": lambda items: float(items["correct"].mean()),
+    "mse": lambda items: float(items["loss"].mean(dtype=float)),
+    "rmse": lambda items: math.sqrt(items["loss"].mean(dtype=float)),
+    "bits_per_char": lambda items: (
+        float(np.average(items["loss"].astype(float), weights=items["count"])) / math.log(2)
+    ),
+}
+NEAR = 3e-5  # relative, of a score to that of its items
+
+
+def check_ledger(folder: Path) -> int:
+    """Recompute what a ledger concludes, and return the number of its runs.
+
+    Raises `ValueError` with the first thing that does not follow: rows that the study does not
+    declare, scores that are not those of the run's result or of its items, verdicts and aggregates.
+    """
+    ledger = read_ledger(folder)
+    items = items_by_run(ledger)
+    for row in ledger.runs.to_dict("records"):
+        values = items.get((row["config_hash"], row["seed"]), {})
+        try:
+            wrong = _wrong_row({str(k): v for k, v in row.items()}, ledger, values)
+        except DAMAGES as error:
+            wrong = f"its result cannot be read: {error!r}"
+        if wrong:
+            raise ValueError(
+                f"{folder / 'runs.csv'}: run {row['config_hash']} of seed {row['seed']}: {wrong}"
+            )
+    known = {*zip(ledger.runs["config_hash"], ledger.runs["seed"], strict=True)}
+    if foreign := [run for run in items if run not in known]:
+        digest, seed = foreign[0]
+        raise ValueError(f"{folder / 'items.npz'}: no row for run {digest} of seed {seed}")
+    try:
+        computed = conclusions(ledger)
+    except DAMAGES as error:
+        raise ValueError(f"{folder} cannot be judged: {error!r}") from error
+    for name, text in computed.items():
+        path = folder / name
+        try:
+            written = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+        except ValueError as error:
+            raise ValueError(f"{path} is not readable JSON: {error}") from error
+        if wrong := _difference(written, json.loads(text)):
+            raise ValueError(f"{path} does not follow from its runs: {wrong}")
+    return len(ledger.runs)
+
+
+def _wrong_row(row: dict[str, Any], ledger: Ledger, items: Items) -> str:
+    """What is wrong with a row, empty if nothing is."""
+    study = ledger.study
+    declared = {
+        "data": study.data,
+        "model": study.models,
+        "arm": {**study.arms, **control_arms(study)},
+        "match": study.match,
+        "seed": range(study.first_seed, study.first_seed + study.seeds),
+        "status": ("finished", "diverged"),
+    }
+    for key, allowed in declared.items():
+        if row[key] not in allowed:
+            return f"{key} {row[key]} is not of the study"
+    if not isinstance(row["test"], float):
+        return f"its test score {row['test']!r} is no number"
+    if row["status"] == "diverged":
+        return ""
+    result = json.loads(row["result"])
+    found = {"test": result["test"][row["metric"]], "val": result["val"][row["metric"]]}
+    found |= {"metric": result["metric"], "mode": result["mode"]}
+    found |= {key: result[key] for key in (*COSTS, "flops_sparse") if key in row}
+    for name in (key for key in row if key.startswith("test_") and key != "test_set"):
+        parts = name.removeprefix("test_").rsplit("_", 1)
+        at = result.get("corrupted", {}).get(parts[0], {}).get(parts[-1], {})
+        found[name] = result["test"].get(name.removeprefix("test_"), at.get(row["metric"]))
+    for name, value in found.items():
+        if row[name] != value and not (value is None and row[name] != row[name]):
+            return f"{name} is {_short(row[name])}, its result says {_short(value)}"
+    if row["metric"] in SCORES:
+        if not items:
+            return "it has no items"
+        score = SCORES[row["metric"]](items)
+        if not math.isclose(score, row["test"], rel_tol=NEAR, abs_tol=NEAR**2):
+            return f"test is {_short(row['test'])}, its items give {_short(score)}"
+    return ""
+
+
+def _short(value: Any) -> str:
+    return f"{value:.9g}" if isinstance(value, float) else str(value)[:60]
+
+
+def _difference(written: Any, computed: Any, path: str = "") -> str:
+    """The first value that differs, empty where none does; numbers up to rounding."""
+    if isinstance(written, dict) and isinstance(computed, dict):
+        for key in dict.fromkeys([*written, *computed]):
+            if text := _difference(written.get(key), computed.get(key), f"{path}.{key}".strip(".")):
+                return text
+        return ""
+    if isinstance(written, list) and isinstance(computed, list) and len(written) == len(computed):
+        for i, (a, b) in enumerate(zip(written, computed, strict=True)):
+            if text := _difference(a, b, f"{path}[{i}]"):
+                return text
+        return ""
+    if isinstance(written, float) and isinstance(computed, float):
+        if abs(written - computed) <= 1e-9 * max(1.0, abs(computed)):
+            return ""
+    elif written == computed:
+        return ""
+    return f"{path or 'the file'} is {str(written)[:60]}, not {str(computed)[:60]}"
