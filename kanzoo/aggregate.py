@@ -47,7 +47,7 @@ def _print(rows: list[dict[str, str]], ranks: dict[str, dict[str, object] | None
         table.add_column(heading, overflow="fold")
     for row in rows:
         table.add_row(*(row[name] for name in COLUMNS))
-    console = Console(width=None if sys.stdout.isatty() else 140)
+    console = Console(markup=False, width=None if sys.stdout.isatty() else 140)
     console.print(table)
     for group, found in ranks.items():
         if found is not None:

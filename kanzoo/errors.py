@@ -23,6 +23,16 @@ class DivergedError(ArithmeticError):
         super().__init__(DIVERGED + reason.removeprefix(DIVERGED))
 
 
+OUT_OF_MEMORY = "out of memory"
+_MEMORY = ("can't allocate memory", OUT_OF_MEMORY, "cannot allocate memory", "bad_alloc")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception says that memory was not enough, of this machine or of a device."""
+    text = str(error).lower()
+    return isinstance(error, MemoryError) or any(word in text for word in _MEMORY)
+
+
 class EngineError(RuntimeError):
     """The engine that runs cells cannot go on, whatever the cells do."""
 

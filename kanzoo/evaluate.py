@@ -31,4 +31,4 @@ def _job(config: Config) -> None:
     table = Table(title=title, title_justify="left", show_header=False)
     for name, value in scores.items():
         table.add_row(f"{options.split} {name}", f"{value:.4g}")
-    Console().print(table)
+    Console(markup=False, emoji=False).print(table)

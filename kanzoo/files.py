@@ -3,14 +3,18 @@
 import contextlib
 import hashlib
 import io
+import json
 import os
 import platform
+import stat
 import struct
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import yaml
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -19,6 +23,9 @@ LABEL = b"sha256:"
 LENGTH = struct.pack("<H", len(LABEL) + 64)  # of the comment that ends a sealed archive
 FORMULA_SIGNS = tuple("=+-@")
 NO_COMMENT = struct.pack("<H", 0)
+MAX_TEXT = 2**24  # bytes of a file of values
+MAX_YAML, MAX_VALUES = 2**20, 100_000  # bytes, and values, of a configuration
+MAX_ARRAYS = 2**32  # bytes of the arrays in a file
 
 
 def write_atomic(path: Path, content: str | bytes, *, sync: bool = True) -> None:
@@ -47,6 +54,69 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     buffer = io.BytesIO()
     np.savez_compressed(buffer, allow_pickle=False, **arrays)
     write_atomic(path, buffer.getvalue())
+
+
+def read_file(path: Path, most: float = MAX_TEXT) -> bytes:
+    """The content of an ordinary file of at most so many bytes; `ValueError` for any other.
+
+    A pipe would be waited for, and a device has no end.
+    """
+    at_once = getattr(os, "O_NONBLOCK", 0)
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | at_once)) as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise ValueError(f"{path} is not an ordinary file")
+        if status.st_size > most:
+            raise ValueError(f"{path} is larger than the {most:,} bytes that such a file may have")
+        return file.read()
+
+
+def read_json(path: Path) -> Any:
+    """The values of a JSON file; `ValueError` for anything else."""
+    try:
+        return json.loads(read_file(path).decode())
+    except RecursionError as error:
+        raise ValueError(f"{path} is nested too deeply") from error
+
+
+class _Plain(yaml.SafeLoader):
+    """Reads no merged mappings (`<<`), of which a few lines can describe more than memory holds."""
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None: ...
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML file of plain values; a file that is none is a `ValueError`."""
+    try:
+        content = yaml.load(read_file(path, MAX_YAML).decode(), _Plain)
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        text = " ".join(str(error).split())
+        raise ValueError(f"{path} is not readable YAML: {text}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds no configuration")
+    waiting: list[dict[Any, Any] | list[Any]] = [content]
+    count = 0
+    while waiting:  # names of values can stand for values again, for itself too
+        node = waiting.pop()
+        inner = [*node.values()] if isinstance(node, dict) else node
+        count += len(inner)
+        if count > MAX_VALUES:
+            raise ValueError(f"{path} holds more than {MAX_VALUES:,} values")
+        waiting += [value for value in inner if isinstance(value, dict | list)]
+    return content
+
+
+def read_arrays(path: Path, *names: str) -> dict[str, np.ndarray]:
+    """The arrays of an `.npz` file, or those of the names; `ValueError` for anything else."""
+    content = io.BytesIO(read_file(path, MAX_ARRAYS))
+    try:
+        with zipfile.ZipFile(content) as archive:
+            if sum(entry.file_size for entry in archive.infolist()) > MAX_ARRAYS:
+                raise ValueError(f"it unpacks to more than {MAX_ARRAYS:,} bytes")
+        with np.load(content, allow_pickle=False) as file:
+            return {name: np.asarray(file[name]) for name in names or file.files}
+    except Exception as error:  # whatever unpacking says to a file that is none
+        raise ValueError(f"{path} is damaged: {' '.join(str(error).split())}") from error
 
 
 def csv_of(table: "pd.DataFrame") -> str:

@@ -18,7 +18,7 @@ import yaml
 from filelock import FileLock, Timeout
 
 from kanzoo.errors import DIVERGED, BusyError
-from kanzoo.files import write_arrays, write_atomic
+from kanzoo.files import read_json, read_yaml, write_arrays, write_atomic
 
 Config = dict[str, Any]  # plain values, as YAML and JSON hold them
 
@@ -74,7 +74,7 @@ class RunDir:
     def result(self) -> dict[str, Any] | None:
         """The result of a finished run, None for a missing or unfinished one."""
         try:
-            result = json.loads((self.path / "result.json").read_text(encoding="utf-8"))
+            result = read_json(self.path / "result.json")
         except (FileNotFoundError, ValueError):
             return None
         is_finished = isinstance(result, dict) and result.get("status") == "finished"
@@ -131,9 +131,10 @@ class RunDir:
                 self._lock_file.unlink(missing_ok=True)
             lock.release()
 
-    def remove_lock(self) -> None:
-        """Remove the lock of a finished run whose process was killed before it could."""
+    def tidy(self) -> None:
+        """Remove what a process left of a finished run that was killed before it could."""
         with contextlib.suppress(BusyError, OSError):
+            SeedsDir.of_runs([self]).remove_checkpoints()
             if self._lock_file.is_file():
                 with self.lock():
                     pass
@@ -152,7 +153,10 @@ class RunDir:
         """Forget an earlier run in this folder."""
         for name in ("result.json", "items.npz", "config.yaml", "metrics.csv", "failure.txt"):
             (self.path / name).unlink(missing_ok=True)
-        for file in (*self.path.glob("checkpoints/*.ckpt"), *self.path.glob("checkpoints/*.json")):
+        checkpoints = self.path / "checkpoints"
+        if checkpoints.is_symlink():  # what lies elsewhere is not ours to remove
+            raise ValueError(f"{checkpoints} is a link to another folder: remove it")
+        for file in (*checkpoints.glob("*.ckpt"), *checkpoints.glob("*.json")):
             file.unlink()
         for name in ("pictures", "explain"):
             shutil.rmtree(self.path / name, ignore_errors=True)
@@ -204,27 +208,20 @@ class SeedsDir(RunDir):
     def identity(self) -> str:
         return f"{self.config_hash}-seeds{','.join(map(str, self.seeds))}"
 
+    @property
+    def checkpoints(self) -> list[Path]:
+        """What is there to go on from, the last one first."""
+        return [p for p in (self.last_checkpoint, self.previous_checkpoint) if p.is_file()]
+
     def remove_checkpoints(self) -> None:
         """Remove what nobody goes on from any more."""
-        self.last_checkpoint.unlink(missing_ok=True)
-        self.previous_checkpoint.unlink(missing_ok=True)
+        for path in self.checkpoints:
+            path.unlink(missing_ok=True)
 
 
 def is_first_process() -> bool:
     """False in the processes that a multi-process trainer starts beside the first."""
     return all(os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """A YAML file of plain values; a file that is none is a `ValueError`."""
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        text = " ".join(str(error).split())
-        raise ValueError(f"{path} is not readable YAML: {text}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} holds no configuration")
-    return content
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -272,6 +269,8 @@ def identity(config: dict[str, Any]) -> dict[str, Any]:
         kept["layers"] = {
             k: v for k, v in config["layers"].items() if k not in ("residual", "squash", "backend")
         }
+        if "grid" in kept["callbacks"]:
+            kept["callbacks"] = {**kept["callbacks"], "grid": None}  # there is none
     if not is_kan(config) or config["match"] in ("width", "none"):  # then nothing is solved
         kept = {k: v for k, v in kept.items() if k not in ("match_scope", "match_by")}
     return kept

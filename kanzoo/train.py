@@ -1,16 +1,13 @@
 """The command that trains one run, or with `-m` several one after the other."""
 
 import logging
-import os
-import signal
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
-from kanzoo.errors import BUSY_CODE, BusyError, DivergedError, Stopped
+from kanzoo.errors import BUSY_CODE, BusyError, DivergedError
 from kanzoo.run.busy import busy_line
-from kanzoo.run.command import run_command, user_errors
+from kanzoo.run.command import run_command, shown, user_errors
 from kanzoo.run.fit import fit_alone, skip
 from kanzoo.run.prepare import check_machine, prepare
 from kanzoo.rundir import Config, RunDir, is_first_process
@@ -37,32 +34,14 @@ def _job(config: Config) -> None:
     try:
         result = fit_alone(folder, prepared)
     except (BusyError, DivergedError) as error:
-        print(f"kanzoo: {error}", file=sys.stderr)
+        print(f"kanzoo: {shown(error)}", file=sys.stderr)
         raise SystemExit(BUSY_CODE if isinstance(error, BusyError) else 1) from None
-    except Stopped as stop:
-        if stop.number == getattr(signal, "SIGUSR1", None):
-            requeue()
-        raise
     except RuntimeError as error:
         if prepared.config.trainer.is_one_process or not is_lost_contact(error):
             raise
         end_without_contact()
     if result is not None:
         _print_summary(result, folder)
-
-
-def requeue() -> None:
-    """Queue this job of SLURM again, which announces by SIGUSR1 that its time is over."""
-    job = os.environ.get("SLURM_JOB_ID")
-    if job is None or not is_first_process():
-        return
-    if array := os.environ.get("SLURM_ARRAY_JOB_ID"):
-        job = f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}"
-    try:
-        subprocess.run(["scontrol", "requeue", job], check=True, capture_output=True, text=True)
-    except (OSError, subprocess.CalledProcessError) as error:
-        reason = getattr(error, "stderr", None) or str(error)
-        print(f"kanzoo: job {job} is not queued again: {reason.strip()}", file=sys.stderr)
 
 
 def _print_summary(result: dict[str, Any], folder: RunDir) -> None:
@@ -92,7 +71,7 @@ def _print_summary(result: dict[str, Any], folder: RunDir) -> None:
     }
     for name, value in rows.items():
         table.add_row(name, value)
-    Console().print(table)
+    Console(markup=False, emoji=False).print(table)
 
 
 def _measured(value: float | None, form: str, unit: str) -> str:

@@ -1,6 +1,6 @@
 """Kills commands as they write, and says whether the same command then ends as if left alone.
 
-    python tests/crash.py train|sweep|tune|study|explain [--points 50]
+    python tests/crash.py train|sweep|seeds|tune|study|explain [--points 50]
     python tests/crash.py random [--points 20]
     python tests/crash.py train|study --full [--points 10]
 
@@ -66,6 +66,7 @@ SIZES = {  # eight architectures, as small as they come
     "rnn": ("data=digits_rows", "model.width=8"),
     "unet": ("data=digits_denoise", "model.width=2"),
 }
+KINDS = ("train", "sweep", "seeds", "tune", "study", "explain")
 TIMES = ("step_time_ms", "train_seconds", "samples_per_second", "machine", "git_sha")
 DATED = (".html", ".log", ".md", ".tex", ".json.gz")  # hold times of day, or how long cells took
 
@@ -79,6 +80,14 @@ def run_here(words: Sequence[str]) -> None:
 
     kanzoo.page.style.pdf_of = lambda figure: b"%PDF-"  # takes half the time of a report
     command, *rest = words
+    if command == "seeds":
+        from kanzoo.run.config import compose
+        from kanzoo.run.seeds import train_seeds
+
+        config = compose("train", rest)
+        ends = train_seeds([{**config, "seed": seed} for seed in range(3)])
+        assert ends == [None] * 3, ends
+        return
     sys.argv = [command, *rest]
     module = importlib.import_module(f"kanzoo.{command}")
     if command == "compare":
@@ -317,6 +326,9 @@ def commands(bench: Bench, name: str) -> tuple[list[list[str]], list[str]]:
     if name == "sweep":
         words = [*RUN, "model.width=2", "trainer.max_epochs=1", "layers=kan_activated"]
         return [], ["train", "-m", *words, "seed=0,1"]
+    if name == "seeds":
+        words = [*RUN, "model.width=2", "trainer.max_epochs=2", "layers=kan_activated"]
+        return [], ["seeds", *words, "callbacks.checkpoint_minutes=1e-9"]
     if name == "explain":
         train = ["train", *RUN, "model.width=3", "trainer.max_epochs=1", "name=seen"]
         bench.fork(train)
@@ -359,7 +371,7 @@ def kill_at_random(bench: Bench, most: int, seed: int) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("name", choices=["train", "sweep", "tune", "study", "explain", "random"])
+    parser.add_argument("name", choices=[*KINDS, "random"])
     parser.add_argument("--points", type=int, default=20)
     parser.add_argument("--full", action="store_true", help="the disk is full from there on")
     parser.add_argument("--seed", type=int, default=0)

@@ -26,13 +26,14 @@ class TooLong(BaseException):
 def tried(usual: int) -> settings:
     """Settings of a fuzz test: as many examples as `KANZOO_FUZZ` says, or `usual`.
 
-    They are the same every time, and there is no database of them.
+    They are the same every time, unless `KANZOO_FUZZ_FRESH` is set: then `--hypothesis-seed` says
+    which. There is no database of them.
     """
     return settings(
         max_examples=int(os.environ.get("KANZOO_FUZZ", usual)),
         deadline=None,
         database=None,
-        derandomize=True,
+        derandomize="KANZOO_FUZZ_FRESH" not in os.environ,
         suppress_health_check=list(HealthCheck),
     )
 

@@ -53,7 +53,8 @@ def test_what_cannot_be_compared_is_refused_in_a_line(tmp_path: Path) -> None:
     first = run_all(study(tmp_path / "runs"))
     changes: dict[str, dict[str, Any]] = {
         "no arm in common": {"arms": {"mlp": ["layers=mlp"], "other": ["layers=kan"]},
-                             "axes": {"grid": {"values": {"3": [], "5": ["basis.grid_size=5"]},
+                             "axes": {"grid": {"values": {"3": ["basis.grid_size=3"],
+                                                          "5": ["basis.grid_size=5"]},
                                                "arms": ["other"]}}},
         "other axes": {"axes": {}},
         "no seed in common": {"first_seed": 7},

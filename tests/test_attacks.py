@@ -7,14 +7,19 @@ import pickle
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from conftest import Run
+from fuzzing import in_process, time_limit
 
 import kanzoo
+from kanzoo import evaluate, train
 from kanzoo.data.formula import parse_formula
-from kanzoo.files import seal
+from kanzoo.explain import explain
+from kanzoo.files import read_arrays, read_json, seal
 from kanzoo.models.weights import read_checkpoint
 from kanzoo.rundir import read_config
 
@@ -56,11 +61,42 @@ def configuration(text: str) -> None:
     read_config(Path("config.yaml"))
 
 
+def written(text: str) -> Path:
+    Path("result.json").write_text(text)
+    return Path("result.json")
+
+
 def arrays() -> None:
     with zipfile.ZipFile("items.npz", "w") as archive, archive.open("a.npy", "w") as file:
         np.lib.format.write_array(file, np.array([Code()], dtype=object), allow_pickle=True)
-    with np.load("items.npz") as items:
-        items["a"]
+    read_arrays(Path("items.npz"))
+
+
+def bomb(lines: Callable[[int], str]) -> Callable[[], None]:
+    """A configuration whose lines name the ones before them again and again."""
+    return lambda: configuration("\n".join(["a0: &a0 [x]", *map(lines, range(1, 30))]))
+
+
+def compressed_checkpoint() -> None:
+    """Zeros that unpack to a thousand times as much."""
+    buffer = io.BytesIO()
+    torch.save({"state_dict": {"net.w": torch.zeros(2**20)}}, buffer)
+    packed = io.BytesIO()
+    with zipfile.ZipFile(buffer) as old, zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as new:
+        for entry in old.infolist():
+            new.writestr(entry.filename, old.read(entry))
+    Path("last.ckpt").write_bytes(seal(packed.getvalue()))
+    read_checkpoint(Path("last.ckpt"))
+
+
+def pipe(read: Callable[[Path], object]) -> Callable[[], object]:
+    """A pipe that nobody writes to, in the place of a file."""
+
+    def attack() -> object:
+        os.mkfifo("pipe")
+        return read(Path("pipe"))
+
+    return attack
 
 
 ATTACKS: dict[str, Callable[[], object]] = {
@@ -79,6 +115,19 @@ ATTACKS: dict[str, Callable[[], object]] = {
     "objects in YAML": lambda: configuration("name: !!python/object/apply:os.mkdir [owned]\n"),
     "names in YAML": lambda: configuration("name: !!python/name:os.mkdir\n"),
     "objects in arrays": arrays,
+    "lists in YAML that grow": bomb(lambda n: f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]"),
+    "mappings in YAML that grow": bomb(
+        lambda n: f"a{n}: &a{n} {{<<: [{', '.join([f'*a{n - 1}'] * 9)}]}}"
+    ),
+    "YAML that holds itself": lambda: configuration("a: &a [*a]\nb: &b {c: *b}\n"),
+    "YAML without end": lambda: configuration("a: " + "[" * 50_000),
+    "JSON without end": lambda: read_json(written("[" * 10**6)),
+    "checkpoint that unpacks": compressed_checkpoint,
+    "pipe as configuration": pipe(read_config),
+    "pipe as result": pipe(read_json),
+    "pipe as checkpoint": pipe(read_checkpoint),
+    "pipe as arrays": pipe(read_arrays),
+    "device as result": lambda: read_json(Path("/dev/zero")),
     "import in a formula": lambda: parse_formula("__import__('os').mkdir('owned')"),
     "attribute in a formula": lambda: parse_formula("x.__class__.__mro__[1]"),
     "function in a formula": lambda: parse_formula("eval(x)"),
@@ -89,7 +138,7 @@ ATTACKS: dict[str, Callable[[], object]] = {
 @pytest.mark.parametrize("name", ATTACKS)
 def test_no_code_runs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ValueError, match=r"^[^\n]+$"):
+    with time_limit(), pytest.raises(ValueError, match=r"^[^\n]+$"):
         ATTACKS[name]()
     assert not (tmp_path / "owned").exists()
 
@@ -114,3 +163,35 @@ def test_nested_choices_are_bounded(name: str) -> None:
     with pytest.raises(ValueError, match="more than 4 calls of max and min"):
         parse_formula(text)
     parse_formula(f"{name}(x, y)")
+
+
+@pytest.mark.parametrize(
+    ("command", "words", "line"),
+    [
+        (evaluate, ['run="a\x1b[2J"'], "a\\x1b[2J is not the folder"),  # a terminal obeys it
+        (train, ["runs=\udcff"], "is not text in UTF-8"),
+    ],
+)
+def test_what_is_said_is_plain_text(
+    command: Any, words: list[str], line: str, tmp_path: Path
+) -> None:
+    outcome = in_process(command.main, words, tmp_path)
+    outcome.check()
+    assert line in outcome.error
+
+
+def test_folders_that_links_lead_to_are_left_alone(train_run: Run, tmp_path: Path) -> None:
+    """Pages and checkpoints are replaced; those elsewhere are not."""
+    train_run()
+    (folder,) = tmp_path.glob("train/*/*/seed0")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "precious.json").write_text("{}")
+    (folder / "explain").symlink_to(elsewhere)
+    with pytest.raises(ValueError, match=r"explain is a link"):
+        explain(folder)
+    (folder / "checkpoints").rename(tmp_path / "moved")
+    (folder / "checkpoints").symlink_to(elsewhere)
+    with pytest.raises(ValueError, match=r"checkpoints is a link"):
+        train_run("overwrite=true")
+    assert [path.name for path in elsewhere.glob("*.json")] == ["precious.json"]

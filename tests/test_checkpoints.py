@@ -27,6 +27,7 @@ from kanzoo.files import seal, unseal, write_atomic
 from kanzoo.run.config import compose
 from kanzoo.run.fit import train
 from kanzoo.train import main
+from kanzoo.training.loggers import MetricsCSV
 from kanzoo.training.task import Task
 
 QUIET = ("logger=csv", "callbacks.progress=false", "match=none")
@@ -292,6 +293,17 @@ def test_every_bit_of_a_sealed_file_counts() -> None:
     for length in range(len(sealed)):
         with pytest.raises(ValueError, match=r"checksum differs|was cut|is empty"):
             unseal(sealed[:length])
+
+
+def test_damaged_metrics_are_said_and_lost(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    good = "epoch,step,train/loss\n0,3,1.5\n1,8,0.5\n"
+    for number, text in enumerate((good, good.replace("3,", "x,"), good.replace("1.5", "1,2,3"))):
+        (tmp_path / "metrics.csv").write_text(text)
+        rows = MetricsCSV(tmp_path, resume_step=5).rows
+        assert rows == [{"epoch": "0", "step": "3", "train/loss": "1.5"}][: number == 0]
+        assert len(caplog.records) == number
 
 
 # --- disks ---------------------------------------------------------------------------------------

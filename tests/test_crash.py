@@ -11,7 +11,7 @@ import pytest
 from conftest import ROOT, environment
 
 TIMES = int(os.environ.get("KANZOO_CRASH_POINTS", "1"))
-POINTS = {"train": 110, "sweep": 15, "explain": 20, "study": 30, "tune": 30}
+POINTS = {"train": 110, "sweep": 15, "seeds": 15, "explain": 15, "study": 25, "tune": 30}
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(7200)]
 

@@ -1,6 +1,7 @@
 """Command lines made at random over the files of `conf/`: success, or one line and nothing written.
 
-`KANZOO_FUZZ=2000` tries so many; `make test-all` tries 200, `make test` 40.
+`KANZOO_FUZZ=2000` tries so many, with `KANZOO_FUZZ_FRESH=1` others every time; `make test-all`
+tries 200, `make test` 15.
 """
 
 from functools import cache

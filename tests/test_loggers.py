@@ -60,21 +60,34 @@ def test_a_service_that_does_not_start(
     assert sum("W&B does not answer" in record.message for record in caplog.records) == 1
 
 
-def test_online_runs_go_on(train_run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_online_runs_go_on_and_are_offline_where_nobody_answers(
+    train_run: Run,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     import wandb
 
-    seen = {}
+    seen, plain = [], wandb.init
 
-    def init(**options: object) -> None:
-        seen.update(options)
-        raise wandb.errors.CommError("no")
+    def init(**options: object) -> object:
+        seen.append(options)
+        if options["mode"] == "online":
+            raise wandb.errors.CommError("no")
+        return plain(**options)
 
     monkeypatch.setattr(wandb, "init", init)
+    monkeypatch.setattr("kanzoo.training.services._down_until", 0.0)
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
-    train_run("logger=wandb", "logger.wandb.mode=online")
-    assert seen["resume"] == "allow"
-    assert seen["tags"] == ["bspline"]
-    assert "bspline" in str(seen["name"])
+    with caplog.at_level(logging.WARNING, "kanzoo"):
+        for seed in (0, 1):
+            train_run("logger=wandb", "logger.wandb.mode=online", f"seed={seed}")
+    assert [options["mode"] for options in seen] == ["online", "offline", "offline"]
+    assert seen[0]["resume"] == "allow"
+    assert seen[0]["tags"] == ["bspline"]
+    assert "bspline" in str(seen[0]["name"])
+    assert sum("logging offline" in record.message for record in caplog.records) == 1
+    assert len(list(tmp_path.glob("*/*/*/seed*/wandb/offline-run-*"))) == 2
 
 
 @pytest.mark.parametrize("package", ["tensorboard", "mlflow"])

@@ -76,6 +76,44 @@ def test_a_killed_process_ends_the_others(tmp_path: Path, rank: int) -> None:
     assert done.returncode == 0, done.stderr
 
 
+LEAVES = """
+import subprocess, sys, time
+from kanzoo.training.watch import end_watch, watch_children
+watch_children([subprocess.Popen([sys.executable, "-c", ""]) for _ in range(2)])
+if sys.argv[1] == "done":
+    end_watch()
+    time.sleep(5)
+    sys.exit(3)
+time.sleep(60)
+"""
+
+
+@pytest.mark.slow
+def test_a_process_that_leaves_early_ends_the_others(tmp_path: Path) -> None:
+    """Also one that says that all is well; at the end all may go, the first one last."""
+    for word, code, said in (("early", LOST_CODE, 1), ("done", 3, 0)):
+        process = start([sys.executable, "-c", LEAVES, word], tmp_path)
+        output, _ = process.communicate(timeout=30)
+        assert process.returncode == code, output
+        assert len(lines(output)) == said
+        assert not said or "process 1 of 3 ended early with exit code 0" in output
+
+
+@pytest.mark.slow
+def test_a_signal_to_one_of_several_stops_all(tmp_path: Path) -> None:
+    """Also where an epoch ends before its losses are logged: of 2 batches, every tenth is."""
+    words = [*LONG, "trainer.devices=2"]
+    process = start(command("train", *words, ENDLESS), tmp_path)
+    wait_for(lambda: list(tmp_path.rglob("last.ckpt")))
+    process.terminate()
+    said, _ = process.communicate(timeout=30)
+    assert process.returncode == 128 + signal.SIGTERM, said
+    (line,) = lines(said)
+    assert "stopped by SIGTERM in epoch" in line
+    assert "which is saved" in line
+    assert not list(tmp_path.rglob("result.json"))
+
+
 @pytest.mark.slow
 def test_two_jobs_on_one_machine_do_not_meet(tmp_path: Path) -> None:
     words = [*LONG, SHORT, "trainer.devices=2"]

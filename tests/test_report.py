@@ -579,6 +579,11 @@ def test_corrupted_inputs_are_axes_of_what_is_judged(tmp_path):
     kinds = ["digits · mlp · corruption blur", "digits · mlp · corruption noise"]
     assert sorted(panel.title for panel in drawn) == kinds
     assert total == 2
+    results["no_skill"] = 0.1
+    results.loc[results["status"].eq("finished").idxmax(), "test_blur_1"] = float("nan")
+    values, _ = judged(results, {})
+    lost = values[values["status"].eq("diverged") & values["corruption"].eq("blur")]
+    assert lost["test"].tolist() == [0.1], "what is no number is no skill"
 
 
 def test_a_metric_that_no_run_has_is_named(tmp_path):

@@ -209,6 +209,7 @@ def test_failed_and_nan_runs_leave_the_pairs_but_stay_in_the_family():
     frame.loc[frame.arm == "dead", "status"] = "failed"
     dead, kan = verdicts(frame, "mlp", margin=0.01, n_resamples=100)
     assert (kan.n_seeds, kan.n_failed, kan.direction) == (5, 1, "better")
+    assert "1 finished run without accuracy: diverged" in kan.note
     assert kan.p_adjusted == pytest.approx(2 * kan.p_value)
     assert kan.mean_baseline == pytest.approx(0.9 + 0.02 * np.sin([0, 1, 3, 4, 5]).mean())
     assert (dead.n_seeds, dead.n_failed, dead.verdict) == (0, 6, "undecided")

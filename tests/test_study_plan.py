@@ -13,7 +13,7 @@ from kanzoo.compare import _job
 from kanzoo.data.memory import InMemory
 from kanzoo.run.config import Composer, compose
 from kanzoo.run.prepare import prepare
-from kanzoo.study.comparison import check_cells, plan, study_of
+from kanzoo.study.comparison import check_cells, check_trials, plan, study_of
 from kanzoo.study.controls import CONTROLS, decomposition_arms
 from kanzoo.study.plan import active_axes, arms_of, distinct, first_of_kinds
 
@@ -170,7 +170,10 @@ def test_a_run_that_several_cells_share_is_done_once(tmp_path: Path) -> None:
         ({"margin": {"accuracy": 0}}, "study.margin.accuracy must be a number above 0"),
         ({"alpha": 1.0}, "study.alpha"),
         ({"alhpa": 0.1}, "'study.alpha'"),
-        ({"arms": {"mlp": ["layers=mlp"], "same": ["layers=mlp"]}}, "same as the baseline"),
+        *(
+            ({"arms": {"mlp": ["layers=mlp"], "same": ["layers=mlp", *words]}}, "same as the base")
+            for words in ([], ["basis=rbf"], ["layers.residual=null"], ["callbacks=grid"])
+        ),
         ({"further": ["training_set.phases=3"]}, "multiple of training_set.phases"),
     ],
 )
@@ -201,6 +204,89 @@ def test_impossible_statistics_are_refused(
 ) -> None:
     with pytest.raises(ValueError, match=r"\w") as refusal:
         cells_of(tmp_path, **study)
+    assert hint in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
+KAN = ["layers=kan"]
+LR = {"lr": {"values": {"a": ["optim.lr=0.1"], "b": ["optim.lr=0.2"]}}}
+RATES: dict[str, Any] = {
+    **{"trials": 2, "seeds": 1, "epochs": 0.5, "finalists": 2, "finalist_seeds": 1, "seed": 0},
+    **{"extra": {}, "allow_extra": False, "space": {"optim.lr": {"low": 0.01, "high": 0.1}}},
+}
+
+
+def arms(*words: str, **others: list[str]) -> dict[str, dict[str, list[str]]]:
+    return {"arms": {"mlp": ["layers=mlp"], "kan": [*KAN, *words], **others}}
+
+
+def test_words_of_an_arm_count_after_those_that_all_share(tmp_path: Path) -> None:
+    cells = cells_of(
+        tmp_path,
+        models={"mlp": ["model.width=8", "model.depth=1", "optim.weight_decay=0.5"]},
+        overrides=["model.norm=batch", "optim.weight_decay=0.1"],
+        further=["model.width=6"],
+        match=["none"],
+        **arms("model.depth=3"),
+    )
+    mlp, kan = (cell.config for cell in first_of_kinds(cells))
+    assert (mlp["model"]["depth"], kan["model"]["depth"]) == (1, 3)
+    assert (mlp["model"]["width"], kan["model"]["width"]) == (6, 6)
+    assert mlp["optim"]["weight_decay"] == kan["optim"]["weight_decay"] == 0.5
+    assert mlp["model"]["norm"] == kan["model"]["norm"] == "batch"
+
+
+@pytest.mark.parametrize(
+    ("study", "hint"),
+    [
+        (arms("seed=3"), "study.arms.kan sets seed, which is left to study.first_seed"),
+        ({"overrides": ["name=x"]}, "study.overrides sets name"),
+        ({"further": ["runs=x"]}, "study.further sets runs"),
+        ({"models": {"mlp": ["data=wine"]}}, "study.models.mlp sets data, which is left to"),
+        (arms("match=none"), "study.arms.kan sets match, which is left to study.match"),
+        ({"overrides": ["model=vit"]}, "study.overrides sets model, which is left to study.models"),
+        ({"further": ["debug=fast"]}, "study.further sets debug"),
+        ({"overrides": ["evaluation.test=false"]}, "verdicts are of the test set"),
+        (arms("basis.grid_size=3", "basis.grid_size=5"), "study.arms.kan sets basis.grid_size twi"),
+        ({**arms("optim.lr=1"), "axes": LR}, "study.axes.lr and study.arms.kan both set optim.lr"),
+        ({"axes": LR, "further": ["optim.lr=1"]}, "study.further and study.axes.lr both set"),
+        ({**arms("match_scope=roles"), "match": ["params:network"]}, "both set match_scope"),
+        ({**arms("optim.lr=1"), "further": ["optim.lr=2"]}, "study.further and study.arms.kan"),
+        (
+            {"axes": LR, "train_fraction": [0.5, 1.0], "further": ["training_set.fraction=1"]},
+            "study.axes.train_fraction both set training_set.fraction",
+        ),
+        (arms(a=["sizes_of=kna"]), "did you mean 'kan'"),
+        (arms("sizes_of=a", a=["sizes_of=kan"]), "kan, a take something from each other"),
+        (
+            {**arms(a=["layers=mlp", "sizes_of=kan", "model.width=3"]), "match": ["params"]},
+            "study.arms.a and what it takes from another arm both set model.width",
+        ),
+        (arms(a=[*KAN, "basis=bspline"]), "study.arms: kan and a are the same runs"),
+        (arms("trainer.devices=2"), "arm kan differs from mlp on digits mlp in trainer.devices"),
+        ({"models": {"mlp": [], "a": ["model=mlp"]}}, "study.models: mlp and a are the same runs"),
+        (
+            {"axes": {"log": {"values": {"a": ["logger=csv"], "b": ["logger=wandb"]}}}},
+            "study.axes.log: a and b are the same runs",
+        ),
+        ({"axes": LR, "tune": RATES}, "study.axes.lr: a and b are the same runs but for what is"),
+        ({"axes": {"lr": {**LR["lr"], "arms": []}}}, "study.axes.lr.arms is empty"),
+        ({**arms("optim.lr=1"), "tune": {**RATES, "space": {"seed": {"choices": [1]}}}}, "tuned"),
+        ({"tune": {**RATES, "space": {"model.width": {"choices": [8, 9]}}}}, "size of mlp mlp"),
+        ({"differences": {"kan": ["optim.lr"]}}, "study.differences.kan has optim.lr, in which"),
+        ({"axes": LR, "interactions": {"lr": "c"}}, "value of study.interactions.lr 'c'"),
+        ({"interactions": {"severity": 0}}, "no test input is corrupted"),
+        ({"contrasts": [["kan", "mlp"]]}, "compared with it anyway"),
+        ({"metrics": {"eec": {"mode": "min", "margin": 0.1}}}, "did you mean 'ece'"),
+        ({"margin": {"accuracy": 0.1, "rmse": 1.0}}, "unknown metric of study.margin 'rmse'"),
+    ],
+)
+def test_what_would_have_no_effect_is_refused(
+    tmp_path: Path, study: dict[str, Any], hint: str
+) -> None:
+    config = configured(tmp_path, **study)
+    with pytest.raises(ValueError, match=r"\w") as refusal:
+        check_trials(config, plan(config))
     assert hint in str(refusal.value)
     assert "\n" not in str(refusal.value)
 

@@ -203,6 +203,7 @@ def test_a_folder_of_configuration_files(tmp_path: Path) -> None:
     done = run_script("train", "-c", "job", "-cd", "mine", "basis=mine", "seed=3", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert yaml.safe_load(done.stdout)["basis"]["spline_order"] == 2
-    done = run_script("compare", "study=mine", "--config-dir=mine", "dry_run=true", cwd=tmp_path)
+    search = f"hydra.searchpath=[file://{tmp_path}/mine]"
+    done = run_script("compare", "study=mine", search, "dry_run=true", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "kan-rbf" in done.stdout

@@ -19,7 +19,8 @@ from kanzoo.checks import build
 from kanzoo.compare import _job
 from kanzoo.run.config import compose
 from kanzoo.settings import TuneConfig
-from kanzoo.study.comparison import check_cells, check_trials, plan, tune_arms, tuning_order
+from kanzoo.study.comparison import check_cells, check_trials, plan, tune_arms
+from kanzoo.study.overrides import tuning_order
 from kanzoo.study.plan import Cell, distinct
 from kanzoo.study.report.tuning import rate_range, tuning_record
 from kanzoo.study.space import SEED_OFFSET, points

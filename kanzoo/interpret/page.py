@@ -58,6 +58,8 @@ def write_page(
 
     layers = edge_functions(net, x, num_edges=edges)
     target = folder / "explain"
+    if target.is_symlink():  # what lies elsewhere is not ours to replace
+        raise ValueError(f"{target} is a link to another folder: remove it")
     target.mkdir(exist_ok=True)
     for old in (
         *target.glob("*.png"),

@@ -48,7 +48,7 @@ def compare_with(other: str, folder: Path, command: str) -> None:
     """Compare the study in a folder with another one, a folder or a name beside it, and show it."""
     second = Path(other) if Path(other).is_dir() else folder.parent / other
     found, page = write_comparison(folder, second, command)
-    Console(width=None if sys.stdout.isatty() else 100).print(verdict_table(found))
+    Console(markup=False, width=None if sys.stdout.isatty() else 100).print(verdict_table(found))
     log.info("report: %s", page)
 
 

@@ -48,7 +48,10 @@ def main(words: list[str] | None = None) -> None:
     each.add_argument("--out", type=Path, default=RELEASE)
     chosen = parser.parse_args(words)
     try:
-        _run(chosen, Console(highlight=False, width=None if sys.stdout.isatty() else 140))
+        _run(
+            chosen,
+            Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else 140),
+        )
     except (ValueError, OSError) as error:
         sys.stderr.write(f"kanzoo: {' '.join(str(error).split())}\n")
         raise SystemExit(2) from None

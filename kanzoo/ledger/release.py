@@ -15,7 +15,7 @@ from typing import Any
 import pandas as pd
 
 from kanzoo import zoo
-from kanzoo.files import write_atomic
+from kanzoo.files import read_json, write_atomic
 from kanzoo.ledger.store import Ledger, read_ledger
 from kanzoo.models.weights import load, save
 from kanzoo.page.html import render
@@ -52,7 +52,7 @@ def release(ledgers: list[Path], runs: Path, folder: Path) -> int:
     whose score is not the ledger's, and members that are too large together.
     """
     index = folder / zoo.INDEX
-    cards = json.loads(index.read_text(encoding="utf-8")) if index.is_file() else {}
+    cards = read_json(index) if index.is_file() else {}
     count = 0
     for path in ledgers:
         ledger = read_ledger(path)
@@ -116,7 +116,7 @@ def _write_network(name: str, row: dict[str, Any], study: Path, folder: Path) ->
     found = sorted(study.glob(f"*/*-{row['config_hash']}/seed{row['seed']}"))
     if not found or not (found[0] / "checkpoints" / "best.ckpt").is_file():
         raise ValueError(f"{study} has no checkpoint of {name}: train it by {row['command']}")
-    result = json.loads((found[0] / "result.json").read_text(encoding="utf-8"))
+    result = read_json(found[0] / "result.json")
     if result["test"][row["metric"]] != row["test"]:
         raise ValueError(f"{found[0]} has another score than the ledger's row of {name}")
     net = load(found[0])

@@ -11,8 +11,6 @@ import contextlib
 import json
 import re
 import tempfile
-import zipfile
-import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -21,7 +19,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from kanzoo.files import csv_of, write_arrays, write_atomic
+from kanzoo.files import csv_of, read_arrays, read_json, write_arrays, write_atomic
 from kanzoo.settings import StudyConfig
 from kanzoo.study.judge import judge
 from kanzoo.study.plan import active_axes
@@ -41,7 +39,7 @@ NEEDED = (
     *("metric", "mode", "command", "test", "val", "result"),
 )
 NUMBERS = ("flops_sparse", "n_train", "n_val", "n_test", "is_ordered", "is_tuned", "items")
-DAMAGES = (ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error)
+DAMAGES = (ValueError, KeyError, TypeError)  # what reading says to what is not as it was written
 LEFT_OUT = ("items", "run_dir", "source")  # which are of this machine
 TRIALS = "trials.csv"
 RESULTS_OF_TRIALS = ("first", "value", "scores", "failed", "reason", "chosen")
@@ -72,11 +70,7 @@ def read_ledger(folder: Path) -> Ledger:
         header = pd.read_csv(folder / "runs.csv", dtype=str, nrows=0)
         check_columns(folder / "runs.csv", [*header], active_axes(record.study))
         runs = read_table(folder / "runs.csv", texts)
-        with (
-            (folder / "items.npz").open("rb") as stream,  # which closes what np.load leaves open
-            np.load(stream, allow_pickle=False) as file,
-        ):
-            items = {name: np.asarray(file[name]) for name in file.files}
+        items = read_arrays(folder / "items.npz")
     except (*DAMAGES, pd.errors.ParserError, pd.errors.EmptyDataError, OSError) as error:
         raise ValueError(f"{folder} holds a damaged ledger: {error}") from error
     if runs.empty:
@@ -106,7 +100,7 @@ def read_verdicts(folder: Path) -> list[dict[str, Any]]:
     path = folder / "verdicts.json"
     needed = {each.name for each in fields(Verdict)} - {"axes"}
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = read_json(path)
         is_known = isinstance(found, list) and all(needed <= v.keys() for v in found)
     except (ValueError, AttributeError):
         is_known = False
@@ -134,11 +128,11 @@ def read_study(folder: Path) -> Ledger:
         digest = path.parent.name.rpartition("-")[2]
         result = path / "result.json"
         hashes.append(digest)
-        text = json.loads(result.read_text(encoding="utf-8")) if result.is_file() else {}
+        text = read_json(result) if result.is_file() else {}
         results.append(json.dumps(text, sort_keys=True, separators=(",", ":")) if text else "")
         if (path / "items.npz").is_file():
-            with np.load(path / "items.npz", allow_pickle=False) as file:
-                items |= {f"{digest}/{path.name}/{name}": file[name] for name in file.files}
+            arrays = read_arrays(path / "items.npz")
+            items |= {f"{digest}/{path.name}/{name}": array for name, array in arrays.items()}
     runs = table.assign(config_hash=hashes, result=results)
     return Ledger(record, runs.drop(columns=[c for c in LEFT_OUT if c in runs]), items)
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from kanzoo.files import read_json
 from kanzoo.ledger.store import DAMAGES, Items, Ledger, conclusions, items_by_run, read_ledger
 from kanzoo.study.controls import control_arms
 from kanzoo.study.results import COSTS
@@ -55,7 +56,7 @@ def check_ledger(folder: Path) -> int:
     for name, text in computed.items():
         path = folder / name
         try:
-            written = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+            written = read_json(path) if path.is_file() else None
         except ValueError as error:
             raise ValueError(f"{path} is not readable JSON: {error}") from error
         if wrong := _difference(written, json.loads(text)):

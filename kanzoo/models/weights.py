@@ -7,7 +7,9 @@ files may come from anyone.
 
 import io
 import json
+import math
 import os
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from kanzoo import __version__, zoo
 from kanzoo.checks import check_name
-from kanzoo.files import unseal, write_atomic
+from kanzoo.files import read_file, read_json, unseal, write_atomic
 from kanzoo.layers.edges import STRUCTURE
 from kanzoo.models.base import Architecture
 from kanzoo.models.recipe import FORMAT, build_recipe, check_recipe
@@ -181,8 +183,8 @@ def _read(path: Path) -> Any:
     if path.stat().st_size > MAX_JSON:
         raise ValueError(f"{path} is too large to be the configuration of a network")
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
+        return read_json(path)
+    except ValueError as error:
         raise ValueError(f"{path} is not readable JSON: {_one_line(error)}") from error
 
 
@@ -200,7 +202,11 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
 def read_checkpoint(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
     """What a checkpoint of a run holds, tensors and plain values; `ValueError` if it is damaged."""
     try:
-        archive = io.BytesIO(unseal(path.read_bytes()))
+        archive = io.BytesIO(unseal(read_file(path, math.inf)))
+        with zipfile.ZipFile(archive) as entries:
+            if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries.infolist()):
+                raise ValueError("it is compressed, and might unpack to any size")
+        archive.seek(0)
         content = torch.load(archive, map_location=map_location, weights_only=True)
     except Exception as error:  # whatever unpickling says to a file that is none
         raise ValueError(f"{path} is damaged: {_one_line(error)}") from error

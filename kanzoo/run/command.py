@@ -1,7 +1,10 @@
 """What the commands share: Hydra's command line, and bad input as one line on standard error."""
 
 import logging
+import os
+import re
 import signal
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,9 +17,15 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from kanzoo import registry
-from kanzoo.errors import Stopped, stop_at_once
-from kanzoo.run.config import Extensions, check_overrides, selections, to_plain
-from kanzoo.rundir import Config
+from kanzoo.errors import OUT_OF_MEMORY, Stopped, is_out_of_memory, stop_at_once
+from kanzoo.run.config import (
+    Extensions,
+    check_overrides,
+    parse_overrides,
+    selections,
+    to_plain,
+)
+from kanzoo.rundir import Config, is_first_process
 
 
 def run_command(config_name: str, job: Callable[[Config], None]) -> None:
@@ -41,6 +50,8 @@ def run_command(config_name: str, job: Callable[[Config], None]) -> None:
                 raise ValueError(f"{flag} {value}: the root file is fixed; add files by -cd FOLDER")
         if arguments.config_dir is not None:
             registry.add_conf_dir(Path(arguments.config_dir))
+        for folder in search_path(words):
+            registry.add_conf_dir(folder)
         check_overrides(config_name, words, multirun=arguments.multirun)
 
     @hydra.main(version_base="1.3", config_path=str(registry.conf_dir()), config_name=config_name)
@@ -51,10 +62,16 @@ def run_command(config_name: str, job: Callable[[Config], None]) -> None:
             job(plain)
         except OSError as error:  # a disk that is full, a folder that is gone or not writable
             fail(f"{os_error_line(error)}; the same command goes on")
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            fail(f"{OUT_OF_MEMORY}: {error}; a smaller data.batch_size or network takes less")
 
     Extensions.register()
-    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
-        signal.signal(signal.SIGTERM, stop_at_once)
+    for name in ("SIGTERM", "SIGUSR1"):
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, stop_at_once)
     try:
         main()
     except KeyboardInterrupt:
@@ -65,8 +82,42 @@ def run_command(config_name: str, job: Callable[[Config], None]) -> None:
 
 def stopped(stop: Stopped, detail: str = "") -> NoReturn:
     """End a command that a signal has stopped, with the code that a shell would give it."""
+    if stop.number == getattr(signal, "SIGUSR1", None):
+        requeue()
     print(f"kanzoo: {stop}; {detail}the same command goes on from here", file=sys.stderr)
     raise SystemExit(stop.code) from None
+
+
+def requeue() -> None:
+    """Queue this job of SLURM again, which announces by SIGUSR1 that its time is over."""
+    job = os.environ.get("SLURM_JOB_ID")
+    if job is None or not is_first_process():
+        return
+    if array := os.environ.get("SLURM_ARRAY_JOB_ID"):
+        job = f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}"
+    try:
+        subprocess.run(["scontrol", "requeue", job], check=True, capture_output=True, text=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        reason = getattr(error, "stderr", None) or str(error)
+        print(f"kanzoo: job {job} is not queued again: {reason.strip()}", file=sys.stderr)
+
+
+def search_path(words: list[str]) -> list[Path]:
+    """The folders that `hydra.searchpath=[...]` adds to those of configuration files."""
+    text = next((w for w in reversed(words) if re.match(r"\+*hydra\.searchpath=", w)), None)
+    if text is None:
+        return []
+    (override,) = parse_overrides([text])
+    value = override.value()
+    if not isinstance(value, list) or not all(isinstance(entry, str) for entry in value):
+        raise ValueError(f"hydra.searchpath must be a list of folders, got {value!r}")
+    folders = []
+    for entry in value:
+        kind, _, rest = entry.rpartition("://")
+        if kind not in ("", "file"):
+            raise ValueError(f"hydra.searchpath takes folders, as file://FOLDER, not {entry!r}")
+        folders.append(Path(rest))
+    return folders
 
 
 def command_words() -> list[str]:
@@ -76,8 +127,14 @@ def command_words() -> list[str]:
 
 def fail(error: object) -> NoReturn:
     """End the process with code 2 and one line on standard error."""
-    print(f"kanzoo: {' '.join(str(error).split())}", file=sys.stderr)
+    print(f"kanzoo: {shown(error)}", file=sys.stderr)
     raise SystemExit(2)
+
+
+def shown(error: object) -> str:
+    """A message in one line; what a terminal would obey is shown as what it is."""
+    text = " ".join(str(error).split())
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 @contextmanager

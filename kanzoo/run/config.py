@@ -169,7 +169,7 @@ def check_overrides(
     The files of `conf/` are the schema: a key that the chosen files do not have is refused, also
     with Hydra's `+`, which would otherwise add it and have no effect.
     """
-    parsed = _parse(overrides)
+    parsed = parse_overrides(overrides)
     groups, keys = _root_names(config_name)
     plain: list[str] = []
     for override in parsed:
@@ -218,11 +218,13 @@ def _schema(config_name: str, folders: tuple[Path, ...], *choices: str) -> Confi
     return _raw(_compose(config_name, list(choices)))
 
 
-def _parse(overrides: list[str]) -> list[Override]:
+def parse_overrides(overrides: list[str]) -> list[Override]:
     """Overrides as Hydra reads them; `ValueError` names the one that it cannot read."""
     parser = OverridesParser.create()
     parsed = []
     for text in overrides:
+        if re.search("[\ud800-\udfff]", text):
+            raise ValueError(f"{text!r} is not text in UTF-8")
         try:
             parsed += parser.parse_overrides([text])
         except HydraException as error:

@@ -8,6 +8,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 from kanzoo import __version__
+from kanzoo.errors import DivergedError, Stopped
 from kanzoo.run.prepare import Prepared, check_machine, prepare
 from kanzoo.rundir import Config, RunDir, SeedsDir, git_sha, is_first_process
 
@@ -47,7 +48,7 @@ def skip(folder: RunDir) -> bool:
         return folder.result() is not None
     folder.check_config()
     if folder.result() is not None:
-        folder.remove_lock()
+        folder.tidy()
         log.info("finished before, skipped: %s", folder.path)
         return True
     return False
@@ -80,6 +81,7 @@ def fit(folder: RunDir, prepared: Prepared, callbacks: "Sequence[Callback]" = ()
     from kanzoo.training.services import close_wandb
     from kanzoo.training.trainer import build_trainer, products_of
     from kanzoo.training.waiting import sleeping_while_busy
+    from kanzoo.training.watch import end_watch
 
     config, dataset, objective = prepared.config, prepared.dataset, prepared.objective
     task = make_task(prepared)
@@ -116,8 +118,13 @@ def fit(folder: RunDir, prepared: Prepared, callbacks: "Sequence[Callback]" = ()
         if in_phases:
             scores["test"] |= phases.summary()
             scores |= {"phases": phases.scores, "phases_constant": phases.constants}
+    except (DivergedError, Stopped):  # all processes at once
+        end_watch()
+        raise
     finally:
         address = close_wandb()
+    trainer.strategy.barrier()
+    end_watch()
     if not trainer.is_global_zero:
         return None
     times = (timer.step_ms(), seconds)
@@ -239,8 +246,8 @@ def write_result(
     if items:
         folder.write_items(items)
     folder.previous_checkpoint.unlink(missing_ok=True)  # what is finished needs one
-    SeedsDir.of_runs([folder]).remove_checkpoints()
     folder.write_result(result)
+    SeedsDir.of_runs([folder]).remove_checkpoints()  # of seeds of which it was the last to end
     return result
 
 

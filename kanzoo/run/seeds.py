@@ -4,9 +4,11 @@ What is drawn, in what order data come, what is chosen and what is written is th
 their own; weights and scores are so within rounding. Times of a single run are not measured.
 """
 
+import contextlib
 import logging
 import math
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -41,7 +43,7 @@ def train_seeds(configs: Sequence[Config]) -> list[Exception | None]:
     """
     assert len({str(identity(config)) for config in configs}) == 1
     ends: list[Exception | None] = [None] * len(configs)
-    runs: dict[int, tuple[RunDir, Prepared]] = {}
+    waiting: dict[int, RunDir] = {}
     with ExitStack() as locks:
         for index, config in enumerate(configs):
             folder = RunDir.of(config)
@@ -54,17 +56,42 @@ def train_seeds(configs: Sequence[Config]) -> list[Exception | None]:
                 continue
             if config["overwrite"]:
                 folder.clear()
-            if folder.last_checkpoint.is_file() or folder.previous_checkpoint.is_file():
-                ends[index] = SeparateError("it goes on from its last checkpoint")
-            elif folder.result() is None:
-                runs[index] = folder, prepare(config)
+            if folder.result() is None:
+                waiting[index] = folder
+        group = _stopped_group(list(waiting.values()))
+        if not group:
+            for index, folder in list(waiting.items()):
+                if folder.last_checkpoint.is_file() or folder.previous_checkpoint.is_file():
+                    ends[index] = SeparateError("it goes on from its last checkpoint")
+                    del waiting[index]
+            group = list(waiting.values())
+        ours = {folder.path for folder in waiting.values()}
         try:
-            if runs:
-                found = dict(zip(runs, _train(list(runs.values())), strict=True))
-                ends = [found.get(i, end) for i, end in enumerate(ends)]
+            found = _train([(folder, prepare(folder.config)) for folder in group], ours)
+            ends = [found[waiting[i].path] if i in waiting else end for i, end in enumerate(ends)]
         except SeparateError as error:
-            ends = [error if i in runs else end for i, end in enumerate(ends)]
+            ends = [error if i in waiting else end for i, end in enumerate(ends)]
     return ends
+
+
+def _stopped_group(folders: Sequence[RunDir]) -> list[RunDir]:
+    """The runs that were trained together when they were stopped, if all of these are among them.
+
+    Those that have written their result since are needed too: what is computed together is the same
+    to the last bit in the same company only.
+    """
+    from kanzoo.models.weights import read_checkpoint
+    from kanzoo.training.checkpoints import RUN
+
+    for path in SeedsDir.of_runs(folders).checkpoints if folders else ():
+        with contextlib.suppress(ValueError, OSError):
+            config_hash, _, seeds = str(read_checkpoint(path).get(RUN)).partition("-seeds")
+            numbers = [int(seed) for seed in seeds.split(",")]
+            known = [folder.config["seed"] for folder in folders]
+            same = config_hash == folders[0].config_hash and known[0] == numbers[0]
+            if same and set(known) <= set(numbers):
+                return [RunDir.of({**folders[0].config, "seed": number}) for number in numbers]
+    return []
 
 
 def why_separate(runs: Sequence[Prepared]) -> str | None:
@@ -94,8 +121,15 @@ def why_separate(runs: Sequence[Prepared]) -> str | None:
     return next((reason for reason, holds in reasons.items() if holds), None)
 
 
-def _train(pairs: Sequence[tuple[RunDir, Prepared]]) -> list[Exception | None]:
-    """Train runs and write their results into their folders; raises `SeparateError`."""
+def _train(
+    pairs: Sequence[tuple[RunDir, Prepared]], ours: AbstractSet[Path]
+) -> dict[Path, Exception | None]:
+    """Train runs and write the results of those in `ours`; raises `SeparateError`.
+
+    The folder of the first, in which the state of training is, gets its result last.
+    """
+    if not pairs:
+        return {}
     import torch
 
     from kanzoo.training.checkpoints import find_resume
@@ -120,22 +154,25 @@ def _train(pairs: Sequence[tuple[RunDir, Prepared]]) -> list[Exception | None]:
     make_optimizer = partial(build_optimizer, {**first.optim, "fused": True})
     group = SeedsTask(tasks, spec.num_outputs, make_optimizer, sample)
     for (folder, _), task in zip(pairs, tasks, strict=True):
-        write_description(folder, task)
+        if folder.path in ours:
+            write_description(folder, task)
     together = SeedsDir.of_runs([folder for folder, _ in pairs])
     resume = find_resume(together)
-    ends: list[Exception | None] = []
+    ends: dict[Path, Exception | None] = {}
     with stopping_between_batches() as interrupt:
         trainer = seeds_trainer(first, together, resume, interrupt)
         path = resume.path if resume else None
         trainer.fit(group, SeedsData(data), ckpt_path=path, weights_only=True)
         peak: float | None = None  # the same for all, as their networks differ in numbers alone
-        for seed, (folder, run) in enumerate(pairs):
+        for seed, (folder, run) in reversed(list(enumerate(pairs))):
+            if folder.path not in ours:
+                continue
             try:
                 peak = _finish(folder, run, group, seed, data[seed], interrupt, peak)
             except DivergedError as error:
-                ends.append(error)
+                ends[folder.path] = error
             else:
-                ends.append(None)
+                ends[folder.path] = None
     together.remove_checkpoints()
     return ends
 
@@ -170,7 +207,9 @@ def _finish(
             raise group.diverged[seed]
         trainer.fit_loop.load_state_dict(group.trainer.fit_loop.state_dict())
         best, last = folder.last_checkpoint.with_name("best.ckpt"), folder.last_checkpoint
-        final = group.state_of(seed)
+        _save(
+            folder, task, group.state_of(seed), trainer.current_epoch - 1, group.global_step, last
+        )
         _save(folder, task, *group.best[seed], best)
         scores, items = evaluate(trainer, task, data, best, config.evaluation)
         check_scores(scores)
@@ -180,8 +219,6 @@ def _finish(
     result = write_result(
         folder, run, trainer, task, data, scores, items, (None, None), further, peak
     )
-    # After the result: a run without one would go on from this checkpoint.
-    _save(folder, task, final, trainer.current_epoch - 1, group.global_step, last)
     return float(result["peak_memory_mb"]) * 2**20
 
 

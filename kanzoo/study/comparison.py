@@ -12,16 +12,16 @@ from kanzoo.run.command import command_words, user_errors
 from kanzoo.run.config import Composer
 from kanzoo.rundir import Config
 from kanzoo.settings import StudyConfig
-from kanzoo.study.controls import sources
 from kanzoo.study.engines.base import Engine
-from kanzoo.study.parity import check_parity
+from kanzoo.study.margins import margins_of
+from kanzoo.study.overrides import tuning_order
+from kanzoo.study.parity import check_distinct, check_parity
 from kanzoo.study.plan import (
     Cell,
     arms_of,
     check_study,
     distinct,
     first_of_kinds,
-    margins_of,
     plan_cells,
     same_runs,
 )
@@ -70,6 +70,8 @@ def plan(
     cells = plan_cells(study, config["runs"], config["overwrite"], _composer(), tuned)
     margins_of(study, cells)
     check_parity(cells, study)
+    if tuned is None:  # else what was chosen may be the same
+        check_distinct(cells, study)
     return cells
 
 
@@ -98,14 +100,25 @@ def check_cells(cells: list[Cell], here: bool = True) -> "list[Prepared]":
 
 
 def check_trials(config: Config, cells: list[Cell], here: bool = True) -> None:
-    """Prepare a trial of every kind of cell, if arms are tuned, as `check_cells` does."""
+    """Prepare a trial of every kind of cell, if arms are tuned, as `check_cells` does.
+
+    `ValueError` also where trials change the size of the baseline: every arm would have the budget
+    of its own best trial.
+    """
+    from kanzoo.run.prepare import prepare
     from kanzoo.study.tune import check_space
 
     study = study_of(config)
     if study.tune.trials:
         kinds = first_of_kinds(cells)
         trials = check_space(kinds, study, study_folder(config) / "tuning", _composer())
-        check_cells(trials, here)
+        tried = check_cells(trials, here)
+        for cell, trial in zip(kinds, tried, strict=True):
+            if cell.arm == study.baseline and prepare(cell.config).plan.params != trial.plan.params:
+                raise ValueError(
+                    f"study.tune changes the size of {cell.arm} {cell.model}, which the other arms "
+                    "are matched with"
+                )
 
 
 def tune_arms(
@@ -143,17 +156,6 @@ def tune_arms(
         if not config["dry_run"]:
             write_trials(tunings, study.tune, folder)
     return tunings, cells
-
-
-def tuning_order(arms: Mapping[str, list[str]]) -> list[list[str]]:
-    """Groups of arms, each after those that it takes something from."""
-    waiting = dict(arms)
-    order: list[list[str]] = []
-    while waiting:
-        assert not order or order[-1], "arms borrow from each other in a circle"
-        order.append([arm for arm, words in waiting.items() if not sources(words) & set(waiting)])
-        waiting = {arm: words for arm, words in waiting.items() if arm not in order[-1]}
-    return order
 
 
 @cache

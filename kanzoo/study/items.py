@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from kanzoo.files import read_arrays
 from kanzoo.study.inference import Array
 
 
@@ -75,5 +76,4 @@ def item_values(path: str | Path, metric: str, score: float, prefix: str = "") -
 
 @lru_cache(maxsize=1024)  # a baseline's are read for each of its arms
 def _read(path: str, name: str) -> Array:
-    with np.load(path, allow_pickle=False) as file:
-        return np.asarray(file[name])
+    return read_arrays(Path(path), name)[name]

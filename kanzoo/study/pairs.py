@@ -19,6 +19,7 @@ SCORED = {"finished", "diverged"}
 STATUSES = {*SCORED, "failed", "waiting"}
 KEY = ["data", "model", "match", "arm"]
 ORDINARY = ("data", "model")
+MAY_LACK = ("forgetting",)  # metrics that a run need not have: of nothing that was learned
 DECADE = 10.0  # errors whose largest is so many times the smallest are compared by their ratio
 
 

@@ -8,6 +8,7 @@ under `differences`, and then the report shows it.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 from kanzoo.checks import check_name, value_text
 from kanzoo.rundir import flatten, identity
 from kanzoo.settings import StudyConfig
-from kanzoo.study.plan import Cell, arms_of, first_of_kinds
+from kanzoo.study.plan import Cell, arms_of, axes_of, first_of_kinds
 from kanzoo.study.verdict import Verdict
 
 # What arms are made of: sections, or single keys.
@@ -23,22 +24,31 @@ FREE = (
     *("model", "layers", "basis", "callbacks.grid", "match", "match_scope", "match_by", "budget"),
     *("choices.model", "choices.layers", "choices.basis"),
 )
+# What does not decide a result and has to be the same all the same: costs are compared too.
+MACHINE = ("trainer", "data")
 MAX_NAMED = 3  # differences that a message lists
 Values = dict[str, Any]
 
 
 def recipe(cell: Cell) -> Values:
     """What the arms of a cell must have in common, by dotted keys."""
-    return {k: v for k, v in flatten(identity(cell.config)).items() if not _is_below(k, FREE)}
+    sections = {name: cell.config[name] for name in MACHINE}
+    values = flatten({**identity(cell.config), **sections})
+    return {k: v for k, v in values.items() if not _is_below(k, FREE) and "_target_" not in k}
 
 
 def check_parity(cells: Iterable[Cell], study: StudyConfig) -> None:
-    """Raise a `ValueError` of one line for an arm that differs from its baseline undeclared."""
+    """Raise a `ValueError` of one line for an arm that differs from its baseline undeclared.
+
+    Also for one that does not differ in what is declared.
+    """
     known: set[str] = set()
+    found: dict[str, set[str]] = {}
     for arm, cell, base in beside_baselines(cells, study):
         ours, theirs = recipe(cell), recipe(base)
         known |= {*ours, *theirs}
         allowed = (*study.differences.get(arm, ()), *_tuned(arm, study))
+        found.setdefault(arm, set()).update(_different(ours, theirs))
         keys = [k for k in _different(ours, theirs) if not _is_below(k, allowed)]
         if keys:
             each = [f"{k} ({_shown(ours, k)} against {_shown(theirs, k)})" for k in keys]
@@ -54,6 +64,43 @@ def check_parity(cells: Iterable[Cell], study: StudyConfig) -> None:
         check_name("arm of study.differences", arm, arms_of(study))
         for key in keys:
             check_name(f"key of study.differences.{arm}", key, sorted(known | sections))
+            if not any(_is_below(k, [key]) for k in found.get(arm, ())):
+                raise ValueError(
+                    f"study.differences.{arm} has {key}, in which {arm} is as {study.baseline}"
+                )
+
+
+def check_distinct(cells: Iterable[Cell], study: StudyConfig) -> None:
+    """Raise a `ValueError` of one line where two names stand for the same runs everywhere.
+
+    They would be judged twice, or an axis would change nothing. What tuning chooses tells nobody
+    apart.
+    """
+    dimensions = ["models", "arms", *(f"axes.{axis.name}" for axis in axes_of(study))]
+    runs: dict[str, dict[str, dict[tuple[str, ...], str]]] = {name: {} for name in dimensions}
+    for cell in first_of_kinds(list(cells)):
+        run = _untuned(cell, study)
+        for at, name in zip((1, 2, *range(4, len(cell.kind))), dimensions, strict=True):
+            value = cell.kind[at]
+            if value and not (name == "arms" and value not in study.arms):
+                rest = (*cell.kind[:at], *cell.kind[at + 1 :])
+                runs[name].setdefault(value, {})[rest] = run
+    for name, by_value in runs.items():
+        known: dict[frozenset[tuple[tuple[str, ...], str]], str] = {}
+        for value, its in by_value.items():
+            other = known.setdefault(frozenset(its.items()), value)
+            if other != value:
+                but = " but for what is tuned" if study.tune.trials else ""
+                raise ValueError(f"study.{name}: {other} and {value} are the same runs{but}")
+
+
+def _untuned(cell: Cell, study: StudyConfig) -> str:
+    """What tells the runs of a cell from others, without what is tuned."""
+    keys = _tuned(cell.arm, study)
+    if not keys:
+        return str(cell.folder.path)
+    values = flatten(identity(cell.config))
+    return json.dumps({k: v for k, v in values.items() if k not in keys}, sort_keys=True)
 
 
 def differences(cells: Iterable[Cell], study: StudyConfig) -> dict[str, list[str]]:

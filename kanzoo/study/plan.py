@@ -14,6 +14,7 @@ from kanzoo.rundir import Config, RunDir
 from kanzoo.settings import AxisConfig, RunConfig, StudyConfig
 from kanzoo.study.controls import applies, borrowed, chooses_model, control_arms, is_borrowing
 from kanzoo.study.looks import check_looks
+from kanzoo.study.overrides import check_apart, check_words, match_words
 
 MIN_SEEDS = 2
 MIN_JUDGED = 5  # pairs of seeds below which there is no verdict
@@ -97,25 +98,27 @@ def plan_cells(
     check_study(study)
     axes = axes_of(study)
     arms = arms_of(study)
-    common = [*study.further, f"name={study.name}", f"runs={runs}"]
-    if overwrite:
-        common.append("overwrite=true")
+    identity = [f"name={study.name}", f"runs={runs}", *(["overwrite=true"] if overwrite else [])]
 
     def cell_of(data: str, model: str, arm: str, match: str, point: Point) -> Cell:
         values = (value for value, _ in point)
         position: Axes = tuple(zip((axis.name for axis in axes), values, strict=True))
         cell = Cell(data, model, arm, match, 0, {}, (), position)
-        further = [*study.models[model], *(word for _, words in point for word in words)]
-        if chooses_model(arms[arm]):  # the sizes are those of the model's architecture
+        own, chosen = study.models[model], [w for w in arms[arm] if not is_borrowing(w)]
+        at = [word for _, words in point for word in words]
+        if chooses_model(chosen):  # the sizes are those of the model's architecture
             sizes = ("model=", "model.", "budget=")
-            further = [word for word in further if not word.startswith(sizes)]
-        elif not chooses_model(further):
-            further = [f"model={model}", *further]
-        chosen = [word for word in arms[arm] if not is_borrowing(word)]
-        # After what all arms share: what an arm changes of it counts, and parity has to allow it.
-        words = [f"data={data}", *study.overrides, *chosen, *match_words(match), *common, *further]
-        words += (tuned or {}).get(cell.kind, ())
-        words += borrowed(arms[arm], lambda other: cell_of(data, model, other, match, point).config)
+            own = [word for word in own if not word.startswith(sizes)]
+            if arm not in study.arms:  # a control is at every point, whatever its architecture
+                at = [word for word in at if not word.startswith(sizes)]
+        elif not chooses_model(own):
+            own = [f"model={model}", *own]
+        words = [f"data={data}", *study.overrides, *own, *study.further, *match_words(match), *at]
+        words += [*chosen, *identity, *(tuned or {}).get(cell.kind, ())]
+        taken = borrowed(arms[arm], lambda other: cell_of(data, model, other, match, point).config)
+        if arm in study.arms:
+            check_apart(f"study.arms.{arm}", chosen, "what it takes from another arm", taken)
+        words += taken
         config = compose(words)
         if study.split == "fixed" and config["data"].get("split_seed", 0) is None:
             words.append("data.split_seed=0")
@@ -145,13 +148,6 @@ def plan_cells(
         for seed in range(study.first_seed, study.first_seed + study.seeds)
         for cell in first
     ]
-
-
-def match_words(mode: str) -> list[str]:
-    """The overrides of a budget mode: "params", or "params:network" and "params:grid"."""
-    match, _, how = str(mode).partition(":")
-    key = "match_by" if how == "grid" else "match_scope"
-    return [f"match={match}", *([f"{key}={how}"] if how else [])]
 
 
 def _without_twins(cells: list[Cell], study: StudyConfig) -> list[Cell]:
@@ -240,9 +236,8 @@ def check_study(study: StudyConfig) -> None:
             raise ValueError(f"study.contrasts must list pairs of arms, got {pair}")
         for arm in pair:
             check_name("arm of study.contrasts", arm, arms)
-    further = [*SHORT_AXES, *study.axes, "severity"]
-    for name in study.interactions:
-        check_name("axis of study.interactions", name, further)
+        if study.baseline in pair:
+            raise ValueError(f"study.contrasts has {pair}: arms are compared with it anyway")
     if study.slope is not None:
         check_name("axis of study.slope", study.slope, study.axes)
         if len(study.axes[study.slope].values) < MIN_SIZES:
@@ -256,6 +251,8 @@ def check_study(study: StudyConfig) -> None:
             check_name("model", name, registry.names("model"))
     for name, axis in study.axes.items():
         _check_axis(name, axis, arms)
+    _check_interactions(study)
+    check_words(study, arms, axes_of(study))
 
 
 def seeds_needed(study: StudyConfig) -> str:
@@ -266,29 +263,27 @@ def seeds_needed(study: StudyConfig) -> str:
     return f"no verdicts: the first is at {needed} seeds, and these are {study.seeds}"
 
 
-def margins_of(study: StudyConfig, cells: list[Cell]) -> dict[str, float]:
-    """The margin of every metric that the study judges: one for all, or one for each metric.
-
-    Raises `ValueError` for a metric without one.
-    """
-    tasks = {cell.config["task"]["_target_"] for cell in first_of_kinds(cells)}
-    selecting = {registry.locate(task).monitor for task in tasks}  # type: ignore[attr-defined]
-    margin = study.margin
-    margins = margin if isinstance(margin, dict) else dict.fromkeys(selecting, margin)
-    if missing := sorted(selecting - set(margins)):
-        raise ValueError(
-            f"study.margin has none for {', '.join(missing)}, which data sets select by"
-        )
-    return {**margins, **{name: judged.margin for name, judged in study.metrics.items()}}
-
-
 def _check_axis(name: str, axis: AxisConfig, arms: Iterable[str]) -> None:
     if name in RESERVED or name in SHORT_AXES or not name.isidentifier():
         raise ValueError(f"study.axes.{name}: an axis needs a plain name that is not taken")
     if not axis.values:
         raise ValueError(f"study.axes.{name} must have values, each with its overrides")
+    if axis.arms == []:
+        raise ValueError(f"study.axes.{name}.arms is empty: leave it out for all arms")
     for arm in axis.arms or ():
         check_name(f"arm of study.axes.{name}", arm, arms)
+
+
+def _check_interactions(study: StudyConfig) -> None:
+    """Differences are compared along axes that there are, with those at a value that they have."""
+    values = {name: [*map(value_text, getattr(study, name))] for name in SHORT_AXES}
+    values |= {name: [*axis.values] for name, axis in study.axes.items()}
+    for name, value in study.interactions.items():
+        check_name("axis of study.interactions", name, [*values, "severity"])
+        allowed = values.get(name, ["0"])
+        check_name(f"value of study.interactions.{name}", value_text(value), allowed)
+        if name != "severity" and len(allowed) < 2:
+            raise ValueError(f"study.interactions: {name} has one value, so that nothing changes")
 
 
 def _values(axis: Axis, arm: str) -> list[tuple[str, list[str]]]:

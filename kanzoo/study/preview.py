@@ -92,7 +92,7 @@ def print_plan(config: Config, cells: list[Cell], prepared: list[Any], ledger: F
             f"{plan.flops / base.flops:.3f}",
             f"{seconds[cell.kind]:.3g}",
         )
-    console = Console(width=None if sys.stdout.isatty() else 140)
+    console = Console(markup=False, width=None if sys.stdout.isatty() else 140)
     console.print(table)
     if len(kinds) > MAX_ROWS:
         console.print(f"and {len(kinds) - MAX_ROWS} more kinds of cells")

@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from kanzoo import registry
@@ -13,6 +14,7 @@ from kanzoo.data.corruption import CORRUPTIONS
 from kanzoo.errors import DIVERGED
 from kanzoo.files import csv_of
 from kanzoo.settings import MetricConfig
+from kanzoo.study.pairs import MAY_LACK
 from kanzoo.study.plan import Cell
 
 Axes = tuple[str, ...]
@@ -70,7 +72,8 @@ def judged(
 
     `metrics` are the further test metrics to judge, with their modes. Values on corrupted inputs
     are told apart by the axes `corruption` and `severity`, other metrics by the axis `metric`.
-    These and the arms in `controls` are the secondary family.
+    These and the arms in `controls` are the secondary family. A value that is not finite, as on
+    inputs of which a network makes nothing, is a divergence too.
     """
     family = results["arm"].isin(controls).map({True: "secondary", False: "primary"})
     parts = [results.assign(corruption="clean", severity="0", family=family)]
@@ -93,7 +96,14 @@ def judged(
     axes: Axes = (("metric",) if metrics else ()) + (
         ("corruption", "severity") if any(corrupted) else ()
     )
-    return pd.concat(parts, ignore_index=True), axes
+    values = pd.concat(parts, ignore_index=True)
+    scores = pd.to_numeric(values["test"], errors="coerce")
+    lost = values["status"].eq("finished") & ~np.isfinite(scores) & ~values["metric"].isin(MAY_LACK)
+    if lost.any() and "no_skill" in values:
+        lost &= np.isfinite(pd.to_numeric(values["no_skill"], errors="coerce"))
+        values.loc[lost, "status"] = "diverged"
+        values.loc[lost, "test"] = values.loc[lost, "no_skill"]
+    return values, axes
 
 
 def _row(cell: Cell, study_folder: Path, axes: Sequence[str]) -> dict[str, Any]:

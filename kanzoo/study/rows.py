@@ -11,7 +11,7 @@ from scipy import stats
 from kanzoo.study import inference, variance
 from kanzoo.study.inference import Array
 from kanzoo.study.looks import Looks
-from kanzoo.study.pairs import Pairs, at_seeds
+from kanzoo.study.pairs import MAY_LACK, Pairs, at_seeds
 from kanzoo.study.plan import MIN_JUDGED
 from kanzoo.study.variance import Estimate
 from kanzoo.study.verdict import Verdict
@@ -105,8 +105,8 @@ def make_verdict(
         f"the first {looks.seeds} seeds decide until the next look is complete": p.waiting > 0
         and looks.counts != (),
         f"{_count(p.unpaired, 'seed')} without a finished pair": p.unpaired > 0 and not p.missing,
-        f"{_count(p.missing, 'finished run')} without {p.metric}: too little learned": p.missing
-        > 0,
+        f"{_count(p.missing, 'finished run')} without {p.metric}: "
+        + ("too little learned" if p.metric in MAY_LACK else "diverged"): p.missing > 0,
         f"{_count(diverged, 'run')} of {arm} and {diverged_baseline} of {p.baseline} diverged and "
         "count as predictions without skill": diverged + diverged_baseline > 0,
         "all differences are equal, so the sign-flip test decides: do the seeds differ?": constant,

@@ -53,7 +53,7 @@ class Runner(ExitStack):
         for cell in cells:
             has_ended = cell.folder.has_ended
             if has_ended:
-                cell.folder.remove_lock()
+                cell.folder.tidy()
             if self.overwrite or not has_ended:
                 waiting.append(cell)
         if not waiting:

@@ -80,9 +80,14 @@ def recipe(cell: Cell, space: Space) -> Settings:
     return {key: values[key] for key in space if key in values}
 
 
-def corner(space: Space) -> Settings:
-    """One point of the space, to see whether a cell has what is tuned."""
-    return {key: d["choices"][0] if "choices" in d else d["low"] for key, d in space.items()}
+def corner(space: Space, usual: Settings) -> Settings:
+    """A point of the space as unlike the recipe as can be, to see what a cell makes of it."""
+    return {
+        key: next((c for c in d["choices"] if c != usual.get(key)), d["choices"][0])
+        if "choices" in d
+        else d["low"]
+        for key, d in space.items()
+    }
 
 
 def words(settings: Settings) -> list[str]:

@@ -121,7 +121,8 @@ def check_space(
     """One trial of every kind of cell; `ValueError` for settings that a cell does not have."""
     trials = []
     for cell in cells:
-        settings = space.corner(space.space_of(cell, study.tune))
+        allowed = space.space_of(cell, study.tune)
+        settings = space.corner(allowed, space.recipe(cell, allowed))
         trials += trial_cells(cell, settings, study, folder, compose, range(1))
     return trials
 

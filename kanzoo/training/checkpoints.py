@@ -85,6 +85,8 @@ def find_resume(folder: RunDir) -> Resume | None:
             content = read_checkpoint(path)
             if content.get(RUN) != folder.identity:
                 raise ValueError(f"{path} belongs to another run")
+            if "loops" not in content:
+                raise ValueError(f"{path} holds weights alone")
             _check_best(content, path)
             resume = Resume(path, int(content["global_step"]))
         except (ValueError, KeyError) as error:
@@ -137,7 +139,8 @@ class LastCheckpoint(EpochCheckpoint):
 
     A run that goes on from it ends as one that was left alone, bit for bit. Between batches it is
     saved where the gradients of a step are complete, after the last batch of an epoch with the
-    validation that follows. Several processes agree on it where their losses are logged.
+    validation that follows. Several processes agree on it where their losses are logged, and at the
+    end of an epoch.
     """
 
     def __init__(
@@ -171,6 +174,12 @@ class LastCheckpoint(EpochCheckpoint):
             return
         self._save_checkpoint(trainer, self.path)
         if asked:
+            self._stop(trainer)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_train_epoch_end(trainer, pl_module)
+        asked = self.interrupt.asked is not None
+        if trainer.world_size > 1 and trainer.strategy.reduce_boolean_decision(asked, all=False):
             self._stop(trainer)
 
     def on_validation_batch_start(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:

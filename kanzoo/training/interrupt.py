@@ -16,7 +16,7 @@ USUAL: dict[signal.Signals, tuple[Any, ...]] = {
     signal.SIGTERM: (signal.SIG_DFL, stop_at_once),
 }
 if hasattr(signal, "SIGUSR1"):  # by which SLURM announces the end of a job
-    USUAL[signal.SIGUSR1] = (signal.SIG_DFL,)
+    USUAL[signal.SIGUSR1] = (signal.SIG_DFL, stop_at_once)
 
 
 class StopBetweenBatches(Callback):

@@ -70,10 +70,18 @@ class MetricsCSV(RowLogger):
         self.columns = ["epoch", "step"]
         self._written = 0
         if resume_step and self.path.is_file():
-            whole, _, _ = self.path.read_text(encoding="utf-8").rpartition("\n")
-            reader = csv.DictReader(whole.splitlines())
-            self.columns = list(reader.fieldnames or self.columns)
-            self.rows = [row for row in reader if int(row["step"] or 0) < resume_step]
+            try:
+                self._read(resume_step)
+            except (ValueError, KeyError, csv.Error) as error:
+                log.warning("%s is damaged (%s): what was logged before is lost", self.path, error)
+
+    def _read(self, resume_step: int) -> None:
+        whole, _, _ = self.path.read_text(encoding="utf-8").rpartition("\n")
+        reader = csv.DictReader(whole.splitlines())
+        rows = [row for row in reader if int(row["step"] or 0) < resume_step]
+        if any(None in row for row in rows):
+            raise ValueError("a row is longer than the first")
+        self.rows, self.columns = rows, list(reader.fieldnames or self.columns)
 
     @property
     def name(self) -> str:

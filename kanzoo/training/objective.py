@@ -24,6 +24,8 @@ class Objective(ABC):
     task: ClassVar[str]
     monitor: ClassVar[str]
     mode: ClassVar[str]
+    further: ClassVar[tuple[str, ...] | None] = None
+    """Its metrics beside `monitor`, by which studies check names; None where that is unknown."""
     needs_net: ClassVar[bool] = False
     """Whether `check_net` has to see the network."""
 
@@ -67,6 +69,7 @@ class Classification(Objective):
 
     task: ClassVar[str] = "classification"
     monitor: ClassVar[str] = "accuracy"
+    further: ClassVar[tuple[str, ...] | None] = ("ece",)
     mode: ClassVar[str] = "max"
 
     def __init__(self, *, label_smoothing: float = 0.0) -> None:
@@ -104,6 +107,7 @@ class Language(Objective):
 
     task: ClassVar[str] = "language"
     monitor: ClassVar[str] = "bits_per_char"
+    further: ClassVar[tuple[str, ...] | None] = ("perplexity",)
     mode: ClassVar[str] = "min"
 
     def loss(self, output: Tensor, target: Tensor) -> Tensor:
@@ -142,6 +146,7 @@ class Regression(SquaredError):
 
     task: ClassVar[str] = "regression"
     monitor: ClassVar[str] = "rmse"
+    further: ClassVar[tuple[str, ...] | None] = ("mae", "r2")
     mode: ClassVar[str] = "min"
 
     def metrics(self, num_outputs: int) -> "MetricCollection":
@@ -161,6 +166,7 @@ class Forecast(SquaredError):
 
     task: ClassVar[str] = "forecast"
     monitor: ClassVar[str] = "mse"
+    further: ClassVar[tuple[str, ...] | None] = ("mae",)
     mode: ClassVar[str] = "min"
 
     def metrics(self, num_outputs: int) -> "MetricCollection":
@@ -177,6 +183,7 @@ class Denoise(SquaredError):
 
     task: ClassVar[str] = "denoise"
     monitor: ClassVar[str] = "psnr"
+    further: ClassVar[tuple[str, ...] | None] = ()
     mode: ClassVar[str] = "max"
 
     def metrics(self, num_outputs: int) -> "MetricCollection":
@@ -195,6 +202,7 @@ class Segmentation(Objective):
 
     task: ClassVar[str] = "segmentation"
     monitor: ClassVar[str] = "mean_iou"
+    further: ClassVar[tuple[str, ...] | None] = ("accuracy",)
     mode: ClassVar[str] = "max"
 
     def loss(self, output: Tensor, target: Tensor) -> Tensor:

@@ -72,6 +72,7 @@ class PDE(Objective):
 
     task: ClassVar[str] = "pde"
     monitor: ClassVar[str] = "l2"
+    further: ClassVar[tuple[str, ...] | None] = ("h1",)
     mode: ClassVar[str] = "min"
     needs_net: ClassVar[bool] = True
 

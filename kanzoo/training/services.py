@@ -5,10 +5,12 @@ import logging
 import netrc
 import os
 import sys
+import time
 from collections.abc import Callable, Mapping
 from operator import methodcaller
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+from urllib.parse import urlsplit
 
 from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
@@ -76,12 +78,12 @@ class Beside(RowLogger):
 _said: set[str] = set()  # services that the log of this run has said to be gone
 
 
-def warn_of(title: str, error: Exception) -> None:
+def warn_of(title: str, error: Exception, remedy: str = "training goes on without it") -> None:
     """Say that a service is gone, in one line and once a run."""
     if title not in _said:
         _said.add(title)
         reason = " ".join(str(error).split())[:200] or type(error).__name__
-        log.warning("%s does not answer (%s): training goes on without it", title, reason)
+        log.warning("%s does not answer (%s): %s", title, reason, remedy)
 
 
 def close_wandb() -> str | None:
@@ -133,7 +135,15 @@ def _title(config: RunConfig, folder: RunDir) -> str:
     return "-".join([*(str(config.choices[kind]) for kind in kinds), f"seed{config.seed}"])
 
 
+# Seconds for which W&B is waited for: until a run begins, and until it is uploaded at its end.
+LIMITS = {"init_timeout": 30.0, "finish_timeout": 60.0, "finish_timeout_raises": True}
+ASK_AGAIN = 600.0  # seconds after which a service that was down is asked again
+_down_until = 0.0
+
+
 def _wandb(config: RunConfig, folder: RunDir, facts: Config) -> Logger:
+    """A run of W&B, offline where it cannot be online."""
+    global _down_until
     import wandb  # seconds to import, and not everyone wants it
 
     # What it says of itself goes to its own file; of a service that is gone these are tracebacks.
@@ -144,22 +154,38 @@ def _wandb(config: RunConfig, folder: RunDir, facts: Config) -> Logger:
     if mode == "online" and not _logged_in():
         log.warning("not logged in to W&B: logging offline; run `wandb login` first")
         mode = "offline"
+    if mode == "online" and time.monotonic() < _down_until:
+        mode = "offline"
     basis = [config.choices["basis"]] if is_kan(folder.config) else []
-    run = wandb.init(
-        dir=folder.path,
-        mode=mode,
-        project=options.project,
-        entity=options.entity,
-        group=options.group or config.name,
-        tags=list(dict.fromkeys([*options.tags, *basis])),
-        name=_title(config, folder),
-        id=f"{config.name}-{folder.config_hash}-seed{config.seed}",
-        resume="allow" if mode == "online" else None,  # else history is replaced
-        config={**folder.config, **facts},
-        # The list of installed packages takes longer than all else, and is in the result.
-        settings=wandb.Settings(silent=True, x_save_requirements=False),
-    )
-    return WandbLogger(experiment=run)
+    limits: Config = {
+        key: value for key, value in LIMITS.items() if key in wandb.Settings.model_fields
+    }
+
+    def start(mode: Literal["online", "offline", "disabled"]) -> Logger:
+        run = wandb.init(
+            dir=folder.path,
+            mode=mode,
+            project=options.project,
+            entity=options.entity,
+            group=options.group or config.name,
+            tags=list(dict.fromkeys([*options.tags, *basis])),
+            name=_title(config, folder),
+            id=f"{config.name}-{folder.config_hash}-seed{config.seed}",
+            resume="allow" if mode == "online" else None,  # else history is replaced
+            config={**folder.config, **facts},
+            # The list of installed packages takes longer than all else, and is in the result.
+            settings=wandb.Settings(silent=True, x_save_requirements=False, **limits),
+        )
+        return WandbLogger(experiment=run)
+
+    try:
+        return start(mode)
+    except Exception as error:
+        if mode != "online":
+            raise
+        _down_until = time.monotonic() + ASK_AGAIN
+        warn_of("W&B", error, "logging offline, which `wandb sync` uploads later")
+        return start("offline")
 
 
 def _tensorboard(config: RunConfig, folder: RunDir, facts: Config) -> Logger:
@@ -170,6 +196,8 @@ def _tensorboard(config: RunConfig, folder: RunDir, facts: Config) -> Logger:
 
 def _mlflow(config: RunConfig, folder: RunDir, facts: Config) -> Logger:
     """One run of MLflow for a run, also where it goes on: its id is kept in the run's folder."""
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # else minutes for each row
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
     where = os.environ.get("MLFLOW_TRACKING_URI")
     logger = MLFlowLogger(
         config.name,
@@ -190,7 +218,8 @@ def _read_id(path: Path) -> str | None:
 def _logged_in() -> bool:
     if os.environ.get("WANDB_API_KEY"):
         return True
+    address = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")
     try:
-        return netrc.netrc().authenticators("api.wandb.ai") is not None
+        return netrc.netrc().authenticators(urlsplit(address).hostname or address) is not None
     except (FileNotFoundError, netrc.NetrcParseError):
         return False

@@ -19,6 +19,7 @@ LOOK = 0.5  # seconds between two looks
 GRACE = 3.0  # seconds in which others that are gone for the same reason, or done, are noticed
 LOST_CODE = 70  # of a process that ended because another one was gone
 GOES_ON = "the same command goes on from the last checkpoint"
+_done = threading.Event()  # of what processes do together: from then on they end when they like
 _LOST = re.compile(
     r"gloo|nccl|connection (was )?(closed|reset|refused)|broken pipe|tcpstore|recvvalue failed",
     re.IGNORECASE,
@@ -40,25 +41,32 @@ def end_without_contact() -> NoReturn:
     os._exit(LOST_CODE)
 
 
+def end_watch() -> None:
+    """Take it as normal from now on that other processes end."""
+    _done.set()
+
+
 def watch_children(children: Sequence["subprocess.Popen[bytes]"]) -> None:
-    """End this process and its children once one of these has failed."""
+    """End this process and its children once one of these has ended before its time."""
+    _done.clear()
     threading.Thread(target=_watch_children, args=[children], daemon=True).start()
 
 
 def watch_parent(local_rank: int) -> None:
-    """End this process once the one that started it has ended."""
+    """End this process once the one that started it has ended before its time."""
+    _done.clear()
     threading.Thread(target=_watch_parent, args=[os.getppid(), local_rank], daemon=True).start()
 
 
 def _watch_children(children: Sequence["subprocess.Popen[bytes]"]) -> None:
-    while not any(child.poll() for child in children):
-        if all(child.poll() == 0 for child in children):
-            return
+    while all(child.poll() is None for child in children):
         time.sleep(LOOK)
-    time.sleep(GRACE)
-    codes = {rank: child.poll() or 0 for rank, child in enumerate(children, start=1)}
+    if _done.wait(GRACE):
+        return
+    ends = ((rank, child.poll()) for rank, child in enumerate(children, start=1))
+    codes = {rank: code for rank, code in ends if code is not None}
     # Whoever ended only because another one was gone is not the reason.
-    rank, code = min(codes.items(), key=lambda end: (end[1] in (0, LOST_CODE), end[1] >= 0))
+    rank, code = min(codes.items(), key=lambda end: (end[1] == LOST_CODE, end[1] == 0, end[1] > 0))
     for child in children:
         child.kill()
     if code != LOST_CODE:
@@ -71,15 +79,16 @@ def _watch_children(children: Sequence["subprocess.Popen[bytes]"]) -> None:
 def _watch_parent(parent: int, local_rank: int) -> None:
     while os.getppid() == parent:
         time.sleep(LOOK)
-    time.sleep(GRACE)
+    if _done.wait(GRACE):
+        return
     if local_rank == 1:
         _say(f"process 0, which started this one, is gone, so all end; {GOES_ON}")
     os._exit(LOST_CODE)
 
 
 def _end(code: int) -> str:
-    if code > 0:
-        return f"ended with exit code {code}"
+    if code >= 0:
+        return f"ended early with exit code {code}"
     return f"was killed by {signal.Signals(-code).name}"
 
 

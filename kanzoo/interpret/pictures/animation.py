@@ -12,7 +12,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 
-from kanzoo.files import write_arrays, write_atomic
+from kanzoo.files import read_arrays, write_arrays, write_atomic
 from kanzoo.fit.chain import is_kan, kan_layers
 from kanzoo.interpret.edges import Edge, edge_functions
 from kanzoo.settings import PicturesConfig
@@ -131,8 +131,7 @@ def write_frame(path: Path, frame: list[tuple[str, Edge]]) -> None:
 
 def read_frame(path: Path) -> list[tuple[str, Edge]]:
     """What `write_frame` wrote."""
-    with np.load(path, allow_pickle=False) as data:
-        columns = {key: data[key] for key in data.files}
+    columns = read_arrays(path)
     return [
         (
             str(columns["layer"][i]),

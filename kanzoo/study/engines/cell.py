@@ -15,13 +15,20 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import IO, Any
 
-from kanzoo.errors import BUSY_CODE, BusyError, DivergedError, SeparateError, Stopped
+from kanzoo.errors import (
+    BUSY_CODE,
+    OUT_OF_MEMORY,
+    BusyError,
+    DivergedError,
+    SeparateError,
+    Stopped,
+    is_out_of_memory,
+)
 from kanzoo.study.plan import Cell
 
 FINISHED, FAILED, DIVERGED, BUSY = "finished", "failed", "diverged", "busy"
 UNTRIED = "untried"  # lost with others before its turn came
 Train = Callable[[dict[str, Any]], dict[str, Any]]
-_MEMORY = ("can't allocate memory", "out of memory", "cannot allocate memory", "bad_alloc")
 
 
 @dataclass(frozen=True)
@@ -75,8 +82,8 @@ def outcome_of(error: BaseException) -> Outcome:
 def one_line(error: BaseException) -> str:
     """What went wrong, in one line."""
     text = " ".join(traceback.format_exception_only(error)[-1].split())[:500]
-    if isinstance(error, MemoryError) or any(word in text.lower() for word in _MEMORY):
-        return f"out of memory: {text}"
+    if is_out_of_memory(error):
+        return f"{OUT_OF_MEMORY}: {text}"
     return f"{error}" if isinstance(error, DivergedError) else text
 
 

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kanzoo import __version__
-from kanzoo.rundir import Config, git_sha
+from kanzoo.rundir import Config, git_sha, is_kan
 from kanzoo.settings import StudyConfig
 from kanzoo.study.controls import control_arms, control_text
-from kanzoo.study.plan import Cell, active_axes, margins_of
+from kanzoo.study.margins import margins_of
+from kanzoo.study.plan import Cell, active_axes
 from kanzoo.study.space import sampler
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ def summarise(
         slopes=falls,
         aggregate=aggregate,
     )
-    Console(width=None if sys.stdout.isatty() else 100).print(verdict_table(found))
+    Console(markup=False, width=None if sys.stdout.isatty() else 100).print(verdict_table(found))
     counts = results["status"].value_counts()
     waiting, failed, diverged = (
         int(counts.get(status, 0)) for status in ("waiting", "failed", "diverged")
@@ -114,17 +115,11 @@ def protocol(study: StudyConfig, cells: list[Cell]) -> list[str]:
         "Every architecture is written once. The KAN arms replace an activation and the linear "
         "operator after it by a KAN layer, in the roles that their overrides name; depth, "
         "normalisation, initialisation and data are the same.",
-        f"Budget: {', '.join(study.match)}. {_budget(study.match)} Sizes and what mismatch "
+        f"Budget: {', '.join(study.match)}. {_budget(study, cells)} Sizes and what mismatch "
         "remains are in the tables.",
         recipe,
         f"{study.seeds} seeds pair the arms: the same seed means the same split and the same "
-        "batches in the same order. "
-        + (
-            "Every seed draws its own split into training and validation data, and into test data "
-            "where there is no official test set."
-            if study.split == "seeds"
-            else "All seeds share one split: verdicts hold for it alone."
-        ),
+        f"batches in the same order. {_split(cells)}",
         f"Looks are planned at {', '.join(map(str, study.looks))} seeds and share the level.",
         "The best epoch is chosen on validation data; the test set is evaluated once, with that "
         "epoch's weights.",
@@ -159,18 +154,46 @@ def protocol(study: StudyConfig, cells: list[Cell]) -> list[str]:
     return lines
 
 
-def _budget(matches: list[str]) -> str:
-    """What is solved, for each mode of matching."""
-    sentences = {
-        "": "Sizes inside the KAN roles are solved so that the cost equals that of the MLP twin; "
-        "the trunk is kept unless the table says so.",
-        "network": "Where the scope is the network, all its sizes are scaled alike.",
-        "grid": "Where the grid is solved, all sizes are kept and the number of functions is not.",
-        "width": "At equal width all sizes are those of the twin, and costs differ.",
-        "none": "Without a budget all sizes are as configured.",
+BUDGETS = {
+    "roles": "sizes inside the KAN roles are solved so that the cost equals that of the MLP twin; "
+    "the trunk is kept unless the table says so",
+    "network": "all sizes of the network are scaled so that the cost equals that of the MLP twin",
+    "grid": "all sizes are kept, and the number of functions is solved",
+    "width": "all sizes are those of the twin, and costs differ",
+    "none": "all sizes are as configured, without a budget",
+}
+
+
+def _budget(study: StudyConfig, cells: list[Cell]) -> str:
+    """What is solved for the KAN arms that the study names, each of which may choose."""
+    arms: dict[str, dict[str, None]] = {}
+    for cell in cells:
+        if cell.arm in study.arms and is_kan(cell.config):
+            match, how = cell.config["match"], cell.config["match_scope"]
+            if match in ("width", "none"):
+                how = match
+            elif cell.config["match_by"] == "grid":
+                how = "grid"
+            arms.setdefault(how, {})[cell.arm] = None
+    if len(arms) == 1:
+        text = BUDGETS[next(iter(arms))]
+        return f"{text[0].upper()}{text[1:]}."
+    return " ".join(f"Of {', '.join(names)}: {BUDGETS[how]}." for how, names in arms.items())
+
+
+def _split(cells: list[Cell]) -> str:
+    """Whose split it is: that of a seed, or one for all."""
+    seeds = {
+        c.data: c.config["data"]["split_seed"] for c in cells if "split_seed" in c.config["data"]
     }
-    modes = {match if match in sentences else match.partition(":")[2] for match in matches}
-    return " ".join(text for mode, text in sentences.items() if mode in modes)
+    fixed = [data for data, seed in seeds.items() if seed is not None]
+    if seeds and len(fixed) == len(seeds):
+        return "All seeds share one split: verdicts hold for it alone."
+    return (
+        "Every seed draws its own split into training and validation data, and into test data "
+        "where there is no official test set"
+        + (f"; of {', '.join(fixed)} all seeds share one." if fixed else ".")
+    )
 
 
 def references(cells: list[Cell]) -> list[str]:
