@@ -43,9 +43,9 @@ class RunDir:
 
     @classmethod
     def of(cls, config: dict[str, Any]) -> "RunDir":
-        if not re.fullmatch(r"[A-Za-z0-9_][\w.+-]*", config["name"]):
+        if not re.fullmatch(r"[A-Za-z0-9_][\w.+-]{0,199}", config["name"]):
             raise ValueError(
-                f"name must be a plain folder name of letters, digits and _ . + -, "
+                f"name must be a plain folder name of at most 200 letters, digits and _ . + -, "
                 f"got {config['name']!r}"
             )
         choices = config["choices"]

@@ -97,7 +97,19 @@ def test_many_command_lines(tmp_path: Path) -> None:
     run()
 
 
-@pytest.mark.parametrize("line", [("train", ["~seed"]), ("compare", ["study.further=[[1]]"])])
+@pytest.mark.parametrize(
+    "line",
+    [
+        ("train", ["~seed"]),
+        ("compare", ["study.further=[[1]]"]),
+        ("train", ["--resolve"]),
+        ("train", ["model@x=mlp"]),
+        ("train", ["hydra.searchpath=[pkg://os]"]),
+        ("train", ["data=functions", "data.n_train=3000000000"]),
+        ("train", [f"name={'a' * 300}"]),
+        ("evaluate", [f"run={'a/' * 3000}"]),
+    ],
+)
 @pytest.mark.usefixtures("planned_only")
 def test_kinds_of_fault(line: tuple[str, list[str]], tmp_path: Path) -> None:
     root, words = line

@@ -17,6 +17,7 @@ import pytest
 import torch
 import yaml
 from conftest import SMALL, Run, command, environment, folder_of, run_script
+from fuzzing import in_process
 from torch import Tensor, nn
 
 from kanzoo.errors import Stopped
@@ -25,6 +26,7 @@ from kanzoo.run.fit import train
 from kanzoo.run.load import load_run
 from kanzoo.run.prepare import prepare
 from kanzoo.rundir import FORMAT
+from kanzoo.train import main
 from kanzoo.training.interrupt import stopping_between_batches
 from kanzoo.training.measure import PeakMemory, peak_step_memory
 from kanzoo.training.optim import Constant, Exponential, WarmupCosine, build_optimizer, param_groups
@@ -431,6 +433,16 @@ def test_a_second_interrupt_does_not_wait() -> None:
             assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
     finally:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def test_a_run_that_diverges_does_not_end_a_sweep(tmp_path: Path) -> None:
+    words = [*SMALL[1:], "trainer.max_epochs=1", "data.limit_train=64", "optim.lr=1e30,0.01"]
+    outcome = in_process(main, ["-m", *words, "model=glob(ml*)"], tmp_path)
+    assert outcome.code == 1
+    (line,) = outcome.error.splitlines()
+    assert line.startswith("kanzoo: diverged: ")
+    assert len(list(tmp_path.rglob("config.yaml"))) == 2
+    assert len(list(tmp_path.rglob("result.json"))) == 1
 
 
 # --- W&B -----------------------------------------------------------------------------------------

@@ -34,6 +34,19 @@ def check_memory(params: int, *, training: bool = False) -> None:
         )
 
 
+def check_samples(count: int, numbers: int) -> None:
+    """Raise `ValueError` of one line unless so many samples of so many numbers can be drawn.
+
+    They are drawn in double precision, put in order and scaled, so that there are three at a time.
+    """
+    each, free = 3 * 8 * numbers, available_memory()
+    if count * each > free:
+        raise ValueError(
+            f"{count:,} samples need {count * each / 2**30:,.1f} GiB of memory; "
+            f"{free / 2**30:,.1f} GiB are free, for {free // each:,} samples"
+        )
+
+
 def check_tensor(shape: tuple[int, ...], like: Tensor) -> None:
     """Raise `ValueError` of one line unless weights of a shape fit where a tensor is."""
     dtype = like.dtype

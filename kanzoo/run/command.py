@@ -14,10 +14,12 @@ from typing import NoReturn
 import hydra
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
 from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
 
 from kanzoo import registry
-from kanzoo.errors import OUT_OF_MEMORY, Stopped, is_out_of_memory, stop_at_once
+from kanzoo.errors import BUSY_CODE, OUT_OF_MEMORY, Stopped, is_out_of_memory, stop_at_once
 from kanzoo.run.config import (
     Extensions,
     check_overrides,
@@ -26,6 +28,8 @@ from kanzoo.run.config import (
     to_plain,
 )
 from kanzoo.rundir import Config, is_first_process
+
+MAX_LINE = 2000  # characters of a message
 
 
 def run_command(config_name: str, job: Callable[[Config], None]) -> None:
@@ -54,30 +58,46 @@ def run_command(config_name: str, job: Callable[[Config], None]) -> None:
             registry.add_conf_dir(folder)
         check_overrides(config_name, words, multirun=arguments.multirun)
 
+    entered = False
+    codes: list[int] = []
+
     @hydra.main(version_base="1.3", config_path=str(registry.conf_dir()), config_name=config_name)
     def main(config: DictConfig) -> None:
+        nonlocal entered
+        entered = True
         with user_errors():
             plain = to_plain(config, dict(HydraConfig.get().runtime.choices))
         try:
             job(plain)
+        except SystemExit as end:
+            if not arguments.multirun or end.code not in (1, BUSY_CODE):
+                raise
+            codes.append(end.code)  # the other runs of a sweep do not depend on this one
         except OSError as error:  # a disk that is full, a folder that is gone or not writable
             fail(f"{os_error_line(error)}; the same command goes on")
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
-            fail(f"{OUT_OF_MEMORY}: {error}; a smaller data.batch_size or network takes less")
+            fail(f"{OUT_OF_MEMORY}: {error}; less data, batches or networks that are smaller fit")
 
     Extensions.register()
     for name in ("SIGTERM", "SIGUSR1"):
         number = getattr(signal, name, None)
         if number is not None and signal.getsignal(number) is signal.SIG_DFL:
             signal.signal(number, stop_at_once)
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # it raises, where it would print several lines
     try:
         main()
     except KeyboardInterrupt:
         stopped(Stopped(signal.SIGINT))
     except Stopped as stop:
         stopped(stop)
+    except (HydraException, OmegaConfBaseException, ValueError, OSError) as error:
+        if entered:
+            raise
+        fail(error)
+    if codes:
+        raise SystemExit(min(codes))
 
 
 def stopped(stop: Stopped, detail: str = "") -> NoReturn:
@@ -134,6 +154,7 @@ def fail(error: object) -> NoReturn:
 def shown(error: object) -> str:
     """A message in one line; what a terminal would obey is shown as what it is."""
     text = " ".join(str(error).split())
+    text = text if len(text) <= MAX_LINE else f"{text[: MAX_LINE - 200]} ... {text[-200:]}"
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 

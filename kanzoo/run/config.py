@@ -12,7 +12,7 @@ import yaml
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Glob, Override
 from hydra.core.plugins import Plugins
 from hydra.core.singleton import Singleton
 from hydra.errors import HydraException
@@ -241,7 +241,7 @@ def _one_line() -> Iterator[None]:
     """Errors of Hydra, OmegaConf and YAML as a `ValueError` of one line."""
     try:
         yield
-    except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
+    except (HydraException, OmegaConfBaseException, yaml.YAMLError, RecursionError) as error:
         raise ValueError(" ".join(str(error).split())) from error
 
 
@@ -275,6 +275,9 @@ def _root_names(config_name: str) -> tuple[list[str], list[str]]:
 
 
 def _values(override: Override) -> list[str]:
+    value = override.value()
+    if isinstance(value, Glob):
+        return [str(name) for name in value.filter(registry.names(override.key_or_group))]
     if override.is_sweep_override():
         return [str(value) for value in override.sweep_string_iterator()]
     return [str(override.get_value_element_as_str())]
@@ -301,6 +304,8 @@ def _check_section(config_name: str, key: str, value: object, default: object) -
         return
     if not isinstance(value, dict):
         raise ValueError(f"{key} must be chosen by {key}=..., got {value!r}")
+    if not isinstance(default["_target_"], str):
+        raise ValueError(f"{key}._target_ must name a class, got {default['_target_']!r}")
     kinds = registry.option_kinds(default["_target_"])
     for option, chosen in value.items():
         full = f"{key}.{option}"

@@ -1,5 +1,6 @@
 """Check a configuration and describe its parts; nothing is loaded or written."""
 
+import math
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
@@ -34,7 +35,7 @@ def prepare(config: Config) -> Prepared:
     Raises `ValueError` of one line for anything that cannot be.
     """
 
-    from kanzoo.layers.memory import check_memory
+    from kanzoo.layers.memory import check_memory, check_samples
     from kanzoo.models.build import build_layers, build_plan, check_kind
     from kanzoo.models.linear import SeriesModel
     from kanzoo.models.solve import Budget
@@ -48,6 +49,10 @@ def prepare(config: Config) -> Prepared:
             )
     dataset, objective = describe_data(settings)
     spec, model = dataset.spec, settings.choices["model"]
+    # What is drawn is as much as options say; files have what they have.
+    if drawn := sum(value for name, value in vars(dataset).items() if name.startswith("n_")):
+        numbers = math.prod(spec.in_shape) + spec.num_outputs
+        check_samples(drawn * getattr(dataset, "num_times", 1), numbers)
     check_kind(settings.model, model, spec.kind, settings.choices["data"])
     if getattr(dataset, "covariates", None) and issubclass(
         registry.locate(settings.model["_target_"]), SeriesModel
