@@ -5,7 +5,7 @@ from pathlib import Path
 
 from kanzoo.checks import build, check_name
 from kanzoo.run.command import run_command, user_errors
-from kanzoo.run.compared import pruning_curves, seed_folders, seed_scores
+from kanzoo.run.compared import pruning_curves, seed_folders, seed_networks, seed_scores
 from kanzoo.run.load import load_run
 from kanzoo.rundir import Config, RunDir, is_kan, read_config
 from kanzoo.settings import ExplainConfig
@@ -74,6 +74,7 @@ def explain(
         raise ValueError(f"basis={basis} has no edge functions that are learned, none to explain")
     result = RunDir(folder, config, "").result() if checkpoint == "best" else None
     x, y = run.validation_pairs()
+    runs = seed_networks(run, folders, checkpoint)
     limits = {"tolerance": tolerance, "max_error": max_error, "time_limit": time_limit}
     return write_page(
         target,
@@ -89,7 +90,8 @@ def explain(
         limits=limits if symbolic else None,
         num_fits=fits,
         curves=pruning_curves(run, x, y, twin, root),
-        seeds=seed_scores(folders, checkpoint, root) if folders[1:] else None,
+        seeds=seed_scores(runs) if runs[1:] else None,
+        others=[other.net for other in runs[1:]],
     )
 
 

@@ -92,6 +92,8 @@ class CallbacksConfig:
     checkpoint_minutes: Positive | None = None
     pictures: PicturesConfig = PicturesConfig()
     regularise: RegulariseConfig = RegulariseConfig()
+    starts: Count = 1  # see `kanzoo.run.starts`
+    start_epochs: Count = 10
 
 
 @dataclass(frozen=True)
@@ -152,8 +154,11 @@ class RunConfig:
                 f"trainer.max_epochs={self.trainer.max_epochs} must be a multiple of "
                 f"training_set.phases={phases}"
             )
-        if phases > 1 and not self.trainer.is_one_process:
-            raise ValueError("training_set.phases needs one process: trainer.devices=1")
+        for name, count in (("training_set.phases", phases), ("callbacks.starts", self.callbacks.starts)):
+            if count > 1 and not self.trainer.is_one_process:
+                raise ValueError(f"{name} needs one process: trainer.devices=1")
+        if phases > 1 and self.callbacks.starts > 1:
+            raise ValueError("callbacks.starts must be 1 where training_set.phases is above 1")
         if self.trainer.cuda_graph and self.callbacks.grid is not None:
             raise ValueError("trainer.cuda_graph=true cannot be had with callbacks.grid")
         if self.trainer.compile and self.callbacks.regularise.lamb:

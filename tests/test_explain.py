@@ -18,9 +18,10 @@ from kanzoo.explain import explain
 from kanzoo.interpret.edges import edge_functions
 from kanzoo.interpret.pictures import animation
 from kanzoo.layers import KANLinear
-from kanzoo.run.compared import seed_scores
+from kanzoo.run.compared import seed_networks, seed_scores
 from kanzoo.run.config import compose
 from kanzoo.run.fit import train
+from kanzoo.run.load import load_run
 from kanzoo.run.prepare import prepare
 from kanzoo.rundir import RunDir
 
@@ -68,6 +69,7 @@ def test_the_page_and_its_pictures(train_run: Run, tmp_path: Path) -> None:
     assert f"{result['params']:,}" in page.text
     assert "33" in page.text  # edges: 10 x 3 + 3
     assert "Not the result" not in page.text
+    assert re.search(r"bmi → \d&#10;score[^<]*inputs from (1\d|2\d)", page.source)  # kg/m²
     first = {path.name: path.read_bytes() for path in (folder / "explain").iterdir()}
     explain(folder, edges=5, fits=0)
     assert first == {path.name: path.read_bytes() for path in (folder / "explain").iterdir()}
@@ -81,7 +83,10 @@ def test_several_seeds_have_ranges(train_run: Run, tmp_path: Path) -> None:
     page = Page(explain(cell, edges=2, fits=0).read_text())
     assert (cell / "explain" / "seeds.svg").is_file()
     assert "first of 2 seeds" in page.text
-    found = seed_scores([cell / "seed0", cell / "seed1"], "best")["stem"]
+    assert "Edges of the first layer have a band" in page.text
+    found = seed_scores(
+        seed_networks(load_run(cell / "seed0"), [cell / "seed0", cell / "seed1"], "best")
+    )["stem"]
     scores = np.sqrt((found**2).sum((2, 3)))
     assert f"{scores[:, 2].min():.2g} to {scores[:, 2].max():.2g}" in page.text
     assert not np.allclose(scores[0], scores[1])

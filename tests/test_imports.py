@@ -17,7 +17,7 @@ ROOMS: dict[str, set[str]] = {
     "training": {"bases", "data", "kernels", "layers", "models"},
     "fit": {"bases", "kernels", "layers", "training"},
     "interpret": {"bases", "data", "layers", "fit", "page"},
-    "run": {"bases", "data", "layers", "models", "training", "interpret"},
+    "run": {"bases", "data", "layers", "models", "training", "fit", "interpret"},
     "estimators": {"bases", "data", "layers", "training", "fit", "interpret"},
     "study": {"bases", "data", "layers", "models", "training", "interpret", "run", "page"},
     "ledger": {"models", "run", "study", "page"},

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 import torch
 
+from kanzoo.data.columns import dates
 from kanzoo.data.csv_file import CSV
 from kanzoo.data.frames import read_frame
 
@@ -107,6 +108,23 @@ def test_groups_stay_together_and_times_in_order(tmp_path: Path) -> None:
     train, val, test = (data.splits[part].y for part in ("train", "val", "test"))
     assert train.max() < val.min()
     assert val.max() < test.min() == 48
+
+
+@pytest.mark.parametrize(
+    ("form", "is_known"), [("%d.%m.%Y", True), ("%d/%m/%Y", True), ("week %j", False)]
+)
+def test_days_are_read_as_they_are_written(tmp_path: Path, form: str, is_known: bool) -> None:
+    days = pd.date_range("2020-01-01", periods=60)
+    frame = example().assign(day=days.strftime(form)).sample(frac=1, random_state=0)
+    if not is_known:
+        with pytest.raises(ValueError, match="'day' holds"):
+            loaded(frame, tmp_path, time="day")
+        return
+    data = loaded(frame, tmp_path, time="day", standardise="none")
+    assert data.splits["train"].y.max() < data.splits["val"].y.min()
+    x, y = loaded(frame, tmp_path, features=["day"]).table
+    np.testing.assert_array_equal(x[:, 0] - x.min(), y)
+    assert dates(pd.Series(["03/04/2020", None])) is None  # the fourth of March, or the third
 
 
 def test_classes_have_their_labels(tmp_path: Path) -> None:

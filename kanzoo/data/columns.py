@@ -3,6 +3,7 @@
 Axes: N samples, C columns, F features that they become.
 """
 
+import logging
 from collections.abc import Callable
 from typing import Any, Self
 
@@ -12,7 +13,10 @@ from sklearn.compose import ColumnTransformer
 from sklearn.impute import SimpleImputer
 from sklearn.preprocessing import FunctionTransformer, OneHotEncoder
 
+log = logging.getLogger("kanzoo")
+
 MAX_CATEGORIES = 20  # of a column; rarer ones become one feature
+FORMATS = ("ISO8601", "%d.%m.%Y", "%d.%m.%Y %H:%M", "%d.%m.%Y %H:%M:%S", "%d/%m/%Y", "%m/%d/%Y")
 
 
 def is_number(values: pd.Series) -> bool:
@@ -26,6 +30,27 @@ def is_number(values: pd.Series) -> bool:
     return bool(known.map(lambda value: isinstance(value, (int, float, np.number))).all())
 
 
+def dates(values: pd.Series) -> pd.Series | None:
+    """Texts as times in UTC, gaps aside, if all of them are and in one way only; None otherwise.
+
+    As 2020-01-31, 31.01.2020, or with slashes where some day is above 12; hours may follow.
+    """
+    if pd.api.types.is_datetime64_any_dtype(values.dtype):
+        return pd.to_datetime(values, utc=True).dt.tz_localize(None)
+    if isinstance(values.dtype, pd.CategoricalDtype) or not values.map(_is_text_or_gap).all():
+        return None
+    found = []
+    for kind in FORMATS:
+        times = pd.to_datetime(values, format=kind, errors="coerce", utc=True)
+        if times.notna().sum() == values.notna().sum() > 0:
+            found.append(times)
+    return found[0].dt.tz_localize(None) if len(found) == 1 else None
+
+
+def _is_text_or_gap(value: Any) -> bool:
+    return isinstance(value, str) or pd.isna(value)
+
+
 class Columns:
     """Turns a frame into numbers `(N, F)` with the names of the features.
 
@@ -37,8 +62,11 @@ class Columns:
     def fit(self, frame: pd.DataFrame) -> Self:
         """Learn the kinds and the categories of the columns."""
         numbers = [name for name in frame if is_number(frame[name])]
-        dates = [n for n in frame if pd.api.types.is_datetime64_any_dtype(frame[n].dtype)]
-        others = [name for name in frame if name not in {*numbers, *dates}]
+        times = [n for n in frame if n not in numbers and dates(frame[n]) is not None]
+        others = [name for name in frame if name not in {*numbers, *times}]
+        for name in others:
+            if (count := frame[name].nunique()) > max(MAX_CATEGORIES, len(frame) / 2):
+                log.warning("column %r holds %d texts, which say little: leave it out", name, count)
         one_hot = OneHotEncoder(
             drop="if_binary",
             handle_unknown="infrequent_if_exist",
@@ -49,7 +77,7 @@ class Columns:
         self.transformer = ColumnTransformer(
             [
                 ("numbers", _converter(_numbers), numbers),
-                ("dates", _converter(_days), dates),
+                ("dates", _converter(_days), times),
                 ("categories", one_hot, others),
             ],
             verbose_feature_names_out=False,
@@ -110,10 +138,15 @@ def _numbers(frame: pd.DataFrame) -> np.ndarray:
 
 
 def _days(frame: pd.DataFrame) -> np.ndarray:
-    start, day = pd.Timestamp(0, tz="UTC"), pd.Timedelta(days=1)
-    return _stacked(
-        frame, lambda values: ((pd.to_datetime(values, utc=True) - start) / day).to_numpy(float)
-    )
+    start, day = pd.Timestamp(0), pd.Timedelta(days=1)
+
+    def days(values: pd.Series) -> np.ndarray:
+        times = dates(values)
+        if times is None:
+            raise ValueError(f"column {values.name!r} holds something else than dates")
+        return ((times - start) / day).to_numpy(float)
+
+    return _stacked(frame, days)
 
 
 def _stacked(frame: pd.DataFrame, convert: Callable[[pd.Series], np.ndarray]) -> np.ndarray:

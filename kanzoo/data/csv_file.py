@@ -15,7 +15,7 @@ from torch import Tensor
 
 from kanzoo.checks import check_name
 from kanzoo.data.base import Counts, DataSpec, DrawnDataset, Split
-from kanzoo.data.columns import Columns, is_number
+from kanzoo.data.columns import Columns, dates, is_number
 from kanzoo.data.frames import check_columns, read_frame
 from kanzoo.data.functions import Regression
 from kanzoo.data.options import part_size
@@ -152,7 +152,15 @@ class CSV(Regression, DrawnDataset):
         test = part_size("test_size", self.test_size, len(y))
         val = part_size("val_size", self.val_size, len(y) - test)
         if self.time is not None:
-            order = torch.tensor(np.argsort(self._frame[self.time].to_numpy(), kind="stable"))
+            times = self._frame[self.time]
+            if not is_number(times) and (known := dates(times)) is not None:
+                times = known
+            elif not is_number(times):
+                raise ValueError(
+                    f"{self.path}: column {self.time!r} holds {times.iloc[0]!r} and the like; "
+                    "times are numbers, or dates as 2020-01-31 or 31.01.2020"
+                )
+            order = torch.tensor(np.argsort(times.to_numpy(), kind="stable"))
             return order[: -test - val], order[-test - val : -test], order[-test:]
         if self.group is None:
             order = self.test_order(y, "csv")
@@ -246,14 +254,14 @@ class CSV(Regression, DrawnDataset):
                 )
             if is_number(values):
                 continue
-            if pd.api.types.is_string_dtype(values.dtype):
-                dates = pd.to_datetime(values, format="ISO8601", errors="coerce", utc=True)
-                if dates.notna().sum() == values.notna().sum():
-                    frame[name] = dates
-                elif values.nunique() > len(values) / 2:
-                    raise ValueError(
-                        f"{self.path}: column {name!r} holds {values.iloc[0]!r} and other texts, "
-                        "neither numbers nor categories; leave it out of data.features"
-                    )
+            times = dates(values)
+            if times is not None:
+                frame[name] = times
+            elif values.nunique() > len(values) / 2:
+                raise ValueError(
+                    f"{self.path}: column {name!r} holds {values.iloc[0]!r} and other texts, "
+                    "neither numbers nor categories, nor dates as 2020-01-31 or 31.01.2020; leave "
+                    "it out of data.features"
+                )
         encoder = Columns().fit(frame)
         return encoder.names, encoder(frame)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from kanzoo.checks import check_whole
 from kanzoo.data.base import PARTS, Counts, Split
-from kanzoo.data.columns import is_number
+from kanzoo.data.columns import dates, is_number
 from kanzoo.data.frames import check_columns, read_frame
 from kanzoo.data.options import check_part, part_size
 from kanzoo.data.series import Series
@@ -171,13 +171,13 @@ class SeriesFile(Series):
     def _times(self, values: pd.Series) -> Any:
         if is_number(values):
             return pd.Index(values)
-        try:
-            return pd.DatetimeIndex(pd.to_datetime(values, format="ISO8601"))
-        except (ValueError, TypeError) as error:
+        known = dates(values)
+        if known is None or known.isna().any():
             raise ValueError(
                 f"{self.path}: column {self.time!r} holds {values.iloc[0]!r} and the like; times "
-                "are as 2020-01-31 or 2020-01-31 12:00"
-            ) from error
+                "are as 2020-01-31 or 31.01.2020 12:00"
+            )
+        return pd.DatetimeIndex(known)
 
     def _even(self, values: pd.DataFrame, which: str) -> pd.DataFrame:
         """Rows at even times; those that are missing altogether become gaps."""

@@ -48,6 +48,8 @@ class Table(MemoryDataset):
     """Zero for a real target."""
     class_names: ClassVar[tuple[str, ...]] = ()
     feature_names: ClassVar[tuple[str, ...]] = ()
+    moments: dict[str, Moments]
+    """Mean and deviation of "inputs" and real "targets" in the training split, once loaded."""
 
     def __init__(self, *, val_size: float = 0.2, **options: Any) -> None:
         super().__init__(val_size=val_size, **options)
@@ -85,6 +87,7 @@ class Table(MemoryDataset):
         splits = super().cut()
         features = moments(splits["train"].x)
         target = None if self.num_classes else moments(splits["train"].y)
+        self.moments = {"inputs": features} | ({} if target is None else {"targets": target})
         return {
             part: Split(standardise(x, features), y if target is None else standardise(y, target))
             for part, (x, y) in splits.items()

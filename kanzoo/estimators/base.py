@@ -122,11 +122,9 @@ class StackEstimator(HandMixin, BaseEstimator):
         """Whether held-out data choose form and penalty, which some options fix."""
         return not (self.formula or self.lamb or self.monotone or self.mult)
 
-    def _check_weights(self, weights: Any) -> None:
-        if weights is not None and not self._is_selected:
-            raise ValueError(
-                "weights of samples need formula=None, lamb=0, monotone=None and mult=0"
-            )
+    def _check_selected(self, what: str, is_asked: bool = True) -> None:
+        if is_asked and not self._is_selected:
+            raise ValueError(f"{what} need formula=None, lamb=0, monotone=None and mult=0")
 
     def _numbers(self, X: Any, *, reset: bool = False) -> np.ndarray:
         """X as numbers without gaps, `(N, F)`: columns of a frame that hold none are encoded."""
@@ -174,6 +172,11 @@ class StackEstimator(HandMixin, BaseEstimator):
             return int(column)
         check_name("column", column, self._names())
         return self._names().index(column)
+
+    def _learn(self, X: np.ndarray, y: np.ndarray, weights: Tensor | None) -> None:
+        """Fit to further samples, y scaled as those before."""
+        self._stack.learn(X, torch.as_tensor(y), weights)
+        self.formula_ = None
 
     def prune(self, threshold: float | None = None, *, tolerance: float = 0.1) -> Pruning:
         """Prune `network_` and fit what is left again; returns what was removed and what it cost.

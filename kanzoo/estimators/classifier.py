@@ -101,33 +101,69 @@ class KANClassifier(ClassifierMixin, StackEstimator):
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
         """Fit to X `(N, C)` and labels y `(N,)`, samples weighted by `(N,)` if given."""
-        self._check_options()
-        if self.class_weight is not None:
-            self._check_weights(self.class_weight)
-        self._check_weights(sample_weight)
-        if self.prior is not None or self.monotone:
-            raise ValueError(
-                "prior and monotone are for regression: classes have no formula or order"
-            )
-        X = self._numbers(X, reset=True)
+        return self._fit(X, y, sample_weight, None)
+
+    def partial_fit(
+        self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None
+    ) -> Self:
+        """As `KANRegressor.partial_fit`; `classes`, all labels, are needed in the first call."""
+        self._check_selected("parts of the samples")
+        if not hasattr(self, "_stack"):
+            if classes is None:
+                raise ValueError("classes must be passed on the first call to partial_fit")
+            if self.class_weight == "balanced":
+                raise ValueError("class_weight='balanced' needs all samples: give a dict")
+            return self._fit(X, y, sample_weight, classes)
+        X = self._numbers(X)
+        y = self._labels(X, y)
+        self._learn(X, self._codes(y), self._weights(y, sample_weight, X))
+        return self
+
+    def _labels(self, X: np.ndarray, y: Any) -> np.ndarray:
         if y is None:
             raise ValueError("KANClassifier requires y to be passed, but the target y is None")
         y = column_or_1d(y, warn=True)
         assert_all_finite(y, input_name="y")
         check_consistent_length(X, y)
         check_classification_targets(y)
-        self.classes_, codes = np.unique(y, return_inverse=True)
+        return y
+
+    def _codes(self, y: np.ndarray) -> np.ndarray:
+        """The numbers of labels among the classes."""
+        strange = ~np.isin(y, self.classes_)
+        if strange.any():
+            raise ValueError(f"the label {y[strange][0]!r} is not one of the classes")
+        return np.searchsorted(self.classes_, y)
+
+    def _weights(self, y: np.ndarray, sample_weight: Any, X: np.ndarray) -> torch.Tensor | None:
+        """Weights of samples, of their classes, or of both multiplied."""
+        weights = weights_of(sample_weight, X)
+        if self.class_weight is None:
+            return weights
+        balance = torch.as_tensor(compute_sample_weight(self.class_weight, y))
+        return balance if weights is None else weights * balance
+
+    def _fit(self, X: Any, y: Any, sample_weight: Any, classes: Any) -> Self:
+        self._check_options()
+        has_weights = not (sample_weight is None and self.class_weight is None)
+        self._check_selected("weights of samples", has_weights)
+        if self.prior is not None or self.monotone:
+            raise ValueError(
+                "prior and monotone are for regression: classes have no formula or order"
+            )
+        X = self._numbers(X, reset=True)
+        y = self._labels(X, y)
+        self.classes_ = np.unique(y if classes is None else np.asarray(classes))
+        codes = self._codes(y)
         if len(self.classes_) < 2:
             raise ValueError(f"the labels have one class only, {self.classes_[0]!r}")
         labels = torch.as_tensor(codes)
         self.formula_ = None
         if self._is_selected:
-            weights = weights_of(sample_weight, X)
-            if self.class_weight is not None:
-                balance = torch.as_tensor(compute_sample_weight(self.class_weight, y))
-                weights = balance if weights is None else weights * balance
+            weights = self._weights(y, sample_weight, X)
             options = self._options(loss=F.cross_entropy)
             limits: Any = {"weights": weights, "time_budget": self.time_budget}
+            limits |= {"num_classes": len(self.classes_)}
             self._keep(select_stack(X, labels, options, **limits))
             return self
         options = self._options(loss=F.cross_entropy, ridge=RIDGE)

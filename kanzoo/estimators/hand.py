@@ -144,4 +144,4 @@ class HandMixin:
         return self._stack.z
 
     def _changed(self) -> None:
-        self.formula_ = None
+        self.formula_ = self._stack.anchor = None

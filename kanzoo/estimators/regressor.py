@@ -114,7 +114,7 @@ class KANRegressor(RegressorMixin, StackEstimator):
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
         """Fit to X `(N, C)` and y `(N,)` or `(N, O)`, samples weighted by `(N,)` if given."""
         self._check_options()
-        self._check_weights(sample_weight)
+        self._check_selected("weights of samples", sample_weight is not None)
         X = self._numbers(X, reset=True)
         y = self._targets(X, y)
         self._is_flat = y.ndim == 1
@@ -141,6 +141,26 @@ class KANRegressor(RegressorMixin, StackEstimator):
         self.formulas_ = discovery.fronts[0] if len(discovery.fronts) == 1 else discovery.fronts
         for doubt in self.formula_.doubts:
             warnings.warn(doubt, ConvergenceWarning, stacklevel=2)
+        return self
+
+    def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
+        """Fit to a further part of the samples, none of which is kept; the first part as `fit`.
+
+        The first decides scaling, form, grids, penalty and intervals, so that parts must be alike:
+        shuffle sorted samples. Later ones move the coefficients as far as they and all earlier ones
+        together say, exactly without hidden layers, else to second order. Pruning, formulas and
+        pictures then use the last part.
+        """
+        self._check_selected("parts of the samples")
+        if not hasattr(self, "_stack"):
+            return self.fit(X, y, sample_weight)
+        X = self._numbers(X)
+        y = self._targets(X, y).reshape(len(X), -1)
+        mean, deviation = self._stack.mean, self._stack.deviation
+        if y.shape[1] != len(mean):
+            raise ValueError(f"y has {y.shape[1]} targets, the first part had {len(mean)}")
+        residue = y - self._prior_values(X)
+        self._learn(X, (residue - mean) / deviation, weights_of(sample_weight, X))
         return self
 
     def _targets(self, X: np.ndarray, y: Any) -> np.ndarray:

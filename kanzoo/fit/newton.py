@@ -50,6 +50,27 @@ class Penalty:
         return matrix
 
 
+@dataclass(frozen=True)
+class Anchor:
+    """What earlier samples and the penalty say about the parameters w `(P,)`, to second order.
+
+    It stands for g'd + d'Hd / 2 with d = w - `flat`, the gradient g `(P,)` and the Gauss-Newton
+    matrix H `(P, P)`; of networks without hidden layers and squared errors this is exact.
+    """
+
+    flat: Tensor
+    gradient: Tensor
+    gram: Tensor
+
+    def value(self, flat: Tensor) -> float:
+        change = flat - self.flat
+        return float(self.gradient @ change + change @ (self.gram @ change) / 2)
+
+    def slope(self, flat: Tensor) -> Tensor:
+        """The gradient at other parameters."""
+        return self.gradient + self.gram @ (flat - self.flat)
+
+
 def is_plain(net: nn.Module) -> bool:
     """Whether a network is a sequence of unconstrained KAN layers with linear branches."""
     return isinstance(net, nn.Sequential) and all(
@@ -88,14 +109,15 @@ def fit_newton(
     steps: int = 20,
     least_gain: float = 1e-3,
     deadline: float = math.inf,
+    anchor: Anchor | None = None,
 ) -> float:
     """Minimise the penalised loss of a plain stack in place; returns its value.
 
     Shapes: x `(N, C)`, y `(N, O)`, or whole numbers `(N,)` for cross-entropy, weights `(N,)`. The
     steps are Levenberg-Marquardt's; they end when three in a row gain less than the share
-    `least_gain`, and at the deadline of `time.monotonic`.
+    `least_gain`, and at the deadline of `time.monotonic`. An anchor takes the penalty's place.
     """
-    problem = _Problem(net, x, y, penalty, weights)
+    problem = Problem(net, x, y, penalty, weights, anchor)
     if problem.size > MAX_SIZE:
         return problem.descend(steps)
     is_quadratic = len(problem.layers) == 1 and y.is_floating_point()
@@ -110,17 +132,23 @@ def fit_newton(
     )
 
 
-class _Problem:
+class Problem:
     """The penalised loss of a stack, its Gauss-Newton matrix `(P, P)` and its gradient `(P,)`."""
 
     def __init__(
-        self, net: nn.Sequential, x: Tensor, y: Tensor, penalty: Penalty, weights: Tensor | None
+        self,
+        net: nn.Sequential,
+        x: Tensor,
+        y: Tensor,
+        penalty: Penalty,
+        weights: Tensor | None,
+        anchor: Anchor | None = None,
     ) -> None:
-        self.net, self.x, self.y, self.weights = net, x, y, weights
+        self.net, self.x, self.y, self.weights, self.anchor = net, x, y, weights, anchor
         self.layers: list[KANLinear] = list(net)  # type: ignore[arg-type]
         self.first = -1 if penalty.is_linear else 0  # of the functions that are fitted
         self.parameters: list[Tensor] = []
-        self.edges = [penalty.matrix(layer) for layer in self.layers]
+        self.edges = [] if anchor else [penalty.matrix(layer) for layer in self.layers]
         for layer in self.layers:
             assert layer.bias is not None
             self.parameters += [layer.weight.data[:, self.first :], layer.bias.data]
@@ -141,8 +169,9 @@ class _Problem:
 
     def value(self) -> float:
         total = float(self.loss(self.outputs(), self.y))
-        for matrix, weight in zip(self.edges, self.parameters[::2], strict=True):
+        for matrix, weight in zip(self.edges, self.parameters[::2], strict=False):
             total += float(_quadratic(matrix, weight))
+        total += self.anchor.value(self.flat()) if self.anchor else 0.0
         return total if math.isfinite(total) else math.inf
 
     def loss(self, outputs: Tensor, y: Tensor) -> Tensor:
@@ -208,7 +237,7 @@ class _Problem:
             flat = rows.flatten(0, 1)
             gram.addmm_(flat.T, flat)
         start = 0
-        for matrix, weight in zip(self.edges, self.parameters[::2], strict=True):
+        for matrix, weight in zip(self.edges, self.parameters[::2], strict=False):
             c, _, m = weight.shape
             size = weight.numel()
             eyes = [torch.eye(n, dtype=torch.float64) for n in (c, m)]
@@ -217,6 +246,9 @@ class _Problem:
             )
             gradient[start : start + size] += torch.einsum("kl,clm->ckm", matrix, weight).flatten()
             start += size + m
+        if self.anchor:
+            gram += self.anchor.gram
+            gradient += self.anchor.slope(self.flat())
         return gram, gradient, gram.diagonal().clone()
 
     def jacobian(self, block: slice) -> tuple[Tensor, Tensor]:

@@ -30,12 +30,17 @@ def noise_level(z: np.ndarray, y: np.ndarray) -> float | None:
     return float(np.sqrt(max(level if slope > 0 else gamma.min(), 0.0)))
 
 
-def poor_fit(z: np.ndarray, y: np.ndarray, rmse: float) -> str | None:
+def poor_fit(
+    z: np.ndarray,
+    y: np.ndarray,
+    rmse: float,
+    remedy: str = "more restarts, hidden units or grid intervals may fit them",
+) -> str | None:
     """One line if an error of y `(N, O)` of deviation 1 stands far above its noise."""
     noise = noise_level(z, y)
     if noise is None or rmse < MINOR or rmse < FAR * noise:
         return None
     return (
         f"the fit misses its training data by {rmse:.2g} of their deviation, although neighbours "
-        f"differ by {noise:.2g} only: more restarts, hidden units or grid intervals may fit them"
+        f"differ by {noise:.2g} only: {remedy}"
     )

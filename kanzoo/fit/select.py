@@ -7,10 +7,12 @@ Axes: N samples, C columns, O outputs.
 """
 
 import copy
+import logging
 import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,6 +20,7 @@ from sklearn.utils import check_random_state
 from torch import Tensor, nn
 
 from kanzoo.fit.newton import Penalty, fit_newton, losses, predict
+from kanzoo.fit.parts import fit_parts
 from kanzoo.fit.scaling import range_scaling
 from kanzoo.fit.stack import (
     HIDDEN,
@@ -39,7 +42,9 @@ ROUGH = (1e4, 1e3, 100.0, 10.0, 1.0, 0.1, 1e-3, 1e-8)
 HIDDEN_RIDGE, LEAST, MOST = 0.03, 1e-8, 100.0  # from where hidden layers go up, then down
 COARSE = 0.01  # share that the steps of a candidate must gain
 GAIN = 0.5  # standard errors by which a candidate must be better than a simpler one
-SHARE = 0.7  # of the time, after which no other candidate is begun
+SHARE, FINAL = 0.7, 0.93  # of the time, after which no other candidate or step is begun
+
+log = logging.getLogger("kanzoo")
 
 
 @dataclass
@@ -68,14 +73,21 @@ class Selection:
     """The data, the folds, and the clock of a selection."""
 
     def __init__(
-        self, z: Tensor, y: Tensor, weights: Tensor | None, options: StackOptions, stop: float
+        self,
+        z: Tensor,
+        y: Tensor,
+        weights: Tensor | None,
+        options: StackOptions,
+        stop: float,
+        num_classes: int | None = None,
     ) -> None:
         self.options, self.stop = options, stop
         random = check_random_state(options.random_state)
         order = torch.as_tensor(random.permutation(len(z)))[:MAX_ROWS]
-        self.z, self.y = z[order], y[order]
-        self.weights = None if weights is None else weights[order]
-        self.num_outputs = y.shape[1] if y.is_floating_point() else int(y.max()) + 1
+        self.z, self.y, self.weights = z[order], y[order], weights
+        if weights is not None:
+            self.weights = weights[order]
+        self.num_outputs = num_classes or (y.shape[1] if y.is_floating_point() else int(y.max()) + 1)
         self.seeds = [int(random.randint(2**31 - 1)) for _ in range(max(options.restarts, 1))]
         rows = torch.arange(len(order))
         if len(rows) > MAX_FOLD_ROWS:
@@ -207,30 +219,34 @@ def select_stack(
     weights: Tensor | None = None,
     units: tuple[np.ndarray, np.ndarray] | None = None,
     time_budget: float | None = None,
+    num_classes: int | None = None,
 ) -> FittedStack:
     """Fit x `(N, C)` to standardised targets `(N, O)`, or to numbers of classes `(N,)`.
 
     Candidates are a linear model, a sum of functions, and networks with hidden layers, or only
     those of `options.hidden`; their penalties and grids are chosen by the losses of held-out
     samples, and one that is not simpler must be better by more than chance. `units` are mean and
-    deviation of the targets; `time_budget` in seconds holds for all of it.
+    deviation of the targets; `time_budget` in seconds holds for all of it. There may be more
+    classes than occur, `num_classes`.
     """
     start = time.monotonic()
     time_budget = math.inf if time_budget is None else time_budget
     scaling = range_scaling(x, fence=True)
     z = scaling(x)
-    weights = None if weights is None else weights / weights.mean()
-    selection = Selection(z, y, weights, options, start + SHARE * time_budget)
+    unit = 1.0 if weights is None else float(weights.mean())
+    weights = None if weights is None else weights / unit
+    selection = Selection(z, y, weights, options, start + SHARE * time_budget, num_classes)
     best = _choose(selection, options)
     net = best.nets[0]
-    fit_newton(
-        net, z, y, best.penalty, weights=weights, steps=options.steps, deadline=start + time_budget
-    )
+    limits: Any = {"steps": options.steps, "deadline": start + FINAL * time_budget}
+    seen = fit_parts(net, z, y, best.penalty, weights=weights, **limits)
+    if seen < len(z):
+        log.info("time_budget=%g was enough for %d of %d samples", time_budget, seen, len(z))
     mean, deviation = standardise(np.zeros((1, selection.num_outputs))) if units is None else units
     chosen = replace(options, hidden=[layer.out_features for layer in _layers(net)[:-1]])
     misses = None if best.misses is None else _quantiles(best.misses.numpy())
     return FittedStack(
-        net, best.grid_size, z, y, scaling, mean, deviation, chosen, best.penalty, weights, misses
+        net, best.grid_size, z, y, scaling, mean, deviation, chosen, best.penalty, weights, unit, misses
     )
 
 

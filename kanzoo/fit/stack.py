@@ -19,7 +19,8 @@ from torch.nn import functional as F
 
 from kanzoo.bases.base import get_basis
 from kanzoo.fit.least_squares import fit_lbfgs, fit_squares, sum_of_squares
-from kanzoo.fit.newton import Penalty, fit_newton, is_plain, predict
+from kanzoo.fit.newton import Anchor, Penalty, fit_newton, is_plain, predict
+from kanzoo.fit.parts import anchor_at, fit_parts
 from kanzoo.fit.scaling import Scaling, range_scaling
 from kanzoo.layers import KANLinear
 from kanzoo.layers.parameters import count_params
@@ -70,8 +71,8 @@ class FittedStack:
 
     `scaled` gives the network's inputs, and a target is `deviation` times its output plus `mean`,
     `(O,)` each; `z` `(N, C)` and `y` `(N, O)` are the scaled data that it was fitted to (`y` `(N,)`
-    for labels), `weights` `(N,)` those of the samples, `misses` `(Q, O)` evenly spaced quantiles of
-    the errors of held-out samples. Data are not pickled: what needs them
+    for labels), `weights` `(N,)` those of the samples in `weight_unit`, `misses` `(Q, O)` evenly spaced
+    quantiles of the errors of held-out samples. Data are not pickled: what needs them
     afterwards raises `ValueError`.
     """
 
@@ -85,7 +86,10 @@ class FittedStack:
     options: StackOptions
     penalty: Penalty | None = None
     weights: Tensor | None = None
+    weight_unit: float = 1.0
     misses: np.ndarray | None = None
+    anchor: Anchor | None = None
+    """What all samples so far say about the parameters, once `learn` was called."""
 
     @property
     def shift(self) -> np.ndarray:
@@ -141,9 +145,29 @@ class FittedStack:
             penalty = (
                 self.penalty if not self.penalty.is_linear else replace(self.penalty, rough=1e6)
             )
-            fit_newton(net, self.z, self.y, penalty, weights=self.weights)
+            fit_parts(net, self.z, self.y, penalty, weights=self.weights)
         else:
             _fit(net, self.z, self.y, self.options)
+        self.anchor = None
+
+    def learn(self, x: np.ndarray, y: Tensor, weights: Tensor | None = None) -> None:
+        """Fit to further samples as well, y scaled as those before; these are then the data.
+
+        Scaling, form and grids stay. Raises `ValueError` where what came before is not known.
+        """
+        if self.penalty is None or not is_plain(self.net):
+            raise ValueError("partial_fit needs a network that was not pruned or changed by hand")
+        assert isinstance(self.net, nn.Sequential)
+        if weights is not None or self.weight_unit != 1:
+            weights = torch.ones(len(x)) if weights is None else weights
+            weights = weights.double() / self.weight_unit
+        if self.anchor is None:
+            self.check_data()
+            self.anchor = anchor_at(self.net, self.z, self.y, self.penalty, self.weights)
+        data: Any = (self.net, self.scaled(x), y, self.penalty)
+        fit_newton(*data, weights=weights, steps=self.options.steps, anchor=self.anchor)
+        self.anchor = anchor_at(*data, weights, self.anchor)
+        self.z, self.y, self.weights = data[1], y, weights
 
 
 def standardise(y: np.ndarray, floor: Any = 0.0) -> tuple[np.ndarray, np.ndarray]:

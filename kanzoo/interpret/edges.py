@@ -80,6 +80,13 @@ def layer_values(net: nn.Module, x: Tensor, layers: Mapping[str, KANLayer]) -> d
     return values
 
 
+def takes_data(net: nn.Module, x: Tensor, name: str, layer: KANLayer) -> bool:
+    """Whether the data x themselves go into a layer, not something made of them."""
+    seen = layer_values(net, x, {name: layer}).get(name)
+    same = seen is not None and seen.shape == x.shape
+    return same and torch.equal(seen.to(x), x)  # type: ignore[union-attr]
+
+
 @torch.no_grad()
 def edge_functions(
     net: nn.Module,

@@ -1,7 +1,7 @@
 """What the nodes of a network's layers are called: columns, pixels, time steps, classes."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from math import prod
 from typing import Any
@@ -13,7 +13,7 @@ LETTERS = {"image": "pixel", "dense": "pixel", "sequence": "step"}
 
 @dataclass(frozen=True)
 class LayerNames:
-    """Names of a layer's inputs and outputs, and the scale that its inputs are on ("" if none).
+    """Names of a layer's inputs and outputs, and the scale of its inputs, "" for their own units.
 
     A layer whose names are not known has numbers, counted from 1.
     """
@@ -21,6 +21,16 @@ class LayerNames:
     inputs: Sequence[str]
     outputs: Sequence[str]
     scale: str = ""
+    is_named: bool = False
+    moments: Any = None
+    """Mean and deviation of columns that the layer gets standardised, `(C,)` each."""
+
+    def in_units(self, edge: Edge) -> Edge:
+        """The edge over the columns' own units."""
+        if self.moments is None:
+            return edge
+        mean, deviation = (float(values.flatten()[edge.source]) for values in self.moments)
+        return replace(edge, x=edge.x * deviation + mean)
 
     def label(self, edge: Edge) -> str:
         """Input → output of an edge, and the position in the kernel (row, column; from 0)."""
@@ -29,15 +39,17 @@ class LayerNames:
 
     def axis(self, edge: Edge) -> str:
         """What the horizontal axis of an edge shows; empty for hidden nodes."""
-        return f"{self.inputs[edge.source]}, {self.scale}" if self.scale else ""
+        name = self.inputs[edge.source] if self.is_named else ""
+        return f"{name}, {self.scale}" if name and self.scale else name
 
     def describe(self, edge: Edge, *lines: str) -> str:
         """The lines that are shown under the pointer."""
+        x = self.in_units(edge).x
         return "\n".join(
             (
                 self.label(edge),
                 f"score {edge.score:.3g}, the standard deviation of its values",
-                f"inputs from {edge.x[0]:.3g} to {edge.x[-1]:.3g}",
+                f"inputs from {x[0]:.3g} to {x[-1]:.3g}",
                 *((f"given function {edge.function}",) if edge.function else ()),
                 *(line for line in lines if line),
             )
@@ -74,9 +86,15 @@ def output_names(dataset: Any, count: int) -> list[str] | None:
     return names if len(names) == count else None
 
 
-def layer_names(dataset: Any, layers: Sequence[LayerEdges]) -> list[LayerNames]:
-    """Names for every layer: the first has the data's inputs, the last the data's outputs."""
+def layer_names(
+    dataset: Any, layers: Sequence[LayerEdges], takes_columns: bool = False
+) -> list[LayerNames]:
+    """Names for every layer: the first has the data's inputs, the last the data's outputs.
+
+    `takes_columns` says that the first layer gets the columns of a table, nothing made of them.
+    """
     found = []
+    moments = getattr(dataset, "moments", {}).get("inputs") if takes_columns else None
     for index, edges in enumerate(layers):
         layer = edges.layer
         inputs = input_names(dataset, layer.in_features) if index == 0 else None
@@ -85,7 +103,9 @@ def layer_names(dataset: Any, layers: Sequence[LayerEdges]) -> list[LayerNames]:
             LayerNames(
                 inputs or _numbers(layer.in_features),
                 outputs or _numbers(layer.out_features),
-                _scale(dataset) if inputs else "",
+                "" if takes_columns or not inputs else "as the network gets it",
+                inputs is not None,
+                moments if index == 0 else None,
             )
         )
     return found
@@ -93,11 +113,3 @@ def layer_names(dataset: Any, layers: Sequence[LayerEdges]) -> list[LayerNames]:
 
 def _numbers(count: int) -> list[str]:
     return [str(i + 1) for i in range(count)]
-
-
-def _scale(dataset: Any) -> str:
-    """What one unit of an input is, as the network gets it."""
-    if dataset.spec.kind != "table":
-        return "as the network gets it"
-    units = getattr(dataset, "standardise", "both")
-    return "standardised" if units in ("inputs", "both") else "in its units"

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from kanzoo.data.base import Dataset
 from kanzoo.files import write_atomic
 from kanzoo.interpret import beside
+from kanzoo.interpret.bands import edge_bands
 from kanzoo.interpret.control import SEEDS, RandomScores, rank_correlation
-from kanzoo.interpret.edges import LayerEdges, edge_functions
+from kanzoo.interpret.edges import LayerEdges, edge_functions, takes_data
 from kanzoo.interpret.naming import input_names, layer_names, output_names
 from kanzoo.interpret.scores import contrast
 from kanzoo.layers.parameters import count_params
@@ -44,6 +45,7 @@ def write_page(
     num_fits: int = 0,
     curves: Mapping[str, Sequence[tuple[float, float]]] | None = None,
     seeds: Mapping[str, np.ndarray] | None = None,
+    others: Sequence[nn.Module] = (),
 ) -> Path:
     """Write `explain/index.html` and its pictures into the folder of a run; returns the page.
 
@@ -51,12 +53,16 @@ def write_page(
     what the finished run says, None for an unfinished one. Of every KAN layer the strongest `edges`
     are drawn, the first `num_fits` with the best simple function; within `limits`, options of
     `read_formula`, a formula is looked for. `curves` are those of pruning, by name;
-    `seeds` scores `(seeds, C, E, T)` by layer of networks that differ from this one by their seed.
+    `seeds` scores `(seeds, C, E, T)` by layer of this network and the `others`, which differ from
+    it by their seed.
     """
     from kanzoo.interpret.pictures import graph, grids, lines  # which load matplotlib
     from kanzoo.page import style
 
     layers = edge_functions(net, x, num_edges=edges)
+    bands = edge_bands(net, others, x, layers[0]) if others else None
+    first = layers[0]
+    takes_columns = dataset.spec.kind == "table" and takes_data(net, x, first.name, first.layer)
     target = folder / "explain"
     if target.is_symlink():  # what lies elsewhere is not ours to replace
         raise ValueError(f"{target} is a link to another folder: remove it")
@@ -68,7 +74,7 @@ def write_page(
         *target.glob("*.json"),
     ):
         old.unlink()
-    named = layer_names(dataset, layers)
+    named = layer_names(dataset, layers, takes_columns)
     names = input_names(dataset, layers[0].layer.in_features)
     classes = output_names(dataset, dataset.spec.num_outputs)
     random = beside.controls(net, x)
@@ -84,15 +90,15 @@ def write_page(
     except ValueError as error:
         reason = f"Not drawn: {error}."
     if names is not None:
-        first = layers[0].name
-        inputs = beside.input_rows(layers[0], names, random.get(first), (seeds or {}).get(first))
+        given = (random.get(first.name), (seeds or {}).get(first.name))
+        inputs = beside.input_rows(layers[0], names, *given)
         if drawn := beside.draw_inputs(target / "inputs", layers[0], dataset):
             heat_map = _picture(target / "inputs.svg", drawn, "scores of the inputs")
     pictures, kernels, parts = [], [], contrast(net, x)
     for layer, it in zip(layers, named, strict=True):
         file = target / f"edges-{_plain(layer.name)}"
         figure = grids.draw(
-            layer.edges,
+            list(map(it.in_units, layer.edges)),
             [it.label(edge) for edge in layer.edges],
             tips=list(map(tips[layer.name], layer.edges)),
             axis_labels=list(map(it.axis, layer.edges)),
@@ -100,6 +106,7 @@ def write_page(
                 beside.note(layer, edge, random.get(layer.name), fits.get(layer.name, {}))
                 for edge in layer.edges
             ],
+            bands=bands if layer is layers[0] else None,
         )
         style.save(figure, file)
         svg = file.with_name(f"{file.name}.svg")
@@ -135,6 +142,7 @@ def write_page(
         "pruning": pruning,
         "num_seeds": len(next(iter(seeds.values()))) if seeds else 0,
         "profiles": profiles,
+        "has_bands": bands is not None,
         "has_twin": len(curves or ()) > 2,
         "draws": len(SEEDS) if random else 0,
         "formula": formula,

@@ -63,22 +63,30 @@ def seed_folders(folder: Path) -> list[Path]:
     return sorted(runs, key=lambda path: int(path.name[4:]))
 
 
-def seed_scores(
-    folders: list[Path], checkpoint: str, root: str | None = None
-) -> "dict[str, np.ndarray]":
+def seed_networks(run: Trained, folders: list[Path], checkpoint: str) -> "list[Trained]":
+    """The run of the first folder, which is loaded, and those of the others.
+
+    The last checkpoint stands for one that a run has not; the data are where the first run's are.
+    """
+    root = run.config.data.get("root")
+    found = [run]
+    for folder in folders[1:]:
+        is_there = (folder / "checkpoints" / f"{checkpoint}.ckpt").is_file()
+        found.append(load_run(folder, checkpoint if is_there else "last", root))
+    return found
+
+
+def seed_scores(runs: list[Trained]) -> "dict[str, np.ndarray]":
     """Scores of all edges by layer, `(seeds, C, E, T)`, each on its run's validation data.
 
-    The last checkpoint stands for one that a run has not. Layers whose shape differs between runs
-    are left out.
+    Layers whose shape differs between runs are left out.
     """
     import numpy as np
 
     from kanzoo.interpret.edges import edge_functions
 
     scores: dict[str, list[np.ndarray]] = {}
-    for folder in folders:
-        is_there = (folder / "checkpoints" / f"{checkpoint}.ckpt").is_file()
-        run = load_run(folder, checkpoint if is_there else "last", root)
+    for run in runs:
         for layer in edge_functions(run.net, run.validation_sample(), num_edges=0):
             scores.setdefault(layer.name, []).append(layer.scores)
     return {

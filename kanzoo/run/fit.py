@@ -72,6 +72,7 @@ def fit(folder: RunDir, prepared: Prepared, callbacks: "Sequence[Callback]" = ()
     import torch
 
     from kanzoo.interpret.pictures.animation import make_pictures
+    from kanzoo.run import starts
     from kanzoo.training.checkpoints import find_resume
     from kanzoo.training.data import DataModule
     from kanzoo.training.evaluation import PhaseScores, evaluate
@@ -84,12 +85,12 @@ def fit(folder: RunDir, prepared: Prepared, callbacks: "Sequence[Callback]" = ()
     from kanzoo.training.watch import end_watch
 
     config, dataset, objective = prepared.config, prepared.dataset, prepared.objective
-    task = make_task(prepared)
+    resume = find_resume(folder)
+    task = make_task(prepared, 0 if resume else starts.best_start(prepared))
     if is_first_process():
         write_description(folder, task)
     facts = prepared.plan.facts()
     timer = StepTimer()
-    resume = find_resume(folder)
     if resume:
         log.info("resuming from %s, step %d", resume.path, resume.step)
     try:
@@ -115,6 +116,8 @@ def fit(folder: RunDir, prepared: Prepared, callbacks: "Sequence[Callback]" = ()
                 weights = folder.last_checkpoint
             scores, items = evaluate(trainer, task, data, weights, config.evaluation)
             check_scores(scores)
+            if is_first_process() and (doubt := starts.training_doubt(task, dataset)):
+                log.warning(doubt)
         if in_phases:
             scores["test"] |= phases.summary()
             scores |= {"phases": phases.scores, "phases_constant": phases.constants}
@@ -133,8 +136,12 @@ def fit(folder: RunDir, prepared: Prepared, callbacks: "Sequence[Callback]" = ()
     )
 
 
-def make_task(prepared: Prepared) -> "Task":
-    """The network of a run with its initial weights, and how it is trained."""
+def make_task(prepared: Prepared, start: int = 0) -> "Task":
+    """The network of a run with its initial weights, and how it is trained.
+
+    `start` counts the initial weights that a seed stands for, see `kanzoo.run.starts`.
+    """
+    from kanzoo.data.seeding import keyed_seed
     from kanzoo.training.compiled import CompiledNet
     from kanzoo.training.optim import build_optimizer
     from kanzoo.training.task import Task
@@ -143,7 +150,8 @@ def make_task(prepared: Prepared) -> "Task":
     config = prepared.config
     options = config.trainer
     # In its dtype before anything is restored: Lightning converts only after that.
-    net = prepared.plan.build(config.seed).to(dtype_of(options.precision))
+    seed = keyed_seed("start", config.seed, start) if start else config.seed
+    net = prepared.plan.build(seed).to(dtype_of(options.precision))
     # Gradients that were scaled up are clipped between the two halves of a fused step.
     fused = False if options.precision == "16-mixed" else None
     return Task(

@@ -111,6 +111,7 @@ def why_separate(runs: Sequence[Prepared]) -> str | None:
         not in [getattr(torch.optim, name) for name in OPTIMIZERS],
         "callbacks.grid moves grids": callbacks.grid is not None,
         "callbacks.patience stops each seed at another epoch": callbacks.patience is not None,
+        "callbacks.starts chooses among several networks": callbacks.starts > 1,
         "callbacks.pictures follow a single run": callbacks.pictures.every > 0,
         "training points follow the network": bool(run.objective.callbacks()),
         "training_set.phases are scored in a single run": config.training_set.phases > 1,

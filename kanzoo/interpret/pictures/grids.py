@@ -24,12 +24,13 @@ def draw(
     tips: Sequence[str] = (),
     axis_labels: Sequence[str] = (),
     notes: Sequence[str] = (),
+    bands: Sequence[np.ndarray] | None = None,
 ) -> Figure:
     """A plot an edge, all with the same span upwards, so that strong and weak look it.
 
     Where a curve lies in its plot says nothing, since the bias takes up what is constant; the
     values are on the axis. One an edge: `tips` are shown under the pointer, `axis_labels` below
-    the axis and `notes` below these.
+    the axis and `notes` below these; `bands` are curves `(S, P)` of several networks.
     """
     labels = [edge.label for edge in edges] if labels is None else labels
     below = 0.16 * (any(axis_labels) + any(notes))
@@ -51,6 +52,9 @@ def draw(
             axes.set_xlim(edge.x[0], edge.x[-1])
             axes.set_ylim(middle - half, middle + half)
             plot(axes, edge)
+        for axes, edge, curves in zip(plots, edges, bands or (), strict=False):
+            low, high = curves.min(0), curves.max(0)
+            axes.fill_between(edge.x, low, high, color=style.CURVE, alpha=0.2, lw=0)
     return figure
 
 
