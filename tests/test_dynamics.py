@@ -8,7 +8,7 @@ import pytest
 
 from kanzoo.data.dynamics import METHODS, SYSTEMS, derivatives, field_of, trajectories
 from kanzoo.estimators.dynamics import KANDynamics
-from kanzoo.estimators.weak import weak_polynomials
+from kanzoo.estimators.weak import weak_formulas
 from kanzoo.run.config import compose
 from kanzoo.run.fit import train
 
@@ -78,7 +78,7 @@ def test_polynomials_are_found_to_the_coefficient(system: str, wanted: list[Any]
 def test_what_is_no_polynomial_is_not_taken_for_one() -> None:
     for count in (1, 3):
         paths = trajectories("bacterial_respiration", count, seed=0, num_times=101)
-        assert weak_polynomials(paths, 3) == [None, None]
+        assert weak_formulas(paths, 3) == [None, None]
 
 
 @pytest.mark.slow

@@ -92,11 +92,11 @@ class _Planes(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
         x, around, cell = ctx.saved_tensors
-        index = cell.unsqueeze(0)
         slopes = 0 * x  # NaN for NaN
-        for j, rate in enumerate(_rates(x, around, ctx.order)):
-            change = grad[j + 1 :].gather(0, index) - grad[j:].gather(0, index)
-            slopes = slopes + rate * change.squeeze(0)
+        if ctx.order:
+            steps = torch.arange(ctx.order + 1, device=cell.device)
+            local = grad.gather(0, cell + steps.view(-1, *[1] * cell.dim()))
+            slopes = slopes + (_local_rates(x, around, ctx.order) * local.diff(dim=0)).sum(0)
         return slopes, None, None, None, None
 
     @staticmethod
@@ -117,6 +117,50 @@ class _Planes(torch.autograd.Function):
         x, cell = torch.broadcast_tensors(lead(x, dims[0], 0), lead(cell, dims[2], 0))
         around = None if around is None else lead(around, dims[1], 1)
         return _Planes.apply(x, around, cell, *sizes), 1
+
+
+class _Local(torch.autograd.Function):
+    """The order + 1 functions that are not zero on the cell of every x: `(...) -> (order + 1, ...)`.
+
+    As in `_Planes`, derivatives are functions of one degree less, of any order.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, around: Tensor | None, order: int) -> Tensor:
+        values = _equal_cells(x, order) if around is None else _uneven_cells(x, around, order)
+        return torch.stack(values)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        *tensors, ctx.order = inputs
+        ctx.save_for_backward(*tensors)
+        ctx.save_for_forward(*tensors)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        x, around = ctx.saved_tensors
+        if ctx.order == 0:
+            return 0 * x, None, None
+        return (_local_rates(x, around, ctx.order) * grad.diff(dim=0)).sum(0), None, None
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor, *_: None) -> Tensor:
+        x, around = ctx.saved_tensors
+        nothing = torch.zeros_like(x).unsqueeze(0)
+        if ctx.order == 0:
+            return nothing
+        rates = torch.cat([nothing, _local_rates(x, around, ctx.order), nothing])
+        return -rates.diff(dim=0) * tangent
+
+
+def _local_rates(x: Tensor, around: Tensor | None, order: int) -> Tensor:
+    """`_rates` in one tensor `(order, ...)`, whose derivatives cost as much as itself."""
+    if around is None:
+        return _Local.apply(x, None, order - 1)
+    values = _Local.apply(x, around[1:-1], order - 1)
+    return values * (order / (around[order:] - around[:order]))
 
 
 def _rates(x: Tensor, around: Tensor | None, order: int) -> list[Tensor]:

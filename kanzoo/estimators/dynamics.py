@@ -3,17 +3,19 @@
 Axes: T times, S states, N samples.
 """
 
+import warnings
 from collections.abc import Sequence
 from typing import Any, Self
 
 import numpy as np
 from sklearn.base import BaseEstimator
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.validation import check_is_fitted
 
 from kanzoo.checks import check_whole
 from kanzoo.data.dynamics import check_trajectory, derivatives, integrate
 from kanzoo.estimators.regressor import KANRegressor
-from kanzoo.estimators.weak import weak_polynomials
+from kanzoo.estimators.weak import weak_formulas
 from kanzoo.interpret.formula.expression import Formula
 
 
@@ -28,13 +30,15 @@ class KANDynamics(BaseEstimator):
     regressor : KANRegressor, optional
         What is fitted to each derivative; unless given, `KANRegressor(formula="auto")`.
     degree : int, default 3
-        Where a formula is asked for, polynomials up to this degree are tried first, from the states
-        alone, see `kanzoo.estimators.weak.weak_polynomials`; 0 for none.
+        Where a formula is asked for, sums of few terms, among them polynomials up to this degree,
+        are tried first, from the states alone, see `kanzoo.estimators.weak.weak_formulas`; 0 for
+        none.
 
     Attributes
     ----------
     regressors_ : list of KANRegressor or None
-        One for each state, None where a polynomial is exact within 1e-4.
+        One for each state, None where a sum of few terms is exact, or as exact as noise allows:
+        a `ConvergenceWarning` says so then.
     formulas_ : list of Formula or None
         One for each state, in x0, x1, ...
     """
@@ -64,7 +68,9 @@ class KANDynamics(BaseEstimator):
         base = self.regressor or KANRegressor(formula="auto", random_state=0)
         self.formulas_: list[Formula | None] = [None] * len(slopes.T)
         if self.degree and base.formula:
-            self.formulas_ = weak_polynomials(list(zip(times, states, strict=True)), self.degree)
+            self.formulas_ = weak_formulas(list(zip(times, states, strict=True)), self.degree)
+            for doubt in [d for formula in self.formulas_ if formula for d in formula.doubts]:
+                warnings.warn(doubt, ConvergenceWarning, stacklevel=2)
         self.regressors_: list[KANRegressor | None] = [None] * len(slopes.T)
         for k, slope in enumerate(slopes.T):
             if self.formulas_[k] is None:
