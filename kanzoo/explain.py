@@ -65,16 +65,14 @@ def explain(
     for name, value, least in (("edges", edges, 1), ("fits", fits, 0)):
         if value < least:
             raise ValueError(f"{name} must be at least {least}, got {value}")
-    target, folders = folder, seed_folders(folder)
-    folder = folders[0]
+    target, (folder, *others) = folder, seed_folders(folder)
     config, checkpoint = _checked(folder, checkpoint)
     run = load_run(folder, checkpoint, root)
     if not any(map(is_kan_layer, run.net.modules())):
-        basis = config["choices"]["basis"]
-        raise ValueError(f"basis={basis} has no edge functions that are learned, none to explain")
+        raise ValueError(f"basis={config['choices']['basis']} has no edge functions to explain")
     result = RunDir(folder, config, "").result() if checkpoint == "best" else None
     x, y = run.validation_pairs()
-    runs = seed_networks(run, folders, checkpoint)
+    runs = seed_networks(run, others, checkpoint)
     limits = {"tolerance": tolerance, "max_error": max_error, "time_limit": time_limit}
     return write_page(
         target,

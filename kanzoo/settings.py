@@ -154,7 +154,8 @@ class RunConfig:
                 f"trainer.max_epochs={self.trainer.max_epochs} must be a multiple of "
                 f"training_set.phases={phases}"
             )
-        for name, count in (("training_set.phases", phases), ("callbacks.starts", self.callbacks.starts)):
+        several = {"training_set.phases": phases, "callbacks.starts": self.callbacks.starts}
+        for name, count in several.items():
             if count > 1 and not self.trainer.is_one_process:
                 raise ValueError(f"{name} needs one process: trainer.devices=1")
         if phases > 1 and self.callbacks.starts > 1:

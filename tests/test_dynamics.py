@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kanzoo.data.dynamics import METHODS, SYSTEMS, derivatives, field_of, trajectories
+from kanzoo.data.dynamics import METHODS, SYSTEMS, derivatives, field_of, integrate, trajectories
 from kanzoo.estimators.dynamics import KANDynamics
 from kanzoo.estimators.weak import weak_formulas
 from kanzoo.run.config import compose
@@ -75,10 +75,27 @@ def test_polynomials_are_found_to_the_coefficient(system: str, wanted: list[Any]
     assert model.predict(points) == pytest.approx(field_of(system)(points), abs=1e-3)
 
 
-def test_what_is_no_polynomial_is_not_taken_for_one() -> None:
-    for count in (1, 3):
-        paths = trajectories("bacterial_respiration", count, seed=0, num_times=101)
-        assert weak_formulas(paths, 3) == [None, None]
+@pytest.mark.parametrize("name", sorted({*SYSTEMS} - {"competition", "vanderpol"}))
+def test_systems_that_are_no_polynomials_are_found(name: str) -> None:
+    found = weak_formulas(trajectories(name, 4, seed=0), 3)
+    points = np.concatenate([x for _, x in trajectories(name, 2, seed=9)])
+    for formula, truth in zip(found, field_of(name)(points).T, strict=True):
+        assert formula is not None
+        assert formula.doubts == []
+        assert np.abs(formula(points) - truth).max() < 1e-5 * truth.std()
+
+
+def test_what_other_terms_may_do_as_well_is_said() -> None:
+    t = np.linspace(0, 3, 101)
+    paths = [(t, integrate(lambda x: -(np.tanh(x) ** 3), [a], t)) for a in (0.5, 1.0, 2.0)]
+    (found,) = weak_formulas(paths, 3)
+    assert found is None or found.doubts
+    random = np.random.default_rng(0)
+    noisy = [(t, x + 1e-3 * random.standard_normal(x.shape)) for t, x in trajectories("glider", 4)]
+    for formula, wanted in zip(weak_formulas(noisy, 3), ("sin(x1)", "cos(x1)/x0"), strict=True):
+        assert formula is not None
+        assert "other terms" in formula.doubts[0]
+        assert wanted in str(formula.expression)
 
 
 @pytest.mark.slow

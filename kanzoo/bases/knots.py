@@ -120,7 +120,7 @@ class _Planes(torch.autograd.Function):
 
 
 class _Local(torch.autograd.Function):
-    """The order + 1 functions that are not zero on the cell of every x: `(...) -> (order + 1, ...)`.
+    """The functions that are not zero on the cell of every x: `(...) -> (order + 1, ...)`.
 
     As in `_Planes`, derivatives are functions of one degree less, of any order.
     """

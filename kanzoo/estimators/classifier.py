@@ -103,9 +103,7 @@ class KANClassifier(ClassifierMixin, StackEstimator):
         """Fit to X `(N, C)` and labels y `(N,)`, samples weighted by `(N,)` if given."""
         return self._fit(X, y, sample_weight, None)
 
-    def partial_fit(
-        self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None
-    ) -> Self:
+    def partial_fit(self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None) -> Self:
         """As `KANRegressor.partial_fit`; `classes`, all labels, are needed in the first call."""
         self._check_selected("parts of the samples")
         if not hasattr(self, "_stack"):

@@ -12,16 +12,18 @@ import numpy as np
 import sympy
 
 from kanzoo.data.dynamics import bumps, check_trajectory, weak_means
-from kanzoo.estimators.weak_terms import Saturation, further_terms
+from kanzoo.estimators.weak_terms import Saturation, saturations, trigonometric_terms
 from kanzoo.interpret.formula.expression import Formula, make_symbols
 from kanzoo.interpret.formula.sparse import sums
 from kanzoo.interpret.formula.terms import Library, polynomial_terms
 
-WIDTH, POWER = 17, 8  # times of a window, and power of its test function
+WIDTHS, POWER = (17, 33, 65), 8  # times of a window, and power of its test function
+SURE = 0.02  # relative error by noise, from which windows become longer
+EXACT = 1e-5  # relative error up to which there is no doubt
 TOLERANCE = 1e-4  # relative error on other trajectories, below which a sum is taken
 NOISY = 2.0  # times what the noise of the states lets expect, below which a sum is taken too
 VAGUE = 0.1  # relative error from which a sum says too little
-MAX_SIZE = 4  # terms that are chosen from many
+MAX_SIZE, KEPT = 4, 4  # terms that are chosen from many; quotients that are looked at
 Trajectories = Sequence[tuple[np.ndarray, np.ndarray]]
 
 
@@ -36,9 +38,9 @@ class _Choice:
 class _WeakForm:
     """Averages of terms `(W, F)` and of derivatives `(W, S)` in all windows of trajectories."""
 
-    def __init__(self, trajectories: Trajectories) -> None:
+    def __init__(self, trajectories: Trajectories, width: int) -> None:
         self.paths = [check_trajectory(*pair) for pair in trajectories]
-        self.width = min(WIDTH, *(len(t) for t, _ in self.paths))
+        self.width = min(width, *(len(t) for t, _ in self.paths))
         sides = [weak_means(t, x, x, self.width, POWER)[1] for t, x in self.paths]
         self.sides = np.concatenate(sides)
         self.averages = [_averages(t, self.width) for t, _ in self.paths]
@@ -94,7 +96,9 @@ def _averages(times: np.ndarray, width: int) -> Any:
     """The sparse matrix `(W, T)` that averages values at times under the test functions."""
     from scipy.sparse import csr_array
 
-    rows, columns, entries = [], [], []
+    rows: list[int] = []
+    columns: list[int] = []
+    entries: list[float] = []
     for row, (window, test, _) in enumerate(bumps(times, width, POWER)):
         shares = test * np.gradient(times[window])  # which is zero at both ends
         rows += [row] * width
@@ -118,13 +122,18 @@ def weak_formulas(trajectories: Trajectories, degree: int) -> list[Formula | Non
 
     Averages of terms under test functions meet, integrated by parts, those of the derivatives (weak
     SINDy, 2005.04339): no derivative is estimated. Of all monomials up to a degree, terms go one by
-    one, the least needed first; where too many stay, up to four are chosen of monomials,
-    trigonometric functions and quotients x / (1 + c y^n). Errors are those on each trajectory of
-    coefficients by the others, of fifths of the windows if there is only one. The fewest terms are
-    taken with a relative error within 1e-4, or within twice what the noise of the states explains;
-    a doubt says so then.
+    one, the least needed first; where too many stay, up to four are chosen of monomials and
+    trigonometric functions, or of few monomials and one quotient x / (1 + c y^n). Errors are those
+    on each trajectory of coefficients by the others, of fifths of the windows if there is only one.
+    Windows have 17 times, of noisy states up to 65. The fewest terms are taken with a relative
+    error within 1e-4, or within twice what the noise of the states explains; a doubt says so where
+    the error is above 1e-5.
     """
-    form = _WeakForm(trajectories)
+    shortest = min(len(t) for t, _ in trajectories)
+    for width in WIDTHS:
+        form = _WeakForm(trajectories, width)
+        if form.noise().max() < SURE or 6 * width > shortest:
+            break
     count = form.states.shape[1]
     monomials = [*polynomial_terms(count, degree), _One()]
     if len(form.sides) < 3 * len(monomials) or len(set(form.groups)) < 2:
@@ -136,15 +145,13 @@ def weak_formulas(trajectories: Trajectories, degree: int) -> list[Formula | Non
     library: Library | None = None
     formulas: list[Formula | None] = []
     for k, limit in enumerate(limits.tolist()):
-        choice = _fewest(form, monomials, matrix, k, limit)
-        if choice is None or limit > TOLERANCE:
-            if library is None:
-                terms: list[Any] = [*monomials[:-1], *further_terms(form.states)]
-                library = _library(form, terms)
-            other = _chosen(form, library, k, limit)
-            if other is not None and (choice is None or len(other.terms) < len(choice.terms)):
-                choice = other
-        formulas.append(choice and _formula(form, choice, k, symbols, names))
+        choices = [_fewest(form, monomials, matrix, k, limit)]
+        if choices[0] is None or limit > TOLERANCE:
+            library = library or _library(form, monomials[:-1])
+            choices += [_chosen(form, library, k, limit), _saturating(form, k, limit)]
+        found = [choice for choice in choices if choice is not None]
+        best = min(found, key=lambda choice: (len(choice.terms), choice.error), default=None)
+        formulas.append(_formula(form, best, k, symbols, names) if best else None)
     return formulas
 
 
@@ -155,16 +162,14 @@ def _formula(
     pairs = zip(coefficients, choice.terms, strict=True)
     expression = sympy.Add(*(sympy.Float(c, 17) * term.symbol(symbols) for c, term in pairs))
     doubts = []
-    if choice.error > TOLERANCE:
-        doubts = [
-            f"the derivative of x{k} is met within {choice.error:.1g} only, which noise explains: "
-            "other terms may do as well"
-        ]
+    if choice.error > EXACT:
+        doubts = [f"other terms may do as well for x{k}, met within {choice.error:.1g} only"]
     return Formula([expression], symbols, names=names, doubts=doubts)
 
 
 def _library(form: _WeakForm, terms: list[Any]) -> Library:
-    """The averages of terms, each once."""
+    """The averages of terms and of trigonometric ones."""
+    terms = [*terms, *trigonometric_terms(form.states)]
     values = form.means(terms)
     good = np.isfinite(values).all(0) & (values.std(0) > 1e-9 * np.abs(values).max(0))
     kept = np.flatnonzero(good)
@@ -173,41 +178,48 @@ def _library(form: _WeakForm, terms: list[Any]) -> Library:
 
 def _chosen(form: _WeakForm, library: Library, k: int, limit: float) -> _Choice | None:
     """The fewest of many terms within the limit, or None."""
-    side = form.sides[:, k]
-    for found in sums(library, side, MAX_SIZE):
+    for found in sums(library, form.sides[:, k], MAX_SIZE):
         terms: list[Any] = [library.terms[i] for i in found.support]
-        terms = _tuned(form, terms, k)
         for constant in ([], [_One()]):
-            matrix = form.means([*terms, *constant])
-            error = form.error(matrix, k)
+            error = form.error(form.means([*terms, *constant]), k)
             if error <= limit:
                 return _Choice([*terms, *constant], error)
     return None
 
 
-def _tuned(form: _WeakForm, terms: list[Any], k: int) -> list[Any]:
-    """The terms with those constants of saturation that fit best."""
-    from scipy.optimize import least_squares
+def _saturating(form: _WeakForm, k: int, limit: float) -> _Choice | None:
+    """The fewest of a quotient x / (1 + c y^n) and polynomials of degree 2 within the limit."""
+    from scipy.optimize import minimize_scalar
 
-    where = [i for i, term in enumerate(terms) if isinstance(term, Saturation)]
-    if not where:
-        return terms
     side = form.sides[:, k]
+    others = [*polynomial_terms(form.states.shape[1], 2), _One()]
+    matrix = form.means(others)
 
-    def at(logarithms: np.ndarray) -> list[Any]:
-        changed = list(terms)
-        for i, value in zip(where, logarithms, strict=True):
-            changed[i] = terms[i].at(float(np.exp(value)))
-        return changed
+    def missed(logarithm: float, term: Saturation) -> float:
+        design = np.column_stack([matrix, form.means([term.at(float(np.exp(logarithm)))])])
+        return float(np.linalg.norm(design @ solved(design, side) - side))
 
-    def residual(logarithms: np.ndarray) -> np.ndarray:
-        matrix = form.means([*at(logarithms), _One()])
-        left: np.ndarray = matrix @ solved(matrix, side) - side
-        return left
+    def tuned(term: Saturation) -> tuple[float, Saturation]:
+        grid = np.log(term.constant) + np.linspace(-8, 8, 17)
+        start = min(grid, key=lambda logarithm: missed(logarithm, term))
+        options: Any = {"bounds": (start - 1, start + 1), "method": "bounded", "args": (term,)}
+        found = minimize_scalar(missed, options={"xatol": 1e-10}, **options)
+        return float(found.fun), term.at(float(np.exp(found.x)))
 
-    start = np.log([terms[i].constant for i in where])
-    limits = (start - 5, start + 5)
-    return at(least_squares(residual, start, bounds=limits, xtol=1e-12, ftol=1e-14, max_nfev=60).x)
+    tried = sorted((tuned(term) for term in saturations(form.states)), key=lambda pair: pair[0])
+    best: _Choice | None = None
+    for _, term in tried[:KEPT]:
+        all_terms = [*others, term]
+        for kept in _path(form, form.means(all_terms), k)[-1 : -len(all_terms) // 2 : -1]:
+            if len(all_terms) - 1 not in kept:
+                continue
+            few = [all_terms[i] for i in kept[:-1]]
+            matrix = form.means(few) if few else np.zeros((len(side), 0))
+            terms = [*few, tuned(term)[1]]
+            error = form.error(form.means(terms), k)
+            if error <= limit and (best is None or len(terms) < len(best.terms)):
+                best = _Choice(terms, error)
+    return best
 
 
 def solved(matrix: np.ndarray, side: np.ndarray) -> np.ndarray:
@@ -218,23 +230,29 @@ def solved(matrix: np.ndarray, side: np.ndarray) -> np.ndarray:
     return solution
 
 
+def _path(form: _WeakForm, matrix: np.ndarray, k: int) -> list[list[int]]:
+    """Terms of a matrix `(W, F)` that are left as they go one by one, the least needed first."""
+    kept, path = list(range(matrix.shape[1])), []
+    while kept:
+        path.append(list(kept))
+        # what a term explains that the others do not: its coefficient's square over its variance
+        chosen = matrix[:, kept]
+        length = np.linalg.norm(chosen, axis=0)
+        variance = np.diag(np.linalg.pinv((chosen / length).T @ (chosen / length)))
+        needed = (solved(chosen, form.sides[:, k]) * length) ** 2 / variance
+        kept.pop(int(np.argmin(needed)))
+    return path
+
+
 def _fewest(
     form: _WeakForm, terms: list[Any], matrix: np.ndarray, k: int, limit: float
 ) -> _Choice | None:
     """The fewest of the terms of a matrix `(W, F)` within the limit, at most half of them."""
-    side = form.sides[:, k]
-    if not np.linalg.norm(side):
+    if not np.linalg.norm(form.sides[:, k]):
         return None
-    kept, path = list(range(matrix.shape[1])), []
-    while kept:
-        chosen = matrix[:, kept]
-        path.append((form.error(chosen, k), list(kept)))
-        # what a term explains that the others do not: its coefficient's square over its variance
-        length = np.linalg.norm(chosen, axis=0)
-        variance = np.diag(np.linalg.pinv((chosen / length).T @ (chosen / length)))
-        kept.pop(int(np.argmin((solved(chosen, side) * length) ** 2 / variance)))
-    for error, kept in reversed(path):
+    for kept in reversed(_path(form, matrix, k)):
+        error = form.error(matrix[:, kept], k)
         if error <= limit:
-            few = 0 < len(kept) <= matrix.shape[1] // 2
-            return _Choice([terms[i] for i in kept], error) if few else None
+            is_few = len(kept) <= matrix.shape[1] // 2
+            return _Choice([terms[i] for i in kept], error) if is_few else None
     return None

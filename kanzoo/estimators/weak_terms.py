@@ -21,7 +21,6 @@ from kanzoo.interpret.formula.terms import (
 )
 
 ALONE, PAIRED = ("sin", "cos"), ("sin", "cos", "sin^2", "cos^2", "tan", "cot")
-CONSTANTS = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)  # of saturation, relative to the median
 MAX_STATES = 3  # of which products of functions are terms
 
 
@@ -47,15 +46,14 @@ class Saturation:
         return replace(self, constant=constant)
 
 
-def further_terms(x: np.ndarray) -> list[Term | Saturation]:
-    """Terms that are finite at states x `(N, S)`."""
-    with np.errstate(all="ignore"):
-        found = [*_trigonometric(x), *(_saturations(x) if (x > 0).all() else ())]
-        return [term for term in found if np.isfinite(term.values(x)).all()]
-
-
 def _unit(count: int, *states: int) -> Powers:
     return tuple(Fraction(states.count(k)) for k in range(count))
+
+
+def trigonometric_terms(x: np.ndarray) -> list[Term]:
+    """Sines and cosines, times and over a state, and in pairs, that are finite at x `(N, S)`."""
+    with np.errstate(all="ignore"):
+        return [term for term in _trigonometric(x) if np.isfinite(term.values(x)).all()]
 
 
 def _trigonometric(x: np.ndarray) -> Iterator[Term]:
@@ -78,11 +76,14 @@ def _trigonometric(x: np.ndarray) -> Iterator[Term]:
                 yield Term(zero, ((first, inner[i]), (second, inner[j])))
 
 
-def _saturations(x: np.ndarray) -> Iterator[Saturation]:
+def saturations(x: np.ndarray) -> list[Saturation]:
+    """Monomials over 1 + c y or 1 + c y^2 for states y that are positive, c from their median."""
     count = x.shape[1]
-    tops = [term.powers for term in polynomial_terms(count, 2)]
+    found = []
     for state, power in product(range(count), (1, 2)):
         below = _unit(count, *[state] * power)
-        middle = float(np.median(monomial(x, below)))
-        for top, constant in product(tops, CONSTANTS):
-            yield Saturation(top, below, constant / middle)
+        if (x[:, state] > 0).all():
+            constant = 1 / float(np.median(monomial(x, below)))
+            for term in polynomial_terms(count, 2):
+                found.append(Saturation(term.powers, below, constant))
+    return found

@@ -54,21 +54,20 @@ class Penalty:
 class Anchor:
     """What earlier samples and the penalty say about the parameters w `(P,)`, to second order.
 
-    It stands for g'd + d'Hd / 2 with d = w - `flat`, the gradient g `(P,)` and the Gauss-Newton
-    matrix H `(P, P)`; of networks without hidden layers and squared errors this is exact.
+    It stands for d'Hd / 2 with d = w - `flat`, parameters that were fitted to them, and the
+    Gauss-Newton matrix H `(P, P)`; of squared errors without hidden layers this is exact.
     """
 
     flat: Tensor
-    gradient: Tensor
     gram: Tensor
 
-    def value(self, flat: Tensor) -> float:
+    def value(self, flat: Tensor) -> Tensor:
         change = flat - self.flat
-        return float(self.gradient @ change + change @ (self.gram @ change) / 2)
+        return change @ (self.gram @ change) / 2
 
     def slope(self, flat: Tensor) -> Tensor:
         """The gradient at other parameters."""
-        return self.gradient + self.gram @ (flat - self.flat)
+        return self.gram @ (flat - self.flat)
 
 
 def is_plain(net: nn.Module) -> bool:
@@ -122,7 +121,8 @@ def fit_newton(
         return problem.descend(steps)
     is_quadratic = len(problem.layers) == 1 and y.is_floating_point()
     damping = Damping(1e-12 if is_quadratic else 1e-3, factor=8, least=1e-12, floor=1e-12, tries=7)
-    return levenberg_marquardt(
+    before = math.inf if anchor is None else problem.value()
+    value = levenberg_marquardt(
         problem,
         1 if is_quadratic else steps,
         least_gain=least_gain,
@@ -130,6 +130,8 @@ def fit_newton(
         least_promise=0.1 * least_gain,
         deadline=deadline,
     )
+    # A class that earlier samples did not have is so improbable that no step of Newton's helps.
+    return value if anchor is None or value < before else problem.descend(steps)
 
 
 class Problem:
@@ -167,11 +169,12 @@ class Problem:
         for parameter, piece in zip(self.parameters, pieces, strict=True):
             parameter.copy_(piece.view_as(parameter))
 
+    @torch.no_grad()
     def value(self) -> float:
         total = float(self.loss(self.outputs(), self.y))
         for matrix, weight in zip(self.edges, self.parameters[::2], strict=False):
             total += float(_quadratic(matrix, weight))
-        total += self.anchor.value(self.flat()) if self.anchor else 0.0
+        total += float(self.anchor.value(self.flat())) if self.anchor else 0.0
         return total if math.isfinite(total) else math.inf
 
     def loss(self, outputs: Tensor, y: Tensor) -> Tensor:
@@ -189,8 +192,12 @@ class Problem:
 
         def penalty() -> Tensor:
             total = self.x.new_zeros(())
-            for matrix, layer in zip(self.edges, self.layers, strict=True):
+            for matrix, layer in zip(self.edges, self.layers, strict=False):
                 total = total + _quadratic(matrix, layer.weight[:, self.first :])
+            if self.anchor:
+                pairs = [(layer.weight[:, self.first :], layer.bias) for layer in self.layers]
+                flat = torch.cat([p.flatten() for pair in pairs for p in pair if p is not None])
+                total = total + self.anchor.value(flat)
             return scale * total
 
         hooks = [layer.weight.register_hook(self._fitted) for layer in self.layers]

@@ -1,4 +1,4 @@
-"""How much of the targets is noise, judged by neighbours, and whether a fit misses more than that.
+"""How much of the targets is noise, whether a fit misses more than that, and by how much it errs.
 
 Axes: N samples, C columns, O outputs.
 """
@@ -44,3 +44,10 @@ def poor_fit(
         f"the fit misses its training data by {rmse:.2g} of their deviation, although neighbours "
         f"differ by {noise:.2g} only: {remedy}"
     )
+
+
+def conformal_quantiles(misses: np.ndarray) -> np.ndarray:
+    """Conformal quantiles of errors `(N, O)` at 0, 1/200, ... 1, `(201, O)`."""
+    ranked = np.sort(misses, axis=0)
+    ranks = np.ceil(np.linspace(0, 1, 201) * (len(ranked) + 1)).astype(int)
+    return ranked[np.clip(ranks - 1, 0, len(ranked) - 1)]

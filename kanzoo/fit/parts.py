@@ -36,8 +36,7 @@ def anchor_at(
             f"{problem.size:,} parameters are too many to be fitted part by part, at most "
             f"{MAX_SIZE:,}: fewer hidden units, columns or grid intervals"
         )
-    gram, gradient, _ = problem.normal_equations()
-    return Anchor(problem.flat(), gradient, gram)
+    return Anchor(problem.flat(), problem.normal_equations()[0])
 
 
 def fit_parts(
@@ -66,6 +65,6 @@ def fit_parts(
         share = None if weights is None else weights[rows]
         data: Any = (net, x[rows], y[rows], penalty)
         fit_newton(*data, weights=share, steps=steps, deadline=deadline, anchor=anchor)
-        anchor = anchor_at(*data, share, anchor)
+        anchor = anchor_at(*data, weights=share, anchor=anchor)
         longest, seen = max(longest, time.monotonic() - start), seen + len(rows)
     return seen

@@ -19,7 +19,9 @@ import torch
 from sklearn.utils import check_random_state
 from torch import Tensor, nn
 
+from kanzoo.fit.embed import bias_of, embed, layers_of
 from kanzoo.fit.newton import Penalty, fit_newton, losses, predict
+from kanzoo.fit.noise import conformal_quantiles
 from kanzoo.fit.parts import fit_parts
 from kanzoo.fit.scaling import range_scaling
 from kanzoo.fit.stack import (
@@ -30,7 +32,6 @@ from kanzoo.fit.stack import (
     refine_stack,
     standardise,
 )
-from kanzoo.layers import KANLinear
 from kanzoo.layers.parameters import count_params
 
 MAX_ROWS = 6_000  # that candidates are compared on; the chosen one is fitted to all
@@ -87,7 +88,9 @@ class Selection:
         self.z, self.y, self.weights = z[order], y[order], weights
         if weights is not None:
             self.weights = weights[order]
-        self.num_outputs = num_classes or (y.shape[1] if y.is_floating_point() else int(y.max()) + 1)
+        self.num_outputs = num_classes or (
+            y.shape[1] if y.is_floating_point() else int(y.max()) + 1
+        )
         self.seeds = [int(random.randint(2**31 - 1)) for _ in range(max(options.restarts, 1))]
         rows = torch.arange(len(order))
         if len(rows) > MAX_FOLD_ROWS:
@@ -163,10 +166,10 @@ class Selection:
         start = [self.build((), grid_size, 0) for _ in linear.nets]
         with torch.no_grad():
             for net, other in zip(start, linear.nets, strict=True):
-                new, old = _layers(net)[0], _layers(other)[0]
+                new, old = layers_of(net)[0], layers_of(other)[0]
                 new.weight.zero_()
                 new.weight[:, -1] = old.weight[:, -1]
-                _bias(new).copy_(_bias(old))
+                bias_of(new).copy_(bias_of(old))
         rough = ROUGH if self.y.is_floating_point() else ROUGH[1:-2]
         ridge = linear.penalty.ridge
         return self.path(start, (Penalty(ridge, r) for r in rough), grid_size)
@@ -181,7 +184,7 @@ class Selection:
             start = [self.build(widths, grid_size, seed) for _ in base.nets]
             if k == 0:
                 for net, other in zip(start, base.nets, strict=True):
-                    _embed(net, other)
+                    embed(net, other)
             if best is None:
                 found = self.path(start, _up(HIDDEN_RIDGE), grid_size, 2)
                 assert found is not None
@@ -243,18 +246,22 @@ def select_stack(
     if seen < len(z):
         log.info("time_budget=%g was enough for %d of %d samples", time_budget, seen, len(z))
     mean, deviation = standardise(np.zeros((1, selection.num_outputs))) if units is None else units
-    chosen = replace(options, hidden=[layer.out_features for layer in _layers(net)[:-1]])
-    misses = None if best.misses is None else _quantiles(best.misses.numpy())
+    chosen = replace(options, hidden=[layer.out_features for layer in layers_of(net)[:-1]])
+    misses = None if best.misses is None else conformal_quantiles(best.misses.numpy())
     return FittedStack(
-        net, best.grid_size, z, y, scaling, mean, deviation, chosen, best.penalty, weights, unit, misses
+        net,
+        best.grid_size,
+        z,
+        y,
+        scaling,
+        mean,
+        deviation,
+        chosen,
+        best.penalty,
+        weights,
+        unit,
+        misses,
     )
-
-
-def _quantiles(misses: np.ndarray) -> np.ndarray:
-    """Conformal quantiles of errors `(N, O)` at 0, 1/200, ... 1, `(201, O)`."""
-    ranked = np.sort(misses, axis=0)
-    ranks = np.ceil(np.linspace(0, 1, 201) * (len(ranked) + 1)).astype(int)
-    return ranked[np.clip(ranks - 1, 0, len(ranked) - 1)]
 
 
 def _choose(selection: Selection, options: StackOptions) -> Candidate:
@@ -293,31 +300,3 @@ def _down(ridge: float) -> Iterator[Penalty]:
     while ridge > LEAST:
         ridge = max(ridge / 30, LEAST)
         yield Penalty(ridge, ridge)
-
-
-def _layers(net: nn.Sequential) -> list[KANLinear]:
-    return list(net)  # type: ignore[arg-type]
-
-
-def _bias(layer: KANLinear) -> Tensor:
-    assert layer.bias is not None
-    return layer.bias.data
-
-
-@torch.no_grad()
-def _embed(net: nn.Sequential, base: nn.Sequential) -> None:
-    """Let the first nodes of hidden layers hand on the outputs of a stack without any."""
-    layers = _layers(net)
-    first, last, other = layers[0], layers[-1], _layers(base)[0]
-    count = min(first.out_features // 2 or 1, other.out_features)
-    scale = 1 + other.weight.abs().sum((0, 1))[:count]
-    functions = slice(None) if first.weight.shape[1] == other.weight.shape[1] else slice(-1, None)
-    first.weight[:, :, :count] = 0
-    first.weight[:, functions, :count] = other.weight[:, functions, :count] / scale
-    _bias(first)[:count] = _bias(other)[:count] / scale
-    for layer in layers[1:-1]:
-        layer.weight[:, :, :count] = 0
-        layer.weight[range(count), -1, range(count)] = 1
-    last.weight.mul_(0.1)
-    last.weight[:count] = 0
-    last.weight[range(count), -1, range(count)] = scale

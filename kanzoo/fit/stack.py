@@ -71,8 +71,8 @@ class FittedStack:
 
     `scaled` gives the network's inputs, and a target is `deviation` times its output plus `mean`,
     `(O,)` each; `z` `(N, C)` and `y` `(N, O)` are the scaled data that it was fitted to (`y` `(N,)`
-    for labels), `weights` `(N,)` those of the samples in `weight_unit`, `misses` `(Q, O)` evenly spaced
-    quantiles of the errors of held-out samples. Data are not pickled: what needs them
+    for labels), `weights` `(N,)` those of the samples in `weight_unit`, `misses` `(Q, O)` evenly
+    spaced quantiles of the errors of held-out samples. Data are not pickled: what needs them
     afterwards raises `ValueError`.
     """
 
@@ -166,7 +166,7 @@ class FittedStack:
             self.anchor = anchor_at(self.net, self.z, self.y, self.penalty, self.weights)
         data: Any = (self.net, self.scaled(x), y, self.penalty)
         fit_newton(*data, weights=weights, steps=self.options.steps, anchor=self.anchor)
-        self.anchor = anchor_at(*data, weights, self.anchor)
+        self.anchor = anchor_at(*data, weights=weights, anchor=self.anchor)
         self.z, self.y, self.weights = data[1], y, weights
 
 

@@ -64,13 +64,13 @@ def seed_folders(folder: Path) -> list[Path]:
 
 
 def seed_networks(run: Trained, folders: list[Path], checkpoint: str) -> "list[Trained]":
-    """The run of the first folder, which is loaded, and those of the others.
+    """A run, and those of other folders.
 
     The last checkpoint stands for one that a run has not; the data are where the first run's are.
     """
     root = run.config.data.get("root")
     found = [run]
-    for folder in folders[1:]:
+    for folder in folders:
         is_there = (folder / "checkpoints" / f"{checkpoint}.ckpt").is_file()
         found.append(load_run(folder, checkpoint if is_there else "last", root))
     return found
