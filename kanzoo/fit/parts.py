@@ -5,7 +5,6 @@ Axes: N samples, O outputs, C inputs, P parameters.
 
 import math
 import time
-from typing import Any
 
 import numpy as np
 import torch
@@ -63,7 +62,7 @@ def fit_parts(
         if seen and start + longest > deadline:
             break
         share = None if weights is None else weights[rows]
-        data: Any = (net, x[rows], y[rows], penalty)
+        data: tuple[nn.Sequential, Tensor, Tensor, Penalty] = (net, x[rows], y[rows], penalty)
         fit_newton(*data, weights=share, steps=steps, deadline=deadline, anchor=anchor)
         anchor = anchor_at(*data, weights=share, anchor=anchor)
         longest, seen = max(longest, time.monotonic() - start), seen + len(rows)

@@ -164,7 +164,8 @@ class FittedStack:
         if self.anchor is None:
             self.check_data()
             self.anchor = anchor_at(self.net, self.z, self.y, self.penalty, self.weights)
-        data: Any = (self.net, self.scaled(x), y, self.penalty)
+        data: tuple[nn.Sequential, Tensor, Tensor, Penalty]
+        data = (self.net, self.scaled(x), y, self.penalty)
         fit_newton(*data, weights=weights, steps=self.options.steps, anchor=self.anchor)
         self.anchor = anchor_at(*data, weights=weights, anchor=self.anchor)
         self.z, self.y, self.weights = data[1], y, weights
