@@ -7,14 +7,26 @@ are dataclasses: the annotations of their fields say what is allowed, in the wor
 
 import contextlib
 import difflib
+import inspect
 import math
 import operator
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, dataclass, fields, is_dataclass
-from functools import cache
+from functools import cache, wraps
 from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import (
+    Annotated,
+    Any,
+    Literal,
+    ParamSpec,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
+P = ParamSpec("P")
 T = TypeVar("T")
 Check = Callable[[str, Any], Any]  # of the name of an option and its value
 MAX_FUNCTIONS = 10_000  # that a basis may have, as options say
@@ -70,6 +82,52 @@ def check_name(kind: str, name: object, allowed: Iterable[str]) -> None:
     allowed = list(allowed)
     if name not in allowed:
         raise ValueError(f"unknown {kind} {str(name)!r}: {nearest(str(name), allowed)}")
+
+
+def check_keywords(function: Callable[P, T]) -> Callable[P, T]:
+    """The same function, which names the nearest of its options for one that it does not have."""
+    names, takes_all = keywords_of(function)
+    if takes_all:
+        return function
+    known, is_init = frozenset(names), function.__name__ == "__init__"
+
+    @wraps(function)
+    def checked(*args: P.args, **keywords: P.kwargs) -> T:
+        if not keywords.keys() <= known:
+            owner = type(args[0]) if is_init else function
+            allowed = _options(owner) if isinstance(owner, type) else names
+            for name in keywords:
+                check_name(f"option of {owner.__name__}", name, allowed)
+        return function(*args, **keywords)
+
+    return checked
+
+
+def check_init(cls: type[T]) -> type[T]:
+    """The class, with `check_keywords` where it is made, unless its parent makes it."""
+    if "__init__" in vars(cls):
+        cls.__init__ = check_keywords(vars(cls)["__init__"])  # type: ignore[method-assign]
+    return cls
+
+
+def _options(cls: type) -> list[str]:
+    """Keywords that a class takes, those that it hands on to its parents too."""
+    options: list[str] = []
+    for parent in cls.__mro__:
+        if "__init__" in vars(parent):
+            names, takes_all = keywords_of(vars(parent)["__init__"])
+            options += names
+            if not takes_all:
+                break
+    return list(dict.fromkeys(options))
+
+
+def keywords_of(function: Callable[..., object]) -> tuple[list[str], bool]:
+    """Names that a function takes as keywords, and whether it takes all."""
+    parameters = inspect.signature(function).parameters.values()
+    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    names = [p.name for p in parameters if p.kind in kinds and p.name != "self"]
+    return names, any(p.kind is p.VAR_KEYWORD for p in parameters)
 
 
 def check_whole(name: str, value: object, low: float, high: float = math.inf) -> int:

@@ -107,13 +107,23 @@ def targets(group: str) -> frozenset[str]:
     return frozenset(node["_target_"] for node in nodes if "_target_" in node)
 
 
+def moved(target: str, group: str) -> str:
+    """The class of that name which the files of a group know, the target itself if none is."""
+    name = target.rpartition(".")[2]
+    same = (known for known in targets(group) if known.rpartition(".")[2] == name)
+    return next(same, target) if target.startswith(packages()) else target
+
+
 def check_targets(config: Mapping[str, Any], groups: Iterable[str]) -> None:
     """Raise a `ValueError` where a configuration names a class that no file of its group names.
 
     A configuration may have been found beside a downloaded run: nothing of it is imported before.
+    Classes that have moved since it was written are named as they are now.
     """
     for group in groups:
         target = config[group].get("_target_")
+        if isinstance(target, str) and target not in targets(group):
+            config[group]["_target_"] = target = moved(target, group)
         if not isinstance(target, str) or target not in targets(group):
             raise ValueError(
                 f"{group}._target_ {target!r} is not allowed: it must be one of "

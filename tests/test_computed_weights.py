@@ -9,6 +9,7 @@ from samples import DOUBLE, points, shaken
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize, prune
 
+from kanzoo import registry
 from kanzoo.bases.base import get_basis
 from kanzoo.fit.compiled_mse import compiled_mse
 from kanzoo.layers import KANConv2d, KANConvTranspose1d, KANLinear
@@ -169,6 +170,37 @@ def test_weights_given_for_one_call_are_used_for_that_call() -> None:
     (expected,) = torch.autograd.grad(before.sum(), layer.weight)
     torch.testing.assert_close(grad, expected)
     assert torch.equal(layer(x), before)
+
+
+@pytest.mark.parametrize(
+    ("operator", "kernel"),
+    [(KANLinear, ()), (KANConv2d, (2,)), (KANConvTranspose1d, (3,)), (KANConvTranspose1d, (2, 2))],
+)
+def test_tensors_of_other_shapes_are_refused_and_of_other_strides_used(
+    operator: Any, kernel: tuple[int, ...]
+) -> None:
+    sizes = {KANLinear: (5,), KANConv2d: (2, 5, 5), KANConvTranspose1d: (2, 5)}[operator]
+    for name in registry.names("basis"):
+        layer = operator(5, 4, *kernel, basis=name)
+        x = torch.randn(sizes if operator is KANLinear else (sizes[0], 5, *sizes[1:]))
+        for key in ("weight", "bias"):
+            tensor = getattr(layer, key).detach()
+            others = [
+                tensor[:0],
+                tensor[:1],
+                tensor[1:],
+                tensor.repeat(2, *[1] * (tensor.dim() - 1)),
+            ]
+            others += [tensor.unsqueeze(0), tensor.flatten()[0], tensor.transpose(0, -1)]
+            for other in others:
+                if other.shape == tensor.shape:
+                    continue
+                with pytest.raises(ValueError, match=rf"^{key} must be \(.*\), got .*$"):
+                    torch.func.functional_call(layer, {key: other}, (x,))
+            strided = tensor.expand(2, *tensor.shape).clone().movedim(0, -1)[..., 1]
+            torch.testing.assert_close(
+                torch.func.functional_call(layer, {key: strided}, (x,)), layer(x)
+            )
 
 
 def test_the_closure_of_a_stack_leaves_computed_weights_to_autograd() -> None:

@@ -73,19 +73,27 @@ def test_a_finished_run_is_found_after_its_classes_have_moved(tmp_path: Path) ->
     for name in ("kanzoo", "conf", "scripts"):
         shutil.copytree(ROOT / name, tmp_path / name)
     variables = {**environment(), "PYTHONPATH": str(tmp_path)}
-    command = [sys.executable, "scripts/train.py", *SMALL]
 
-    def run() -> str:
+    def run(script: str, *words: str) -> str:
         done = subprocess.run(
-            command, cwd=tmp_path, env=variables, capture_output=True, text=True, check=True
-        )
+            [sys.executable, f"scripts/{script}.py", *words],
+            cwd=tmp_path, env=variables, capture_output=True, text=True,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
         return done.stdout + done.stderr
 
-    assert "finished before" not in run()
-    (tmp_path / "kanzoo" / "models" / "mlp.py").rename(tmp_path / "kanzoo" / "models" / "dense.py")
-    for path in (*tmp_path.rglob("*.py"), *tmp_path.rglob("*.yaml")):
-        if "runs" not in path.parts:
-            text = path.read_text(encoding="utf-8")
-            path.write_text(text.replace("kanzoo.models.mlp", "kanzoo.models.dense"))
-    assert "kanzoo.models.dense" in (tmp_path / "conf" / "model" / "mlp.yaml").read_text()
-    assert "finished before, skipped" in run()
+    assert "finished before" not in run("train", *SMALL)
+    (result,) = tmp_path.glob("runs/**/result.json")
+    evaluate = ("evaluate", f"run={result.parent}")
+    scores = run(*evaluate)
+    for module in ("models/mlp", "bases/spline", "data/vision", "training/objective"):
+        path, name = tmp_path / "kanzoo" / f"{module}.py", f"kanzoo.{module.replace('/', '.')}"
+        path.rename(path.with_stem(f"moved_{path.stem}"))
+        moved = name.replace(path.stem, f"moved_{path.stem}")
+        for path in (*tmp_path.rglob("*.py"), *tmp_path.rglob("*.yaml")):
+            if "runs" not in path.parts:
+                text = path.read_text(encoding="utf-8")
+                path.write_text(text.replace(name, moved))
+    assert "kanzoo.models.moved_mlp" in (tmp_path / "conf" / "model" / "mlp.yaml").read_text()
+    assert "finished before, skipped" in run("train", *SMALL)
+    assert run(*evaluate) == scores

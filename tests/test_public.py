@@ -3,16 +3,23 @@
 import inspect
 import pydoc
 import re
+from collections.abc import Callable
 
 import pytest
+from samples import points
 from torch import nn
 
 import kanzoo
-from kanzoo import registry
+from kanzoo import interpret, registry
 from kanzoo.bases.activation import ACTIVATIONS
+from kanzoo.bases.spline import BSpline
+from kanzoo.data.sequence import SequentialDigits
+from kanzoo.estimators.dynamics import KANDynamics
 from kanzoo.layers.dispatch import BACKENDS
 from kanzoo.layers.expansion import INITS
 from kanzoo.layers.squash import SQUASHES
+from kanzoo.models.mlp import MLP
+from kanzoo.training.objective import Classification
 
 LAYERS = [
     kanzoo.KANLinear,
@@ -78,6 +85,30 @@ def test_misspelt_options_of_replacements_change_nothing() -> None:
     with pytest.raises(ValueError, match="did you mean 'exclude'"):
         kanzoo.kanify(net, "*", exclud="0")
     assert type(net[0]) is nn.Linear
+
+
+MISSPELT: list[tuple[Callable[[], object], str]] = [
+    (lambda: kanzoo.LayerFactory(kan_role="all"), "kan_roles"),
+    (lambda: kanzoo.KANRegressor(hiden=3), "hidden"),
+    (lambda: kanzoo.KANClassifier(class_weigth="balanced"), "class_weight"),
+    (lambda: KANDynamics(methode="weak"), "method"),
+    (lambda: kanzoo.create_model("mlp", widht=3), "width"),
+    (lambda: kanzoo.create_model("mlp", kan_role="all"), "kan_roles"),
+    (lambda: kanzoo.load("network", devise="cpu"), "device"),
+    (lambda: BSpline(3, gridsize=5), "grid_size"),
+    (lambda: MLP((3,), 1, kanzoo.LayerFactory(), widht=3), "width"),
+    (lambda: SequentialDigits(step="rows"), "steps"),  # of the class,
+    (lambda: SequentialDigits(batchsize=3), "batch_size"),  # and of what it is made of
+    (lambda: Classification(label_smoothin=0.1), "label_smoothing"),
+    (lambda: interpret.prune(nn.Linear(2, 1), points(3, 2), treshold=0.1), "threshold"),
+]
+
+
+@pytest.mark.parametrize(("call", "name"), MISSPELT)
+def test_misspelt_options_name_the_nearest(call: Callable[[], object], name: str) -> None:
+    with pytest.raises(ValueError, match=f"unknown option of .*did you mean '{name}'") as refusal:
+        call()
+    assert "\n" not in str(refusal.value)
 
 
 @pytest.mark.parametrize("name", registry.names("basis"))

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from kanzoo import registry
-from kanzoo.checks import MAX_FUNCTIONS, check_name, check_whole
+from kanzoo.checks import MAX_FUNCTIONS, check_init, check_name, check_whole
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,10 @@ class Basis(nn.Module, ABC):
     # Which coefficients make an increasing function: "ordered" ones, "positive" ones, or None.
     rising: str | None = None
     feature_tensors: tuple[str, ...] = ()  # parameters and buffers with C as last dimension
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        check_init(cls)
 
     def __init__(self, in_features: int, num_functions: int) -> None:
         super().__init__()

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from kanzoo import registry
 from kanzoo.bases.base import get_basis
-from kanzoo.benchmark import checks, fit, layers, models, peers
+from kanzoo.benchmark import checks, fit, layers, models, paths, peers
 from kanzoo.benchmark.timing import ROUNDS
 from kanzoo.checks import check_name
 from kanzoo.files import write_atomic
@@ -50,6 +50,9 @@ def _parser() -> argparse.ArgumentParser:
     part.add_argument("--peers", action="store_true", help="also installed KAN packages")
     part.add_argument("--bases", action="store_true", help="also every other basis")
     part.add_argument("--grid-sizes", type=_positive, nargs="+", default=[5, 20, 50], metavar="G")
+    part = parts.add_parser("paths", parents=[shared], help="special paths against general ones")
+    part.set_defaults(measure=_paths, table=_paths_table)
+    part.add_argument("--bases", nargs="+", default=paths.BASES, choices=registry.names("basis"))
     part = parts.add_parser("models", parents=[shared], help="networks against their MLP twins")
     part.set_defaults(measure=_models, table=_model_table)
     names, arms = registry.names("model"), models.every_arm()
@@ -106,6 +109,10 @@ def _layers(options: argparse.Namespace) -> Iterator[layers.Row]:
         yield from layers.bases(others, options.rounds)
     if options.peers:
         yield from layers.peers(peers.installed(), grid_sizes, options.rounds)
+
+
+def _paths(options: argparse.Namespace) -> Iterator[paths.Row]:
+    yield from paths.measure(options.rounds, tuple(options.bases))
 
 
 def _models(options: argparse.Namespace) -> Iterator[models.Row]:
@@ -195,6 +202,18 @@ def _layer_table(rows: list[layers.Row]) -> Table:
             f"{row.forward_ratio:.2f}",
             f"{row.saved_bytes_ratio:.2f}",
         )
+    return table
+
+
+def _paths_table(rows: list[paths.Row]) -> Table:
+    title = "Training steps by special paths, and how much faster than by general ones"
+    table = Table(title=title, title_justify="left")
+    for name in ("shape", "basis", "compiler", "path", "step ms", "times faster", "saved bytes"):
+        table.add_column(name, justify="left" if name in ("shape", "basis", "path") else "right")
+    for row in rows:
+        values = (row.step_ms, row.speedup, row.saved_bytes_ratio)
+        has = "yes" if row.compiler else "no"
+        table.add_row(row.shape, row.basis, has, row.path, *(f"{value:.2f}" for value in values))
     return table
 
 

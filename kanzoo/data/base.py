@@ -7,7 +7,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from kanzoo.checks import check_whole
+from kanzoo.checks import check_init, check_whole
 from kanzoo.data.loader import EpochSampler, Loader
 from kanzoo.data.options import check_part
 from kanzoo.data.seeding import split_order
@@ -68,6 +68,7 @@ class Loaders(NamedTuple):
     test: Loader
 
 
+@check_init
 class Dataset(ABC):
     """A data set with a train, a validation and a test split.
 
@@ -96,6 +97,10 @@ class Dataset(ABC):
 
     is_ordered: ClassVar[bool] = False
     """Whether neighbours in a split depend on each other, as in a series or a text."""
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        check_init(cls)
 
     def __init__(
         self,

@@ -16,7 +16,7 @@ from sklearn.base import BaseEstimator
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 from torch import Tensor, nn
 
-from kanzoo.checks import check_name, check_whole
+from kanzoo.checks import check_keywords, check_name, check_whole
 from kanzoo.data.columns import Columns, Gaps, is_number
 from kanzoo.estimators.hand import HandMixin
 from kanzoo.fit.noise import poor_fit
@@ -43,6 +43,7 @@ class StackEstimator(HandMixin, BaseEstimator):
     network_: nn.Module
     formula_: Formula | None
 
+    @check_keywords
     def __init__(
         self,
         hidden: int | Sequence[int] | None = None,

@@ -17,6 +17,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted
 from torch.nn import functional as F
 
+from kanzoo.checks import check_keywords
 from kanzoo.estimators.base import StackEstimator, weights_of
 from kanzoo.fit.select import select_stack
 from kanzoo.fit.stack import fit_stack
@@ -69,6 +70,7 @@ class KANClassifier(ClassifierMixin, StackEstimator):
     True
     """
 
+    @check_keywords
     def __init__(
         self,
         hidden: int | Sequence[int] | None = None,

@@ -12,7 +12,7 @@ from sklearn.base import BaseEstimator
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.validation import check_is_fitted
 
-from kanzoo.checks import check_whole
+from kanzoo.checks import check_keywords, check_whole
 from kanzoo.data.dynamics import check_trajectory, derivatives, integrate
 from kanzoo.estimators.regressor import KANRegressor
 from kanzoo.estimators.weak import weak_formulas
@@ -43,6 +43,7 @@ class KANDynamics(BaseEstimator):
         One for each state, in x0, x1, ...
     """
 
+    @check_keywords
     def __init__(
         self, method: str = "smooth", regressor: KANRegressor | None = None, degree: int = 3
     ) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from kanzoo.checks import check_keywords
 from kanzoo.fit.chain import kan_layers
 from kanzoo.layers import KANLayer
 from kanzoo.layers.grid import subsample
@@ -88,6 +89,7 @@ def takes_data(net: nn.Module, x: Tensor, name: str, layer: KANLayer) -> bool:
 
 
 @torch.no_grad()
+@check_keywords
 def edge_functions(
     net: nn.Module,
     x: Tensor,

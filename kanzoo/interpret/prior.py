@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from kanzoo.fit.chain import Stage, chain
 from kanzoo.interpret.pruning import alive
 from kanzoo.layers import KANLinear
-from kanzoo.layers.constraint import KINDS, kind_number
-from kanzoo.layers.edges import check_equal_rows
+from kanzoo.layers.constraint import KINDS, check_equal_rows, kind_number
 from kanzoo.layers.products import node_of
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from kanzoo.checks import check_keywords
 from kanzoo.fit.chain import Stage, chain, check_finite, kan_layers
 from kanzoo.fit.least_squares import fit_squares, network_rmse, rmse
 from kanzoo.interpret.resize import restricted
@@ -56,6 +57,7 @@ def alive(layer: KANLayer) -> Tensor:
     return layer.edges_left()
 
 
+@check_keywords
 def prune(
     net: nn.Module,
     x: Tensor,

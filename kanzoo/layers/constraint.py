@@ -8,6 +8,7 @@ the weight beside it: (C, O) of a linear layer, (O, C / groups) of a convolution
 """
 
 import copy
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -257,4 +258,25 @@ def check_tied(group: Tensor, expansion: Expansion) -> None:
     if not torch.allclose(values, values[..., first], rtol=SAME, atol=SAME):
         raise ValueError(
             "inputs that share their edges must have equal grids: take grid 'uniform', not adaptive"
+        )
+
+
+def check_numbers(name: str, group: Tensor, shape: tuple[int, ...]) -> None:
+    """Raise `ValueError` unless a tensor holds numbers of groups of what has this shape."""
+    limit = math.prod(shape)
+    if (
+        group.dtype != torch.long
+        or group.shape != shape
+        or bool(((group < 0) | (group >= limit)).any())
+    ):
+        raise ValueError(f"{name} must hold whole numbers from 0 to {limit - 1}, shaped {shape}")
+
+
+def check_equal_rows(edges: Tensor, group: Tensor) -> None:
+    """Raise `ValueError` unless rows `(C, ..)` for inputs of the same group are equal."""
+    first = [int((group == number).nonzero()[0]) for number in group]
+    if not torch.equal(edges, edges[first]):
+        raise ValueError(
+            "inputs that share their edges must be alike: their edges of the same kinds, pruned "
+            "together, and not in groups that are to be separated"
         )

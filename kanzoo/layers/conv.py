@@ -146,8 +146,8 @@ class ConvLayer(KANLayer):
                 images, padding = self.padded(images), (0,) * self.dims
         sizes = (self.stride, padding, self.dilation)
         options = ConvOptions(*sizes, self.transposed, self.output_padding, self.groups)
-        weight = self.masked_weight()
-        return Request("conv", self.expansion, images, weight, self.bias, self.backend, options)
+        weight, bias = self.masked_weight(), self.current_bias()
+        return Request("conv", self.expansion, images, weight, bias, self.backend, options)
 
     def forward(self, x: Tensor) -> Tensor:
         y = compute(self.request(x))

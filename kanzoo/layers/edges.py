@@ -4,7 +4,7 @@ Axes: C input channels, O output channels, E = O / groups outputs that a channel
 functions a channel (basis and residual), T taps of a kernel.
 """
 
-import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -16,7 +16,9 @@ from torch.nn.utils.weight_norm import WeightNorm
 
 from kanzoo.checks import check_whole
 from kanzoo.layers.constraint import (
+    check_equal_rows,
     check_kinds,
+    check_numbers,
     check_tied,
     effective,
     joined_inputs,
@@ -26,12 +28,13 @@ from kanzoo.layers.constraint import (
 )
 from kanzoo.layers.expansion import Expansion
 from kanzoo.layers.grid import replace_data
+from kanzoo.layers.options import check_shape
 
 # Buffers that a layer has when it needs them, and parameters beside the last.
 STRUCTURE = ("edge_mask", "edge_kind", "input_group", "edge_group", "given_edges")
 
 
-class EdgeLayer(nn.Module):
+class EdgeLayer(nn.Module, ABC):
     """A weight whose edges may be pruned, of a kind (increasing, even, ...), or shared by inputs.
 
     All of this is part of the state: a layer takes it over with the weights that it loads.
@@ -42,12 +45,17 @@ class EdgeLayer(nn.Module):
     out_features: int
     groups: int = 1
     weight: nn.Parameter
+    bias: nn.Parameter | None
     expansion: Expansion
     edge_mask: Tensor | None
     edge_kind: Tensor | None
     input_group: Tensor | None
     edge_group: Tensor | None
     given_edges: Tensor | None
+
+    @abstractmethod
+    def weight_shape(self, functions: int) -> tuple[int, ...]:
+        """Shape of the weight for a number of functions a channel."""
 
     @property
     def stores_weight(self) -> bool:
@@ -68,7 +76,11 @@ class EdgeLayer(nn.Module):
                 )
 
     def current_weight(self) -> Tensor:
-        """The weight as the parameters are now that it may be computed from."""
+        """The weight as the parameters are now that it may be computed from.
+
+        Raises `ValueError` unless it has the layer's shape, which what
+        `torch.func.functional_call` puts in its place need not have.
+        """
         if "weight" not in self._parameters:
             # Pruning and the older norms compute it before a forward only.
             for hook in self._forward_pre_hooks.values():
@@ -81,7 +93,14 @@ class EdgeLayer(nn.Module):
                     value = hook.apply_mask(self)
                 if value is not None:
                     self.weight = value
-        return self.weight
+        weight = self.weight
+        check_shape("weight", weight, self.weight_shape(self.expansion.num_functions))
+        return weight
+
+    def current_bias(self) -> Tensor | None:
+        """The bias; `ValueError` as for the weight."""
+        check_shape("bias", self.bias, (self.out_features,))
+        return self.bias
 
     def masked_weight(self) -> Tensor:
         """The weight of edges of their kinds, without pruned ones, whatever an optimiser does."""
@@ -280,24 +299,3 @@ class EdgeLayer(nn.Module):
 def check_loaded(layer: EdgeLayer, _keys: object) -> None:
     """After a state was loaded, by children too: see `check_constraints`."""
     layer.check_constraints()
-
-
-def check_numbers(name: str, group: Tensor, shape: tuple[int, ...]) -> None:
-    """Raise `ValueError` unless a tensor holds numbers of groups of what has this shape."""
-    limit = math.prod(shape)
-    if (
-        group.dtype != torch.long
-        or group.shape != shape
-        or bool(((group < 0) | (group >= limit)).any())
-    ):
-        raise ValueError(f"{name} must hold whole numbers from 0 to {limit - 1}, shaped {shape}")
-
-
-def check_equal_rows(edges: Tensor, group: Tensor) -> None:
-    """Raise `ValueError` unless rows `(C, ..)` for inputs of the same group are equal."""
-    first = [int((group == number).nonzero()[0]) for number in group]
-    if not torch.equal(edges, edges[first]):
-        raise ValueError(
-            "inputs that share their edges must be alike: their edges of the same kinds, pruned "
-            "together, and not in groups that are to be separated"
-        )

@@ -9,7 +9,7 @@ from torch import nn
 
 from kanzoo.bases.activation import ACTIVATIONS, Activation
 from kanzoo.bases.base import BasisFactory, as_factory
-from kanzoo.checks import check_name
+from kanzoo.checks import check_init, check_name
 from kanzoo.layers.conv import ConvLayer, KANConv2d
 from kanzoo.layers.dispatch import BACKENDS
 from kanzoo.layers.expansion import INITS
@@ -19,6 +19,7 @@ from kanzoo.layers.norm import make_norm
 ACTIVATED = "activated"  # the roles in which the twin of an architecture is not linear
 
 
+@check_init
 @dataclass(frozen=True)
 class LayerFactory:
     """Makes the layers of an architecture: KAN in the roles of `kan_roles`, ordinary elsewhere.

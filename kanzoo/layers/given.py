@@ -110,7 +110,7 @@ class GivenLayer(EdgeLayer):
             )
         self._close(i, o)
         if entry is CONSTANT:
-            bias = getattr(self, "bias", None)
+            bias = self.bias
             if bias is not None:
                 with torch.no_grad():
                     bias[o] += values[3]
@@ -158,7 +158,7 @@ class GivenLayer(EdgeLayer):
             coefficients = self.weight.new_zeros(self.weight.shape[1])
             if edge is not None:
                 coefficients, rest = self._projected(edge, x)
-                bias = getattr(self, "bias", None)
+                bias = self.bias
                 if bias is not None:
                     bias[o] += rest
                 self._drop([(i, o)])

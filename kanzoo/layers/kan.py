@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 
 from kanzoo.bases.base import Basis, BasisFactory
-from kanzoo.layers.constraint import check_tied, tie
+from kanzoo.layers.constraint import check_equal_rows, check_tied, tie
 from kanzoo.layers.dispatch import compute
-from kanzoo.layers.edges import check_equal_rows
 from kanzoo.layers.layer import KANLayer
 from kanzoo.layers.options import OPTIONS, check_channels, check_sizes, refuse_unknown
 from kanzoo.layers.paths.base import Request
@@ -80,13 +79,13 @@ class KANLinear(KANLayer):
 
     def request(self, x: Tensor) -> Request:
         check_channels(x, -1, self.in_features)
-        weight = self.masked_weight()
-        return Request("linear", self.expansion, x, weight, self.bias, self.backend)
+        weight, bias = self.masked_weight(), self.current_bias()
+        return Request("linear", self.expansion, x, weight, bias, self.backend)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.given and not self.weight.requires_grad and not self.open_edges():
-            y = x.new_zeros((*x.shape[:-1], self.out_features))
-            y = y if self.bias is None else y + self.bias
+            y, bias = x.new_zeros((*x.shape[:-1], self.out_features)), self.current_bias()
+            y = y if bias is None else y + bias
         else:
             y = compute(self.request(x))
         return self.add_given(x, y) if self.given else y

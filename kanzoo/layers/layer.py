@@ -80,10 +80,6 @@ class KANLayer(GivenLayer, ABC):
         self.reset_parameters()
 
     @abstractmethod
-    def weight_shape(self, functions: int) -> tuple[int, ...]:
-        """Shape of the weight for a number of functions a channel."""
-
-    @abstractmethod
     def request(self, x: Tensor) -> Request:
         """What is to be computed of an input."""
 

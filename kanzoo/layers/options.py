@@ -64,6 +64,12 @@ def check_channels(x: Tensor, dim: int, expected: int) -> None:
         )
 
 
+def check_shape(name: str, tensor: Tensor | None, shape: tuple[int, ...]) -> None:
+    """Raise `ValueError` unless a tensor is of a shape: `functional_call` brings tensors of any."""
+    if tensor is not None and tensor.shape != shape:
+        raise ValueError(f"{name} must be {shape}, got {tuple(tensor.shape)}")
+
+
 def refuse_unknown(
     layer: Callable[..., object],
     basis: str | BasisFactory | type[Basis],

@@ -124,7 +124,8 @@ class KANConvTranspose(ConvLayer):
         y = y.permute(*range(lead), lead + dims, *pairs)  # (.., O, pixels and taps in turn)
         sides = [n * k for n, k in zip(x.shape[lead + 1 :], self.kernel_size, strict=True)]
         y = y.reshape(*x.shape[:lead], self.out_features, *sides)
-        return y if self.bias is None else y + self.bias.view(-1, *[1] * dims)
+        bias = self.current_bias()
+        return y if bias is None else y + bias.view(-1, *[1] * dims)
 
 
 class KANConvTranspose1d(KANConvTranspose):

@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 
 from torch import nn
 
-from kanzoo.checks import MAX_WHOLE
+from kanzoo.checks import MAX_WHOLE, check_init
 from kanzoo.layers.options import check_sizes
 
 InnerSizes = dict[str, int | float] | None
@@ -33,6 +33,10 @@ class Architecture(nn.Module):
     fine: ClassVar[str | None] = None
     recipe: dict[str, Any] | None = None  # how it was built, set by `kanzoo.models.build`
     takes_tokens: bool = False
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        check_init(cls)
 
     @classmethod
     def roles_for(cls, in_shape: tuple[int, ...]) -> tuple[str, ...]:

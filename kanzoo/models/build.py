@@ -10,7 +10,7 @@ from torch import nn
 
 from kanzoo import registry
 from kanzoo.bases.base import Basis, BasisFactory, make_factory
-from kanzoo.checks import check_name
+from kanzoo.checks import check_name, keywords_of
 from kanzoo.layers.factory import LayerFactory
 from kanzoo.layers.memory import check_memory
 from kanzoo.models.base import Architecture
@@ -257,8 +257,9 @@ def create_model(
         For unknown names, with the nearest, and for options that cannot be.
     """
     node = registry.options("model", name)
+    known = [key for key in (*node, *keywords_of(create_model)[0]) if key != "_target_"]
     for key in options:
-        check_name(f"option of model {name!r}", key, [k for k in node if k != "_target_"])
+        check_name(f"option of model {name!r}", key, known)
     layer_node = registry.options("layers", layers)
     if kan_roles is not None:
         layer_node["kan_roles"] = kan_roles

@@ -79,13 +79,19 @@ def _is_scalar(value: object) -> bool:
     return value is None or isinstance(value, str)
 
 
-def _class(node: dict[str, Any], kind: type) -> tuple[Any, dict[str, Any]]:
-    """The class that a node names, which must be of a kind, and its options, which it must have."""
+def _class(node: dict[str, Any], kind: type, group: str) -> tuple[Any, dict[str, Any]]:
+    """The class that a node names, which must be of a kind, and its options, which it must have.
+
+    One that has moved since the node was written is known by its name in a group of `conf/`.
+    """
     options = {key: value for key, value in node.items() if key != "_target_"}
     target = node.get("_target_")
     if not isinstance(target, str) or not target.startswith(registry.packages()):
         raise ValueError(f"_target_ {target!r} is not a class of kanzoo")
-    cls = registry.locate(target)
+    try:
+        cls = registry.locate(target)
+    except ValueError:
+        cls = registry.locate(registry.moved(target, group))
     if not issubclass(cls, kind) or inspect.isabstract(cls) or cls is kind:
         raise ValueError(f"_target_ {target!r} is not a {kind.__module__}.{kind.__name__}")
     known = inspect.signature(cls).parameters.values()
@@ -103,7 +109,7 @@ def _layers(config: dict[str, Any]) -> LayerFactory:
         check_name("option of layers", key, known)
     if config["basis"] is None:
         return LayerFactory(**options)
-    cls, basis_options = _class(config["basis"], Basis)
+    cls, basis_options = _class(config["basis"], Basis, "basis")
     basis: BasisFactory = make_factory(cls, config["basis_name"] or "", **basis_options)
     factory = LayerFactory(**options, basis=basis)
     try:
@@ -116,7 +122,7 @@ def _layers(config: dict[str, Any]) -> LayerFactory:
 
 def build_recipe(config: dict[str, Any], device: str) -> Architecture:
     """The network of a checked configuration; the global generators are left alone."""
-    cls, options = _class(config["model"], Architecture)
+    cls, options = _class(config["model"], Architecture, "model")
     with torch.random.fork_rng(devices=[]):
         layers, shape = _layers(config), tuple(config["in_shape"])
         layers.check_roles(cls.__name__, cls.roles)

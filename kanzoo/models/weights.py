@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from kanzoo import __version__, zoo
-from kanzoo.checks import check_name
+from kanzoo.checks import check_keywords, check_name
 from kanzoo.files import read_file, read_json, unseal, write_atomic
 from kanzoo.layers.edges import STRUCTURE
 from kanzoo.models.base import Architecture
@@ -80,6 +80,7 @@ def save_recipe(net: Architecture, folder: Path) -> None:
     write_atomic(path, _text(net.recipe, training=False))
 
 
+@check_keywords
 def load(
     path: str | os.PathLike[str],
     *,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kanzoo.checks import check_init
 from kanzoo.data.base import IGNORE, Dataset
 
 if TYPE_CHECKING:
@@ -28,6 +29,10 @@ class Objective(ABC):
     """Its metrics beside `monitor`, by which studies check names; None where that is unknown."""
     needs_net: ClassVar[bool] = False
     """Whether `check_net` has to see the network."""
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        check_init(cls)
 
     def use_data(self, dataset: Dataset) -> None:  # noqa: B027
         """Learn which data it is for; before anything else is asked."""

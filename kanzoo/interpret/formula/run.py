@@ -13,6 +13,7 @@ import sympy
 import torch
 from torch import Tensor, nn
 
+from kanzoo.checks import check_keywords
 from kanzoo.fit.chain import chain, check_finite
 from kanzoo.fit.least_squares import network_rmse, rmse
 from kanzoo.interpret.formula.clock import Clock
@@ -30,6 +31,7 @@ TIME_LIMIT = 180.0  # seconds
 ROWS = 2000  # samples that the parameters are fitted to
 
 
+@check_keywords
 def symbolic(
     net: nn.Module,
     x: Tensor,

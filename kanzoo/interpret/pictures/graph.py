@@ -15,6 +15,7 @@ from matplotlib.patches import FancyBboxPatch, PathPatch
 from matplotlib.path import Path as Curve
 from torch import Tensor, nn
 
+from kanzoo.checks import check_keywords
 from kanzoo.fit.chain import Stage, chain
 from kanzoo.interpret.edges import Edge, LayerEdges, edge_functions
 from kanzoo.layers.layer import KANLayer
@@ -30,6 +31,7 @@ ROW_HEIGHT = 0.54  # from box to box upwards
 ONE_COLUMN = 12  # boxes; more are staggered in two columns, their edges between the others' boxes
 
 
+@check_keywords
 def draw(
     net: nn.Module,
     sample: Tensor,
