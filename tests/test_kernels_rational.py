@@ -1,4 +1,4 @@
-"""Rational functions by kernel and in blocks, against their formula."""
+"""Rational functions by kernel, against their formula."""
 
 import copy
 
@@ -9,12 +9,9 @@ from pairwise import pairwise
 from torch import Tensor, nn
 from torch.autograd import gradcheck, gradgradcheck
 
-from kanzoo import kernels
 from kanzoo.bases.rational import GroupRational
-from kanzoo.kernels.families import rational as module
 from kanzoo.kernels.families.rational import dense_rational
 from kanzoo.layers import KANConv2d, KANLinear
-from kanzoo.layers.paths import generic
 from kanzoo.layers.paths.native import Rational
 
 Case = tuple[Tensor, Tensor, Tensor, Tensor]
@@ -23,12 +20,6 @@ Case = tuple[Tensor, Tensor, Tensor, Tensor]
 def compiled(x: Tensor, above: Tensor, below: Tensor, group_of: Tensor) -> Tensor:
     y: Tensor = torch.ops.kanzoo.rational(x, above, below, group_of)
     return y
-
-
-FAST = [
-    pytest.param(compiled, marks=needs_compiler, id="compiled"),
-    pytest.param(module.blocked_rational, id="blocked"),
-]
 
 
 def make_case(shape: tuple[int, ...], groups: int, dtype: torch.dtype, first: bool = False) -> Case:
@@ -64,13 +55,14 @@ SHAPES = [
 ]
 
 
-@pairwise(case=SHAPES, function=FAST, dtype=[torch.float32, torch.float64])
-def test_values_and_gradients(case, function, dtype) -> None:  # type: ignore[no-untyped-def]
+@needs_compiler
+@pairwise(case=SHAPES, dtype=[torch.float32, torch.float64])
+def test_values_and_gradients(case, dtype) -> None:  # type: ignore[no-untyped-def]
     shape, groups, first = case
     case = make_case(shape, groups, dtype, first)
     wide = tuple(t.double() if t.is_floating_point() else t for t in case)
     tolerance = 1e-12 if dtype == torch.float64 else 5e-5
-    for found, want in zip(gradients(function, case), gradients(dense_rational, wide), strict=True):
+    for found, want in zip(gradients(compiled, case), gradients(dense_rational, wide), strict=True):
         assert found.shape == want.shape
         scale = want.abs().max().clamp(min=1) if want.numel() else 1
         assert found.dtype == dtype
@@ -102,12 +94,12 @@ def test_any_order_of_inputs_and_gradients() -> None:
     torch.testing.assert_close(want_x, leaf.grad)
 
 
-@pytest.mark.parametrize("function", FAST)
-def test_derivatives(function) -> None:  # type: ignore[no-untyped-def]
+@needs_compiler
+def test_derivatives() -> None:
     *inputs, group_of = make_case((5, 6), 3, torch.float64)
     leaves = [t.requires_grad_() for t in inputs]
-    assert gradcheck(lambda *t: function(*t, group_of), leaves)
-    assert gradgradcheck(lambda *t: function(*t, group_of), leaves)
+    assert gradcheck(lambda *t: compiled(*t, group_of), leaves)
+    assert gradgradcheck(lambda *t: compiled(*t, group_of), leaves)
 
 
 @needs_compiler
@@ -126,13 +118,13 @@ def test_gradients_that_are_not_asked_for(wanted: tuple[int, ...]) -> None:
             assert leaf.grad is None
 
 
-@pytest.mark.parametrize("function", FAST)
-def test_a_denominator_without_slope(function) -> None:  # type: ignore[no-untyped-def]
+@needs_compiler
+def test_a_denominator_without_slope() -> None:
     """At Q(x) = 0, as at x = 0, |Q| has the slope 0 that PyTorch gives it."""
     x, above, below, group_of = make_case((4, 20), 2, torch.float64)
     x[1:3] = 0
     for found, want in zip(
-        gradients(function, (x, above, below, group_of)),
+        gradients(compiled, (x, above, below, group_of)),
         gradients(dense_rational, (x, above, below, group_of)),
         strict=True,
     ):
@@ -140,11 +132,11 @@ def test_a_denominator_without_slope(function) -> None:  # type: ignore[no-untyp
 
 
 @pytest.mark.parametrize("channels", [20, 130])
-@pytest.mark.parametrize("function", FAST)
-def test_nan_stays_in_its_row(function, channels: int) -> None:  # type: ignore[no-untyped-def]
+@needs_compiler
+def test_nan_stays_in_its_row(channels: int) -> None:
     case = make_case((30, channels), 2, torch.float32)
     case[0][3, -1] = float("nan")
-    y, grad_x, *_ = gradients(function, case)
+    y, grad_x, *_ = gradients(compiled, case)
     clean = torch.arange(30) != 3
     for found in (y, grad_x):
         assert found[3, -1].isnan()
@@ -183,15 +175,9 @@ def test_operator_follows_the_rules_of_pytorch() -> None:
     torch.library.opcheck(torch.ops.kanzoo.rational, first)
 
 
-@pytest.mark.parametrize("kernel", [pytest.param(True, marks=needs_compiler), False])
+@needs_compiler
 @pytest.mark.parametrize("layer", ["linear", "conv", "residual"])
-def test_layers_equal_the_formula(
-    layer: str, kernel: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Layers with more numbers than are left to autograd, with the kernel and without."""
-    monkeypatch.setattr(generic, "SMALL_VALUES", 0)
-    if not kernel:
-        monkeypatch.setattr(kernels, "unavailable_reason", lambda *_: "no compiler")
+def test_layers_equal_the_formula(layer: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if layer == "conv":
         net: nn.Module = KANConv2d(6, 4, 3, padding=1, basis="rational", dtype=torch.float64)
         x = torch.randn(5, 6, 7, 8, dtype=torch.float64)
@@ -202,7 +188,6 @@ def test_layers_equal_the_formula(
     slow = copy.deepcopy(net)
     found = gradients_of(net, x)
     monkeypatch.setattr(Rational, "can", lambda *_: "the definition is wanted")
-    monkeypatch.setattr(generic.BlockedRational, "can", lambda *_: "the definition is wanted")
     for one, other in zip(found, gradients_of(slow, x), strict=True):
         torch.testing.assert_close(one, other)
 

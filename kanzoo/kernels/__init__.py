@@ -2,7 +2,6 @@
 
 from kanzoo.kernels.families.conv import function_conv, pad
 from kanzoo.kernels.families.linear import function_linear
-from kanzoo.kernels.families.rational import blocked_rational
 from kanzoo.kernels.generic.conv import flat_weight, product_dtype, recomputed_conv
 from kanzoo.kernels.generic.linear import blocked_linear
 from kanzoo.kernels.generic.product import product_linear
@@ -18,7 +17,6 @@ from kanzoo.kernels.spline.linear_direct import direct_linear
 __all__ = [
     "CompileError",
     "blocked_linear",
-    "blocked_rational",
     "dense_conv2d",
     "dense_linear",
     "direct_linear",

@@ -22,7 +22,6 @@ from kanzoo.layers.paths.base import Path, Request
 from kanzoo.layers.paths.dense import Dense, Plain
 from kanzoo.layers.paths.families import FamiliesConv, FamiliesLinear
 from kanzoo.layers.paths.generic import (
-    BlockedRational,
     GenericConv,
     GenericLinear,
     ProductLinear,
@@ -76,7 +75,6 @@ _set_paths(
         ProductLinear(),
         GenericConv(),
         Traced(),
-        BlockedRational(),
         Dense(),
     ]
 )

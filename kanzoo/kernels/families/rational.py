@@ -1,7 +1,7 @@
 """Group-rational functions P(x) / (1 + |Q(x)|) that save their input only.
 
 ``kanzoo::rational`` is an operator over a compiled kernel that makes one pass over the inputs for
-all gradients; without a compiler, PyTorch's operations run a block at a time.
+all gradients.
 
 Axes: C channels last, G groups. P = a_0 + .. + a_5 x^5 for all, Q = b_1 x + .. + b_4 x^4 by group.
 """
@@ -13,8 +13,6 @@ from torch import Tensor
 
 from kanzoo.kernels.native.call import Argument, call, int64_array, thread_count
 from kanzoo.kernels.native.operator import register
-
-BLOCK = 2**15  # numbers of a block without a compiler: its buffers stay in the cache
 
 
 def dense_rational(x: Tensor, above: Tensor, below: Tensor, group_of: Tensor) -> Tensor:
@@ -121,84 +119,3 @@ register(
     definition=dense_rational,
     layout=lambda t: layout_of(t)[0],
 )
-
-
-class _Blocked(torch.autograd.Function):
-    """The same in PyTorch's operations, on blocks that stay in the cache."""
-
-    @staticmethod
-    def forward(ctx, x: Tensor, above: Tensor, below: Tensor, group_of: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
-        ctx.save_for_backward(x, above, below, group_of)
-        y = torch.empty_like(x)
-        lows = below.index_select(1, group_of).unbind()
-        for part, out in zip(_blocks(x), _blocks(y), strict=True):
-            p, q = _horner_into(above.unbind(), part), _horner_into(lows, part)
-            torch.div(p, q.mul_(part).abs_().add_(1), out=out)
-        return y
-
-    @staticmethod
-    def backward(ctx, grad: Tensor):  # type: ignore[no-untyped-def]
-        x, above, below, group_of = ctx.saved_tensors
-        if torch.is_grad_enabled():  # a second derivative will follow
-            a, b, c = (t.view_as(t) for t in (x, above, below))
-            needed = [t for t in (a, b, c) if t.requires_grad]
-            y = dense_rational(a, b, c, group_of)
-            grads = iter(torch.autograd.grad(y, needed, grad, create_graph=True))
-            return *(next(grads) if t.requires_grad else None for t in (a, b, c)), None
-        grad = torch.empty_like(x).copy_(grad) if grad.stride() != x.stride() else grad
-        grad_x = torch.empty_like(x)
-        sums = x.new_zeros(len(above)), x.new_zeros(len(below), x.shape[-1])
-        lows = below.index_select(1, group_of).unbind()
-        blocks = zip(_blocks(x), _blocks(grad), _blocks(grad_x), strict=True)
-        for part, back, out in blocks:
-            _block_gradients(part, back, out, above.unbind(), lows, sums)
-        grad_below = torch.zeros_like(below).index_add_(1, group_of, sums[1])
-        return grad_x, sums[0], grad_below, None
-
-
-def _blocks(x: Tensor) -> tuple[Tensor, ...]:
-    """Parts of about ``BLOCK`` numbers, along the first dimension."""
-    each = max(x.numel() // max(x.shape[0], 1), 1)
-    return x.split(max(BLOCK // each, 1))
-
-
-def _horner_into(coefficients: Sequence[Tensor], x: Tensor) -> Tensor:
-    value = coefficients[-1] * x
-    for coefficient in coefficients[-2:0:-1]:
-        value.add_(coefficient).mul_(x)
-    return value.add_(coefficients[0])
-
-
-def _block_gradients(
-    x: Tensor,
-    grad: Tensor,
-    grad_x: Tensor,
-    above: Sequence[Tensor],
-    lows: Sequence[Tensor],
-    sums: tuple[Tensor, Tensor],
-) -> None:
-    """Write the gradient of x, add those of the coefficients to the sums, by channel below."""
-    q = _horner_into(lows, x).mul_(x)
-    inverse = q.abs().add_(1).reciprocal_()
-    p = _horner_into(above, x).mul_(inverse)
-    up = inverse.mul_(grad)  # d y / d P times the gradient
-    down = p.mul_(up).mul_(q.sgn_()).neg_()  # d y / d Q
-    slope = _horner_into([i * a for i, a in enumerate(above)][1:], x)
-    torch.mul(slope, up, out=grad_x)
-    slope = _horner_into([(j + 1) * b for j, b in enumerate(lows)], x)
-    grad_x.addcmul_(slope, down)
-    for i in range(len(above)):
-        sums[0][i] += up.sum()
-        up.mul_(x)
-    for j in range(len(lows)):
-        sums[1][j] += down.mul_(x).flatten(0, -2).sum(0)
-
-
-def blocked_rational(x: Tensor, above: Tensor, below: Tensor, group_of: Tensor) -> Tensor:
-    """P(x) / (1 + |Q(x)|) in PyTorch's operations, a block at a time.
-
-    x: (..., C), float32 or float64; above: (6); below: (4, G); group_of: (C), the group of every
-    channel. Returns (..., C).
-    """
-    y: Tensor = _Blocked.apply(x, above, below, group_of)
-    return y

@@ -5,12 +5,8 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from kanzoo import kernels
-from kanzoo.kernels.native.call import REALS
 from kanzoo.layers.paths.base import Path, Request, is_traced, is_transformed, not_recomputed
 from kanzoo.layers.paths.dense import Dense
-from kanzoo.layers.paths.native import rational_tables
-
-SMALL_VALUES = 2**14  # numbers below which PyTorch's own graph is faster than a block
 
 
 class Generic(Path):
@@ -114,24 +110,3 @@ class Traced(Dense):
     def run(self, request: Request) -> Tensor:
         y: Tensor = checkpoint(super().run, request, use_reentrant=False)
         return y
-
-
-class BlockedRational(Path):
-    """Rational functions, a block at a time."""
-
-    name = "generic"
-    rank = 60
-    operators = ("values",)
-
-    def can(self, request: Request) -> str | None:
-        x, family = request.x, request.expansion.basis.family()
-        if family is None or family.name != "rational":
-            return "no rational functions"
-        if not x.is_cpu or x.dtype not in REALS:
-            return "not float32 or float64 on the CPU"
-        if is_traced() or is_transformed():
-            return "traced by torch.compile or torch.export, or a transform of torch.func"
-        return "few values" if x.numel() < SMALL_VALUES or x.dim() < 2 else None
-
-    def run(self, request: Request) -> Tensor:
-        return kernels.blocked_rational(request.x, *rational_tables(request)).unsqueeze(0)
