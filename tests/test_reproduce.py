@@ -88,3 +88,6 @@ def test_runs_go_on_and_a_worse_figure_ends_with_an_error(
     with pytest.raises(SystemExit):
         published.main([*words, "--show"])
     assert page.read_text() == text
+    with pytest.raises(SystemExit):
+        published.main(["--runs", str(tmp_path / "none"), "--page", str(page), "--show"])
+    assert page.read_text() == text, "what was measured stays, wherever its runs are"

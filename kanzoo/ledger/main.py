@@ -102,7 +102,8 @@ def _repeat(rows: list[tuple[Path, dict[str, Any]]], runs: str, console: Console
         where = "" if ours == theirs else f"; there {ours}, here {theirs}"
         console.print(
             f"{found.verdict}: {found.name}: {found.committed:.6g} in the ledger, {found.here:.6g} "
-            f"here, {found.deviations:+.2g} deviations over seeds{where}"
+            f"here, {found.deviations:+.2g} deviations over seeds{where}",
+            soft_wrap=True,
         )
         verdicts.append(found.verdict)
     console.print(", ".join(f"{verdicts.count(v)} {v}" for v in dict.fromkeys(verdicts)))

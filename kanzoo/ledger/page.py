@@ -31,7 +31,8 @@ def write_page(folder: Path, out: Path) -> None:
     studies = []
     for path in paths:
         ledger = read_ledger(path)
-        rows += [_row(path.name, ledger, v) for v in read_verdicts(path) if not v["contrast"]]
+        run = [v for v in read_verdicts(path) if not v["contrast"] and v["n_seeds"]]
+        rows += [_row(path.name, ledger, verdict) for verdict in run]
         aggregate = path / "aggregate.json"
         pooled = json.loads(aggregate.read_text(encoding="utf-8")) if aggregate.is_file() else None
         studies.append(

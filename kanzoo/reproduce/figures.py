@@ -149,9 +149,10 @@ REPRODUCTIONS: dict[str, Reproduction] = {
     "initialisation": Reproduction(
         "Initialisation of KANs (2509.03417), raw data on Feynman's formulas", "rmse",
         _initialisation(), tolerance=2.0, is_factor=True, minutes=30,
-        note="published: medians of five runs after the last step, on a grid that reaches the "
-        "border, with a further trained factor on every edge; here: by validation data, on random "
-        "points; moments of Glorot's scheme are those of normal inputs",
+        note="published: relative L2 errors, here times the norm of the formula, medians of five "
+        "runs after the last step, on a grid that reaches the border, with a further trained "
+        "factor on every edge; here: by validation data, on random points; moments "
+        "of Glorot's scheme are those of normal inputs",
     ),
     "kan_poisson": Reproduction(
         "KAN (2404.19756), section 3.4 and introduction: mean squares of 1e-7 and 1e-5", "l2",

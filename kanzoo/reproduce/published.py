@@ -6,7 +6,7 @@ import logging
 import shlex
 import statistics
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 from rich.console import Console
 
 from kanzoo.checks import check_name
-from kanzoo.files import write_atomic
+from kanzoo.files import read_json, write_atomic
 from kanzoo.models.build import build_layers, build_plan
 from kanzoo.reproduce.figures import REPRODUCTIONS, Reproduction, Row
 from kanzoo.run.command import user_errors
@@ -117,6 +117,17 @@ def _finished(name: str, label: str, runs: str) -> tuple[list[Config], list[dict
     return configs, [r for c in configs if (r := RunDir.of(c).result()) is not None]
 
 
+def with_known(outcome: Outcome, record: dict[str, Any] | None) -> Outcome:
+    """The outcome, or what the page knew before where more seeds had run, elsewhere perhaps."""
+    if not record or len(record["scores"]) <= len(outcome.scores):
+        return outcome
+    if (record["command"], record["published"]) != (outcome.command, outcome.published):
+        return outcome
+    kept = {key: record[key] for key in ("params", "seconds", "machine")}
+    base = record.get("base", 1.0)
+    return replace(outcome, scores=tuple(record["scores"]), base=base, **kept)
+
+
 def table(outcomes: Sequence[Outcome]) -> str:
     """The page of all outcomes, a section an experiment."""
     lines = [HEAD]
@@ -192,14 +203,17 @@ def main(argv: Sequence[str] | None = None) -> None:
                 console.print(f"{i + 1}/{len(todo)}: {name}: {label}, seed {seed}")
                 train(configuration(name, REPRODUCTIONS[name].rows[label], seed, options.runs))
         finally:
+            file = options.page.with_suffix(".json")
+            records = read_json(file) if file.is_file() else []
+            known = {(record["experiment"], record["row"]): record for record in records}
             outcomes = [
-                outcome(name, label, options.runs)
+                with_known(outcome(name, label, options.runs), known.get((name, label)))
                 for name, about in REPRODUCTIONS.items()
                 for label in about.rows
             ]
             write_atomic(options.page, table(outcomes))
             record = [{**vars(o), "verdict": o.verdict} for o in outcomes]
-            write_atomic(options.page.with_suffix(".json"), json.dumps(record, indent=1))
+            write_atomic(file, json.dumps(record, indent=1))
             console.print(f"{options.page}: " + _summary(outcomes))
         if any(o.verdict == "worse" for o in outcomes):
             raise ValueError("a figure is worse than published, beyond its tolerance")
