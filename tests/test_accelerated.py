@@ -23,8 +23,9 @@ from kanzoo.training.loop import EpochLoop
 from kanzoo.training.measure import StepTimer
 from kanzoo.training.optim import build_optimizer
 
-# Operators after which the host knows numbers of the device, for which it has to wait.
+# Operators and methods after which the host knows numbers of the device, for which it has to wait.
 READS = ("_local_scalar_dense", "nonzero", "masked_select", "_unique2", "equal", "is_nonzero")
+COPIES = ("cpu", "numpy", "tolist", "__array__")
 TASKS = {
     "classification": ["model=convnet", "model.width=4", "data.augment=true"],
     "regression": ["data=diabetes", "model=mlp", "model.width=8", "data.limit_train=null"],
@@ -70,8 +71,19 @@ def test_steps_read_nothing_between_logged_ones(
     steps: list[list[str]] = []
     plain = EpochLoop.advance
 
+    def copying(name: str, reads: Reads) -> Callable[..., Any]:
+        method = getattr(Tensor, name)
+
+        def noted(self: Tensor, *args: Any) -> Any:
+            reads.names.append(name)
+            return method(self, *args)
+
+        return noted
+
     def watched(self: EpochLoop, fetcher: Any) -> None:
-        with Reads() as reads:
+        with Reads() as reads, monkeypatch.context() as patch:
+            for name in COPIES:
+                patch.setattr(Tensor, name, copying(name, reads))
             plain(self, fetcher)
         if not self.trainer.is_last_batch:
             steps.append(reads.names)

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from kanzoo.bases.base import get_basis
-from kanzoo.benchmark import models, peers
+from kanzoo.benchmark import inputs, models, peers
 from kanzoo.benchmark.layers import SHAPES, Shape, measure
 from kanzoo.benchmark.main import main
 from kanzoo.benchmark.timing import ratio, saved_bytes, training_step
@@ -83,12 +83,12 @@ def test_flops_can_be_made_equal_instead() -> None:
 @pytest.mark.parametrize("name", names("model"))
 def test_every_network_has_inputs(name: str) -> None:
     """The loss of a random batch is finite, and a step changes the weights."""
-    inputs = models.inputs_of(name)
-    net = models.plan(name, None, inputs, "none").build(seed=0)
-    x, y = inputs.sample(2)
+    kind = inputs.inputs_of(name)
+    net = inputs.plan(name, None, kind, "none").build(seed=0)
+    x, y = kind.sample(2)
     before = [p.detach().clone() for p in net.parameters()]
-    assert inputs.loss(net(x), y).isfinite()
-    models.training_step(net, inputs.loss, (x, y))()
+    assert kind.loss(net(x), y).isfinite()
+    models.training_step(net, kind.loss, (x, y))()
     after = list(net.parameters())
     assert not any(torch.equal(p, q) for p, q in zip(before, after, strict=True) if p.dim() > 1)
 

@@ -7,9 +7,14 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
+from kanzoo.bases.base import get_basis
+from kanzoo.benchmark import device, textbook
 from kanzoo.benchmark.__main__ import NOT_MEASURED, main
 from kanzoo.benchmark.roofline import CARDS, Layer
+from kanzoo.layers import KANLinear
+from kanzoo.registry import conf_dir
 
 MISSING = [
     *("hydra", "omegaconf", "wandb", "lightning", "rich", "torchmetrics", "torchvision"),
@@ -55,6 +60,10 @@ def test_the_command_needs_the_package_alone(tmp_path: Path) -> None:
         (["--device", "cuda:99"], "PyTorch finds no 'cuda:99' on this machine, only cpu"),
         (["--device", "cdua"], "PyTorch finds no 'cdua'"),
         (["--device", "cpu", "--rows", "0"], "must be a whole number from 1, got '0'"),
+        (["--device", "cpu", "--json", "docs/benchmarks/gpu.json"], "is for what GPUs measure"),
+        (["--device", "cpu", "--json", __file__], "is no file of this command"),
+        (["--device", "cpu", "--roofline"], "not allowed with"),
+        (["--roofline", "V1000"], "invalid choice: 'V1000'"),
     ],
 )
 def test_what_cannot_be_measured_is_one_line(
@@ -86,3 +95,38 @@ def test_features_that_are_never_read_cost_no_bytes() -> None:
     layer = Layer(CARDS["H100"], "bf16", 65_536, 64, 24)
     assert layer.fused()[0] < layer.ready()[0]
     assert layer.one_product() > layer.ready()[1]
+
+
+def test_textbook_layers_are_layers_of_the_zoo() -> None:
+    """The same functions and weights, so that times are of the same thing."""
+    x = torch.linspace(-2.9, 2.9, 60).view(20, 3)
+    bells = {"grid_size": 8, "grid_range": (-3.0, 3.0)}
+    for usual, basis in (
+        (textbook.Recursion(3, 5, torch.device("cpu")), get_basis("bspline")),
+        (textbook.Gaussians(3, 5, torch.device("cpu")), get_basis("rbf", **bells)),
+    ):
+        layer = KANLinear(3, 3, basis=basis)
+        with torch.no_grad():
+            local = usual.local.weight.view(3, 3, -1)  # (O, C, K)
+            layer.weight.copy_(
+                torch.cat([local, usual.base.weight.unsqueeze(-1)], -1).permute(1, 2, 0)
+            )
+            layer.bias.copy_(usual.local.bias)
+        torch.testing.assert_close(usual(x), layer(x))
+
+
+def test_every_asked_size_has_an_estimate_until_it_is_measured() -> None:
+    """In the table of the documentation: three cards, 256 to 65,536 rows, 64 to 4,096 features."""
+    file = conf_dir().parent / "docs" / "benchmarks" / "gpu.json"
+    if not file.is_file():
+        pytest.skip("installed without docs/")
+    content = json.loads(file.read_text(encoding="utf-8"))
+    for part in ("layers", "models", "loop"):
+        assert content[part] == NOT_MEASURED or content[part]["hardware"]["device"] != "cpu"
+    sizes = [(n, c, g) for n in (256, 4096, 65_536) for c in (64, 512, 4096) for g in (5, 20, 50)]
+    sizes += device.FIGURES
+    asked = {
+        (card, kind, *s) for card in ("H100", "H200") for kind in ("bf16", "fp32") for s in sizes
+    }
+    keys = ("card", "kind", "rows", "features", "grid_size")
+    assert asked <= {tuple(row[key] for key in keys) for row in content["estimates"]["rows"]}

@@ -8,6 +8,7 @@ import argparse
 import json
 import platform
 import sys
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,15 +17,18 @@ import torch
 
 from kanzoo.benchmark import device as accelerator
 from kanzoo.benchmark import roofline
+from kanzoo.files import write_atomic
 from kanzoo.training.cards import CARDS
 
 SHOWN = ("H100", "H200", "A100")  # cards that are estimated unless others are named
 KINDS = ("cuda", "mps", "xpu")  # of accelerators
 NOT_MEASURED = "not measured yet"
+PUBLISHED = ("docs", "benchmarks", "gpu.json")
+ROWS, FEATURES = [256, 4096, 65_536], [64, 512, 4096]
 
 
 def main() -> None:
-    """Measure or estimate, print the rows and write them."""
+    """Measure or estimate, print the rows and write them as they come."""
     words = sys.argv[1:]
     if not any(
         word.partition("=")[0] in ("--device", "--roofline", "-h", "--help") for word in words
@@ -33,8 +37,22 @@ def main() -> None:
 
         benchmark()
         return
-    options = _parser().parse_args(words)
-    rows = _estimates(options) if options.roofline is not None else _measured(options)
+    parser = _parser()
+    options = parser.parse_args(words)
+    if options.roofline is not None and options.what != "layers":
+        parser.error("--roofline estimates layers alone")
+    if options.json is not None:
+        try:
+            check_target(options.json, options.device)
+        except (ValueError, OSError) as error:
+            parser.error(str(error))
+    rows: list[dict[str, Any]] = []
+    for row in _measured(options) if options.roofline is None else _estimates(options):
+        rows.append(asdict(row))
+        shown = (f"{key}={value}" for key, value in rows[-1].items() if value is not None)
+        print(" ".join(shown), flush=True)
+        if options.json is not None and options.roofline is None:
+            _write(options, rows)  # a run that is broken off leaves what it measured
     if options.json is not None:
         _write(options, rows)
 
@@ -42,12 +60,13 @@ def main() -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m kanzoo.benchmark", description=__doc__)
     parser.add_argument("what", choices=("layers", "models", "loop"))
-    parser.add_argument("--device", type=reachable_device, help="cuda, cuda:1, mps, xpu or cpu")
-    parser.add_argument("--roofline", nargs="*", choices=CARDS, metavar="CARD")
+    either = parser.add_mutually_exclusive_group(required=True)
+    either.add_argument("--device", type=reachable_device, help="cuda, cuda:1, mps, xpu or cpu")
+    either.add_argument("--roofline", nargs="*", choices=CARDS, metavar="CARD")
     parser.add_argument("--json", type=Path, metavar="FILE", help="its part there is replaced")
     parser.add_argument("--rounds", type=_count, default=15)
-    parser.add_argument("--rows", type=_count, nargs="+", default=[256, 4096, 65_536], metavar="N")
-    parser.add_argument("--features", type=_count, nargs="+", default=[64, 512, 4096], metavar="C")
+    parser.add_argument("--rows", type=_count, nargs="+", metavar="N", help=f"not {ROWS} and more")
+    parser.add_argument("--features", type=_count, nargs="+", metavar="C", help=f"not {FEATURES}")
     parser.add_argument("--grid-sizes", type=_count, nargs="+", default=[5, 20, 50], metavar="G")
     return parser
 
@@ -71,41 +90,61 @@ def reachable_device(text: str) -> torch.device:
     return device
 
 
-def _estimates(options: argparse.Namespace) -> list[dict[str, Any]]:
-    cards = options.roofline or list(SHOWN)
-    sizes = (options.rows, options.features, options.grid_sizes)
-    return [_shown(asdict(row)) for row in roofline.estimates(cards, *sizes)]
+def check_target(file: Path, device: torch.device | None) -> None:
+    """Raise `ValueError` of one line where a file must not be written; estimates have no device."""
+    if device is not None and device.type == "cpu" and file.resolve().parts[-3:] == PUBLISHED:
+        raise ValueError(f"{file} is for what GPUs measure: choose another --json for a CPU")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    if file.exists():
+        read(file)
 
 
-def _measured(options: argparse.Namespace) -> list[dict[str, Any]]:
+def read(file: Path) -> dict[str, Any]:
+    """The parts of a file of this command; `ValueError` of one line for others."""
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        parts = content.values()
+    except (OSError, ValueError, AttributeError) as error:
+        raise ValueError(f"{file} is no file of this command: choose another --json") from error
+    if not all(
+        part == NOT_MEASURED or (isinstance(part, dict) and "rows" in part) for part in parts
+    ):
+        raise ValueError(f"{file} holds something else: choose another --json")
+    return dict(content)
+
+
+def _sizes(options: argparse.Namespace) -> list[accelerator.Size]:
+    """Rows, features and cells of layers; those of published figures too unless sizes are given."""
+    rows, features = options.rows or ROWS, options.features or FEATURES
+    sizes = [(n, c, g) for n in rows for c in features for g in options.grid_sizes]
+    named = options.rows is None and options.features is None
+    return [*sizes, *(accelerator.FIGURES if named else ())]
+
+
+def _estimates(options: argparse.Namespace) -> Iterator[roofline.Estimate]:
+    return roofline.estimates(options.roofline or list(SHOWN), _sizes(options))
+
+
+def _measured(options: argparse.Namespace) -> Iterator[accelerator.Row]:
     torch.manual_seed(0)
     device: torch.device = options.device
-    grid_sizes, rounds = options.grid_sizes, options.rounds
     if options.what == "layers":
-        rows = accelerator.layers(device, options.rows, options.features, grid_sizes, rounds)
-    elif options.what == "models":
-        rows = accelerator.networks(device, rounds)
-    else:
-        rows = accelerator.loops(device, grid_sizes, rounds)
-    return [_shown(asdict(row)) for row in rows]
-
-
-def _shown(row: dict[str, Any]) -> dict[str, Any]:
-    print(" ".join(f"{key}={value}" for key, value in row.items() if value is not None), flush=True)
-    return row
+        return accelerator.layers(device, _sizes(options), options.rounds)
+    if options.what == "models":
+        return accelerator.networks(device, options.rounds, (options.rows or [None])[0])
+    return accelerator.loops(device, options.grid_sizes, options.rounds)
 
 
 def _write(options: argparse.Namespace, rows: list[dict[str, Any]]) -> None:
     """Replace one part of a file: estimates, or what was measured of layers, models or loops."""
     kept: dict[str, Any] = {name: NOT_MEASURED for name in ("layers", "models", "loop")}
-    if options.json.is_file():
-        kept |= json.loads(options.json.read_text())
+    if options.json.exists():
+        kept |= read(options.json)
     if options.roofline is not None:
         kept["estimates"] = {"reached": roofline.REACHED, "rows": rows}
     else:
         kept[options.what] = {"hardware": _hardware(options.device), "rows": rows}
-    options.json.parent.mkdir(parents=True, exist_ok=True)
-    options.json.write_text(as_lines(kept))
+    write_atomic(options.json, as_lines(kept))
 
 
 def as_lines(content: dict[str, Any]) -> str:
@@ -113,9 +152,10 @@ def as_lines(content: dict[str, Any]) -> str:
     parts = []
     for name, part in content.items():
         if isinstance(part, dict):
-            head = {key: value for key, value in part.items() if key != "rows"}
+            head = json.dumps({key: value for key, value in part.items() if key != "rows"})[1:-1]
             rows = ",\n".join(f"  {json.dumps(row)}" for row in part["rows"])
-            parts.append(f'{json.dumps(name)}: {json.dumps(head)[:-1]}, "rows": [\n{rows}\n]}}')
+            head = head and f"{head}, "
+            parts.append(f'{json.dumps(name)}: {{{head}"rows": [\n{rows}\n]}}')
         else:
             parts.append(f"{json.dumps(name)}: {json.dumps(part)}")
     return "{\n" + ",\n".join(parts) + "\n}\n"

@@ -15,6 +15,7 @@ from rich.table import Table
 from kanzoo import registry
 from kanzoo.bases.base import get_basis
 from kanzoo.benchmark import checks, fit, layers, models, paths, peers
+from kanzoo.benchmark.inputs import architecture
 from kanzoo.benchmark.timing import ROUNDS
 from kanzoo.checks import check_name
 from kanzoo.files import write_atomic
@@ -56,7 +57,7 @@ def _parser() -> argparse.ArgumentParser:
     part = parts.add_parser("models", parents=[shared], help="networks against their MLP twins")
     part.set_defaults(measure=_models, table=_model_table)
     names, arms = registry.names("model"), models.every_arm()
-    sized = [name for name in names if models.architecture(name).coarse]
+    sized = [name for name in names if architecture(name).coarse]
     part.add_argument("--models", nargs="+", default=sized, choices=names, metavar="MODEL")
     part.add_argument(
         "--arms",

@@ -83,27 +83,15 @@ class Layer:
         return self.ready()[1] + 2 * self.time(0, 0, operations + copies) + self.time(0, 0, copies)
 
 
-def estimates(
-    names: list[str], rows: list[int], features: list[int], grid_sizes: list[int]
-) -> Iterator[Estimate]:
-    """Cubic B-splines with a residual branch on named cards."""
+def estimates(names: list[str], sizes: list[tuple[int, int, int]]) -> Iterator[Estimate]:
+    """Cubic B-splines with a residual branch: rows, features and cells on named cards."""
     for name in names:
         for kind in ("bf16", "tf32", "fp32"):
-            for n in rows:
-                for c in features:
-                    for grid_size in grid_sizes:
-                        layer = Layer(CARDS[name], kind, n, c, grid_size + 4)
-                        forward, step = layer.fused()
-                        limit, limit_step = layer.ready()
-                        yield Estimate(
-                            name,
-                            kind,
-                            n,
-                            c,
-                            grid_size,
-                            round(1e3 * forward, 4),
-                            round(1e3 * step, 4),
-                            round(forward / limit, 3),
-                            round(step / limit_step, 3),
-                            round(layer.one_product() / limit_step, 3),
-                        )
+            for n, c, grid_size in sizes:
+                layer = Layer(CARDS[name], kind, n, c, grid_size + 4)
+                forward, step = layer.fused()
+                limit, limit_step = layer.ready()
+                times = (round(1e3 * forward, 4), round(1e3 * step, 4))
+                ratios = (forward / limit, step / limit_step, layer.one_product() / limit_step)
+                rounded = (round(ratio, 3) for ratio in ratios)
+                yield Estimate(name, kind, n, c, grid_size, *times, *rounded)

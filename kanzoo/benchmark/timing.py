@@ -65,13 +65,13 @@ def training_step(net: Callable[[Tensor], Tensor], x: Tensor, grad: Tensor) -> C
 
 def saved_bytes(net: nn.Module, x: Tensor) -> int:
     """Bytes that autograd keeps between forward and backward, parameters and buffers aside."""
-    own = {t.untyped_storage().data_ptr() for t in (*net.parameters(), *net.buffers())}
+    own = {t.untyped_storage()._cdata for t in (*net.parameters(), *net.buffers())}
     kept: dict[int, int] = {}
 
     def pack(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            kept[storage.data_ptr()] = storage.nbytes()
+        if storage._cdata not in own:
+            kept[storage._cdata] = storage.nbytes()
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):

@@ -3,11 +3,13 @@
 from collections.abc import Callable
 from typing import ClassVar
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from kanzoo import kernels
 from kanzoo.layers.paths.base import ConvOptions, Path, Request
+from kanzoo.layers.paths.gpu import TritonRational
 
 CONVOLUTIONS: dict[int, Callable[..., Tensor]] = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 TRANSPOSED: dict[int, Callable[..., Tensor]] = {1: F.conv_transpose1d, 2: F.conv_transpose2d}
@@ -38,7 +40,11 @@ class Dense(Path):
 
 
 class Plain(Dense):
-    """The definition of what is an ordinary layer, or has no numbers: whatever the backend."""
+    """The definition of what is an ordinary layer, or has no numbers: whatever the backend.
+
+    Autograd keeps the input and the values of its function; of a trained function without a kernel
+    it would keep much more.
+    """
 
     name = "plain"
     rank = 0
@@ -46,10 +52,17 @@ class Plain(Dense):
     backends = ()
 
     def can(self, request: Request) -> str | None:
+        expansion, x = request.expansion, request.x
         named = request.backend not in ("auto", "blocked")
-        if request.expansion.num_functions == 1 or (request.x.is_meta and named):
+        if expansion.num_functions > 1 and not (x.is_meta and named):
+            return "several functions a channel"
+        if request.backend == "blocked":
+            return "keeps more than the input"
+        if named or x.is_cpu or next(expansion.parameters(), None) is None:
             return None
-        return "several functions a channel"
+        values = expansion.values_request(x)
+        has_kernel = values is not None and TritonRational().can(values) is None
+        return None if has_kernel else "keeps more than the input, of a trained function"
 
     def run(self, request: Request) -> Tensor:
         expansion = request.expansion
@@ -93,6 +106,8 @@ def convolve(
     """The ordinary convolution of features `(B, C K, *S)`."""
     stride, padding, dilation, transposed, output_padding, groups = options
     weight, dims = kernels.flat_weight(request.weight, options), len(stride)
+    if torch.compiler.is_compiling():  # views whose sizes are symbols have no order that is known
+        features = features.contiguous()
     if not transposed:
         return CONVOLUTIONS[dims](features, weight, bias, stride, padding, dilation, groups)
     extra = (output_padding, groups, dilation)

@@ -47,6 +47,7 @@ class ProductLinear(Generic):
     name = "one product"
     rank = 62
     operators = ("linear",)
+    uses_values = True
 
     def can(self, request: Request) -> str | None:
         if request.expansion.squash == "batch":
