@@ -113,6 +113,16 @@ def test_compiled_programs_keep_the_input_alone(name: str, operator: str) -> Non
         assert "checkpoint" in graphs[-1]
 
 
+@pytest.mark.slow
+def test_inductor_compiles_convolutions_of_any_batch() -> None:
+    """Dense, of sizes that are symbols, whose views Inductor cannot put in order."""
+    layer = KANConv2d(2, 3, 2, padding=1, basis="chebyshev", backend="dense")
+    compiled = torch.compile(layer, dynamic=True, fullgraph=True)
+    for count in (3, 5):
+        x = torch.randn(count, 2, 4, 3, requires_grad=True)
+        torch.testing.assert_close(compiled(x), layer(x))
+
+
 @pytest.mark.parametrize("operator", ["linear", "conv2d"])
 def test_autocast_lowers_products_and_not_functions(operator: str) -> None:
     layer, x = make("bspline", operator)
