@@ -192,10 +192,11 @@ def test_tensors_of_other_shapes_are_refused_and_of_other_strides_used(
                 tensor.repeat(2, *[1] * (tensor.dim() - 1)),
             ]
             others += [tensor.unsqueeze(0), tensor.flatten()[0], tensor.transpose(0, -1)]
+            others += [tensor.long(), tensor.to(torch.complex64)]
             for other in others:
-                if other.shape == tensor.shape:
+                if other.shape == tensor.shape and other.dtype == tensor.dtype:
                     continue
-                with pytest.raises(ValueError, match=rf"^{key} must be \(.*\), got .*$"):
+                with pytest.raises(ValueError, match=rf"^{key} must be .* of floating point, got .*$"):
                     torch.func.functional_call(layer, {key: other}, (x,))
             strided = tensor.expand(2, *tensor.shape).clone().movedim(0, -1)[..., 1]
             torch.testing.assert_close(

@@ -150,6 +150,9 @@ def test_wrong_inputs_are_refused() -> None:
         linear()(torch.zeros(5, 3, dtype=torch.int64))
     with pytest.raises(ValueError, match="expected 4 features"):
         conv()(points(2, 3, 5, 5))
+    for shape in ((4, 5), (2, 2, 4, 5, 5)):
+        with pytest.raises(ValueError, match=r"expected an input of 3 or 4 dimensions, got one of"):
+            conv()(points(*shape))
     with pytest.raises(ValueError, match="floating point"):
         conv()(torch.zeros(2, 4, 5, 5, dtype=torch.uint8))
 

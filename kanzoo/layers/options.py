@@ -56,7 +56,15 @@ def check_sizes(**sizes: int) -> list[int]:
 
 
 def check_channels(x: Tensor, dim: int, expected: int) -> None:
-    """Raise `ValueError` unless dimension `dim` of x, from behind, has `expected` features."""
+    """Raise `ValueError` unless dimension `dim` of x, from behind, has `expected` features.
+
+    Images have that dimension first, or behind the batch.
+    """
+    if dim < -1 and x.dim() not in (-dim, 1 - dim):
+        raise ValueError(
+            f"expected an input of {-dim} or {1 - dim} dimensions, got one of shape "
+            f"{tuple(x.shape)}"
+        )
     if x.dim() < -dim or x.shape[dim] != expected:
         raise ValueError(
             f"expected {expected} features in dimension {dim}, got an input of shape "
@@ -65,9 +73,14 @@ def check_channels(x: Tensor, dim: int, expected: int) -> None:
 
 
 def check_shape(name: str, tensor: Tensor | None, shape: tuple[int, ...]) -> None:
-    """Raise `ValueError` unless a tensor is of a shape: `functional_call` brings tensors of any."""
-    if tensor is not None and tensor.shape != shape:
-        raise ValueError(f"{name} must be {shape}, got {tuple(tensor.shape)}")
+    """Raise `ValueError` unless a tensor holds real numbers and is of a shape.
+
+    What `torch.func.functional_call` puts in the place of a parameter need not.
+    """
+    if tensor is not None and (tensor.shape != shape or not tensor.is_floating_point()):
+        raise ValueError(
+            f"{name} must be {shape} of floating point, got {tuple(tensor.shape)} of {tensor.dtype}"
+        )
 
 
 def refuse_unknown(
