@@ -196,7 +196,9 @@ def test_tensors_of_other_shapes_are_refused_and_of_other_strides_used(
             for other in others:
                 if other.shape == tensor.shape and other.dtype == tensor.dtype:
                     continue
-                with pytest.raises(ValueError, match=rf"^{key} must be .* of floating point, got .*$"):
+                with pytest.raises(
+                    ValueError, match=rf"^{key} must be .* of floating point, got .*$"
+                ):
                     torch.func.functional_call(layer, {key: other}, (x,))
             strided = tensor.expand(2, *tensor.shape).clone().movedim(0, -1)[..., 1]
             torch.testing.assert_close(
