@@ -248,6 +248,22 @@ def test_other_initialisations_have_their_stated_deviations() -> None:
     assert float(code[:, 8].std()) == pytest.approx(0.2, rel=0.02)
 
 
+def test_blocks_of_features_with_grids_of_their_own_are_layers_side_by_side() -> None:
+    torch.manual_seed(0)
+    whole = KANLinear(5, 4, basis="bspline", dtype=torch.float64)
+    first = KANLinear(2, 4, basis="bspline", dtype=torch.float64)
+    second = KANLinear(3, 4, bias=False, basis="bspline", dtype=torch.float64)
+    x = 5.8 * torch.rand(50, 5, dtype=torch.float64) - 2.9  # on the grid
+    with torch.no_grad():
+        first.bias.copy_(whole.bias)
+        for layer, block in ((first, slice(0, 2)), (second, slice(2, 5))):
+            layer.weight.copy_(whole.weight[block])
+        torch.testing.assert_close(first(x[:, :2]) + second(x[:, 2:]), whole(x))
+        second.refine(10)
+        torch.testing.assert_close(first(x[:, :2]) + second(x[:, 2:]), whole(x))
+    assert first.num_params + second.num_params == whole.num_params + 3 * 4 * 5
+
+
 def test_uniform_weights_and_biases_are_those_of_pytorch() -> None:
     torch.manual_seed(0)
     layer = KANLinear(100, 3000, basis="identity", init="uniform")

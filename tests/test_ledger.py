@@ -1,7 +1,10 @@
 """Ledgers: what a study measured, added, checked, merged, taken up again and shown."""
 
+import html
 import json
+import re
 import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +15,7 @@ from engine_study import configured
 
 from kanzoo.ledger.main import main
 from kanzoo.ledger.restore import finished_in, take_finished
-from kanzoo.ledger.store import read_ledger
+from kanzoo.ledger.store import read_ledger, read_verdicts
 from kanzoo.ledger.verify import check_ledger
 from kanzoo.rundir import RunDir
 from kanzoo.study.comparison import plan, report, study_folder, study_of
@@ -20,6 +23,7 @@ from kanzoo.study.record import write_record
 
 ARMS = {"mlp": ["layers=mlp"], "kan": ["layers=kan"]}
 STUDIES = Path(__file__).resolve().parents[1] / "docs" / "studies"
+BROWSER = shutil.which("chromium") or shutil.which("google-chrome") or ""
 COMMITTED = sorted(path.parent for path in STUDIES.glob("*/runs.csv"))
 
 
@@ -136,6 +140,7 @@ EDITS: dict[str, tuple[Any, str]] = {
     "cost": (lambda t: first(t, params=1), "params is 1"),
     "text": (lambda t: first(t, test="good"), "is no number"),
     "result": (lambda t: first(t, result="[]"), "its result cannot be read"),
+    "deep result": (lambda t: first(t, result="[" * 100_000), "its result cannot be read"),
     "no result": (lambda t: first(t, result=""), "its result cannot be read"),
     "foreign arm": (lambda t: first(t, arm="better"), "arm better is not of the study"),
     "foreign seed": (lambda t: first(t, seed=99), "seed 99 is not of the study"),
@@ -192,6 +197,40 @@ def test_a_ledger_that_was_edited_is_refused_in_one_line(
     if edit in ("no JSON", "version"):
         said(capsys, "show", ledger)
         said(capsys, "page", tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (BROWSER and COMMITTED), reason="no Chromium, or no ledger")
+def test_filters_of_the_page_work_in_a_browser(tmp_path: Path) -> None:
+    page, probe = tmp_path / "index.html", tmp_path / "probe.html"
+    main(["page", str(STUDIES), "--out", str(page)])
+    verdicts = [v for folder in COMMITTED for v in read_verdicts(folder)]
+    rows = [(v["arm"], v["direction"]) for v in verdicts if not v["contrast"] and v["n_seeds"]]
+    probe.write_text(  # the page itself runs no scripts
+        f'<iframe style="width:1300px;height:900px" srcdoc="{html.escape(page.read_text())}">'
+        "</iframe><p id=w></p><script>onload=()=>{const f=document.querySelector('iframe');"
+        "const d=f.contentDocument, seen=()=>[...d.querySelectorAll('tr[data-arm]')]"
+        ".filter(row=>row.offsetHeight).length;"
+        "const choose=(key,value)=>{d.getElementById('by-'+key).value=value;return seen()};"
+        "const counts=[seen(),choose('arm','kan-bspline'),choose('tone','worse'),"
+        "choose('arm','')];"
+        "const table=d.querySelector('.scroll');"
+        "document.getElementById('w').textContent='rows '+counts+"
+        "', wide '+(table.scrollWidth>table.clientWidth)+"
+        "', fetched '+f.contentWindow.performance.getEntriesByType('resource').length}</script>"
+    )
+    done = subprocess.run(
+        [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run",
+         f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", probe.as_uri()],
+        capture_output=True, text=True, timeout=120, check=True,
+    )  # fmt: skip
+    worse = [arm for arm, direction in rows if direction == "worse"]
+    arm = "kan-bspline"
+    counts = [len(rows), sum(a == arm for a, _ in rows), worse.count(arm), len(worse)]
+    assert counts[0] > counts[1] > counts[2] > 0 < counts[3] < counts[0]
+    assert re.findall(r"rows \d[^<]*", done.stdout) == [
+        f"rows {','.join(map(str, counts))}, wide false, fetched 0"
+    ]
 
 
 def test_runs_are_taken_from_a_ledger(tmp_path: Path) -> None:

@@ -39,7 +39,8 @@ NEEDED = (
     *("metric", "mode", "command", "test", "val", "result"),
 )
 NUMBERS = ("flops_sparse", "n_train", "n_val", "n_test", "is_ordered", "is_tuned", "items")
-DAMAGES = (ValueError, KeyError, TypeError)  # what reading says to what is not as it was written
+# What reading says to what is not as it was written.
+DAMAGES = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
 LEFT_OUT = ("items", "run_dir", "source")  # which are of this machine
 TRIALS = "trials.csv"
 RESULTS_OF_TRIALS = ("first", "value", "scores", "failed", "reason", "chosen")
