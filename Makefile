@@ -33,10 +33,13 @@ test: $(STAMP) ## Fast tests
 test-slow: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "slow and not engines" -n $(WORKERS) --dist worksteal
 
+# They wait most of the time; a file has a cluster of its own.
+CLUSTERS := -m engines -n 2 --dist loadfile $(wildcard tests/test_engine_*.py)
+
 # Daemons of clusters may be slow to start on a busy machine: what failed is tried once more.
 test-engines: $(ENGINES) ## Tests on real Ray and SLURM clusters, started where they can be
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m engines || \
-		OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m engines --last-failed
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(CLUSTERS) || \
+		OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(CLUSTERS) --last-failed
 
 test-all: test test-slow ## All tests but those of clusters
 

@@ -94,6 +94,14 @@ def device(request: pytest.FixtureRequest) -> Iterator["torch.device"]:
 
 
 @pytest.fixture
+def inline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Studies train their cells in this process, whatever engine they name."""
+    from crash import inline_engine
+
+    monkeypatch.setattr("kanzoo.compare.build_engine", lambda config: inline_engine())
+
+
+@pytest.fixture
 def train_run(tmp_path: Path) -> Run:
     """Train a small network on a few digits below `tmp_path`; returns `result.json`'s content."""
     from kanzoo.run.config import compose

@@ -4,6 +4,7 @@ python engine_study.py RUNS SEEDS [overrides of conf/compare.yaml]
 """
 
 import csv
+import json
 import logging
 import os
 import signal
@@ -23,6 +24,7 @@ SHORT = [
     *("data.limit_train=64", "data.batch_size=32"),
 ]
 TIMINGS = {"step_time_ms", "train_seconds", "machine"}
+MEASURED = {"step_time_ratio", "memory_ratio"}  # of verdicts
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -67,6 +69,22 @@ def finish(runs: Path, seeds: int, *words: str, **environment: str) -> tuple[int
     return process.returncode, said
 
 
+def train_here(runs: Path, seeds: int) -> None:
+    """Run the study in this process, cell after cell, on the one thread that workers have too."""
+    import pytest
+    import torch
+    from crash import inline_engine
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("kanzoo.compare.build_engine", lambda config: inline_engine())
+            _job(configured(runs, seeds=seeds))
+    finally:
+        torch.set_num_threads(threads)
+
+
 def results(runs: Path) -> list[dict[str, str]]:
     """`results.csv` without what differs between two runs of the same."""
     with (runs / "smoke" / "report" / "results.csv").open(newline="") as file:
@@ -75,6 +93,12 @@ def results(runs: Path) -> list[dict[str, str]]:
     return [
         {k: v.replace(folder, "RUNS") for k, v in row.items() if k not in TIMINGS} for row in rows
     ]
+
+
+def verdicts(runs: Path) -> list[dict[str, Any]]:
+    """`verdicts.json` without what is measured by the clock."""
+    found = json.loads((runs / "smoke" / "report" / "verdicts.json").read_text())
+    return [{k: v for k, v in verdict.items() if k not in MEASURED} for verdict in found]
 
 
 if __name__ == "__main__":

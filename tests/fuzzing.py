@@ -54,9 +54,10 @@ def time_limit(seconds: float = LIMIT) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a command ended: its code, what it wrote to standard error, and the files it left."""
+    """How a command ended: its code, what it wrote, and the files it left."""
 
     code: object
+    output: str
     error: str
     files: list[str]
 
@@ -76,14 +77,14 @@ def in_process(main: Callable[[], None], words: list[str], folder: Path) -> Outc
     state, where, argv = Singleton.get_state(), Path.cwd(), sys.argv
     handler = signal.getsignal(signal.SIGTERM)
     level, before = logging.root.level, set(folder.rglob("*"))
-    said, code = io.StringIO(), object()
+    output, said, code = io.StringIO(), io.StringIO(), object()
     os.chdir(folder)
     sys.argv = ["command", *words]
     try:
         with (
             time_limit(),
             contextlib.redirect_stderr(said),
-            contextlib.redirect_stdout(io.StringIO()),
+            contextlib.redirect_stdout(output),
             pytest.MonkeyPatch.context() as patch,
         ):
             patch.setenv("HYDRA_FULL_ERROR", "1")
@@ -101,4 +102,4 @@ def in_process(main: Callable[[], None], words: list[str], folder: Path) -> Outc
         signal.signal(signal.SIGTERM, handler)
         logging.root.setLevel(level)
     files = [str(path) for path in set(folder.rglob("*")) - before]
-    return Outcome(code, said.getvalue(), files)
+    return Outcome(code, output.getvalue(), said.getvalue(), files)

@@ -10,9 +10,9 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from conftest import run_script
+from fuzzing import in_process
 
-from kanzoo.compare import _job
+from kanzoo.compare import _job, main
 from kanzoo.errors import DivergedError
 from kanzoo.run.config import compose
 from kanzoo.study.comparison import check_cells, plan
@@ -247,6 +247,7 @@ def test_a_study_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("inline")
 def test_a_study_where_smaller_is_better(tmp_path: Path) -> None:
     """Regression: a KAN arm that may not learn is worse, though its error is the larger number."""
     arms = {"mlp": ["layers=mlp", "optim.lr=0.01"], "kan": ["layers=kan", "optim.lr=1e-9"]}
@@ -282,15 +283,16 @@ def test_a_study_where_smaller_is_better(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_dry_run_writes_nothing(tmp_path: Path) -> None:
-    done = run_script("compare", "study=smoke", "dry_run=true", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+    outcome = in_process(main, ["study=smoke", "dry_run=true"], tmp_path)
+    assert outcome.code == 0, outcome.error
     study = compose("compare", ["study=smoke"])["study"]
     count = len(study["models"]) * len(study["arms"]) * study["seeds"]
-    assert f"{count} cells" in done.stdout
-    assert not list(tmp_path.iterdir())
+    assert f"{count} cells" in outcome.output
+    assert not outcome.files
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("inline")
 def test_a_study_whose_cells_all_fail_is_reported(tmp_path: Path) -> None:
     config = configured(
         tmp_path,

@@ -285,13 +285,22 @@ def test_every_choice_composes(chosen: dict[str, str]) -> None:
 
 
 @pytest.mark.slow
+def test_composing_quickly_knows_every_choice() -> None:
+    quick = Composer("train")
+    for chosen in CHOICES:
+        words = [*(f"{group}={name}" for group, name in chosen.items()), "seed=3"]
+        assert quick(words) == compose("train", words), words
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("name", registry.names("study"))
-def test_every_study_plans(name: str) -> None:
-    from kanzoo.study.comparison import plan
+def test_every_study_plans_and_can_start(name: str) -> None:
+    from kanzoo.study.comparison import check_cells, plan
 
     config = compose("compare", [f"study={name}"])
     study = config["study"]
     cells = plan(config)
+    check_cells(cells)
     # Every combination of the file is there, for every seed once; further axes add to it.
     seeds = set(range(study["first_seed"], study["first_seed"] + study["seeds"]))
     found: dict[Any, list[int]] = {}

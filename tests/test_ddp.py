@@ -11,6 +11,8 @@ import torch.multiprocessing as multiprocessing
 from conftest import run_script
 from torch import Tensor, nn
 
+from kanzoo.run.config import compose
+from kanzoo.run.fit import train
 from kanzoo.training.sync_norm import SyncNorms
 
 WORDS = [
@@ -23,9 +25,14 @@ ONE = ["data.val_size=359"]
 
 
 def run(tmp_path: Path, name: str, *words: str) -> tuple[dict, dict[str, torch.Tensor], Path]:
-    done = run_script("train", *WORDS, f"name={name}", *words, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert "Traceback" not in done.stderr
+    """A run of two processes, or in this one."""
+    words = (*WORDS, f"name={name}", *words)
+    if "trainer=ddp" in words:
+        done = run_script("train", *words, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert "Traceback" not in done.stderr
+    else:
+        train(compose("train", [*words, f"runs={tmp_path / 'runs'}"]))
     (result,) = (tmp_path / "runs" / name).rglob("result.json")
     folder = result.parent
     state = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
@@ -34,27 +41,35 @@ def run(tmp_path: Path, name: str, *words: str) -> tuple[dict, dict[str, torch.T
 
 @pytest.mark.slow
 def test_two_processes_equal_one(tmp_path: Path) -> None:
-    result, weights, folder = run(tmp_path, "two", *DDP, "layers=kan")
-    alone, reference, _ = run(tmp_path, "one", *ONE, "layers=kan")
+    """Batch norm among what has to see all samples."""
+    words = ["layers=kan", "model=resnet", "model.width=4", "optim=sgd"]
+    result, weights, folder = run(tmp_path, "two", *DDP, *words)
+    alone, reference, _ = run(tmp_path, "one", *ONE, *words)
     assert weights.keys() == reference.keys()
+    assert any("running_var" in key for key in weights)
     for key, value in reference.items():
-        torch.testing.assert_close(weights[key], value, rtol=1e-3, atol=1e-5)
+        torch.testing.assert_close(weights[key], value, rtol=1e-3, atol=1e-4)
     # Every sample counted once: the accuracy is a count over the official test set.
     for split, size in (("test", 360), ("val", 359)):
         count = result[split]["accuracy"] * size
         assert count == pytest.approx(round(count), abs=1e-3)
         assert result[split]["accuracy"] == pytest.approx(alone[split]["accuracy"], abs=1.5 / size)
-        assert result[split]["loss"] == pytest.approx(alone[split]["loss"], rel=1e-4)
+        assert result[split]["loss"] == pytest.approx(alone[split]["loss"], rel=1e-3)
     with (folder / "metrics.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["epoch"] for row in rows if row["val/loss"]] == ["0", "1"]
     assert result["params"] == alone["params"]
     # The same command again: nothing is started anew.
     before = (folder / "result.json").stat().st_mtime_ns
-    again = run_script("train", *WORDS, "name=two", *DDP, "layers=kan", cwd=tmp_path)
+    again = run_script("train", *WORDS, "name=two", *DDP, *words, cwd=tmp_path)
     assert again.returncode == 0
     assert "skipped" in again.stderr
     assert (folder / "result.json").stat().st_mtime_ns == before
+    # What was trained is evaluated again where the result is gone.
+    (folder / "result.json").unlink()
+    resumed, other, _ = run(tmp_path, "two", *DDP, *words)
+    assert (resumed["val"], resumed["test"]) == (result["val"], result["test"])
+    assert all(torch.equal(weights[key], other[key]) for key in weights)
 
 
 def _batches(count: int = 12) -> list[Tensor]:
@@ -124,18 +139,6 @@ def test_what_cannot_be_synchronised_is_said(caplog: pytest.LogCaptureFixture) -
 
 
 @pytest.mark.slow
-def test_batch_norm_in_two_processes_equals_one(tmp_path: Path) -> None:
-    words = ["model=resnet", "layers=mlp", "model.width=4", "trainer.max_epochs=3", "optim=sgd"]
-    two, weights, _ = run(tmp_path, "two", *DDP, *words)
-    one, reference, _ = run(tmp_path, "one", *ONE, *words)
-    assert any("running_var" in key for key in weights)
-    for key, value in reference.items():
-        torch.testing.assert_close(weights[key], value, rtol=1e-3, atol=1e-4)
-    for split in ("val", "test"):
-        assert two[split]["loss"] == pytest.approx(one[split]["loss"], rel=1e-3)
-
-
-@pytest.mark.slow
 def test_grids_that_move_and_are_refined(tmp_path: Path) -> None:
     """Both at the same step too; convolutions have more inputs than a sample of them holds."""
     words = [
@@ -150,12 +153,3 @@ def test_grids_that_move_and_are_refined(tmp_path: Path) -> None:
         torch.testing.assert_close(weights[key], value, rtol=1e-3, atol=5e-3, msg=key)
     assert result["params"] == alone["params"]
     assert result["test"]["loss"] == pytest.approx(alone["test"]["loss"], rel=1e-3)
-
-
-@pytest.mark.slow
-def test_two_processes_resume(tmp_path: Path) -> None:
-    whole, weights, folder = run(tmp_path, "whole", *DDP)
-    (folder / "result.json").unlink()
-    again, other, _ = run(tmp_path, "whole", *DDP)
-    assert (again["val"], again["test"]) == (whole["val"], whole["test"])
-    assert all(torch.equal(weights[key], other[key]) for key in weights)

@@ -95,6 +95,7 @@ def test_what_diverged_has_ended_and_what_failed_has_not(tmp_path: Path) -> None
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("inline")
 def test_a_tuned_study_goes_on_from_a_ledger(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -245,12 +245,16 @@ def test_a_missing_extra_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, str]]:
-    """Results of four seeds in which nothing went wrong."""
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Runs of four seeds in which nothing went wrong, trained without an engine."""
     runs = tmp_path_factory.mktemp("undisturbed")
-    code, said = engine_study.finish(runs, 4, "engine.workers=2")
-    assert code == 0, said
-    return engine_study.results(runs)
+    engine_study.train_here(runs, 4)
+    return runs
+
+
+@pytest.fixture(scope="module")
+def undisturbed(alone: Path) -> list[dict[str, str]]:
+    return engine_study.results(alone)
 
 
 @pytest.mark.slow
@@ -258,7 +262,8 @@ def test_cells_that_crash_hang_exhaust_memory_or_diverge(
     tmp_path: Path, undisturbed: list[dict[str, str]]
 ) -> None:
     deeds = {"0 kan": "segfault", "1 kan": "hang", "2 kan": "memory", "3 kan": "nan"}
-    words = ("engine.workers=2", "engine.cell_timeout=50", "engine.memory_limit_gb=4")
+    words = ("engine.workers=2", "engine.cell_timeout=30", "engine.memory_limit_gb=4")
+    words = (*words, "engine.max_retries=0")
     harm = {
         "SABOTAGE": json.dumps(deeds),
         "SABOTAGE_LOG": str(tmp_path / "log"),
@@ -273,15 +278,11 @@ def test_cells_that_crash_hang_exhaust_memory_or_diverge(
     assert reasons.keys() == {"0", "1", "2", "3"}
     assert [row["seed"] for row in rows if row["status"] == "diverged"] == ["3"]
     assert "SIGSEGV" in reasons["0"]
-    assert "cell_timeout=50 s" in reasons["1"]
+    assert "cell_timeout=30 s" in reasons["1"]
     assert reasons["2"].startswith("out of memory")
     assert reasons["3"].startswith("diverged: the loss became nan in epoch 0, by step ")
     assert [row["status"] for row in rows if row["arm"] == "mlp"] == ["finished"] * 4
-    # All were tried twice but the one that would diverge again.
-    log = (tmp_path / "log").read_text().split()
-    assert {deed: log.count(deed) for deed in deeds.values()} == {
-        **{"segfault": 2, "hang": 2, "memory": 2, "nan": 1}
-    }
+    assert sorted((tmp_path / "log").read_text().split()) == sorted(deeds.values())
 
     before = {path: path.stat().st_mtime_ns for path in runs.rglob("result.json")}
     assert len(before) == 4
@@ -296,50 +297,51 @@ def test_cells_that_crash_hang_exhaust_memory_or_diverge(
 
 
 @pytest.mark.slow
-def test_a_driver_killed_at_any_moment_loses_nothing(
-    tmp_path: Path, undisturbed: list[dict[str, str]]
-) -> None:
+def test_a_driver_killed_at_any_moment_loses_nothing(tmp_path: Path, alone: Path) -> None:
     runs = tmp_path / "runs"
     moments = random.Random(0)
-    kills = int(os.environ.get("KANZOO_TEST_KILLS", "3"))
-    finished: dict[Path, int] = {}
-    for _ in range(kills):
+    done: dict[Path, int] = {}
+    for kill in range(int(os.environ.get("KANZOO_TEST_KILLS", "2"))):
         process = engine_study.start(runs, 4, "engine.workers=2")
-        time.sleep(moments.uniform(8, 22))
+        while process.poll() is None and len(list(runs.rglob("result.json"))) <= 3 * kill:
+            time.sleep(0.1)
+        time.sleep(moments.uniform(0, 1))
         process.kill()
         process.communicate()
         now = {path: path.stat().st_mtime_ns for path in runs.rglob("result.json")}
-        assert now.items() >= finished.items()
-        finished = now
+        assert now.items() >= done.items()
+        done = now
     code, said = engine_study.finish(runs, 4, "engine.workers=2")
     assert code == 0, said
-    assert engine_study.results(runs) == undisturbed
+    assert engine_study.results(runs) == engine_study.results(alone)
+    assert engine_study.verdicts(runs) == engine_study.verdicts(alone)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_study_that_a_signal_stops_saves_its_cells_and_goes_on(
-    tmp_path: Path, undisturbed: list[dict[str, str]], number: signal.Signals
+    tmp_path: Path, undisturbed: list[dict[str, str]]
 ) -> None:
     """The worker is within the first of two epochs: what it keeps was saved by the signal."""
     runs, log = tmp_path / "runs", tmp_path / "log"
     harm = {"SABOTAGE_LOG": str(log), "PYTHONPATH": str(SABOTAGE)}
     harm["SABOTAGE"] = json.dumps({"2 kan": "slow"})
     words = ("engine.workers=1", "engine.threads=1")
-    process = engine_study.start(runs, 4, *words, **harm)
-    while not log.is_file() and process.poll() is None:
-        time.sleep(0.1)
-    process.send_signal(number)
-    said, _ = process.communicate(timeout=100)
-    assert process.returncode == 128 + number, said
-    assert "Traceback" not in said
-    done = len(list(runs.rglob("result.json")))
-    assert said.splitlines()[-1] == (
-        f"kanzoo: stopped by {number.name}; {done} of 8 cells are finished, "
-        "the same command goes on from here"
-    )
-    (unfinished,) = (p.parent for p in runs.rglob("last.ckpt") if not finished(p.parent.parent))
-    assert unfinished.parent.name == "seed2"
+    for number in (signal.SIGTERM, signal.SIGINT):
+        log.unlink(missing_ok=True)
+        process = engine_study.start(runs, 4, *words, **harm)
+        while not log.is_file() and process.poll() is None:
+            time.sleep(0.1)
+        process.send_signal(number)
+        said, _ = process.communicate(timeout=100)
+        assert process.returncode == 128 + number, said
+        assert "Traceback" not in said
+        done = len(list(runs.rglob("result.json")))
+        assert said.splitlines()[-1] == (
+            f"kanzoo: stopped by {number.name}; {done} of 8 cells are finished, "
+            "the same command goes on from here"
+        )
+        (unfinished,) = (p.parent for p in runs.rglob("last.ckpt") if not finished(p.parent.parent))
+        assert unfinished.parent.name == "seed2"
     code, said = engine_study.finish(runs, 4, *words)
     assert code == 0, said
     assert f"{8 - done} of 8 cells to run" in said

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 import sympy
 import torch
-from conftest import SMALL, Run, folder_of, run_script
+from conftest import SMALL, Run, folder_of
+from fuzzing import in_process
 from pages import Page
 from PIL import Image
 
 from kanzoo.data.tabular import BreastCancer, Diabetes, Wine
-from kanzoo.explain import explain
+from kanzoo.explain import explain, main
 from kanzoo.interpret.edges import edge_functions
 from kanzoo.interpret.pictures import animation
 from kanzoo.layers import KANLinear
@@ -185,12 +186,12 @@ def test_a_basis_without_edge_functions_is_refused(train_run: Run, tmp_path: Pat
 def test_the_command_refuses_an_mlp_and_explains_a_kan(train_run: Run, tmp_path: Path) -> None:
     for layers in ("mlp", "kan"):
         train_run(*WORDS, f"layers={layers}")
-    done = run_script("explain", f"run={run_folder(tmp_path, *WORDS, 'layers=mlp')}", cwd=tmp_path)
-    assert done.returncode == 2
-    assert done.stderr == "kanzoo: layers=mlp has no KAN layers to explain\n"
+    folder = run_folder(tmp_path, *WORDS, "layers=mlp")
+    ended = in_process(main, [f"run={folder}"], tmp_path)
+    assert (ended.code, ended.error) == (2, "kanzoo: layers=mlp has no KAN layers to explain\n")
     folder = run_folder(tmp_path, *WORDS)
-    done = run_script("explain", f"run={folder}", "edges=2", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+    ended = in_process(main, [f"run={folder}", "edges=2"], tmp_path)
+    assert ended.code == 0, ended.error
     assert (folder / "explain" / "index.html").is_file()
 
 

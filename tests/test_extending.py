@@ -13,38 +13,51 @@ from conftest import ROOT, environment
 
 BLOCK = re.compile(r"^```(python|yaml|bash)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
+# Runs commands one after the other, each in a process that has the packages of others loaded.
+COMMANDS = """
+import json, os, sys
+import lightning.pytorch, torch, torchmetrics
+site, commands = sys.argv[1], json.loads(sys.argv[2])
+for (name, *words), variables in commands:
+    child = os.fork()
+    if child == 0:
+        os.environ.update(variables)
+        import importlib, kanzoo
+        assert kanzoo.__file__.startswith(site)
+        sys.argv = [name, *words, "logger=csv", "callbacks.progress=false"]
+        importlib.import_module(f"kanzoo.{name}").main()
+        break
+    _, status = os.waitpid(child, 0)
+    if status:
+        sys.exit(f"{name} {words}: {status}")
+"""
+
 
 @pytest.mark.slow
 def test_every_recipe_works_beside_an_installed_wheel(site: Path, tmp_path: Path) -> None:
-    commands = []
+    commands: list[tuple[list[str], dict[str, str]]] = []
     variables = {**environment(), "PYTHONPATH": os.pathsep.join([str(site), str(tmp_path)])}
     for kind, text in BLOCK.findall((ROOT / "docs" / "extending.md").read_text(encoding="utf-8")):
         first, _, rest = text.partition("\n")
-        if kind == "bash":
-            commands += [line.partition(" #")[0] for line in text.splitlines() if line]
+        if kind != "bash":
+            path = tmp_path / first.removeprefix("# ")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(rest, encoding="utf-8")
             continue
-        path = tmp_path / first.removeprefix("# ")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(rest, encoding="utf-8")
-    finished = 0
-    for command in commands:
-        program, *words = shlex.split(command)
-        if program == "export":
-            variables |= dict([words[0].split("=")])
-            continue
-        entry = program.removeprefix("kanzoo-")
-        code = (
-            f"import sys, kanzoo; assert kanzoo.__file__.startswith({str(site)!r})\n"
-            f"from kanzoo.{entry} import main; sys.argv = ['{program}', *{words!r}]; main()"
-        )
-        done = subprocess.run(
-            [sys.executable, "-c", code, "logger=csv", "callbacks.progress=false"],
-            cwd=tmp_path, env=variables, capture_output=True, text=True,
-        )  # fmt: skip
-        assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
-        finished += 1
-        results = [json.loads(p.read_text()) for p in tmp_path.rglob("result.json")]
-        assert len(results) == finished
+        for line in filter(None, text.splitlines()):
+            program, *words = shlex.split(line.partition(" #")[0])
+            if program == "export":
+                variables |= dict([words[0].split("=")])
+            else:
+                commands.append(([program.removeprefix("kanzoo-"), *words], dict(variables)))
+    done = subprocess.run(
+        [sys.executable, "-c", COMMANDS, str(site), json.dumps(commands)],
+        cwd=tmp_path, env=variables, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    results = [json.loads(p.read_text()) for p in tmp_path.rglob("result.json")]
+    finished = len(commands)
+    assert len(results) == finished
     assert finished >= 5
     assert {result["status"] for result in results} == {"finished"}
     assert {"cosine"} <= {result["basis"] for result in results}

@@ -11,8 +11,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT, command, environment, run_script
+from conftest import ROOT, command, environment
 
+from kanzoo.run.config import compose
+from kanzoo.run.fit import train
+from kanzoo.rundir import RunDir
 from kanzoo.training.watch import GOES_ON, LOST_CODE, is_lost_contact
 
 LONG = [
@@ -68,12 +71,11 @@ def test_a_killed_process_ends_the_others(tmp_path: Path, rank: int) -> None:
     if rank == 1:
         assert process.returncode == LOST_CODE
         assert "process 1 of 2 was killed by SIGKILL" in line
-    # The run is free, and goes on by itself.
-    done = subprocess.run(
-        command("train", *LONG, ENDLESS, "trainer.devices=1", "trainer.strategy=auto", "-c", "job"),
-        cwd=tmp_path, env=environment(), capture_output=True, text=True,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    # The run is free, and one process can go on with it.
+    alone = ["trainer.devices=1", "trainer.strategy=auto", f"runs={tmp_path / 'runs'}"]
+    folder = RunDir.of(compose("train", [*LONG, ENDLESS, *alone]))
+    assert folder.last_checkpoint.is_file()
+    assert not folder.is_locked()
 
 
 LEAVES = """
@@ -162,10 +164,9 @@ def test_two_agents_train_one_run(tmp_path: Path) -> None:
         assert agent.returncode == 0, said
     assert len(list(tmp_path.rglob("result.json"))) == 1
     (path,) = tmp_path.rglob("last.ckpt")
-    words = [*LONG, SHORT, "trainer.devices=1", "trainer.strategy=auto", "name=alone"]
-    done = run_script("train", *words, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    (other,) = (tmp_path / "runs" / "alone").rglob("last.ckpt")
+    words = [*LONG, SHORT, "trainer.devices=1", "trainer.strategy=auto", f"runs={tmp_path / 'alone'}"]
+    train(compose("train", words))
+    (other,) = (tmp_path / "alone").rglob("last.ckpt")
     weights = torch.load(other, weights_only=True)["state_dict"]
     for key, value in torch.load(path, weights_only=True)["state_dict"].items():
         torch.testing.assert_close(value, weights[key], rtol=1e-3, atol=1e-5)

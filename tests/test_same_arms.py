@@ -24,14 +24,13 @@ def test_the_twin_cannot_be_an_arm_beside_itself(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("inline")
 def test_the_twin_in_other_words_is_neither_better_nor_worse(tmp_path: Path) -> None:
     """The same network, declared by another key: runs of their own with the same scores."""
     arms = {"mlp": TWIN, "again": [*TWIN, "model.hidden_width=8"]}
     options = {"data": ["digits", "diabetes"], "seeds": SEEDS, "looks": [SEEDS]}
     margin = {"accuracy": 0.01, "rmse": 0.1}
-    config = engine_study.configured(
-        tmp_path, "engine.workers=1", arms=arms, margin=margin, **options
-    )
+    config = engine_study.configured(tmp_path, arms=arms, margin=margin, **options)
     _job(config)
     report = tmp_path / "smoke" / "report"
     runs = pd.read_csv(report / "results.csv")

@@ -419,13 +419,3 @@ def test_composing_quickly_gives_the_same_and_refuses_the_same() -> None:
     one = quick(["data=digits"])
     one["data"]["batch_size"] = -1
     assert quick(["data=digits"])["data"]["batch_size"] > 0, "configurations share nothing"
-
-
-@pytest.mark.slow
-def test_composing_quickly_knows_every_choice() -> None:
-    quick = Composer("train")
-    groups = ("data", "model", "layers", "basis", "task", "optim", "sched", "trainer", "callbacks")
-    for group in groups:
-        for name in registry.names(group):
-            words = [f"{group}={name}", "seed=3"]
-            assert quick(words) == compose("train", words), words

@@ -2,17 +2,12 @@
 
 import json
 import math
-import signal
-import subprocess
-import sys
-import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
-from conftest import ROOT, environment
 from test_compare import configured
 
 from kanzoo.checks import build
@@ -341,48 +336,12 @@ def test_tuning_goes_on_where_it_was(tmp_path: Path) -> None:
         tuned(interrupted, first)
     tuned(interrupted, second)
     pd.testing.assert_frame_equal(trials_of(interrupted), trials_of(config))
+    assert read_journal(interrupted) == read_journal(config)
     done = [cell.folder.path for cell in (*first.done, *second.done)]
     assert len(done) == len(set(done)), "nothing was run twice"
     third = Bench()
     tuned(interrupted, third)
     assert third.done == []
-
-
-@pytest.mark.slow
-def test_a_killed_tuning_ends_as_one_that_was_left_alone(tmp_path: Path) -> None:
-    """Killed in the middle of a trial, between two, and after the record of the first arms."""
-    text = textwrap.dedent(
-        """
-        import os, signal, sys
-        from pathlib import Path
-        sys.path.insert(0, "tests")
-        from test_tune import Bench, near_a_tenth, study_of, tuned
-        count, left = 0, int(sys.argv[2])
-        def score(cell):
-            global count
-            count += 1
-            if count == left:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return near_a_tenth(cell)
-        config = study_of(Path(sys.argv[1]), trials=4)
-        config["study"] |= {"controls": ["mlp-narrow"], "match": ["params"]}
-        tuned(config, Bench(score))
-        """
-    )
-
-    def start(left: int) -> int:
-        words = [sys.executable, "-c", text, str(tmp_path / "killed"), str(left)]
-        return subprocess.run(words, cwd=ROOT, env=environment(), check=False).returncode
-
-    assert start(5) == -signal.SIGKILL
-    assert start(14) == -signal.SIGKILL, "12 are left of the first two arms"
-    assert start(0) == 0
-    config = study_of(tmp_path / "whole", trials=4)
-    config["study"] |= {"controls": ["mlp-narrow"], "match": ["params"]}
-    tuned(config, Bench())
-    killed = study_of(tmp_path / "killed")
-    pd.testing.assert_frame_equal(trials_of(killed), trials_of(config))
-    assert read_journal(killed) == read_journal(config)
 
 
 # --- the record ----------------------------------------------------------------------------------
@@ -492,6 +451,7 @@ def test_the_studies_of_accuracy_are_tuned(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("inline")
 def test_a_tuned_study_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = study_of(tmp_path, trials=3, finalist_seeds=1)
     _job(config)
