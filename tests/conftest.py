@@ -1,5 +1,6 @@
 """What several test files share: commands as processes, and short real runs."""
 
+import functools
 import gc
 import os
 import signal
@@ -13,6 +14,8 @@ import pytest
 
 if TYPE_CHECKING:
     import torch
+
+    from kanzoo.run.config import Composer
 
 # Workers share the cores: threads of one that wait must not keep those of another from running.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -104,7 +107,6 @@ def inline(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def train_run(tmp_path: Path) -> Run:
     """Train a small network on a few digits below `tmp_path`; returns `result.json`'s content."""
-    from kanzoo.run.config import compose
     from kanzoo.run.fit import train
 
     def run(*words: str) -> dict[str, Any]:
@@ -113,9 +115,24 @@ def train_run(tmp_path: Path) -> Run:
     return run
 
 
+@functools.cache
+def composer() -> "Composer":
+    from kanzoo.run.config import Composer
+
+    return Composer("train")
+
+
+def compose(config_name: str, overrides: list[str]) -> dict[str, Any]:
+    """As `kanzoo.run.config.compose`, from files that are read once."""
+    from kanzoo.run import config
+
+    if config_name == "train":
+        return composer()(overrides)
+    return config.compose(config_name, overrides)
+
+
 def folder_of(*words: str) -> Path:
     """Folder of the run that these overrides describe."""
-    from kanzoo.run.config import compose
     from kanzoo.rundir import RunDir
 
     return RunDir.of(compose("train", list(words))).path

@@ -3,7 +3,9 @@
 python engine_study.py RUNS SEEDS [overrides of conf/compare.yaml]
 """
 
+import copy
 import csv
+import functools
 import json
 import logging
 import os
@@ -28,9 +30,14 @@ MEASURED = {"step_time_ratio", "memory_ratio"}  # of verdicts
 ROOT = Path(__file__).resolve().parents[1]
 
 
+@functools.cache
+def _smoke(*words: str) -> dict[str, Any]:
+    return dict(compose("compare", ["study=smoke", *words]))
+
+
 def configured(runs: Path, *words: str, **study: Any) -> dict[str, Any]:
     """The smoke study cut down to two arms of a small MLP, with some of its keys changed."""
-    config = compose("compare", ["study=smoke", f"runs={runs}", *words])
+    config = {**copy.deepcopy(_smoke(*words)), "runs": str(runs)}
     tiny = {
         "models": {"mlp": ["model.width=8"]},
         "arms": {"mlp": ["layers=mlp"], "kan": ["layers=kan"]},

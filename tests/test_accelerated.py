@@ -7,13 +7,12 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import SHORT, Run
+from conftest import SHORT, Run, compose
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from kanzoo.checks import build
 from kanzoo.data.loader import MemoryLoader, Sending
-from kanzoo.run.config import compose
 from kanzoo.run.prepare import check_machine, describe_data
 from kanzoo.settings import RunConfig
 from kanzoo.training import cards, measure, optim

@@ -18,13 +18,12 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Run, command, environment
+from conftest import Run, command, compose, environment
 from fuzzing import in_process
 from torch import Tensor
 
 from kanzoo.errors import Stopped
 from kanzoo.files import seal, unseal, write_atomic
-from kanzoo.run.config import compose
 from kanzoo.run.fit import train
 from kanzoo.train import main
 from kanzoo.training.loggers import MetricsCSV

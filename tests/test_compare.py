@@ -10,11 +10,11 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from conftest import compose
 from fuzzing import in_process
 
 from kanzoo.compare import _job, main
 from kanzoo.errors import DivergedError
-from kanzoo.run.config import compose
 from kanzoo.study.comparison import check_cells, plan
 from kanzoo.study.engines.local import LocalEngine
 from kanzoo.study.plan import Cell
@@ -282,7 +282,8 @@ def test_a_study_where_smaller_is_better(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_dry_run_writes_nothing(tmp_path: Path) -> None:
+def test_a_dry_run_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kanzoo.study.preview.BUDGET", 1.0)
     outcome = in_process(main, ["study=smoke", "dry_run=true"], tmp_path)
     assert outcome.code == 0, outcome.error
     study = compose("compare", ["study=smoke"])["study"]

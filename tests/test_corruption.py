@@ -5,10 +5,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import Run
+from conftest import Run, compose
 
 from kanzoo.data.corruption import CORRUPTIONS, IMAGES, check_corruptions, make_corruption
-from kanzoo.run.config import compose
 from kanzoo.run.prepare import prepare
 from kanzoo.training.evaluation import forgetting
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import compose
 from omegaconf import OmegaConf
 from torch import Tensor
 from torch.nn import functional as F
@@ -29,7 +30,6 @@ from kanzoo.data.vision import (
     DownloadedImages,
     FashionMNIST,
 )
-from kanzoo.run.config import compose
 
 CPU = torch.device("cpu")
 CONF = Path(__file__).parents[1] / "conf" / "data"

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from conftest import compose
 from torch import Tensor
 
 from kanzoo import registry
@@ -20,7 +21,6 @@ from kanzoo.data.series import ETTh1, Series
 from kanzoo.data.tabular import BreastCancer, CaliforniaHousing, Diabetes, Wine
 from kanzoo.data.text import IGNORE, PythonDocs, RandomWindows, Shakespeare, Text, tile
 from kanzoo.data.vision import Digits
-from kanzoo.run.config import compose
 
 CPU = torch.device("cpu")
 NAMES = [

@@ -8,10 +8,9 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as multiprocessing
-from conftest import run_script
+from conftest import compose, run_script
 from torch import Tensor, nn
 
-from kanzoo.run.config import compose
 from kanzoo.run.fit import train
 from kanzoo.training.sync_norm import SyncNorms
 

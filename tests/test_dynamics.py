@@ -5,11 +5,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import compose
 
 from kanzoo.data.dynamics import METHODS, SYSTEMS, derivatives, field_of, integrate, trajectories
 from kanzoo.estimators.dynamics import KANDynamics
 from kanzoo.estimators.weak import weak_formulas
-from kanzoo.run.config import compose
 from kanzoo.run.fit import train
 
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import engine_study
 import pytest
+from conftest import compose
 
-from kanzoo.run.config import compose
 from kanzoo.study.comparison import build_engine, plan
 from kanzoo.study.engines.gpus import gpus_of, room
 from kanzoo.study.engines.local import LocalEngine

@@ -13,11 +13,10 @@ from typing import Any
 
 import engine_study
 import pytest
-from conftest import command, environment
+from conftest import command, compose, environment
 
 from kanzoo.errors import BusyError, DivergedError
 from kanzoo.registry import names, options
-from kanzoo.run.config import compose
 from kanzoo.study.comparison import build_engine, plan
 from kanzoo.study.engines.base import Session
 from kanzoo.study.engines.cell import (

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import sympy
 import torch
-from conftest import SMALL, Run, folder_of
+from conftest import SMALL, Run, compose, folder_of
 from fuzzing import in_process
 from pages import Page
 from PIL import Image
@@ -20,7 +20,6 @@ from kanzoo.interpret.edges import edge_functions
 from kanzoo.interpret.pictures import animation
 from kanzoo.layers import KANLinear
 from kanzoo.run.compared import seed_networks, seed_scores
-from kanzoo.run.config import compose
 from kanzoo.run.fit import train
 from kanzoo.run.load import load_run
 from kanzoo.run.prepare import prepare

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from conftest import compose
 from reference import fit_least_squares
 from torch import nn
 
@@ -15,7 +16,6 @@ from kanzoo import KANLinear, get_basis
 from kanzoo.data.functions import Functions
 from kanzoo.layers.grid import adjust_optimizer
 from kanzoo.registry import options
-from kanzoo.run.config import compose
 from kanzoo.run.fit import train
 from kanzoo.rundir import RunDir
 from kanzoo.training.grid import GridSchedule, refined_params

@@ -3,12 +3,12 @@
 import networkx as nx
 import pytest
 import torch
+from conftest import compose
 from torch import Tensor
 from zoo import make
 
 from kanzoo import registry
 from kanzoo.models.graph import GCN, GIN, normalised
-from kanzoo.run.config import compose
 
 FEATURES, NODES = 3, 6
 

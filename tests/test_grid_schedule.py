@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import SMALL
+from conftest import SMALL, compose
 from torch import Tensor, nn
 from torch.nn.utils import prune
 
@@ -15,7 +15,6 @@ from kanzoo.layers import KANLinear
 from kanzoo.layers.inputs import layer_inputs
 from kanzoo.models.build import create_model
 from kanzoo.models.weights import find_checkpoint
-from kanzoo.run.config import compose
 from kanzoo.run.fit import train
 from kanzoo.run.load import load_run
 from kanzoo.rundir import RunDir

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 import yaml
+from conftest import compose
 from engine_study import configured, declared
 
 from kanzoo.checks import build
-from kanzoo.run.config import compose
 from kanzoo.settings import StudyConfig
 from kanzoo.study.comparison import plan, study_of
 from kanzoo.study.parity import common, differences

@@ -12,13 +12,12 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Run, folder_of
+from conftest import Run, compose, folder_of
 from torch import Tensor
 
 import kanzoo
 from kanzoo.files import seal
 from kanzoo.interpret.pruning import prune
-from kanzoo.run.config import compose
 from kanzoo.run.fit import train
 from kanzoo.run.load import load_run
 from kanzoo.training.task import Task

@@ -9,10 +9,9 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from conftest import Run
+from conftest import Run, compose
 from lightning.pytorch.loggers import Logger
 
-from kanzoo.run.config import compose
 from kanzoo.run.prepare import prepare
 from kanzoo.training.services import Beside
 

@@ -10,13 +10,12 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import SMALL, Run, folder_of
+from conftest import SMALL, Run, compose, folder_of
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
 from kanzoo.benchmark import loop
 from kanzoo.errors import DivergedError
-from kanzoo.run.config import compose
 from kanzoo.rundir import RunDir
 from kanzoo.training import progress
 from kanzoo.training.loop import is_direct

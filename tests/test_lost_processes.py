@@ -11,9 +11,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT, command, environment
+from conftest import ROOT, command, compose, environment
 
-from kanzoo.run.config import compose
 from kanzoo.run.fit import train
 from kanzoo.rundir import RunDir
 from kanzoo.training.watch import GOES_ON, LOST_CODE, is_lost_contact
@@ -164,7 +163,13 @@ def test_two_agents_train_one_run(tmp_path: Path) -> None:
         assert agent.returncode == 0, said
     assert len(list(tmp_path.rglob("result.json"))) == 1
     (path,) = tmp_path.rglob("last.ckpt")
-    words = [*LONG, SHORT, "trainer.devices=1", "trainer.strategy=auto", f"runs={tmp_path / 'alone'}"]
+    words = [
+        *LONG,
+        SHORT,
+        "trainer.devices=1",
+        "trainer.strategy=auto",
+        f"runs={tmp_path / 'alone'}",
+    ]
     train(compose("train", words))
     (other,) = (tmp_path / "alone").rglob("last.ckpt")
     weights = torch.load(other, weights_only=True)["state_dict"]

@@ -3,12 +3,12 @@
 from typing import Any
 
 import pytest
+from conftest import compose
 
 from kanzoo.bases.base import get_basis
 from kanzoo.layers import KANConv2d, KANLinear
 from kanzoo.layers.memory import available_memory, check_memory
 from kanzoo.models.build import create_model
-from kanzoo.run.config import compose
 from kanzoo.run.prepare import prepare
 
 

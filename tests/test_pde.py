@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from conftest import compose
 from torch import Tensor
 
 from kanzoo import registry
@@ -13,7 +14,6 @@ from kanzoo.bases.base import get_basis
 from kanzoo.data.collocation import Collocation
 from kanzoo.data.equations import EQUATIONS, allen_cahn, burgers
 from kanzoo.layers import KANLinear
-from kanzoo.run.config import compose
 from kanzoo.run.fit import train
 from kanzoo.run.load import load_run
 from kanzoo.run.prepare import prepare

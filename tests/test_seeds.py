@@ -12,11 +12,10 @@ import engine_study
 import numpy as np
 import pytest
 import torch
-from conftest import SMALL
+from conftest import SMALL, compose
 
 from kanzoo.errors import BusyError, DivergedError, SeparateError, Stopped
 from kanzoo.run import seeds
-from kanzoo.run.config import compose
 from kanzoo.run.fit import train
 from kanzoo.run.prepare import prepare
 from kanzoo.rundir import RunDir

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import compose
 
 from kanzoo import registry
 from kanzoo.checks import value_text
 from kanzoo.compare import _job
-from kanzoo.run.config import compose
 from kanzoo.run.fit import train
 from kanzoo.study.plan import SHORT_AXES, Cell, distinct
 from kanzoo.study.run import Runner

@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import compose
 from lightning.pytorch import Trainer
 from torch import Tensor, nn
 
 from kanzoo import registry
 from kanzoo.data.base import KINDS
-from kanzoo.run.config import check_overrides, compose
+from kanzoo.run.config import check_overrides
 from kanzoo.run.prepare import prepare
 from kanzoo.training.data import DataModule
 from kanzoo.training.measure import peak_step_memory

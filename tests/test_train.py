@@ -16,12 +16,11 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from conftest import SMALL, Run, command, environment, folder_of, run_script
+from conftest import SMALL, Run, command, compose, environment, folder_of, run_script
 from fuzzing import in_process
 from torch import Tensor, nn
 
 from kanzoo.errors import Stopped
-from kanzoo.run.config import compose
 from kanzoo.run.fit import train
 from kanzoo.run.load import load_run
 from kanzoo.run.prepare import prepare

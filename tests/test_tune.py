@@ -8,11 +8,11 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from conftest import compose
 from test_compare import configured
 
 from kanzoo.checks import build
 from kanzoo.compare import _job
-from kanzoo.run.config import compose
 from kanzoo.settings import TuneConfig
 from kanzoo.study.comparison import check_cells, check_trials, plan, tune_arms
 from kanzoo.study.overrides import tuning_order

@@ -6,11 +6,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import folder_of
+from conftest import compose, folder_of
 
 import kanzoo
 from kanzoo.explain import explain
-from kanzoo.run.config import compose
 from kanzoo.run.fit import train
 
 TARGET = "E (J)"
