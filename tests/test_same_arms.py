@@ -13,7 +13,7 @@ from kanzoo.study.comparison import plan
 from kanzoo.study.stats import verdicts
 
 ALPHA = 0.05
-STUDIES, MODELS, SEEDS = 600, 4, 5
+STUDIES, MODELS, SEEDS = 200, 4, 5
 ITEMS = 360  # of a test set, so that accuracies are multiples of 1 / 360
 TWIN = ["layers=mlp"]
 
