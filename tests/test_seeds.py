@@ -262,6 +262,7 @@ def test_no_worker_is_without_seeds(tmp_path: Path) -> None:
         assert all(len({cell.arm for cell in group}) == 1 for group in groups)
 
 
+@pytest.mark.slow
 def test_an_engine_trains_seeds_together_where_it_can(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

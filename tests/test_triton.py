@@ -70,7 +70,7 @@ def check_uses(target: str, run: Callable[[], None], record: Note) -> None:
 
 
 @natively
-@pytest.mark.parametrize("target", ["sm_90", "gfx942"])
+@pytest.mark.parametrize("target", ["sm_90", pytest.param("gfx942", marks=pytest.mark.slow)])
 def test_layers_compile_for_gpus(target: str, record_property: Note) -> None:
     def run() -> None:
         compiled.launch_layer(compiled.LARGE, torch.bfloat16)
