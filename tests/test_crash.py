@@ -30,10 +30,10 @@ def test_a_kill_at_any_write_changes_nothing(name: str) -> None:
     assert said.startswith(f"{name}: ")
 
 
-@pytest.mark.parametrize("name", ["train", "study"])
+@pytest.mark.parametrize("name", FULL)
 def test_a_disk_that_is_full_from_any_write_on_loses_nothing(name: str) -> None:
-    said = crash(name, 8 * TIMES, "--full")
-    assert said.startswith(f"{name}: full from {8 * TIMES} of ")
+    said = crash(name, FULL[name] * TIMES, "--full")
+    assert said.startswith(f"{name}: full from {FULL[name] * TIMES} of ")
 
 
 def test_twenty_random_kills_over_eight_architectures_change_nothing() -> None:

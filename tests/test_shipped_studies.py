@@ -18,7 +18,8 @@ from kanzoo.study.run import Runner
 GENERALIZE = {f"generalize_{data}" for data in ("mnist", "cifar10", "text", "series")}
 LONG = {"mnist", "cifar10", *GENERALIZE}  # downloads, and hours
 SMOKE = {"demo", "smoke", "smoke_dense", "smoke_graph"}  # run by `make demo` and `make smoke`
-NAMES = [name for name in registry.names("study") if name not in LONG | SMOKE]
+ALIKE = {"generalize_rows", "generalize_tables"}  # other data in what others say
+NAMES = [name for name in registry.names("study") if name not in LONG | SMOKE | ALIKE]
 SMALL = ["data.limit_val=28", "data.limit_test=36", "data.batch_size=32"]
 FEW = ["data.limit_train=64", *SMALL]
 POINTS = ["data.n_inside=48", "data.n_border=16", *SMALL]  # of equations
