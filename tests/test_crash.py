@@ -11,7 +11,8 @@ import pytest
 from conftest import ROOT, environment
 
 TIMES = int(os.environ.get("KANZOO_CRASH_POINTS", "1"))
-POINTS = {"train": 110, "sweep": 15, "seeds": 15, "explain": 15, "study": 25, "tune": 30}
+POINTS = {"train": 130, "sweep": 15, "seeds": 15, "explain": 10, "study": 15, "tune": 15}
+FULL = {"train": 8, "study": 4}
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(7200)]
 
