@@ -204,6 +204,6 @@ def test_a_folder_of_configuration_files(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert yaml.safe_load(done.stdout)["basis"]["spline_order"] == 2
     search = f"hydra.searchpath=[file://{tmp_path}/mine]"
-    done = run_script("compare", "study=mine", search, "dry_run=true", cwd=tmp_path)
+    done = run_script("compare", "study=mine", search, "-c", "job", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "kan-rbf" in done.stdout
+    assert "basis=mine" in yaml.safe_load(done.stdout)["study"]["arms"]["kan-rbf"]
