@@ -5,6 +5,7 @@ YAML files in the folder `conf/` beside their code, and classes of their own.
 """
 
 import ast
+import copy
 import importlib
 import inspect
 import os
@@ -88,8 +89,15 @@ def options(group: str, name: str) -> dict[str, Any]:
 
     What the file chooses in other groups, its `defaults`, is for Hydra alone.
     """
-    check_name(group, name, names(group))
-    path = files(group)[name]
+    found = files(group)
+    check_name(group, name, list(found))
+    path = found[name]
+    return copy.deepcopy(_content(path, path.stat().st_mtime_ns))
+
+
+@cache
+def _content(path: Path, changed: int) -> dict[str, Any]:
+    """The options in a file, which is read again when it has changed."""
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -405,7 +405,7 @@ def test_missing_broken_or_empty_metrics_do_not_stop_the_report(tmp_path):
     (folders[1] / "metrics.csv").write_bytes(b"\xff\xfe\x00,")
     (folders[2] / "metrics.csv").write_text("")
     page = Page(report(tmp_path, study)["index.html"].read_text())
-    assert page.tags.count("svg") == 6
+    assert page.tags.count("svg") == 8
 
 
 def test_a_study_in_which_everything_failed_still_reports(tmp_path, study):
