@@ -99,12 +99,23 @@ def close_wandb() -> str | None:
         wandb.finish()
     except Exception as error:  # its service was killed, say
         warn_of("W&B", error)
-        with contextlib.suppress(Exception):
-            wandb.teardown()  # else the end of the process fails, and the next run has no service
-        from wandb.sdk.lib.module import unset_globals
-
-        unset_globals()
+        _end_service()
     return address or None
+
+
+def _end_service() -> None:
+    """End the process of W&B, which would keep this one at its end until all is uploaded.
+
+    The next run gets a new one.
+    """
+    import wandb
+    from wandb.sdk.lib.module import unset_globals
+
+    with contextlib.suppress(Exception):  # there may be none, or one of another version
+        wandb.setup()._connection._proc._process.kill()  # type: ignore[union-attr]
+    with contextlib.suppress(Exception, SystemExit):  # which says how the process ended
+        wandb.teardown()
+    unset_globals()
 
 
 def loggers_beside(config: RunConfig, folder: RunDir, facts: Config) -> list[Logger]:
@@ -185,6 +196,7 @@ def _wandb(config: RunConfig, folder: RunDir, facts: Config) -> Logger:
             raise
         _down_until = time.monotonic() + ASK_AGAIN
         warn_of("W&B", error, "logging offline, which `wandb sync` uploads later")
+        _end_service()
         return start("offline")
 
 
