@@ -49,9 +49,9 @@ def _print(rows: list[dict[str, str]], ranks: dict[str, dict[str, object] | None
         table.add_row(*(row[name] for name in COLUMNS))
     console = Console(markup=False, width=None if sys.stdout.isatty() else 140)
     console.print(table)
-    for group, found in ranks.items():
-        if found is not None:
-            console.print(f"average ranks, tasks of {group}: {found}", highlight=False)
+    for group, ranking in ranks.items():
+        if ranking is not None:
+            console.print(f"average ranks, tasks of {group}: {ranking}", highlight=False)
 
 
 if __name__ == "__main__":

@@ -69,14 +69,14 @@ def conf_dirs() -> list[Path]:
 
 def files(group: str) -> dict[str, Path]:
     """The files of one configuration group by name, sorted; experiments may lie in folders."""
-    found: dict[str, Path] = {}
+    paths: dict[str, Path] = {}
     for folder in (conf / group for conf in conf_dirs()):
         for path in folder.glob("**/*.yaml" if group == "experiment" else "*.yaml"):
             name = path.relative_to(folder).with_suffix("").as_posix()
-            if name in found:
-                raise ValueError(f"{path} has the name of {found[name]}; choose another")
-            found[name] = path
-    return dict(sorted(found.items()))
+            if name in paths:
+                raise ValueError(f"{path} has the name of {paths[name]}; choose another")
+            paths[name] = path
+    return dict(sorted(paths.items()))
 
 
 def names(group: str) -> list[str]:
@@ -153,12 +153,12 @@ def locate(target: str) -> type:
         raise refusal
     module_name, _, class_name = target.rpartition(".")
     try:
-        found = getattr(importlib.import_module(module_name), class_name)
+        cls = getattr(importlib.import_module(module_name), class_name)
     except (ImportError, AttributeError) as error:
         raise ValueError(f"_target_ {target!r} cannot be imported: {error}") from error
-    if not inspect.isclass(found) or not f"{found.__module__}.".startswith(allowed):
+    if not inspect.isclass(cls) or not f"{cls.__module__}.".startswith(allowed):
         raise refusal
-    return found
+    return cls
 
 
 def instantiate(node: dict[str, Any], *args: Any, **extra: Any) -> Any:

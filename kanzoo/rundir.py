@@ -227,10 +227,10 @@ def is_first_process() -> bool:
 def read_config(path: Path) -> dict[str, Any]:
     """The content of a file that a run or a study wrote; `ValueError` for one of another format."""
     content = read_yaml(path)
-    found = content.pop("format", 1)
-    if found != FORMAT:
+    stored = content.pop("format", 1)
+    if stored != FORMAT:
         raise ValueError(
-            f"{path} is of format {found}, this version of kanzoo reads and writes {FORMAT}: "
+            f"{path} is of format {stored}, this version of kanzoo reads and writes {FORMAT}: "
             "choose another name or set overwrite=true"
         )
     return content

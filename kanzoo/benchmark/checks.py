@@ -48,9 +48,9 @@ def measure(rounds: int) -> Iterator[Row]:
             ):
                 steps()
 
-        found = compare(steps, unchecked, rounds)
+        times = compare(steps, unchecked, rounds)
         name = f"{type(layer).__name__}(1, 1, basis={layer.expansion.basis.__class__.__name__})"
-        yield Row(name, found.candidate / STEPS * 1e6, found.ratio)
+        yield Row(name, times.candidate / STEPS * 1e6, times.ratio)
 
 
 def _address(name: str, tensor: Tensor | None, shape: object, dtype: object) -> int | None:

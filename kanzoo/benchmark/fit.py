@@ -106,16 +106,16 @@ def measure(steps: int, rounds: int) -> FitRow:
         peer = fit_pykan if find_spec("kan") is not None else None
         if peer is not None:
             peer(x, y, 2)
-        own, other = [], []
+        ours, other = [], []
         for _ in range(rounds):
             torch.manual_seed(0)
-            own.append(_timed(fit_here, x, y, steps))
+            ours.append(_timed(fit_here, x, y, steps))
             if peer is not None:
                 other.append(_timed(peer, x, y, steps))
-    seconds, rmse = median(t for t, _ in own), own[-1][1]
+    seconds, rmse = median(t for t, _ in ours), ours[-1][1]
     if not other:
         return FitRow(steps, seconds, rmse)
-    ratio = median(a / b for (a, _), (b, _) in zip(own, other, strict=True))
+    ratio = median(a / b for (a, _), (b, _) in zip(ours, other, strict=True))
     return FitRow(steps, seconds, rmse, median(t for t, _ in other), other[-1][1], ratio)
 
 

@@ -106,11 +106,11 @@ def bases(names: list[str], rounds: int) -> Iterator[Row]:
             yield measure(shape, net, functions, (name, grid_size, "auto"), rounds)
 
 
-def peers(found: list[Peer], grid_sizes: tuple[int, ...], rounds: int) -> Iterator[Row]:
+def peers(packages: list[Peer], grid_sizes: tuple[int, ...], rounds: int) -> Iterator[Row]:
     """Other packages' layers of the same size, where they can be built."""
     for shape in SHAPES:
         for grid_size in grid_sizes:
-            for peer in found:
+            for peer in packages:
                 net = peer.build(shape.inputs, shape.outputs, grid_size, bool(shape.pixels))
                 if net is not None:
                     names = (peer.basis, grid_size, peer.name)

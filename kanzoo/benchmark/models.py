@@ -97,8 +97,8 @@ def measure(
                 used / twin_bytes,
             )
         )
-    own = twin_times[0] if twin_times else compare(twin_step, twin_step, rounds).candidate
+    twin_seconds = twin_times[0] if twin_times else compare(twin_step, twin_step, rounds).candidate
     counts = (twin_plan.params, twin_plan.flops, 1.0, 1.0)
     activation = twin_plan.layers.activation
-    yield Row(name, TWIN, activation, *counts, 1e3 * own, 1.0, twin_bytes / 1e6, 1.0)
+    yield Row(name, TWIN, activation, *counts, 1e3 * twin_seconds, 1.0, twin_bytes / 1e6, 1.0)
     yield from rows

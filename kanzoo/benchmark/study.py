@@ -164,8 +164,8 @@ def study_seconds(folder: Path, workers: int) -> float:
 
 def _study(folder: Path, **keys: Any) -> dict[str, Any]:
     config = compose("compare", ["study=smoke", f"runs={folder}"])
-    own = {"arms": {name: ARMS[name] for name in ("mlp", "kan-bspline", "kan-rbf")}} | keys
-    return {**config, "study": {**config["study"], "overrides": SHORT, **own}}
+    changed = {"arms": {name: ARMS[name] for name in ("mlp", "kan-bspline", "kan-rbf")}} | keys
+    return {**config, "study": {**config["study"], "overrides": SHORT, **changed}}
 
 
 def _must_work(cell: Cell, reason: str) -> None:

@@ -65,12 +65,12 @@ def training_step(net: Callable[[Tensor], Tensor], x: Tensor, grad: Tensor) -> C
 
 def saved_bytes(net: nn.Module, x: Tensor) -> int:
     """Bytes that autograd keeps between forward and backward, parameters and buffers aside."""
-    own = {t.untyped_storage()._cdata for t in (*net.parameters(), *net.buffers())}
+    stored = {t.untyped_storage()._cdata for t in (*net.parameters(), *net.buffers())}
     kept: dict[int, int] = {}
 
     def pack(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        if storage._cdata not in own:
+        if storage._cdata not in stored:
             kept[storage._cdata] = storage.nbytes()
         return tensor
 

@@ -121,9 +121,9 @@ def integrate(field: Callable[[np.ndarray], np.ndarray], start: Any, times: Any)
 
     times, start = np.asarray(times, float), np.asarray(start, float)
     options: dict[str, Any] = {"t_eval": times, "rtol": 1e-9, "atol": 1e-9, "method": "LSODA"}
-    found = solve_ivp(lambda _, x: field(x), (times[0], times[-1]), start, **options)
+    solution = solve_ivp(lambda _, x: field(x), (times[0], times[-1]), start, **options)
     states = np.full((len(times), len(start)), np.nan)
-    states[: found.y.shape[1]] = found.y.T
+    states[: solution.y.shape[1]] = solution.y.T
     return states
 
 

@@ -51,16 +51,16 @@ class DigitsGraph(Graphs):
 
         digits = load_digits()
         grey = torch.from_numpy(digits.data).float() / 16  # (G, 64)
-        place = torch.cartesian_prod(*[torch.arange(SIDE, dtype=torch.float32)] * 2)  # (64, 2)
+        position = torch.cartesian_prod(*[torch.arange(SIDE, dtype=torch.float32)] * 2)  # (64, 2)
         kept = (
             (grey > 0).int().argsort(stable=True, dim=1, descending=True)[:, : self.nodes]
         )  # (G, N)
         grey = grey.gather(1, kept)
         is_node = (grey > 0).float()
-        place = place[kept]  # (G, N, 2)
-        near = (place[:, :, None] - place[:, None]).abs().amax(-1) <= 1  # (G, N, N)
+        position = position[kept]  # (G, N, 2)
+        near = (position[:, :, None] - position[:, None]).abs().amax(-1) <= 1  # (G, N, N)
         edges = near * is_node[:, :, None] * is_node[:, None]
-        features = torch.cat([grey[..., None], 2 * place / (SIDE - 1) - 1], -1)
+        features = torch.cat([grey[..., None], 2 * position / (SIDE - 1) - 1], -1)
         x = torch.cat([features * is_node[..., None], edges], -1)
         return self.divide(x, torch.from_numpy(digits.target).long(), "DigitsGraph")
 

@@ -44,7 +44,7 @@ def best_fits(
     if not count:
         return {}
     values = layer_values(net, x, {layer.name: layer.layer for layer in layers})
-    found: dict[str, Fits] = {}
+    by_layer: dict[str, Fits] = {}
     for layer in layers:
         fits = {}
         for edge in layer.edges[:count]:
@@ -53,8 +53,8 @@ def best_fits(
             )
             if edge.score > 0 and options:
                 fits[layer.index(edge)] = options[0]
-        found[layer.name] = fits
-    return found
+        by_layer[layer.name] = fits
+    return by_layer
 
 
 def note(layer: LayerEdges, edge: Edge, random: RandomScores | None, fits: Fits) -> str:

@@ -93,13 +93,13 @@ def layer_names(
 
     `takes_columns` says that the first layer gets the columns of a table, nothing made of them.
     """
-    found = []
+    matches = []
     moments = getattr(dataset, "moments", {}).get("inputs") if takes_columns else None
     for index, edges in enumerate(layers):
         layer = edges.layer
         inputs = input_names(dataset, layer.in_features) if index == 0 else None
         outputs = output_names(dataset, layer.out_features) if edges is layers[-1] else None
-        found.append(
+        matches.append(
             LayerNames(
                 inputs or _numbers(layer.in_features),
                 outputs or _numbers(layer.out_features),
@@ -108,7 +108,7 @@ def layer_names(
                 moments if index == 0 else None,
             )
         )
-    return found
+    return matches
 
 
 def _numbers(count: int) -> list[str]:

@@ -159,7 +159,7 @@ def register_function(
     check_whole("complexity", complexity, 1)
     check_name("search", search, SEARCHES)
     low, high = (float(end) for end in domain)
-    entry = own_function(name, write_text(expression), (low, high), complexity, search)
+    entry = make_function(name, write_text(expression), (low, high), complexity, search)
     start = max(low, min(-10.0, high - 20))
     points = np.linspace(start, min(high, max(10.0, start + 20)), 103)[1:-1]
     for order, what in enumerate(("function", "derivative of function")):
@@ -186,7 +186,7 @@ def write_text(expression: Any) -> str:
 
 
 @cache
-def own_function(
+def make_function(
     name: str, text: str, domain: tuple[float, float], complexity: int = 5, search: str = "both"
 ) -> Elementary:
     """The function that a text in x describes; `ValueError` if it is none."""
@@ -200,7 +200,7 @@ def own_function(
     most = high - TINY * max(1.0, abs(high)) if math.isfinite(high) else high
 
     def call(t: Tensor) -> Tensor:
-        result: Tensor = _Own.apply(t.clamp(least, most), entry, 0)
+        result: Tensor = _Expression.apply(t.clamp(least, most), entry, 0)
         return result
 
     def symbol(argument: Any) -> Any:
@@ -234,7 +234,7 @@ def _compiled(entry: Elementary, order: int) -> Callable[[np.ndarray], np.ndarra
 NAMES = {sympy_name: name for name, (_, sympy_name, _) in FUNCTIONS.items()}
 
 
-class _Own(torch.autograd.Function):
+class _Expression(torch.autograd.Function):
     """A derivative of an own function, elementwise; differentiable as often as SymPy can."""
 
     @staticmethod
@@ -250,11 +250,11 @@ class _Own(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
         entry, order = ctx.rest
-        return gradients[0] * _Own.apply(ctx.saved_tensors[0], entry, order + 1), None, None
+        return gradients[0] * _Expression.apply(ctx.saved_tensors[0], entry, order + 1), None, None
 
     @staticmethod
     def vmap(info: Any, in_dims: Any, t: Tensor, entry: Elementary, order: int) -> Any:
-        return _Own.apply(t, entry, order), in_dims[0]
+        return _Expression.apply(t, entry, order), in_dims[0]
 
 
 class _Grammar(StrPrinter):

@@ -42,10 +42,10 @@ class Given:
 
     @property
     def function(self) -> "Elementary":
-        from kanzoo.layers.elementary import get_function, own_function  # which load SymPy
+        from kanzoo.layers.elementary import get_function, make_function  # which load SymPy
 
         return (
-            own_function(self.name, self.text, self.domain)
+            make_function(self.name, self.text, self.domain)
             if self.text
             else get_function(self.name)
         )

@@ -101,13 +101,13 @@ def read_verdicts(folder: Path) -> list[dict[str, Any]]:
     path = folder / "verdicts.json"
     needed = {each.name for each in fields(Verdict)} - {"axes"}
     try:
-        found = read_json(path)
-        is_known = isinstance(found, list) and all(needed <= v.keys() for v in found)
+        judged = read_json(path)
+        is_known = isinstance(judged, list) and all(needed <= v.keys() for v in judged)
     except (ValueError, AttributeError):
         is_known = False
     if not is_known:
         raise ValueError(f"{path} holds no verdicts of this version: see scripts/ledger.py check")
-    return list(found)
+    return list(judged)
 
 
 def _cell(study: StudyConfig) -> list[str]:
@@ -182,8 +182,8 @@ def write_ledger(ledger: Ledger, folder: Path) -> None:
 def conclusions(ledger: Ledger) -> dict[str, str]:
     """What follows from the runs: `verdicts.json`, and `aggregate.json` if there is any."""
     with tempfile.TemporaryDirectory() as folder:
-        found, aggregate = judge(ledger.study, with_items(ledger, Path(folder)))
-    texts = {"verdicts.json": [v.to_dict() for v in found], "aggregate.json": aggregate}
+        judged, aggregate = judge(ledger.study, with_items(ledger, Path(folder)))
+    texts = {"verdicts.json": [v.to_dict() for v in judged], "aggregate.json": aggregate}
     return {k: json.dumps(v, indent=1, allow_nan=False) for k, v in texts.items() if v is not None}
 
 

@@ -76,8 +76,8 @@ def svg_of(figure: Figure) -> str:
     return re.sub(rf'<g id="{_TIP}([0-9a-f]*)">', _title, buffer.getvalue())
 
 
-def _title(found: re.Match[str]) -> str:
-    text = html.escape(bytes.fromhex(found[1]).decode()).replace("\n", "&#10;")
+def _title(match: re.Match[str]) -> str:
+    text = html.escape(bytes.fromhex(match[1]).decode()).replace("\n", "&#10;")
     return f"<g><title>{text}</title>"
 
 

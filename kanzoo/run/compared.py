@@ -44,9 +44,9 @@ def pruning_curves(
         pair = [each.config.choices["data"] for each in (run, other)]
         if pair[0] != pair[1]:
             raise ValueError(f"twin must be of data={pair[0]} as the run, not {pair[1]}")
-        own = other.validation_pairs()
+        pairs = other.validation_pairs()
         curves["MLP, ranked by magnitude"] = magnitude_curve(
-            other.net, lambda net: other.monitored(net, *own)
+            other.net, lambda net: other.monitored(net, *pairs)
         )
     return curves
 
@@ -69,11 +69,11 @@ def seed_networks(run: Trained, folders: list[Path], checkpoint: str) -> "list[T
     The last checkpoint stands for one that a run has not; the data are where the first run's are.
     """
     root = run.config.data.get("root")
-    found = [run]
+    values = [run]
     for folder in folders:
         is_there = (folder / "checkpoints" / f"{checkpoint}.ckpt").is_file()
-        found.append(load_run(folder, checkpoint if is_there else "last", root))
-    return found
+        values.append(load_run(folder, checkpoint if is_there else "last", root))
+    return values
 
 
 def seed_scores(runs: list[Trained]) -> "dict[str, np.ndarray]":
@@ -90,7 +90,7 @@ def seed_scores(runs: list[Trained]) -> "dict[str, np.ndarray]":
         for layer in edge_functions(run.net, run.validation_sample(), num_edges=0):
             scores.setdefault(layer.name, []).append(layer.scores)
     return {
-        name: np.stack(found)
-        for name, found in scores.items()
-        if len({each.shape for each in found}) == 1
+        name: np.stack(values)
+        for name, values in scores.items()
+        if len({each.shape for each in values}) == 1
     }

@@ -137,15 +137,15 @@ def _inside(values: Config, path: list[str]) -> Config:
 
 def to_plain(config: DictConfig, choices: Mapping[str, str | None]) -> Config:
     """Plain resolved values, with the names chosen in the groups under `choices`."""
-    own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
-    for key, value in flatten(_raw(own)).items():
+    masked = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+    for key, value in flatten(_raw(masked)).items():
         if key not in FROM_ENVIRONMENT and re.search(RESOLVER, str(value)):
             raise ValueError(
                 f"{key}={value} would write a value of the environment into the files of a run; "
                 f"only {' and '.join(FROM_ENVIRONMENT)} may come from there"
             )
     with _one_line():
-        plain = OmegaConf.to_container(own, resolve=True, throw_on_missing=True)
+        plain = OmegaConf.to_container(masked, resolve=True, throw_on_missing=True)
     assert isinstance(plain, dict)
     values = {str(key): value for key, value in plain.items()}
     groups = {key: name for key, name in choices.items() if "/" not in key and name is not None}

@@ -101,10 +101,10 @@ def fit(folder: RunDir, prepared: Prepared, callbacks: "Sequence[Callback]" = ()
             products_of(config.trainer.precision),
             sleeping_while_busy(),
         ):
-            own: list[Callback] = [*callbacks, timer, StopWhenDiverged(), *objective.callbacks()]
-            own += [phases] if in_phases else []
-            own += make_pictures(config.callbacks.pictures, folder.path / "pictures", task.net)
-            trainer = build_trainer(config, folder, objective, facts, resume, interrupt, own)
+            extra: list[Callback] = [*callbacks, timer, StopWhenDiverged(), *objective.callbacks()]
+            extra += [phases] if in_phases else []
+            extra += make_pictures(config.callbacks.pictures, folder.path / "pictures", task.net)
+            trainer = build_trainer(config, folder, objective, facts, resume, interrupt, extra)
             data = DataModule(dataset, config.seed)
             if torch.accelerator.is_available():
                 torch.accelerator.reset_peak_memory_stats()

@@ -67,8 +67,8 @@ def train_seeds(configs: Sequence[Config]) -> list[Exception | None]:
             group = list(waiting.values())
         ours = {folder.path for folder in waiting.values()}
         try:
-            found = _train([(folder, prepare(folder.config)) for folder in group], ours)
-            ends = [found[waiting[i].path] if i in waiting else end for i, end in enumerate(ends)]
+            results = _train([(folder, prepare(folder.config)) for folder in group], ours)
+            ends = [results[waiting[i].path] if i in waiting else end for i, end in enumerate(ends)]
         except SeparateError as error:
             ends = [error if i in waiting else end for i, end in enumerate(ends)]
     return ends

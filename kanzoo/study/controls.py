@@ -86,7 +86,7 @@ def control_arms(study: StudyConfig) -> dict[str, list[str]]:
     """The control arms that a study wants and does not name itself, with their words."""
     wanted = CONTROLS if study.controls is True else study.controls or ()
     kan = kan_arm(study)
-    found = {}
+    descriptions = {}
     for name in wanted:
         check_name("control", name, CONTROLS)
         control = CONTROLS[name]
@@ -95,8 +95,8 @@ def control_arms(study: StudyConfig) -> dict[str, list[str]]:
         words = [w.format(kan=kan, baseline=study.baseline) for w in control.words]
         if control.is_kan and kan is not None:
             words = [w for w in study.arms[kan] if not _is_of_basis(w)] + words
-        found[name] = words
-    return found
+        descriptions[name] = words
+    return descriptions
 
 
 def kan_arm(study: StudyConfig) -> str | None:
@@ -152,21 +152,21 @@ def borrowed(words: list[str], config_of: Callable[[str], Config]) -> list[str]:
     """Overrides for what an arm takes from another one, whose configuration `config_of` gives."""
     from kanzoo.run.prepare import prepare
 
-    found = []
+    overrides = []
     for word in words:
         if word.startswith(SIZES):
             config = config_of(word.removeprefix(SIZES))
             solved = prepare(config).plan.options
             changed = {k: v for k, v in solved.items() if config["model"].get(k) != v}
-            found += [f"model.{name}={value}" for name, value in changed.items()]
-            found += ["match=none", "budget=null"]
+            overrides += [f"model.{name}={value}" for name, value in changed.items()]
+            overrides += ["match=none", "budget=null"]
         elif word.startswith(BUDGET):
             config = config_of(word.removeprefix(BUDGET))
             plan = prepare(config).plan
             counted = "flops" if config["match"] == "flops" else "params"
             amount = plan.flops if counted == "flops" else plan.params
-            found += [f"match={counted}", f"budget={amount}"]
-    return found
+            overrides += [f"match={counted}", f"budget={amount}"]
+    return overrides
 
 
 def sources(words: Iterable[str]) -> set[str]:

@@ -58,22 +58,22 @@ class LBFGS(torch.optim.LBFGS):
             width = float(direction.abs().max())
             smallest = group["tolerance_change"] / width
             here = here._replace(length=0.0, slope=slope)
-            found = _search(objective, direction, here, length, smallest, left)
-            if found.length == 0:
+            reached = _search(objective, direction, here, length, smallest, left)
+            if reached.length == 0:
                 if objective.evaluations < group["max_eval"]:
                     pairs.clear()  # nothing is lower in this direction: forget what led to it
                 objective.move(direction, 0.0)
                 break
-            objective.move(direction, found.length)
-            step, change = direction.mul_(found.length), found.gradient - here.gradient
+            objective.move(direction, reached.length)
+            step, change = direction.mul_(reached.length), reached.gradient - here.gradient
             product = float(step.dot(change))
             if product > ROUNDING * float(change.dot(change)):
                 pairs.append((step, change, 1 / product))
                 del pairs[: -group["history_size"]]
-            gain = here.loss - found.loss
-            here = found
+            gain = here.loss - reached.loss
+            here = reached
             if (
-                found.length * width <= group["tolerance_change"]
+                reached.length * width <= group["tolerance_change"]
                 or gain < group["tolerance_change"]
             ):
                 break

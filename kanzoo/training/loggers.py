@@ -76,8 +76,8 @@ class MetricsCSV(RowLogger):
                 log.warning("%s is damaged (%s): what was logged before is lost", self.path, error)
 
     def _read(self, resume_step: int) -> None:
-        whole, _, _ = self.path.read_text(encoding="utf-8").rpartition("\n")
-        reader = csv.DictReader(whole.splitlines())
+        complete, _, _ = self.path.read_text(encoding="utf-8").rpartition("\n")
+        reader = csv.DictReader(complete.splitlines())
         rows = [row for row in reader if int(row["step"] or 0) < resume_step]
         if any(None in row for row in rows):
             raise ValueError("a row is longer than the first")

@@ -42,23 +42,23 @@ class ProgressLines(Callback):
     SECONDS = 30.0
 
     def __init__(self) -> None:
-        self._began = self._said = time.monotonic()
+        self._began = self._reported = time.monotonic()
         self._first_step = 0
 
     def on_train_start(self, trainer: Trainer, *_: Any) -> None:
-        self._began = self._said = time.monotonic()
+        self._began = self._reported = time.monotonic()
         self._first_step = trainer.global_step
 
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
-        if time.monotonic() - self._said >= 2 * self.SECONDS:
+        if time.monotonic() - self._reported >= 2 * self.SECONDS:
             self._say(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, *_: Any) -> None:
-        if time.monotonic() - self._said >= self.SECONDS:
+        if time.monotonic() - self._reported >= self.SECONDS:
             self._say(trainer)
 
     def _say(self, trainer: Trainer) -> None:
-        self._said = now = time.monotonic()
+        self._reported = now = time.monotonic()
         if not trainer.is_global_zero:
             return
         step, steps = trainer.global_step, trainer.estimated_stepping_batches

@@ -75,13 +75,13 @@ class Beside(RowLogger):
             warn_of(self._title, error)
 
 
-_said: set[str] = set()  # services that the log of this run has said to be gone
+_reported: set[str] = set()  # services that the log of this run has said to be gone
 
 
 def warn_of(title: str, error: Exception, remedy: str = "training goes on without it") -> None:
     """Say that a service is gone, in one line and once a run."""
-    if title not in _said:
-        _said.add(title)
+    if title not in _reported:
+        _reported.add(title)
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         log.warning("%s does not answer (%s): %s", title, reason, remedy)
 
@@ -131,7 +131,7 @@ def loggers_beside(config: RunConfig, folder: RunDir, facts: Config) -> list[Log
         wanted["TensorBoard"] = _tensorboard
     if config.logger.mlflow:
         wanted["MLflow"] = _mlflow
-    _said.clear()
+    _reported.clear()
     loggers: list[Logger] = []
     for title, make in wanted.items():
         try:

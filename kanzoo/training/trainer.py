@@ -43,11 +43,11 @@ def build_trainer(
     facts: Config,
     resume: Resume | None,
     interrupt: StopBetweenBatches,
-    own: list[Callback],
+    extra: list[Callback],
 ) -> Trainer:
     """The trainer of a configuration, writing into the folder of its run.
 
-    `own` are callbacks that the caller needs to keep hold of.
+    `extra` are callbacks that the caller needs to keep hold of.
     """
     quieten()
     loggers: list[Logger] = [MetricsCSV(folder.path, resume.step if resume else 0)]
@@ -56,7 +56,7 @@ def build_trainer(
     callbacks: list[Callback] = [
         RandomState(),
         interrupt,
-        *own,
+        *extra,
         LogSteps(),
         EpochCheckpoint(
             folder.path / "checkpoints",

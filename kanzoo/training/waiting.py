@@ -87,7 +87,7 @@ def _ticks(path: Path) -> int | None:
     try:
         cores = {f"cpu{number}" for number in os.sched_getaffinity(0)}
         rows = [line.split() for line in path.read_text(encoding="ascii").splitlines()]
-        found = [row[1:] for row in rows if row and row[0] in cores]
-        return sum(int(row[i]) for row in found for i in BUSY_COLUMNS) if found else None
+        counts = [row[1:] for row in rows if row and row[0] in cores]
+        return sum(int(row[i]) for row in counts for i in BUSY_COLUMNS) if counts else None
     except (AttributeError, OSError, ValueError, IndexError):
         return None

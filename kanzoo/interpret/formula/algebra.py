@@ -58,9 +58,9 @@ def _reduce_phase(e: Any) -> Any:
     phase, rest = e.args[0].as_independent(*e.free_symbols, as_Add=True)
     if not e.free_symbols or not phase.has(sympy.Float):
         return e
-    half_turns = round(float(phase) / math.pi)
-    return (-1) ** (half_turns % 2) * e.func(
-        rest + sympy.Float(float(phase) - half_turns * math.pi, 17)
+    half_periods = round(float(phase) / math.pi)
+    return (-1) ** (half_periods % 2) * e.func(
+        rest + sympy.Float(float(phase) - half_periods * math.pi, 17)
     )
 
 

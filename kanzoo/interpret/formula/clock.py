@@ -27,7 +27,7 @@ class Clock:
         self.seconds = seconds
         self._end = None if seconds is None else time.monotonic() + seconds
         self._parent: Clock | None = None
-        self._said = time.monotonic()
+        self._reported = time.monotonic()
         console = Console(stderr=True)
         self._bar = Progress(
             *Progress.get_default_columns(),
@@ -79,8 +79,8 @@ class Clock:
         """Show what is tried, and how far it is."""
         self._bar.update(self._task, description=what, completed=done or 0, total=total)
         now = time.monotonic()
-        if self._bar.disable and now > self._said + QUIET:
-            self._said = now
+        if self._bar.disable and now > self._reported + QUIET:
+            self._reported = now
             log.info("looking for a formula: %s; %s", what, self._bar.tasks[0].fields["best"])
 
     def best(self, text: str) -> None:

@@ -17,7 +17,7 @@ from kanzoo.bases.base import get_basis
 from kanzoo.data.formula import compile_formula, natural, parse_formula
 from kanzoo.fit.stack import refine_stack
 from kanzoo.layers import KANLinear
-from kanzoo.layers.elementary import Elementary, get_function, own_function, write_text
+from kanzoo.layers.elementary import Elementary, get_function, make_function, write_text
 from kanzoo.layers.products import Products
 
 NAMES = {
@@ -236,7 +236,7 @@ def _atom(e: sympy.Expr) -> Atom:
             function = get_function(POWERS[exponent])
         else:
             domain = (-math.inf if exponent == int(exponent) else 0.0, math.inf)
-            function = own_function(f"x^{e.exp}", write_text(x**e.exp), domain)
+            function = make_function(f"x^{e.exp}", write_text(x**e.exp), domain)
     else:
         varying = [a for a in e.args if a.free_symbols]
         if len(varying) != 1:
@@ -246,7 +246,7 @@ def _atom(e: sympy.Expr) -> Atom:
             function = get_function(NAMES[type(e)])
         else:
             text = write_text(e.func(*(sympy.Symbol("x") if a == inner else a for a in e.args)))
-            function = own_function(text, text, (-math.inf, math.inf))
+            function = make_function(text, text, (-math.inf, math.inf))
     column = Column()
     terms = list(_terms(inner, column))
     if len(terms) == 1:

@@ -50,7 +50,7 @@ def search(problem: Problem, front: Front, clock: Clock, smooth_error: float = 0
             return
 
 
-def _likely(found: Iterable[Sum], terms: Library) -> list[Sum]:
+def _likely(candidates: Iterable[Sum], terms: Library) -> list[Sum]:
     """The sums whose error pays for their terms: those that are chosen from many cost more."""
     count = len(terms.values)
     cost = 0.5 * np.log(count) + np.log(len(terms.terms) + 1)
@@ -58,7 +58,7 @@ def _likely(found: Iterable[Sum], terms: Library) -> list[Sum]:
     def length(entry: Sum) -> float:
         return float(count * np.log(max(entry.error, 1e-15)) + cost * len(entry.support))
 
-    return sorted(found, key=length)[:KEPT]
+    return sorted(candidates, key=length)[:KEPT]
 
 
 def _expressions(problem: Problem, front: Front, clock: Clock) -> Iterator[sympy.Expr]:
@@ -93,13 +93,13 @@ def _expressions(problem: Problem, front: Front, clock: Clock) -> Iterator[sympy
         for name, transformed in choices:
             clock.show(f"sums of {title} for {name}")
             clock.check()
-            for found in _likely(sums(terms, transformed.y[rows_of], SIZE), terms):
-                if found.error < WORSE * front.least:
-                    yield transformed.invert(_expression(terms, found, problem))
+            for candidate in _likely(sums(terms, transformed.y[rows_of], SIZE), terms):
+                if candidate.error < WORSE * front.least:
+                    yield transformed.invert(_expression(terms, candidate, problem))
 
 
-def _expression(terms: Library, found: Sum, problem: Problem) -> sympy.Expr:
+def _expression(terms: Library, candidate: Sum, problem: Problem) -> sympy.Expr:
     """The expression of a sum."""
-    chosen = [terms.terms[k].symbol(problem.columns) for k in found.support]
-    numbers = [sympy.Float(c, 17) for c in found.coefficients]
+    chosen = [terms.terms[k].symbol(problem.columns) for k in candidate.support]
+    numbers = [sympy.Float(c, 17) for c in candidate.coefficients]
     return sympy.Add(*(c * t for c, t in zip(numbers, [*chosen, sympy.Integer(1)], strict=True)))

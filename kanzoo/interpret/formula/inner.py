@@ -14,7 +14,7 @@ from kanzoo.interpret.formula.problem import Problem
 from kanzoo.interpret.formula.terms import library, monomial_symbol, polynomial_terms
 
 STARTS = 40
-TURNS = (0.5, 1.0, 2.0, 4.0, 8.0)  # sizes of the coefficients that are started from
+SCALES = (0.5, 1.0, 2.0, 4.0, 8.0)  # sizes of the coefficients that are started from
 DEGREE = 2
 MAX_COLUMNS = 3
 EXACT = 1e-9
@@ -63,7 +63,7 @@ def inner_functions(
                 return (full @ solution - y) / scale, solution
 
             size = (design.shape[1],)
-            first = random.normal(0, TURNS[start % len(TURNS)], size)
+            first = random.normal(0, SCALES[start % len(SCALES)], size)
             result = least_squares(
                 lambda q: projected(q)[0], first, method="lm", max_nfev=25 * (len(first) + 1)
             )

@@ -70,9 +70,9 @@ def products(problem: Problem) -> Iterator[sympy.Expr]:
         )
         tuned.append((-float(result.fun), name, _times(argument, float(result.x))))
     for _, name, argument in [*plain_ones, *sorted(tuned, key=lambda entry: -entry[0])[:KEPT]]:
-        found = _product(problem, x, y, logs, weight, (name, argument))
-        if found is not None:
-            yield found
+        candidate = _product(problem, x, y, logs, weight, (name, argument))
+        if candidate is not None:
+            yield candidate
 
 
 def _times(argument: Argument, exponent: float) -> Argument:

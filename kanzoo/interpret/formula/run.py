@@ -173,13 +173,13 @@ def _judge(
 
 def _given(stack: nn.Sequential) -> dict[tuple[int, int, int], EdgeFit]:
     """The functions that the edges of a stack have in the end, those of them given by hand too."""
-    found = {}
+    fits = {}
     for index, nodes in enumerate(stack):
         layer = nodes.layer
         for edge in layer.given:  # type: ignore[union-attr]
             a, b, c, d = layer.given_affine[:, edge.column].tolist()  # type: ignore[union-attr, index]
-            found[index, edge.i, edge.o] = EdgeFit(edge.function, a, b, c, d, 1.0)
-    return found
+            fits[index, edge.i, edge.o] = EdgeFit(edge.function, a, b, c, d, 1.0)
+    return fits
 
 
 def _expressions(stack: nn.Sequential, symbols: Sequence[sympy.Expr]) -> list[sympy.Expr]:

@@ -94,8 +94,8 @@ def solve_separated(
         front = Front(x[rows][:, list(group)], heights, symbols, clock)
         search(Problem(x[rows][:, list(group)], heights, symbols, lambda e: e), front, clock)
         columns = {s: problem.columns[k] for s, k in zip(symbols, group, strict=True)}
-        found = [front.choose(), *sorted(front.pareto(), key=lambda e: e.error)]
-        choices.append([e.expression.xreplace(columns) for e in found[: KEPT + 1]])
+        entries = [front.choose(), *sorted(front.pareto(), key=lambda e: e.error)]
+        choices.append([e.expression.xreplace(columns) for e in entries[: KEPT + 1]])
     for parts in product(*choices):
         if separation.is_product:
             yield sympy.Float(1.0) * sympy.Mul(*parts)

@@ -27,15 +27,15 @@ def dimensions(units: Sequence[str]) -> np.ndarray:
     except ImportError:
         raise ValueError("units need the library pint: pip install kanzoo[units]") from None
     registry: Any = pint.UnitRegistry()
-    found = []
+    dimensions = []
     for unit in units:
         try:
-            found.append(dict(registry.Unit(unit or "dimensionless").dimensionality))
+            dimensions.append(dict(registry.Unit(unit or "dimensionless").dimensionality))
         except Exception as error:  # pint raises errors of its tokenizer and parser as well
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise ValueError(f"unit {unit!r} is not known to pint: {reason}") from None
-    bases = sorted({str(base) for powers in found for base in powers})
-    rows = [[_fraction(powers.get(base, 0)) for powers in found] for base in bases]
+    bases = sorted({str(base) for powers in dimensions for base in powers})
+    rows = [[_fraction(powers.get(base, 0)) for powers in dimensions] for base in bases]
     return np.array(rows, object).reshape(len(bases), len(units))
 
 
@@ -73,7 +73,7 @@ def dimensionless(
                 f"no product of powers of the columns has the unit {units[TARGET]!r} of the target"
             )
         factor = solution
-    groups = [_whole(vector) for vector in matrix.nullspace()]
+    groups = [_integral(vector) for vector in matrix.nullspace()]
     with np.errstate(all="ignore"):
         scale = monomial(problem.x, factor)
         x = np.column_stack([monomial(problem.x, g) for g in groups] or [np.ones(len(scale))])
@@ -94,16 +94,16 @@ def _solution(matrix: sympy.Matrix, target: sympy.Matrix) -> Powers | None:
     """Powers of few columns that have the target's dimension."""
     free = sympy.symbols(f"p:{matrix.shape[1]}")
     try:
-        found = sympy.linsolve((matrix, target), *free)
+        solutions = sympy.linsolve((matrix, target), *free)
     except ValueError:
         return None
-    if not found:
+    if not solutions:
         return None
-    values = next(iter(found))
+    values = next(iter(solutions))
     return tuple(Fraction(str(v.subs(dict.fromkeys(free, 0)))) for v in values)
 
 
-def _whole(vector: sympy.Matrix) -> Powers:
+def _integral(vector: sympy.Matrix) -> Powers:
     """A vector of the null space with whole numbers that have no common divisor."""
     common = sympy.ilcm(*(v.q for v in vector))
     numbers = [int(v * common) for v in vector]

@@ -26,7 +26,7 @@ SPECIAL = {
 def escape(text: object) -> str:
     """Text as LaTeX shows it, on one line; letters of other scripts stay as they are."""
     words = " ".join(str(text).split()).replace("->", "→")
-    return re.sub("|".join(map(re.escape, SPECIAL)), lambda found: SPECIAL[found[0]], words)
+    return re.sub("|".join(map(re.escape, SPECIAL)), lambda match: SPECIAL[match[0]], words)
 
 
 def latex_table(rows: Sequence[Mapping[str, Any]], title: str, baseline: str, level: str) -> str:

@@ -48,7 +48,7 @@ def summarise(
     axes = active_axes(study)
     tuned = {kind for tuning in tunings if tuning.is_tuned for kind in tuning.kinds}
     results = collect(cells, folder, axes, tuned)
-    found, aggregate = judge(study, results)
+    judged, aggregate = judge(study, results)
     falls = []
     if study.slope is not None:
         falls = slopes(results, study.baseline, study.slope, axes, study.alpha)
@@ -57,7 +57,7 @@ def summarise(
     paths = write_report(
         folder / "report",
         results,
-        found,
+        judged,
         axes=axes,
         title=study.title,
         question=study.question,
@@ -72,7 +72,7 @@ def summarise(
         slopes=falls,
         aggregate=aggregate,
     )
-    Console(markup=False, width=None if sys.stdout.isatty() else 100).print(verdict_table(found))
+    Console(markup=False, width=None if sys.stdout.isatty() else 100).print(verdict_table(judged))
     counts = results["status"].value_counts()
     waiting, failed, diverged = (
         int(counts.get(status, 0)) for status in ("waiting", "failed", "diverged")
