@@ -24,6 +24,8 @@ BARE = f"""
 import runpy, sys
 for name in {MISSING}:
     sys.modules[name] = None
+from kanzoo.benchmark import device
+device.KINDS = ("bf16",)
 runpy.run_module("kanzoo.benchmark", run_name="__main__")
 """
 
@@ -50,8 +52,11 @@ def test_the_command_needs_the_package_alone(tmp_path: Path) -> None:
     run("loop", "--device", "cpu", *sizes, "--rounds", "1", "--json", str(file))
     assert json.loads(file.read_text())["estimates"] == content["estimates"]
     rows = json.loads(file.read_text())["loop"]["rows"]
-    assert [row["what"] for row in rows] == ["loop"] * 3
-    assert all(row["step_ratio"] > 0 for row in rows)
+    assert [row["what"] for row in rows] == ["loop"]
+    run("models", "--device", "cpu", "--rows", "2", "--rounds", "1", "--json", str(file))
+    more = json.loads(file.read_text())["models"]["rows"]
+    assert {"chebyshev", "unet, bspline", "vit, rational"} <= {row["name"] for row in more}
+    assert all(row["step_ratio"] > 0 for row in (*rows, *more))
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from kanzoo import registry
 from kanzoo.bases.base import get_basis
 from kanzoo.benchmark import peers, textbook
-from kanzoo.benchmark.inputs import inputs_of, plan
+from kanzoo.benchmark.inputs import architecture, inputs_of, plan
 from kanzoo.benchmark.timing import saved_bytes, training_step
 from kanzoo.layers import KANLinear
 
@@ -171,7 +171,7 @@ def networks(device: torch.device, rounds: int, batch: int | None = None) -> Ite
     """
     for kind in KINDS:
         yield from _bases(device, kind, rounds, batch or BATCH)
-        for name in registry.names("model"):
+        for name in (name for name in registry.names("model") if architecture(name).coarse):
             arms = [("bspline", "kan"), *([("rational", "kan_ffn")] if name == "vit" else [])]
             for basis, where in arms:
                 yield from _network(device, kind, name, (basis, where), rounds, batch)
