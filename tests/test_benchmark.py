@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from kernel_cases import needs_compiler
 from torch import nn
 
 from kanzoo.bases.base import get_basis
-from kanzoo.benchmark import inputs, models, peers
+from kanzoo.benchmark import inputs, models, paths, peers
 from kanzoo.benchmark.layers import SHAPES, Shape, measure
 from kanzoo.benchmark.main import main
 from kanzoo.benchmark.timing import ratio, saved_bytes, training_step
@@ -57,6 +58,21 @@ def test_a_row_names_what_was_measured(shape: Shape) -> None:
     for name in ("step_ratio", "forward_ratio", "saved_bytes_ratio"):
         assert math.isfinite(row[name])
         assert row[name] > 0
+
+
+@needs_compiler
+def test_special_paths_are_measured_beside_general_ones() -> None:
+    shape = Shape(16, 8, 700)
+    rows = {row.basis: row for row in paths.measure(1, ("bspline", "rbf", "rational"), (shape,))}
+    used = {basis: row.path for basis, row in rows.items()}
+    assert used == {"bspline": "Direct", "rbf": "FamiliesLinear", "rational": "Rational"}
+    assert all(
+        row.compiler and row.speedup > 0 and row.saved_bytes_ratio <= 1 for row in rows.values()
+    )
+    net, x = shape.kan(get_basis("rbf"), "auto"), shape.sample(16)
+    with paths.left_out():
+        assert not paths.chosen(net, x)
+    assert paths.chosen(net, x)
 
 
 def test_a_network_is_measured_beside_its_twin() -> None:

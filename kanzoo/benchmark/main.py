@@ -207,7 +207,7 @@ def _layer_table(rows: list[layers.Row]) -> Table:
 
 
 def _paths_table(rows: list[paths.Row]) -> Table:
-    title = "Training steps by special paths, and how much faster than by general ones"
+    title = f"Training steps by special paths (worth their code from {paths.WORTH:g} times faster)"
     table = Table(title=title, title_justify="left")
     for name in ("shape", "basis", "compiler", "path", "step ms", "times faster", "saved bytes"):
         table.add_column(name, justify="left" if name in ("shape", "basis", "path") else "right")
