@@ -92,6 +92,13 @@ def test_activations_without_second_derivatives_are_refused_in_one_line() -> Non
             prepare(compose("train", [*SMALL, *words]))
 
 
+def test_straight_lines_beyond_a_grid_are_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    prepare(compose("train", [*SMALL, "layers=kan"]))
+    assert "extrapolation" not in caplog.text
+    prepare(compose("train", [*SMALL, "layers=kan", "basis.extrapolation=linear"]))
+    assert caplog.text.count("second derivatives jump") == 1
+
+
 def test_twins_share_their_points_and_the_border_is_on_the_border() -> None:
     sets = []
     for layers in ("kan", "mlp"):

@@ -3,6 +3,7 @@
 Axes: B points.
 """
 
+import logging
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -18,6 +19,8 @@ from kanzoo.training.objective import Objective
 
 if TYPE_CHECKING:
     from torchmetrics import MetricCollection
+
+log = logging.getLogger("kanzoo")
 
 
 def derivatives(net: Any, points: Tensor, second: tuple[int, ...] = (0, 1)) -> tuple[Tensor, ...]:
@@ -99,14 +102,22 @@ class PDE(Objective):
     def check_net(self, net: nn.Module, *, compiled: bool) -> None:
         if compiled:
             raise ValueError("trainer.compile=true has no second derivatives, which task=pde needs")
+        kinds = {"zero"}
         for module in net.double().modules():
             if not isinstance(module, Expansion):
                 continue
             if module.basis.num_functions and has_kinks(module.basis, module.basis.in_features):
                 name = module.factory.name
                 raise ValueError(f"task=pde needs second derivatives, and {name!r} has none")
+            kinds.add(getattr(module.basis, "extrapolation", "zero"))
             if module.residual == "relu":
                 raise ValueError("task=pde needs second derivatives: layers.residual=relu has none")
+        if len(kinds) > 1:
+            log.warning(
+                "basis.extrapolation=%s: second derivatives jump at the ends of a grid: LBFGS "
+                "may stall; take zero, and let grids move (callbacks=grid)",
+                max(kinds - {"zero"}),
+            )
 
     def output(self, net: Any, x: Tensor) -> Tensor:
         assert self.dataset is not None
