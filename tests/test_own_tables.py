@@ -8,10 +8,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from sklearn.datasets import load_diabetes
 
 from kanzoo.data.columns import dates
 from kanzoo.data.csv_file import CSV
 from kanzoo.data.frames import read_frame
+from kanzoo.data.tabular import Diabetes
 
 FRAME = pd.DataFrame({"größe": [1.5, -2.25, 3.0], "art": ["a", "b, c", "a"], "n": [1, 2, 3]})
 
@@ -153,3 +155,17 @@ def test_bad_options_are_refused(tmp_path: Path, options: dict[str, Any], text: 
     with pytest.raises(ValueError, match=text) as caught:
         loaded(example(), tmp_path, **options)
     assert "\n" not in str(caught.value)
+
+
+def test_built_in_tables_come_back_in_their_units() -> None:
+    data = Diabetes(split_seed=0)
+    data.load()
+    assert data.splits is not None
+    rows = []
+    for part in data.splits.values():
+        pairs = zip(part, data.moments.values(), strict=True)
+        rows += np.concatenate(
+            [v.double() * scale + mean for v, (mean, scale) in pairs], 1
+        ).tolist()
+    x, y = load_diabetes(return_X_y=True, scaled=False)
+    np.testing.assert_allclose(sorted(rows), sorted(np.column_stack([x, y]).tolist()), rtol=1e-4)
