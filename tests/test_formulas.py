@@ -331,3 +331,14 @@ def test_stability_counts_the_samples_that_give_the_same_formula() -> None:
     wrong = Formula([a**3], symbols, names=["a", "b"])
     assert stability(right, x, y, samples=3, time_limit=None).found == [3]
     assert stability(wrong, x, y, samples=1, time_limit=None).found == [0]
+
+
+def test_flags_have_no_samples_off_their_ends() -> None:
+    random = np.random.default_rng(0)
+    x = np.column_stack([random.uniform(1, 3, 300), random.integers(0, 2, (300, 2))]).astype(float)
+    y = np.sqrt(x[:, 0]) * 2 + 0.5 * x[:, 1] - x[:, 2]
+    problem = Problem(x, y, tuple(sympy.symbols("a b c", real=True)), lambda e: e)
+    found = list(separations(problem, fit_polynomial(x, y)))
+    assert ((0,), (1,), (2,)) in [s.groups for s in found if not s.is_product]
+    flags = Problem(x[:, 1:], y, problem.columns[1:], lambda e: e)
+    list(separations(flags, fit_polynomial(x[:, 1:], y)))

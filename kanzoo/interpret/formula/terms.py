@@ -104,6 +104,9 @@ class Library:
 
 def library(x: np.ndarray, terms: Sequence[Term]) -> Library:
     """The terms that are finite, not constant and not wild at x `(N, C)`, each once."""
+    nothing = Library((), np.zeros((len(x), 0)))
+    if not terms:
+        return nothing
     with np.errstate(all="ignore"):
         values = np.stack([term.values(x) for term in terms], 1)
         size = np.abs(values)
@@ -112,6 +115,8 @@ def library(x: np.ndarray, terms: Sequence[Term]) -> Library:
         good &= (top < LARGEST * np.maximum(middle, 1e-300)) & (top > 0)
         good &= values.std(0) > 1e-9 * top
     kept = np.flatnonzero(good)
+    if not len(kept):
+        return nothing
     probe = values[: min(len(values), 7), kept]
     with np.errstate(all="ignore"):
         probe = np.round(probe / np.abs(probe[:1]), 9)
