@@ -112,7 +112,9 @@ def _end_service() -> None:
     from wandb.sdk.lib.module import unset_globals
 
     with contextlib.suppress(Exception):  # there may be none, or one of another version
-        wandb.setup()._connection._proc._process.kill()  # type: ignore[union-attr]
+        process = wandb.setup()._connection._proc._process  # type: ignore[union-attr]
+        process.kill()
+        process.wait(10)
     with contextlib.suppress(Exception, SystemExit):  # which says how the process ended
         wandb.teardown()
     unset_globals()
