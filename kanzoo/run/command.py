@@ -104,7 +104,8 @@ def stopped(stop: Stopped, detail: str = "") -> NoReturn:
     """End a command that a signal has stopped, with the code that a shell would give it."""
     if stop.number == getattr(signal, "SIGUSR1", None):
         requeue()
-    print(f"kanzoo: {stop}; {detail}the same command goes on from here", file=sys.stderr)
+    if is_first_process():
+        print(f"kanzoo: {stop}; {detail}the same command goes on from here", file=sys.stderr)
     raise SystemExit(stop.code) from None
 
 
