@@ -177,11 +177,11 @@ class RunConfig:
 class TuneConfig:
     """How the arms of a study are tuned; `trials` 0 trains with the recipe as it is."""
 
-    trials: Index
-    seeds: Count
+    trials: Annotated[int, Bounds(0, 10_000)]
+    seeds: Annotated[int, Bounds(1, 1000)]
     epochs: PositiveShare
     finalists: Index
-    finalist_seeds: Count
+    finalist_seeds: Annotated[int, Bounds(1, 1000)]
     seed: Seed
     space: dict[str, Config]
     extra: dict[str, dict[str, Config]]

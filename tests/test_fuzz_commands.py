@@ -101,6 +101,8 @@ def test_many_command_lines(tmp_path: Path) -> None:
     "line",
     [
         ("train", ["~seed"]),
+        ("compare", ["study.tune.finalist_seeds=100000000"]),
+        ("compare", ["study.tune.trials=0", "study.looks=[9,20000]", "study.seeds=20000"]),
         ("compare", ["study.further=[[1]]"]),
         ("train", ["--resolve"]),
         ("train", ["model@x=mlp"]),

@@ -6,6 +6,7 @@ Axes: N samples, F variables.
 import csv
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -46,8 +47,12 @@ class Function:
 def written(name: str, formula: str, ranges: Mapping[str, Range]) -> Function:
     """The function of a formula; the order of `ranges` is that of its variables."""
     variables = tuple(ranges)
-    call = compile_formula(parse_formula(formula, variables), variables)
-    return Function(name, variables, tuple(ranges.values()), call, formula)
+    return Function(name, variables, tuple(ranges.values()), _compiled(formula, variables), formula)
+
+
+@lru_cache(maxsize=256)
+def _compiled(formula: str, variables: tuple[str, ...]) -> Callable[[np.ndarray], np.ndarray]:
+    return compile_formula(parse_formula(formula, variables), variables)
 
 
 def feynman_table(root: str | Path) -> dict[str, tuple[str, dict[str, Range]]]:

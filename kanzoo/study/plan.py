@@ -19,6 +19,7 @@ from kanzoo.study.overrides import check_apart, check_words, match_words
 MIN_SEEDS = 2
 MIN_JUDGED = 5  # pairs of seeds below which there is no verdict
 MIN_SIZES = 3  # of a slope
+MAX_RUNS = 100_000  # cells or trials of a study, each a few milliseconds of planning
 Axes = tuple[tuple[str, str], ...]
 Point = Sequence[tuple[str, list[str]]]  # the value on every axis, and its overrides
 
@@ -143,6 +144,7 @@ def plan_cells(
                 points = product(*(_values(axis, arm) for axis in axes))
                 first += [cell_of(data, model, arm, match, point) for point in points]
     first = _without_twins(first, study)
+    check_number("the cells", len(first) * study.seeds)
     return [
         at_seed(cell, seed)
         for seed in range(study.first_seed, study.first_seed + study.seeds)
@@ -159,6 +161,15 @@ def _without_twins(cells: list[Cell], study: StudyConfig) -> list[Cell]:
         if arm in study.arms:
             raise ValueError(f"study.arms.{arm} is the same as the baseline {baseline!r}")
     return kept
+
+
+def check_number(what: str, count: int) -> None:
+    """Raise a `ValueError` of one line where a study would have more runs than can be planned."""
+    if count > MAX_RUNS:
+        raise ValueError(
+            f"{what} of this study would be {count:,} runs, at most {MAX_RUNS:,} can be planned: "
+            "fewer seeds, trials, arms or values do"
+        )
 
 
 def at_seed(cell: Cell, seed: int) -> Cell:

@@ -19,7 +19,7 @@ from typing import Any
 from kanzoo.rundir import Config
 from kanzoo.settings import StudyConfig
 from kanzoo.study import space
-from kanzoo.study.plan import Cell, at_seed
+from kanzoo.study.plan import Cell, at_seed, check_number
 from kanzoo.study.selection import Run
 from kanzoo.study.space import SEED_OFFSET, Settings
 
@@ -132,6 +132,9 @@ def tune(
 ) -> None:
     """Fill in the trials of every kind of cell, in runs below `folder`."""
     options = study.tune
+    finalists = min(options.finalists, options.trials) if options.finalists > 1 else 0
+    runs = options.trials * options.seeds + finalists * options.finalist_seeds
+    check_number("the tuning", len(tunings) * runs)
     for tuning in tunings:
         allowed = space.space_of(tuning.cell, options)
         tried = space.points(allowed, options.trials - 1, options.seed)
