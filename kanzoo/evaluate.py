@@ -18,7 +18,8 @@ def main() -> None:
 def _job(config: Config) -> None:
     with user_errors():
         options = build(EvaluateConfig, config)
-        if options.run.startswith(PREFIX):
+        is_member = options.run.startswith(PREFIX)
+        if is_member:
             run = load_member(options.run, options.root)
         else:
             run = load_run(Path(options.run), options.checkpoint, options.root)
@@ -26,7 +27,6 @@ def _job(config: Config) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    is_member = options.run.startswith(PREFIX)
     title = options.run + ("" if is_member else f", checkpoint {options.checkpoint}")
     table = Table(title=title, title_justify="left", show_header=False)
     for name, value in scores.items():

@@ -99,7 +99,7 @@ class RunDir:
         content = read_config(path)
         try:
             saved = flatten(identity(content))
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(
                 f"{path} is damaged: choose another name or set overwrite=true"
             ) from error
@@ -260,9 +260,9 @@ def identity(config: dict[str, Any]) -> dict[str, Any]:
         for group, content in config.items()
         if isinstance(content, dict) and "_target_" in content and group in config["choices"]
     }
-    if isinstance(callbacks := kept["callbacks"], dict) and callbacks.get("starts", 1) == 1:
-        unused = ("starts", "start_epochs")  # nothing is chosen
-        kept["callbacks"] = {k: v for k, v in callbacks.items() if k not in unused}
+    if kept["callbacks"].get("starts", 1) == 1:  # then nothing is chosen
+        unused = ("starts", "start_epochs")
+        kept["callbacks"] = {k: v for k, v in kept["callbacks"].items() if k not in unused}
     kept["choices"] = {group: name for group, name in chosen.items() if group in kept}
     if not is_kan(config):
         del kept["basis"]

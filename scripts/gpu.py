@@ -20,16 +20,17 @@ import torch
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
+from kanzoo.benchmark import __main__ as benchmark  # noqa: E402
 from kanzoo.benchmark.__main__ import (  # noqa: E402
-    NOT_MEASURED,
     PUBLISHED,
     as_lines,
     check_target,
+    known_parts,
     reachable_device,
-    read,
 )
+from kanzoo.files import write_atomic  # noqa: E402
 
-PARTS = ("tests", "layers", "models", "loop", "accuracy", "repeats")
+PARTS = ("tests", *benchmark.PARTS, "accuracy", "repeats")
 ON_DEVICE = ("bases", "layers", "models", "conv", "grids", "squash")
 SHORT = ["logger=csv", "callbacks.progress=false", "match=none", "model=mlp", "layers=kan"]
 NET = ["model.width=64", "model.depth=1", "model.norm=none", "data.batch_size=256"]
@@ -155,10 +156,10 @@ def note(file: Path, device: torch.device, part: str, found: Any, seconds: float
     card = torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
     row = {"check": part, "found": found, "seconds": round(seconds, 1)}
     row |= {"card": card, "torch": torch.__version__}
-    content = read(file) if file.exists() else dict.fromkeys(PARTS[1:4], NOT_MEASURED)
+    content = known_parts(file)
     before = content.get("checks", {}).get("rows", [])
     rows = [*(r for r in before if r["check"] != part), row]
-    file.write_text(as_lines({**content, "checks": {"rows": rows}}))
+    write_atomic(file, as_lines({**content, "checks": {"rows": rows}}))
 
 
 if __name__ == "__main__":

@@ -228,6 +228,11 @@ def as_factory(basis: str | BasisFactory | type[Basis]) -> BasisFactory:
     raise ValueError(f"basis must be a name, a factory or a Basis class, got {basis!r}")
 
 
+def neighbours(in_features: int, groups: int, device: torch.device | str | None = None) -> Tensor:
+    """The group of every feature, `(C)`, of neighbours; groups differ in size by one at most."""
+    return torch.arange(in_features, device=device) * groups // in_features
+
+
 def normal_quantiles(count: int = 4096) -> Tensor:
     """`count` float64 points on the CPU that divide the standard normal distribution evenly."""
     levels = (torch.arange(count, dtype=torch.float64, device="cpu") + 0.5) / count

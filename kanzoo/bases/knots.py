@@ -78,8 +78,7 @@ class _Planes(torch.autograd.Function):
     @staticmethod
     def forward(x: Tensor, around: Tensor | None, cell: Tensor, order: int, count: int) -> Tensor:
         planes = x.new_zeros((count, *x.shape))
-        values = _equal_cells(x, order) if around is None else _uneven_cells(x, around, order)
-        for index, value in enumerate(values):
+        for index, value in enumerate(_cells(x, around, order)):
             planes[index:].scatter_(0, cell.unsqueeze(0), value.unsqueeze(0))
         return planes
 
@@ -96,7 +95,7 @@ class _Planes(torch.autograd.Function):
         if ctx.order:
             steps = torch.arange(ctx.order + 1, device=cell.device)
             local = grad.gather(0, cell + steps.view(-1, *[1] * cell.dim()))
-            slopes = slopes + (_local_rates(x, around, ctx.order) * local.diff(dim=0)).sum(0)
+            slopes = slopes + (_rates(x, around, ctx.order) * local.diff(dim=0)).sum(0)
         return slopes, None, None, None, None
 
     @staticmethod
@@ -129,8 +128,7 @@ class _Local(torch.autograd.Function):
 
     @staticmethod
     def forward(x: Tensor, around: Tensor | None, order: int) -> Tensor:
-        values = _equal_cells(x, order) if around is None else _uneven_cells(x, around, order)
-        return torch.stack(values)
+        return torch.stack(_cells(x, around, order))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -143,32 +141,32 @@ class _Local(torch.autograd.Function):
         x, around = ctx.saved_tensors
         if ctx.order == 0:
             return 0 * x, None, None
-        return (_local_rates(x, around, ctx.order) * grad.diff(dim=0)).sum(0), None, None
+        return (_rates(x, around, ctx.order) * grad.diff(dim=0)).sum(0), None, None
 
     @staticmethod
     def jvp(ctx: Any, tangent: Tensor, *_: None) -> Tensor:
         x, around = ctx.saved_tensors
         nothing = torch.zeros_like(x).unsqueeze(0)
-        if ctx.order == 0:
-            return nothing
-        rates = torch.cat([nothing, _local_rates(x, around, ctx.order), nothing])
+        rates = torch.cat([nothing, _rates(x, around, ctx.order), nothing])
         return -rates.diff(dim=0) * tangent
 
 
-def _local_rates(x: Tensor, around: Tensor | None, order: int) -> Tensor:
-    """`_rates` in one tensor `(order, ...)`, whose derivatives cost as much as itself."""
+def _rates(x: Tensor, around: Tensor | None, order: int) -> Tensor:
+    """How fast function j of a cell falls, and the next one rises with it: `(order, ...)`.
+
+    Derivatives of it cost as much as itself.
+    """
+    if order == 0:
+        return x.new_zeros((0, *x.shape))
     if around is None:
         return _Local.apply(x, None, order - 1)
     values = _Local.apply(x, around[1:-1], order - 1)
-    return values * (order / (around[order:] - around[:order]))
+    return order * values / (around[order:] - around[:order])
 
 
-def _rates(x: Tensor, around: Tensor | None, order: int) -> list[Tensor]:
-    """How fast function j of a cell falls, and the next one rises with it, for every j < order."""
-    if order == 0 or around is None:
-        return _equal_cells(x, order - 1) if order else []
-    lower = _uneven_cells(x, around[1:-1], order - 1)
-    return [order * value / (around[order + j] - around[j]) for j, value in enumerate(lower)]
+def _cells(x: Tensor, around: Tensor | None, order: int) -> list[Tensor]:
+    """The functions that are not zero on the cell of x, for equal knots or those around it."""
+    return _equal_cells(x, order) if around is None else _uneven_cells(x, around, order)
 
 
 def _equal_cells(t: Tensor, order: int) -> list[Tensor]:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from kanzoo.bases.base import (
     Basis,
     Family,
+    neighbours,
 )
 from kanzoo.checks import check_whole
 
@@ -75,8 +76,7 @@ class GroupChebyshev(Basis):
         start = torch.zeros(degree + 1, groups, device=device, dtype=dtype)
         start[1] = 1
         self.coefficients = nn.Parameter(start)
-        index = torch.arange(in_features, device=device) * groups // in_features
-        self.register_buffer("group_of", index, persistent=False)
+        self.register_buffer("group_of", neighbours(in_features, groups, device), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         rows = self.coefficients.to(x.dtype).index_select(1, self.group_of).unbind()  # of (C)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from kanzoo.bases.base import (
     Basis,
     Family,
+    neighbours,
 )
 from kanzoo.checks import check_name, check_whole
 
@@ -56,8 +57,7 @@ class GroupRational(Basis):
         self.numerator = nn.Parameter(torch.tensor(numerator, device=device, dtype=dtype))
         row = torch.tensor(denominator, device=device, dtype=dtype)
         self.denominator = nn.Parameter(row.unsqueeze(-1).repeat(1, groups))  # (4, groups)
-        index = torch.arange(in_features, device=device) * groups // in_features
-        self.register_buffer("group_of", index, persistent=False)
+        self.register_buffer("group_of", neighbours(in_features, groups, device), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         above = self.numerator.to(x.dtype).unbind()

@@ -22,6 +22,7 @@ from kanzoo.training.cards import CARDS
 
 SHOWN = ("H100", "H200", "A100")  # cards that are estimated unless others are named
 KINDS = ("cuda", "mps", "xpu")  # of accelerators
+PARTS = ("layers", "models", "loop")
 NOT_MEASURED = "not measured yet"
 PUBLISHED = ("docs", "benchmarks", "gpu.json")
 ROWS, FEATURES = [256, 4096, 65_536], [64, 512, 4096]
@@ -59,7 +60,7 @@ def main() -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m kanzoo.benchmark", description=__doc__)
-    parser.add_argument("what", choices=("layers", "models", "loop"))
+    parser.add_argument("what", choices=PARTS)
     either = parser.add_mutually_exclusive_group(required=True)
     either.add_argument("--device", type=reachable_device, help="cuda, cuda:1, mps, xpu or cpu")
     either.add_argument("--roofline", nargs="*", choices=CARDS, metavar="CARD")
@@ -113,6 +114,11 @@ def read(file: Path) -> dict[str, Any]:
     return dict(content)
 
 
+def known_parts(file: Path) -> dict[str, Any]:
+    """The parts of a file of this command, which there may not be yet, those not measured too."""
+    return dict.fromkeys(PARTS, NOT_MEASURED) | (read(file) if file.exists() else {})
+
+
 def _sizes(options: argparse.Namespace) -> list[accelerator.Size]:
     """Rows, features and cells of layers; those of published figures too unless sizes are given."""
     rows, features = options.rows or ROWS, options.features or FEATURES
@@ -137,9 +143,7 @@ def _measured(options: argparse.Namespace) -> Iterator[accelerator.Row]:
 
 def _write(options: argparse.Namespace, rows: list[dict[str, Any]]) -> None:
     """Replace one part of a file: estimates, or what was measured of layers, models or loops."""
-    kept: dict[str, Any] = {name: NOT_MEASURED for name in ("layers", "models", "loop")}
-    if options.json.exists():
-        kept |= read(options.json)
+    kept = known_parts(options.json)
     if options.roofline is not None:
         kept["estimates"] = {"reached": roofline.REACHED, "rows": rows}
     else:

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kanzoo.bases.base import neighbours
 from kanzoo.kernels.families.rational import dense_rational
 
 ORDER, END, GROUPS = 3, 3.0, 8
@@ -74,7 +75,7 @@ class Rational(nn.Module):
         self.above = nn.Parameter(torch.randn(6, device=device))
         self.below = nn.Parameter(torch.randn(4, GROUPS, device=device))
         self.linear = nn.Linear(features, features, device=device)
-        self.register_buffer("group_of", torch.arange(features, device=device) * GROUPS // features)
+        self.register_buffer("group_of", neighbours(features, GROUPS, device))
 
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.linear(dense_rational(x, self.above, self.below, self.group_of))

@@ -195,18 +195,21 @@ def _saturating(form: _WeakForm, k: int, limit: float) -> _Choice | None:
     others = [*polynomial_terms(form.states.shape[1], 2), _One()]
     matrix = form.means(others)
 
-    def missed(logarithm: float, term: Saturation) -> float:
-        design = np.column_stack([matrix, form.means([term.at(float(np.exp(logarithm)))])])
+    def missed(logarithm: float, term: Saturation, beside: np.ndarray) -> float:
+        design = np.column_stack([beside, form.means([term.at(float(np.exp(logarithm)))])])
         return float(np.linalg.norm(design @ solved(design, side) - side))
 
-    def tuned(term: Saturation) -> tuple[float, Saturation]:
+    def tuned(term: Saturation, beside: np.ndarray) -> tuple[float, Saturation]:
         grid = np.log(term.constant) + np.linspace(-8, 8, 17)
-        start = min(grid, key=lambda logarithm: missed(logarithm, term))
-        options: Any = {"bounds": (start - 1, start + 1), "method": "bounded", "args": (term,)}
-        found = minimize_scalar(missed, options={"xatol": 1e-10}, **options)
+        start = min(grid, key=lambda logarithm: missed(logarithm, term, beside))
+        options: Any = {"bounds": (start - 1, start + 1), "method": "bounded"}
+        options |= {"args": (term, beside), "options": {"xatol": 1e-10}}
+        found = minimize_scalar(missed, **options)
         return float(found.fun), term.at(float(np.exp(found.x)))
 
-    tried = sorted((tuned(term) for term in saturations(form.states)), key=lambda pair: pair[0])
+    tried = sorted(
+        (tuned(term, matrix) for term in saturations(form.states)), key=lambda pair: pair[0]
+    )
     best: _Choice | None = None
     for _, term in tried[:KEPT]:
         all_terms = [*others, term]
@@ -214,8 +217,8 @@ def _saturating(form: _WeakForm, k: int, limit: float) -> _Choice | None:
             if len(all_terms) - 1 not in kept:
                 continue
             few = [all_terms[i] for i in kept[:-1]]
-            matrix = form.means(few) if few else np.zeros((len(side), 0))
-            terms = [*few, tuned(term)[1]]
+            means = form.means(few) if few else np.zeros((len(side), 0))
+            terms = [*few, tuned(term, means)[1]]
             error = form.error(form.means(terms), k)
             if error <= limit and (best is None or len(terms) < len(best.terms)):
                 best = _Choice(terms, error)

@@ -150,7 +150,8 @@ class Problem:
         self.layers: list[KANLinear] = list(net)  # type: ignore[arg-type]
         self.first = -1 if penalty.is_linear else 0  # of the functions that are fitted
         self.parameters: list[Tensor] = []
-        self.edges = [] if anchor else [penalty.matrix(layer) for layer in self.layers]
+        self.penalised = [] if anchor else self.layers
+        self.edges = [penalty.matrix(layer) for layer in self.penalised]
         for layer in self.layers:
             assert layer.bias is not None
             self.parameters += [layer.weight.data[:, self.first :], layer.bias.data]
@@ -172,8 +173,8 @@ class Problem:
     @torch.no_grad()
     def value(self) -> float:
         total = float(self.loss(self.outputs(), self.y))
-        for matrix, weight in zip(self.edges, self.parameters[::2], strict=False):
-            total += float(_quadratic(matrix, weight))
+        for matrix, layer in zip(self.edges, self.penalised, strict=True):
+            total += float(_quadratic(matrix, layer.weight[:, self.first :]))
         total += float(self.anchor.value(self.flat())) if self.anchor else 0.0
         return total if math.isfinite(total) else math.inf
 
@@ -192,7 +193,7 @@ class Problem:
 
         def penalty() -> Tensor:
             total = self.x.new_zeros(())
-            for matrix, layer in zip(self.edges, self.layers, strict=False):
+            for matrix, layer in zip(self.edges, self.penalised, strict=True):
                 total = total + _quadratic(matrix, layer.weight[:, self.first :])
             if self.anchor:
                 pairs = [(layer.weight[:, self.first :], layer.bias) for layer in self.layers]
@@ -244,7 +245,8 @@ class Problem:
             flat = rows.flatten(0, 1)
             gram.addmm_(flat.T, flat)
         start = 0
-        for matrix, weight in zip(self.edges, self.parameters[::2], strict=False):
+        for matrix, layer in zip(self.edges, self.penalised, strict=True):
+            weight = layer.weight.data[:, self.first :]
             c, _, m = weight.shape
             size = weight.numel()
             eyes = [torch.eye(n, dtype=torch.float64) for n in (c, m)]

@@ -85,9 +85,8 @@ class Selection:
         self.options, self.stop = options, stop
         random = check_random_state(options.random_state)
         order = torch.as_tensor(random.permutation(len(z)))[:MAX_ROWS]
-        self.z, self.y, self.weights = z[order], y[order], weights
-        if weights is not None:
-            self.weights = weights[order]
+        self.z, self.y = z[order], y[order]
+        self.weights = None if weights is None else weights[order]
         self.num_outputs = num_classes or (
             y.shape[1] if y.is_floating_point() else int(y.max()) + 1
         )

@@ -11,7 +11,7 @@ from rich.table import Table
 from kanzoo.ledger.page import write_page
 from kanzoo.ledger.release import release
 from kanzoo.ledger.repeat import draw, repeat
-from kanzoo.ledger.store import add, merge, read_ledger, read_verdicts
+from kanzoo.ledger.store import Ledger, add, merge, read_ledger, read_verdicts
 from kanzoo.ledger.verify import check_ledger
 from kanzoo.study.record import read_record
 from kanzoo.study.verdict import interval_text
@@ -94,10 +94,10 @@ def _show(folder: Path, console: Console) -> None:
     console.print(f"{len(ledger.runs)} runs", *ledger.record.lines, sep="\n")
 
 
-def _repeat(rows: list[tuple[Path, dict[str, Any]]], runs: str, console: Console) -> None:
+def _repeat(rows: list[tuple[str, Ledger, dict[str, Any]]], runs: str, console: Console) -> None:
     verdicts = []
-    for ledger, row in rows:
-        found = repeat(ledger, row, runs)
+    for name, ledger, row in rows:
+        found = repeat(name, ledger, row, runs)
         ours, theirs = found.machines
         where = "" if ours == theirs else f"; there {ours}, here {theirs}"
         console.print(

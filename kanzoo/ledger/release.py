@@ -16,7 +16,7 @@ import pandas as pd
 
 from kanzoo import zoo
 from kanzoo.files import read_json, write_atomic
-from kanzoo.ledger.store import Ledger, read_ledger
+from kanzoo.ledger.store import Ledger, read_ledger, seeds_of
 from kanzoo.models.weights import load, save
 from kanzoo.page.html import render
 from kanzoo.study.controls import control_arms
@@ -90,10 +90,8 @@ def card_of(
     ledger: Ledger, row: dict[str, Any], network: dict[str, Any], study: str
 ) -> dict[str, Any]:
     """What is known of a member; `network` has what does not stand in the ledger."""
-    at = ledger.runs[ledger.runs["status"].isin(SCORED)]
-    for key in ("data", "model", "arm", "match", *active_axes(ledger.study)):
-        at = at[at[key] == row[key]]
-    scores = pd.to_numeric(at["test"]).tolist()
+    seeds = seeds_of(ledger, row)
+    scores = pd.to_numeric(seeds["test"][seeds["status"].isin(SCORED)]).tolist()
     data = row["data"]
     source = next((data.removesuffix(v) for v in VIEWS if data.endswith(v)), data)
     if source not in LICENCES:

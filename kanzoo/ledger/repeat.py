@@ -12,11 +12,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from kanzoo.ledger.store import read_ledger
+from kanzoo.ledger.store import KEY, Ledger, read_ledger, seeds_of
 from kanzoo.run.config import compose
 from kanzoo.run.fit import train
 from kanzoo.rundir import RunDir
-from kanzoo.study.plan import active_axes
 
 MAX_DEVIATIONS = 4.0  # over seeds, within which another machine may end
 
@@ -44,18 +43,23 @@ class Repeated:
         return "within seed noise" if abs(self.deviations) <= MAX_DEVIATIONS else "differs"
 
 
-def draw(ledgers: Sequence[Path], count: int, seed: int) -> list[tuple[Path, dict[str, Any]]]:
-    """Finished rows of ledgers, drawn without return, and the ledger of each."""
+def draw(
+    folders: Sequence[Path], count: int, seed: int
+) -> list[tuple[str, Ledger, dict[str, Any]]]:
+    """Finished rows of ledgers, drawn without return, and the name and the ledger of each."""
     rows = []
-    for path in ledgers:
-        runs = read_ledger(path).runs
-        finished = runs[runs["status"].eq("finished")].drop_duplicates(["config_hash", "seed"])
-        rows += [(path, {str(k): v for k, v in row.items()}) for row in finished.to_dict("records")]
+    for path in folders:
+        ledger = read_ledger(path)
+        finished = ledger.runs[ledger.runs["status"].eq("finished")].drop_duplicates(KEY)
+        rows += [
+            (path.name, ledger, {str(k): v for k, v in row.items()})
+            for row in finished.to_dict("records")
+        ]
     chosen = np.random.default_rng(seed).permutation(len(rows))[:count]
     return [rows[i] for i in sorted(chosen)]
 
 
-def repeat(ledger: Path, row: dict[str, Any], runs: str) -> Repeated:
+def repeat(name: str, ledger: Ledger, row: dict[str, Any], runs: str) -> Repeated:
     """Train a row's run by its command below a folder, and compare.
 
     Raises `ValueError` for a command that stands for another configuration than the row's: the
@@ -63,17 +67,17 @@ def repeat(ledger: Path, row: dict[str, Any], runs: str) -> Repeated:
     """
     program, script, *words = shlex.split(row["command"])
     if (program, script) != ("python", "scripts/train.py"):
-        raise ValueError(f"{ledger}: a run is repeated by scripts/train.py, not {row['command']}")
+        raise ValueError(f"{name}: a run is repeated by scripts/train.py, not {row['command']}")
     config = compose("train", words)
     config["runs"] = runs
     if (digest := RunDir.of(config).config_hash) != row["config_hash"]:
         raise ValueError(
-            f"{ledger}: the command of run {row['config_hash']} stands for {digest} in this "
+            f"{name}: the command of run {row['config_hash']} stands for {digest} in this "
             f"version: {row['command']}"
         )
     result, committed = train(config), json.loads(row["result"])
     return Repeated(
-        f"{ledger.name} {row['data']} {row['model']} {row['arm']} seed {row['seed']}",
+        f"{name} {row['data']} {row['model']} {row['arm']} seed {row['seed']}",
         row["test"],
         result["test"][row["metric"]],
         all(result[part] == committed[part] for part in ("val", "test")),
@@ -82,10 +86,6 @@ def repeat(ledger: Path, row: dict[str, Any], runs: str) -> Repeated:
     )
 
 
-def _deviation(ledger: Path, row: dict[str, Any]) -> float:
+def _deviation(ledger: Ledger, row: dict[str, Any]) -> float:
     """The deviation over seeds of the test scores of a row's arm."""
-    found = read_ledger(ledger)
-    at = found.runs
-    for key in ("data", "model", "arm", "match", *active_axes(found.study)):
-        at = at[at[key] == row[key]]
-    return float(pd.to_numeric(at["test"]).std() or 0.0)
+    return float(pd.to_numeric(seeds_of(ledger, row)["test"]).std() or 0.0)

@@ -110,6 +110,14 @@ def read_verdicts(folder: Path) -> list[dict[str, Any]]:
     return list(judged)
 
 
+def seeds_of(ledger: Ledger, row: Mapping[str, Any]) -> pd.DataFrame:
+    """The runs of a row's arm: those that differ from it by their seed."""
+    runs = ledger.runs
+    for key in ("data", "model", "arm", "match", *active_axes(ledger.study)):
+        runs = runs[runs[key] == row[key]]
+    return runs
+
+
 def _cell(study: StudyConfig) -> list[str]:
     """What tells rows apart: arms of several tasks may share a run, such as linear models."""
     return [*KEY, "data", "model", "arm", "match", *active_axes(study)]

@@ -86,6 +86,7 @@ def training_doubt(task: "Task", dataset: "Dataset") -> str | None:
         output = task.objective.output(task.net.eval(), x).double().cpu()
     deviation = y.std(0).clamp(min=1e-300)
     error = float(((output - y) / deviation).square().mean().sqrt())
-    spans = x.double().cpu() / x.double().cpu().std(0).clamp(min=1e-300)
+    spans = x.double().cpu()
+    spans = spans / spans.std(0).clamp(min=1e-300)
     remedy = "callbacks.starts=5, wider layers or finer grids may fit them"
     return poor_fit(spans.numpy(), (y / deviation).numpy(), error, remedy)
