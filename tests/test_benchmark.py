@@ -11,7 +11,7 @@ from kernel_cases import needs_compiler
 from torch import nn
 
 from kanzoo.bases.base import get_basis
-from kanzoo.benchmark import inputs, models, paths, peers
+from kanzoo.benchmark import inputs, models, paths, peers, tables
 from kanzoo.benchmark.layers import SHAPES, Shape, measure
 from kanzoo.benchmark.main import main
 from kanzoo.benchmark.timing import ratio, saved_bytes, training_step
@@ -140,3 +140,27 @@ def test_the_pages_are_up_to_date() -> None:
         assert (docs / name).read_text(encoding="utf-8") == text, "run scripts/document.py"
     for path in (conf_dir() / "basis").glob("*.yaml"):
         assert (docs / "bases" / f"{path.stem}.svg").is_file()
+
+
+def test_a_measurement_of_tables_goes_on_where_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "tables.json"
+    words = ["benchmark.py", "tables", "--data", "wine", "--folds", "2", "--json", str(file)]
+    quick = dict.fromkeys(("linear", "same"), tables.methods(True)["linear"])
+    monkeypatch.setattr(tables, "methods", lambda _: quick)
+    monkeypatch.setattr("sys.argv", words)
+    main()
+    report = json.loads(file.read_text())
+    assert [row["method"] for row in report["rows"]] == ["linear", "same"]
+    assert 0.9 < report["rows"][0]["score"] <= 1
+    report["rows"] = [{**report["rows"][0], "score": -5.0}]  # as if it had ended there
+    file.write_text(json.dumps(report))
+    monkeypatch.setattr("sys.argv", [*words, "--resume"])
+    main()
+    scores = [row["score"] for row in json.loads(file.read_text())["rows"]]
+    assert scores[0] == -5
+    assert 0.9 < scores[1] <= 1
+    file.write_text(json.dumps({**report, "hardware": {**report["hardware"], "cpu": "abacus"}}))
+    with pytest.raises(SystemExit, match="another cpu"):
+        main()

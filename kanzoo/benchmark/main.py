@@ -4,7 +4,6 @@ import argparse
 import json
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -30,12 +29,8 @@ def main() -> None:
     """Parse the command line and run the benchmark that it names."""
     options = _parser().parse_args()
     torch.manual_seed(0)
-    rows = _collect(options.measure(options))
+    rows = _collect(options.measure(options), options.json)
     Console().print(options.table(rows))
-    if options.json is not None:
-        report = {"hardware": hardware(), "rows": [asdict(row) for row in rows]}
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(options.json, json.dumps(report, indent=1) + "\n")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -90,6 +85,7 @@ def _parser() -> argparse.ArgumentParser:
         "--data", nargs="+", metavar="SET", help="names of sets or sizes; all unless given"
     )
     part.add_argument("--folds", type=_positive, default=10, help="parts that are held out in turn")
+    part.add_argument("--resume", action="store_true", help="keep the rows that --json has")
     return parser
 
 
@@ -147,9 +143,13 @@ def _tables(options: argparse.Namespace) -> Iterator[Any]:
     from kanzoo.benchmark import tables  # needs scikit-learn's estimators
 
     known = [*tables.SETS, *tables.SIZES]
-    for name in options.data or ():
-        check_name("--data", name, known)
-    yield from tables.measure(options.data or known, options.folds)
+    try:
+        for name in options.data or ():
+            check_name("--data", name, known)
+        done = tables.measured(options.json, hardware()) if options.resume and options.json else []
+    except ValueError as error:
+        raise SystemExit(str(error)) from error
+    yield from tables.measure(options.data or known, options.folds, done)
 
 
 def hardware() -> dict[str, Any]:
@@ -166,10 +166,18 @@ def hardware() -> dict[str, Any]:
     }
 
 
-def _collect(rows: Iterable[Row]) -> list[Row]:
+def _collect(rows: Iterable[Row], file: Path | None) -> list[Row]:
+    """The rows, each of which is also in the file once it was measured."""
     from rich.progress import track
 
-    return list(track(rows, description="measuring", transient=True))
+    found: list[Row] = []
+    for row in track(rows, description="measuring", transient=True):
+        found.append(row)
+        if file is not None:
+            report = {"hardware": hardware(), "rows": [vars(each) for each in found]}
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_atomic(file, json.dumps(report, indent=1) + "\n")
+    return found
 
 
 def _model_table(rows: list[models.Row]) -> Table:
@@ -245,14 +253,9 @@ def _loop_table(rows: list[Any]) -> Table:
 
 
 def _tables_table(rows: list[Any]) -> Table:
-    title = "R2 or accuracy on held-out folds, with its standard error; seconds of a fit"
-    table = Table(title=title, title_justify="left")
-    for name in ("data", "method", "score", "seconds"):
-        table.add_column(name, justify="left" if name in ("data", "method") else "right")
-    for row in rows:
-        score = f"{row.score:.3f} +- {row.standard_error:.3f}"
-        table.add_row(row.data, row.method, score, f"{row.seconds:.2f}")
-    return table
+    from kanzoo.benchmark import tables
+
+    return tables.shown(rows)
 
 
 def _checks_table(rows: list[checks.Row]) -> Table:

@@ -1,11 +1,18 @@
 """The estimators on tables, beside scikit-learn's, all with their defaults and the same folds."""
 
+import json
+import multiprocessing
+import resource
+import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich.table import Table
 from sklearn import datasets
 from sklearn.compose import TransformedTargetRegressor
 from sklearn.ensemble import (
@@ -28,13 +35,19 @@ NUM_FOLDS = 10
 
 @dataclass(frozen=True)
 class TableRow:
-    """R2 or accuracy on held-out folds, its standard error over folds, and seconds of a fit."""
+    """R2 or accuracy on held-out folds, its standard error over folds, and seconds of a fit.
+
+    `cpu_seconds` are those of the process, which other programs change little. A size has the
+    process's largest memory too, the data included.
+    """
 
     data: str
     method: str
     score: float
     standard_error: float
     seconds: float
+    cpu_seconds: float
+    peak_memory_mb: float | None = None
 
 
 def california_like(count: int = 4000) -> tuple[np.ndarray, np.ndarray]:
@@ -90,25 +103,79 @@ def _scaled(estimator: Any) -> Any:
     return make_pipeline(StandardScaler(), estimator)
 
 
-def measure(names: Sequence[str], folds: int = NUM_FOLDS) -> Iterator[TableRow]:
-    """Scores of all methods on the named sets, or seconds of the regressor's fit of a size."""
+def measured(file: Path, hardware: dict[str, Any]) -> list[TableRow]:
+    """The rows that a broken-off run left in a file, none if there is no file.
+
+    Raises `ValueError` of one line for other files, and for those of other hardware.
+    """
+    if not file.exists():
+        return []
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        there, rows = content["hardware"], [TableRow(**row) for row in content["rows"]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{file} holds no rows of this command: choose another --json") from error
+    other = [key for key in hardware if key != "commit" and there.get(key) != hardware[key]]
+    if other:
+        raise ValueError(f"{file} was measured with another {other[0]}: leave out --resume")
+    return rows
+
+
+def measure(
+    names: Sequence[str], folds: int = NUM_FOLDS, done: Collection[TableRow] = ()
+) -> Iterator[TableRow]:
+    """Scores of all methods on the named sets, or seconds of the regressor's fit of a size.
+
+    Rows that are done come first, and are not measured again.
+    """
+    yield from done
+    finished = {(row.data, row.method) for row in done}
     for name in names:
         if name in SIZES:
-            yield _timed(name)
+            if (name, "kan") not in finished:
+                yield _alone(name)
             continue
         x, y = SETS[name]()
         kind = StratifiedKFold if name in CLASSES else KFold
         parts = list(kind(folds, shuffle=True, random_state=0).split(x, y))
         for method, estimator in methods(name in CLASSES).items():
+            if (name, method) in finished:
+                continue
             scores, seconds = [], []
             for train, test in parts:
-                start = time.perf_counter()
+                start = _clocks()
                 estimator.fit(x[train], y[train])
-                seconds.append(time.perf_counter() - start)
+                seconds.append(_clocks() - start)
                 scores.append(estimator.score(x[test], y[test]))
             error = float(np.std(scores, ddof=1) / np.sqrt(folds))
-            row = (float(np.mean(scores)), error, float(np.median(seconds)))
-            yield TableRow(name, method, *row)
+            wall, cpu = np.median(seconds, axis=0).tolist()
+            yield TableRow(name, method, float(np.mean(scores)), error, wall, cpu)
+
+
+def shown(rows: Sequence[TableRow]) -> Table:
+    """The rows as a table."""
+    title = "R2 or accuracy on held-out folds, with its standard error; seconds of a fit"
+    table = Table(title=title, title_justify="left")
+    for name in ("data", "method", "score", "seconds", "of CPU", "peak MB"):
+        table.add_column(name, justify="left" if name in ("data", "method") else "right")
+    for row in rows:
+        score = f"{row.score:.3f} +- {row.standard_error:.3f}"
+        times = (f"{row.seconds:.2f}", f"{row.cpu_seconds:.2f}")
+        memory = "" if row.peak_memory_mb is None else f"{row.peak_memory_mb:,.0f}"
+        table.add_row(row.data, row.method, score, *times, memory)
+    return table
+
+
+def _clocks() -> np.ndarray:
+    """Seconds that passed, and those of the processor."""
+    return np.array([time.perf_counter(), time.process_time()])
+
+
+def _alone(name: str) -> TableRow:
+    """A row of a size from a process of its own, whose memory is that of the fit."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
+        return pool.submit(_timed, name).result()
 
 
 def _timed(name: str) -> TableRow:
@@ -117,7 +184,10 @@ def _timed(name: str) -> TableRow:
     random = np.random.default_rng(0)
     x = random.normal(size=(count + 2000, columns))
     y = np.sin(2 * x[:, 0]) + x[:, 1] * x[:, 2] + random.normal(0, 0.1, len(x))
-    start = time.perf_counter()
+    start = _clocks()
     model = KANRegressor(random_state=0).fit(x[:count], y[:count])
-    seconds = time.perf_counter() - start
-    return TableRow(name, "kan", float(model.score(x[count:], y[count:])), 0.0, seconds)
+    wall, cpu = (_clocks() - start).tolist()
+    unit = 2**20 if sys.platform == "darwin" else 2**10
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+    score = float(model.score(x[count:], y[count:]))
+    return TableRow(name, "kan", score, 0.0, wall, cpu, memory)
