@@ -218,7 +218,7 @@ def test_columns_are_chosen_by_name(table: Path) -> None:
         (None, {"features": ["b", "y"]}, ["not the target"]),
         (None, {"features": []}, ["at least one column"]),
         (None, {"features": None}, ["'note'", "'t0'", "numbers"]),
-        ("5,nan,1.0,t,1.0", {}, ["'first col'", "1 missing", "line 62"]),
+        ("5,nan,1.0,t,1.0", {}, ["'first col'", "1 missing", "row 61"]),
         ("5,,1.0,t,1.0", {}, ["'first col'", "missing"]),
         ("5,inf,1.0,t,1.0", {}, ["infinite"]),
         ("5,1,2", {"features": ["b"], "target": "y"}, ["'y'", "missing"]),

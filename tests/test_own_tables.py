@@ -60,6 +60,109 @@ def test_the_dialect_is_found_and_said(
     assert separator == "," or repr(separator) in caplog.text
 
 
+ROWS = [(i, i + 0.5, i * 2) for i in range(9)]
+
+
+def written(form: str, head: str = "a,b,y\n") -> str:
+    return head + "\n".join(form.format(a, b, y) for a, b, y in ROWS)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (written("{},{},{},"), ""),  # a separator at the ends of rows
+        (written("{},{},{},", "a,b,y,\n"), ""),
+        (written("{} {} {}", "# a b y\n"), "separator ' '"),  # as NumPy writes them
+        (written("  {}   {} {}", "a     b  y\n"), "separator ' '"),
+        (written("r{0},{0},{1},{2}"), "first column"),  # as R writes them
+        (written("{0},{0},{1},{2}", ",a,b,y\n"), "first column"),  # as pandas does
+        (written("{};{};{}", "sep=;\na;b;y\n"), "separator ';'"),
+        (written("{},{},{}", "# by me, in 2020\n#\na,b,y\n"), "2 lines before"),
+        (written("{},{},{}", "Instrument 7\n\na,b,y\n"), "1 lines before"),
+        (written("{},{},{}", 'a,b,y\n"# paused"\n'), ""),
+        (written("{},{}D+00,\u2212{}").replace("\u22120", "0"), ""),
+    ],
+)
+def test_layouts_are_found(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, text: str, said: str
+) -> None:
+    path = tmp_path / "table.csv"
+    path.write_text(text)
+    with caplog.at_level(logging.INFO, logger="kanzoo"):
+        frame = read_frame("path", str(path))
+    assert list(frame.columns) == ["a", "b", "y"]
+    assert said in caplog.text
+    signs = [1, 1, -1 if "\u2212" in text else 1]
+    np.testing.assert_array_equal(frame, np.array(ROWS) * signs)
+
+
+@pytest.mark.parametrize(
+    ("values", "read"),
+    [
+        (['"1,234.5"', '"12,345"'], [1234.5, 12345]),
+        (['"0,125"', '"1,250"'], [0.125, 1.25]),  # no thousand begins with 0
+        (["1 234.5", "7"], [1234.5, 7]),
+        (["?", "n.d.", "3"], [np.nan, np.nan, 3]),
+        (["1.234;0,5", "2.000;1,5"], [1234, 2000]),  # beside decimal commas
+        (["1.5;0,5", "2.25;1,5"], [1.5, 2.25]),
+    ],
+)
+def test_numbers_are_read_as_they_are_written(
+    tmp_path: Path, values: list[str], read: list[float]
+) -> None:
+    path = tmp_path / "table.csv"
+    separator = ";" if ";" in values[0] else ","
+    if separator == ",":
+        values = [f"{value},{k}" for k, value in enumerate(values)]
+    path.write_text("\n".join([f"a{separator}b", *values]))
+    np.testing.assert_array_equal(read_frame("path", str(path))["a"], read)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (written("{},{},{}", "a,a,y\n"), "two columns 'a'"),
+        (written("{},{},{}", ""), "no header"),
+        (written("{},{},{}") + "\n1,2,3,4", "line 11 has 4 fields, the header 3"),
+        (written("{},{},{}", "a,b,y\n1,2,3,4\n"), "more fields"),
+        (written("{},{},{}") + "\0", "zero bytes"),
+        ("PK\3\4", "Excel"),
+    ],
+)
+def test_what_cannot_be_read_is_one_line(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "table.csv"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=message) as caught:
+        read_frame("path", str(path))
+    assert "\n" not in str(caught.value)
+
+
+def test_texts_among_numbers_are_named_and_categories_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    frame = example().assign(x=lambda f: f.x.astype(object))
+    frame.loc[40, "x"] = "oops"
+    with pytest.raises(ValueError, match="'x' holds numbers, but 'oops' in row 41"):
+        loaded(frame, tmp_path)
+    units = pd.concat([pd.DataFrame([{"who": "id", "x": "kg", "y": "m"}]), example()])
+    with pytest.raises(ValueError, match=r"'who' holds numbers, but 'id' in row 1 .*units"):
+        loaded(units.drop(columns=["kind", "day"]), tmp_path)
+    grades = example().assign(x=["1", "2", "3", "3b"] * 15)
+    with caplog.at_level(logging.INFO, logger="kanzoo"):
+        assert "x=3b" in loaded(grades, tmp_path).columns
+    assert "categories: kind (3), x (4)" in caplog.text
+    empty = example().assign(x=np.nan)
+    with pytest.raises(ValueError, match="'x' is empty"):
+        loaded(empty, tmp_path, missing="mean")
+    loaded(frame, tmp_path, features=["kind", "day"])  # what is not used may hold anything
+
+
+def test_classes_keep_their_names_beside_gaps(tmp_path: Path) -> None:
+    frame = example().assign(y=[1, 2, np.nan] * 20)
+    data = loaded(frame, tmp_path, task="classification", missing="drop")
+    assert data.classes == ("1", "2")
+
+
 def test_parquet_is_read_alike(tmp_path: Path) -> None:
     pytest.importorskip("pyarrow")
     FRAME.to_parquet(tmp_path / "t.parquet")

@@ -18,6 +18,7 @@ from kanzoo.data.base import Counts, DataSpec, DrawnDataset, Split
 from kanzoo.data.columns import Columns, dates, is_number
 from kanzoo.data.frames import check_columns, read_frame
 from kanzoo.data.functions import Regression
+from kanzoo.data.number_texts import check_mixed
 from kanzoo.data.options import part_size
 from kanzoo.data.seeding import split_order
 
@@ -61,11 +62,12 @@ class CSV(Regression, DrawnDataset):
     ) -> None:
         super().__init__(standardise=standardise, **options)
         self.path = path
-        self.target = target
-        self.features = features
+        self.target = _named(target)
+        several = isinstance(features, Sequence) and not isinstance(features, str)
+        self.features = list(map(_named, features or ())) if several else _named(features)
         self.missing = missing
-        self.group = group
-        self.time = time
+        self.group = _named(group)
+        self.time = _named(time)
         self.test_size = test_size
         self.task = "regression"
 
@@ -97,6 +99,8 @@ class CSV(Regression, DrawnDataset):
     def classes(self) -> tuple[str, ...]:
         """The labels, sorted."""
         values = self._labels
+        if pd.api.types.is_float_dtype(values.dtype) and not (values % 1).any():
+            values = values.astype(np.int64)  # as they were before gaps made them floats
         if len(values) < 2 or len(values) > min(MAX_CLASSES, len(self._frame) / 2):
             raise ValueError(
                 f"{self.path}: column {self.target!r} has {len(values)} different values in "
@@ -114,6 +118,7 @@ class CSV(Regression, DrawnDataset):
         if self.task == "classification":
             return x, pd.Categorical(target, self._labels).codes.astype(np.int64)
         if not is_number(target):
+            check_mixed(self.path, target)
             raise ValueError(
                 f"{self.path}: the target {self.target!r} holds {target.iloc[0]!r}, not only "
                 "numbers; task=classification takes its values as classes"
@@ -202,6 +207,8 @@ class CSV(Regression, DrawnDataset):
         wanted = self._wanted(frame)
         helpers = [name for name in (self.group, self.time) if name is not None]
         check_columns(self.path, frame, (*wanted, self.target, *helpers))
+        if not wanted and self.features is None:
+            raise ValueError(f"{self.path} has no columns to predict {self.target!r} from")
         if not wanted or self.target in wanted or len(set(wanted)) < len(wanted):
             raise ValueError(
                 f"data.features must name at least one column, each once and not the target "
@@ -233,19 +240,22 @@ class CSV(Regression, DrawnDataset):
             if len(infinite):
                 raise ValueError(
                     f"{self.path}: column {name!r} has {len(infinite)} infinite values, the first "
-                    f"in line {infinite[0] + 2}; leave these rows out"
+                    f"in row {infinite[0] + 1}; leave these rows out"
                 )
         bad = np.flatnonzero(values.isna())
+        if len(values) == len(bad) > 0:
+            raise ValueError(f"{self.path}: column {name!r} is empty; leave it out")
         if len(bad) and self.missing is None:
             raise ValueError(
-                f"{self.path}: column {name!r} has {len(bad)} missing values, the first in line "
-                f"{bad[0] + 2}; data.missing=drop, mean or indicator says what becomes of them"
+                f"{self.path}: column {name!r} has {len(bad)} missing values, the first in row "
+                f"{bad[0] + 1}; data.missing=drop, mean or indicator says what becomes of them"
             )
 
     @cached_property
     def _features(self) -> tuple[list[str], np.ndarray]:
         """The names of the features, and their values `(N, F)`."""
         frame = self._frame[self._wanted(self._frame)].copy()
+        categories = []
         for name in frame.columns:
             values = frame[name]
             if values.nunique() == 1:
@@ -257,11 +267,21 @@ class CSV(Regression, DrawnDataset):
             times = dates(values)
             if times is not None:
                 frame[name] = times
-            elif values.nunique() > len(values) / 2:
+                continue
+            check_mixed(self.path, values)
+            if values.nunique() > len(values) / 2:
                 raise ValueError(
                     f"{self.path}: column {name!r} holds {values.iloc[0]!r} and other texts, "
                     "neither numbers nor categories, nor dates as 2020-01-31 or 31.01.2020; leave "
                     "it out of data.features"
                 )
+            categories.append(f"{name} ({values.nunique()})")
+        if categories:
+            log.info("%s: taken as categories: %s", self.path, ", ".join(categories))
         encoder = Columns().fit(frame)
         return encoder.names, encoder(frame)
+
+
+def _named(value: Any) -> Any:
+    """The name of a column, which may be a number."""
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value

@@ -17,6 +17,7 @@ from kanzoo.checks import check_whole
 from kanzoo.data.base import PARTS, Counts, Split
 from kanzoo.data.columns import dates, is_number
 from kanzoo.data.frames import check_columns, read_frame
+from kanzoo.data.number_texts import check_mixed
 from kanzoo.data.options import check_part, part_size
 from kanzoo.data.series import Series
 
@@ -147,6 +148,7 @@ class SeriesFile(Series):
             )
         for name in self._channels:
             if not is_number(frame[name]):
+                check_mixed(self.path, frame[name])
                 raise ValueError(f"{self.path}: column {name!r} holds {frame[name].iloc[0]!r}")
         if self.series is None:
             return [self._ordered(frame, "")]
