@@ -1,4 +1,4 @@
-"""Find the formulas of known suites in data again: python scripts/formulas.py."""
+"""Find the formulas of known suites, or Feynman's, in data: python scripts/formulas.py feynman."""
 
 from kanzoo.reproduce.formulas import main
 

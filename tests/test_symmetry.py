@@ -1,6 +1,5 @@
 """Symmetries of data: which are found, and that what is left is the same function."""
 
-import math
 from collections.abc import Callable
 
 import numpy as np
@@ -8,12 +7,10 @@ import pytest
 import sympy
 
 import kanzoo
-from kanzoo.data.functions import feynman_table
 from kanzoo.fit.stack import StackOptions
 from kanzoo.interpret.formula.discover import discover
 from kanzoo.interpret.formula.problem import VIEWS, Problem, one_function
 from kanzoo.interpret.formula.symmetry import null_vector, simplify
-from kanzoo.reproduce.feynman import page, solve
 
 A, B, C = sympy.symbols("a b c", real=True)
 SYMBOLS = (A, B, C)
@@ -164,17 +161,3 @@ def test_a_formula_of_three_variables_from_data() -> None:
     x0, x1, x2 = sympy.symbols("x0 x1 x2", real=True)
     assert sympy.simplify(model.formula_.expression - x0 * (1 + x1 * sympy.cos(x2))) == 0
     np.testing.assert_allclose(model.predict(x), y, rtol=1e-9)
-
-
-@pytest.mark.slow
-def test_rows_of_the_page_of_equations(tmp_path: object) -> None:
-    name = "I.12.1"
-    assert name in feynman_table("nowhere")
-    found = solve(name, "nowhere", 300)
-    late = {**found, "name": "I.16.6", "found": "none in time", "error": math.inf}
-    noisy = {**found, "noise": 0.1, "dummies": 2}
-    assert found["error"] < 1e-9
-    text = page([found, late, noisy], 300)
-    assert "1 of 1 with noise 0.1 and 2 dummy variables" in text
-    assert "1 of 2 with up to three variables" in text
-    assert "**not recovered**" in text
