@@ -102,6 +102,6 @@ def check_mixed(path: object, values: pd.Series) -> None:
     if is_units or texts[are_numbers].nunique() > FEW:
         hint = " (a row of units?)" if is_units else ""
         raise ValueError(
-            f"{path}: column {values.name!r} holds numbers, but {odd.iloc[0]!r} in row {row}{hint}; "
-            "correct that or leave it out"
+            f"{path}: column {values.name!r} holds numbers, but {odd.iloc[0]!r} in row {row}{hint};"
+            " correct that or leave it out"
         )
