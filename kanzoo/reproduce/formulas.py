@@ -30,8 +30,11 @@ where a warning came or no formula, and *wrong* without. "Seen" are formulas tha
 developed with. All that were tried are listed, one run each. Seconds are those of the processor, at
 most {limit:g}, on {machine}, shared with other work.
 """
-COLUMNS = "| method | noise | dummies | formulas | found | of the seen | of the unseen |"
-COLUMNS += " with four or more variables | warned | wrong | median error |\n|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|\n"
+COLUMNS = (
+    "| method | noise | dummies | formulas | found | of the seen | of the unseen "
+    "| with four or more variables | warned | wrong | median error |\n"
+    "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|\n"
+)
 LINES = "| name | formula | seen | error | | s | result |\n|---|---|---|--:|---|--:|---|\n"
 
 
