@@ -129,6 +129,9 @@ def test_a_classifier_in_a_pipeline_and_a_search() -> None:
     assert result.left < result.total
     with pytest.raises(ValueError, match="one class"):
         kanzoo.KANClassifier().fit(x[:10], y[:10])
+    for labels, text in ((["a", None] * 75, "missing"), (["a", 1] * 75, "one kind")):
+        with pytest.raises(ValueError, match=text):
+            kanzoo.KANClassifier().fit(x, np.array(labels, dtype=object))
 
 
 def test_a_prior_formula_is_taken_off_and_added_again() -> None:

@@ -10,7 +10,7 @@ from sklearn.datasets import load_diabetes
 from sklearn.linear_model import LinearRegression, Ridge
 
 import kanzoo
-from kanzoo.fit.noise import noise_level, poor_fit
+from kanzoo.fit.noise import conformal_quantiles, noise_level, poor_fit
 from kanzoo.fit.scaling import range_scaling
 
 QUICK: dict[str, Any] = {"hidden": (), "grid_sizes": (3,), "random_state": 0}
@@ -38,6 +38,51 @@ def test_columns_of_every_kind_are_used() -> None:
         assert np.isfinite(model.predict(unknown)).all()
     with pytest.raises(ValueError, match="'kind' holds no numbers"):
         kanzoo.KANRegressor(**QUICK, enable_categorical=False).fit(frame, y)
+
+
+def test_what_frames_hold_is_taken_for_what_it_is() -> None:
+    count = 60
+    steps = np.arange(count) / 10
+    frame = pd.DataFrame(
+        {
+            "span": pd.to_timedelta(steps, "D"),
+            "when": pd.period_range("2020-01-01", periods=count, freq="D"),
+            "far": pd.Series(["1500-01-01", "3030-06-01"] * 30),
+            "code": ["1010", "2020", "3030"] * 20,  # no years
+            "code=2020": steps,
+        }
+    )
+    y = steps + 0.1 * (frame.code == "2020").to_numpy()
+    model = kanzoo.KANRegressor(**QUICK).fit(frame, y)
+    assert model.score(frame, y) > 0.9999
+    names = ["span", "code=2020", "when", "far", "code=1010", "code=2020 (2)", "code=3030"]
+    assert model._names() == names
+    x = model._numbers(frame)
+    np.testing.assert_allclose(x[:, 0], steps)
+    np.testing.assert_array_equal(np.diff(x[:, 2]), 1)
+    np.testing.assert_array_equal(np.unique(x[:, 3]), [-171_664, 387_308])
+    many = pd.DataFrame({"a": [f"c{k % 30}" for k in range(count)], "b": steps})
+    assert "a=others" in kanzoo.KANRegressor(**QUICK).fit(many, y)._names()
+
+
+@pytest.mark.parametrize(
+    ("frame", "text"),
+    [
+        (pd.DataFrame(np.ones((30, 2)), columns=["a", "a"]), "two columns 'a'"),
+        (pd.DataFrame({"a": np.arange(30.0).astype(str)}), "'a' holds numbers as texts, '0.0'"),
+        (pd.DataFrame({"a": np.arange(30) * 1j}), "complex"),
+    ],
+)
+def test_frames_that_would_be_misread_are_refused(frame: pd.DataFrame, text: str) -> None:
+    with pytest.raises(ValueError, match=text):
+        kanzoo.KANRegressor(**QUICK).fit(frame, np.arange(30.0))
+
+
+def test_texts_where_numbers_were_are_named() -> None:
+    frame, y = mixed()
+    model = kanzoo.KANRegressor(**QUICK).fit(frame, y)
+    with pytest.raises(ValueError, match=r"'m .kg.' holds something else than numbers"):
+        model.predict(frame.assign(**{"m (kg)": "heavy"}))
 
 
 def test_gaps_are_filled_and_marked() -> None:
@@ -112,8 +157,23 @@ def test_intervals_cover_what_they_say() -> None:
         inside = (bounds[:, 0] <= y[500:]) & (y[500:] <= bounds[:, 1])
         assert abs(inside.mean() - share) < 0.05
         np.testing.assert_allclose(bounds.mean(1), values)
-    with pytest.raises(ValueError, match="between 0 and 1"):
-        model.predict(x, interval=90)
+    for share in (90, "half"):
+        with pytest.raises(ValueError, match="between 0 and 1"):
+            model.predict(x, interval=share)
+
+
+def test_few_errors_say_nothing_of_wide_intervals() -> None:
+    x = np.linspace(0, 1, 9)[:, None]
+    y = np.sin(9 * x[:, 0])
+    model = kanzoo.KANRegressor(**QUICK).fit(x, y)
+    _, bounds = model.predict(x, interval=0.9)  # the ninth of ten ranks, the largest error
+    assert (np.diff(bounds) > 0).all()
+    with pytest.raises(ValueError, match=r"interval=0.95 needs more samples"):
+        model.predict(x, interval=0.95)
+    with pytest.raises(ValueError, match="three samples"):
+        kanzoo.KANRegressor(**QUICK).fit(x[:2], y[:2]).predict(x, interval=0.5)
+    quantiles = conformal_quantiles(np.arange(1.0, 5.0)[:, None])[:, 0]  # ranks of 5
+    np.testing.assert_array_equal(quantiles[[200, 201, 800, 801]], [1, 2, 4, np.inf])
 
 
 def test_pickles_hold_no_training_data() -> None:

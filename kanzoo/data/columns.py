@@ -18,6 +18,50 @@ log = logging.getLogger("kanzoo")
 MAX_CATEGORIES = 20  # of a column; rarer ones become one feature
 FORMATS = ("ISO8601", "%d.%m.%Y", "%d.%m.%Y %H:%M", "%d.%m.%Y %H:%M:%S", "%d/%m/%Y", "%m/%d/%Y")
 
+YEAR_MONTH = r"\s*\d{4}-\d{2}"
+
+
+def check_frame(frame: pd.DataFrame) -> None:
+    """Raise `ValueError` of one line for two columns of one name, or numbers that are none here."""
+    twice = frame.columns[frame.columns.duplicated()]
+    if len(twice):
+        raise ValueError(f"X has two columns {twice[0]!r}")
+    for name in frame:
+        values = frame[name]
+        if pd.api.types.is_complex_dtype(values.dtype):
+            raise ValueError(f"column {name!r} holds complex numbers: give real and imaginary part")
+        if is_number(values) or values.nunique() <= MAX_CATEGORIES:
+            continue
+        known = values.dropna().astype(object)
+        texts = known.map(lambda value: isinstance(value, str)).all()
+        if texts and pd.to_numeric(known, errors="coerce").notna().all():
+            raise ValueError(
+                f"column {name!r} holds numbers as texts, {known.iloc[0]!r}; pandas.to_numeric "
+                "makes them numbers"
+            )
+
+
+def with_times(frame: pd.DataFrame) -> pd.DataFrame:
+    """The frame with spans of time as days, and periods as their starts."""
+    changed: dict[Any, Any] = {}
+    for name, kind in frame.dtypes.items():
+        if pd.api.types.is_timedelta64_dtype(kind):
+            changed[name] = frame[name].dt.total_seconds() / 86_400
+        elif isinstance(kind, pd.PeriodDtype):
+            changed[name] = frame[name].dt.to_timestamp()
+    return frame.assign(**changed) if changed else frame
+
+
+def distinct(names: list[str]) -> list[str]:
+    """The names, those that occurred before with a number: of features and columns alike."""
+    found: list[str] = []
+    for name in names:
+        count, new = 2, name
+        while new in found:
+            new, count = f"{name} ({count})", count + 1
+        found.append(new)
+    return found
+
 
 def is_number(values: pd.Series) -> bool:
     """Whether a column holds numbers, flags and gaps only; whole columns of objects are tried."""
@@ -41,6 +85,8 @@ def dates(values: pd.Series) -> pd.Series | None:
         return None
     found = []
     for kind in FORMATS:
+        if kind == FORMATS[0] and not values.dropna().str.match(YEAR_MONTH).all():
+            continue  # numbers of four digits are no years
         times = pd.to_datetime(values, format=kind, errors="coerce", utc=True)
         if times.notna().sum() == values.notna().sum() > 0:
             found.append(times)
@@ -56,7 +102,7 @@ class Columns:
 
     Numbers and flags stay, dates become days since 1970, and every category of other columns
     becomes a feature that is 1 or 0 ("kind=red"; two categories become one feature). Unknown
-    categories count as the rare ones, or as none.
+    categories count as the rare ones ("kind=others"), or as none.
     """
 
     def fit(self, frame: pd.DataFrame) -> Self:
@@ -83,7 +129,9 @@ class Columns:
             verbose_feature_names_out=False,
         ).fit(_plain(frame, others))
         self.others = others
-        self.names = [str(name) for name in self.transformer.get_feature_names_out()]
+        fitted = self.transformer.named_transformers_["categories"]
+        encoded = fitted.get_feature_names_out() if others else []
+        self.names = distinct([str(name) for name in (*numbers, *times, *encoded)])
         return self
 
     def __call__(self, frame: pd.DataFrame) -> np.ndarray:
@@ -109,7 +157,7 @@ class Gaps:
 
     def named(self, names: list[str]) -> list[str]:
         """The names of all features."""
-        return [*names, *(f"{names[k]} is missing" for k in self.marked)]
+        return distinct([*names, *(f"{names[k]} is missing" for k in self.marked)])
 
 
 def _plain(frame: pd.DataFrame, others: list[Any]) -> pd.DataFrame:
@@ -124,7 +172,8 @@ def _texts(values: pd.Series) -> pd.Series:
 
 
 def _named(feature: Any, category: Any) -> str:
-    return f"{feature}={category}"
+    rare = category == "infrequent_sklearn"  # scikit-learn's name for all of them
+    return f"{feature}={'others' if rare else category}"
 
 
 def _converter(function: Any) -> FunctionTransformer:
@@ -132,19 +181,22 @@ def _converter(function: Any) -> FunctionTransformer:
 
 
 def _numbers(frame: pd.DataFrame) -> np.ndarray:
-    return _stacked(
-        frame, lambda values: pd.to_numeric(values).to_numpy(np.float64, na_value=np.nan)
-    )
+    def numbers(values: pd.Series) -> np.ndarray:
+        try:
+            return pd.to_numeric(values).to_numpy(np.float64, na_value=np.nan)
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"column {values.name!r} holds something else than numbers") from error
+
+    return _stacked(frame, numbers)
 
 
 def _days(frame: pd.DataFrame) -> np.ndarray:
-    start, day = pd.Timestamp(0), pd.Timedelta(days=1)
-
     def days(values: pd.Series) -> np.ndarray:
         times = dates(values)
         if times is None:
             raise ValueError(f"column {values.name!r} holds something else than dates")
-        return ((times - start) / day).to_numpy(float)
+        since = times.to_numpy("datetime64[us]") - np.datetime64(0, "us")
+        return since / np.timedelta64(1, "D")
 
     return _stacked(frame, days)
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from kanzoo.checks import check_name
 from kanzoo.data.base import Counts, DataSpec, DrawnDataset, Split
-from kanzoo.data.columns import Columns, dates, is_number
+from kanzoo.data.columns import Columns, dates, distinct, is_number
 from kanzoo.data.frames import check_columns, read_frame
 from kanzoo.data.functions import Regression
 from kanzoo.data.number_texts import check_mixed
@@ -93,7 +93,7 @@ class CSV(Regression, DrawnDataset):
         """The names of the features, in order."""
         names, x = self._features
         marked = [f"{names[k]} is missing" for k in self._gaps(x)]
-        return (*names, *marked)
+        return tuple(distinct([*names, *marked]))
 
     @cached_property
     def classes(self) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 from torch import Tensor, nn
 
 from kanzoo.checks import check_keywords, check_name, check_whole
-from kanzoo.data.columns import Columns, Gaps, is_number
+from kanzoo.data.columns import Columns, Gaps, check_frame, is_number, with_times
 from kanzoo.estimators.hand import HandMixin
 from kanzoo.fit.noise import poor_fit
 from kanzoo.fit.stack import HIDDEN, FittedStack, StackOptions
@@ -129,7 +129,11 @@ class StackEstimator(HandMixin, BaseEstimator):
 
     def _numbers(self, X: Any, *, reset: bool = False) -> np.ndarray:
         """X as numbers without gaps, `(N, F)`: columns of a frame that hold none are encoded."""
+        if isinstance(X, pd.DataFrame):
+            X = with_times(X)
         if reset:
+            if isinstance(X, pd.DataFrame):
+                check_frame(X)
             others = [n for n in X if not is_number(X[n])] if isinstance(X, pd.DataFrame) else []
             if others and not self.enable_categorical:
                 raise ValueError(

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any, Self
 
 import numpy as np
+import pandas as pd
 import torch
 from sklearn.base import ClassifierMixin
 from sklearn.exceptions import ConvergenceWarning
@@ -123,6 +124,10 @@ class KANClassifier(ClassifierMixin, StackEstimator):
         if y is None:
             raise ValueError("KANClassifier requires y to be passed, but the target y is None")
         y = column_or_1d(y, warn=True)
+        if y.dtype == object and pd.isna(y).any():
+            raise ValueError("y contains labels that are missing")
+        if y.dtype == object and len({isinstance(label, str) for label in y}) > 1:
+            raise ValueError("y contains texts and others: labels must be of one kind")
         assert_all_finite(y, input_name="y")
         check_consistent_length(X, y)
         check_classification_targets(y)

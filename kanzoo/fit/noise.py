@@ -47,7 +47,10 @@ def poor_fit(
 
 
 def conformal_quantiles(misses: np.ndarray) -> np.ndarray:
-    """Conformal quantiles of errors `(N, O)` at 0, 1/200, ... 1, `(201, O)`."""
-    ranked = np.sort(misses, axis=0)
-    ranks = np.ceil(np.linspace(0, 1, 201) * (len(ranked) + 1)).astype(int)
-    return ranked[np.clip(ranks - 1, 0, len(ranked) - 1)]
+    """Conformal quantiles of errors `(N, O)` at 0, 1/1000, ... 1, `(1001, O)`.
+
+    Of a share q, the error of rank q (N + 1), rounded up; infinite where there are fewer.
+    """
+    ranked = np.concatenate([np.sort(misses, axis=0), np.full_like(misses[:1], np.inf)])
+    ranks = np.ceil(np.arange(1001) * (len(misses) + 1) / 1000).astype(int)
+    return ranked[np.maximum(ranks, 1) - 1]

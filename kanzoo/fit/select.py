@@ -120,7 +120,7 @@ class Selection:
             )  # fmt: skip
             outputs = predict(net, self.z[held])
             each = losses(outputs, self.y[held])
-            if self.y.is_floating_point():
+            if self.y.is_floating_point() and held is not used:
                 misses.append((outputs - self.y[held]).abs())
             errors.append(each if self.weights is None else each * self.weights[held])
         values = torch.cat(errors).nan_to_num(math.inf, math.inf)

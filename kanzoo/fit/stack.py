@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -131,12 +132,17 @@ class FittedStack:
 
     def reach(self, share: float) -> np.ndarray:
         """How far the given share of new targets is from predictions at most, `(O,)`."""
-        if not 0 < share < 1:
+        if not isinstance(share, Real) or not 0 < share < 1:
             raise ValueError(f"interval must be between 0 and 1, got {share!r}")
         if self.misses is None:
-            raise ValueError("intervals need held-out errors: formula=None, lamb=0, monotone=None")
-        index = min(math.ceil(share * (len(self.misses) - 1)), len(self.misses) - 1)
-        return self.misses[index] * self.deviation
+            raise ValueError(
+                "intervals need errors of held-out samples: formula=None, lamb=0, monotone=None, "
+                "mult=0 and at least three samples"
+            )
+        reach: np.ndarray = self.misses[math.ceil(share * (len(self.misses) - 1))]
+        if not np.isfinite(reach).all():
+            raise ValueError(f"interval={share:g} needs more samples: too few errors are known")
+        return reach * self.deviation
 
     def refit(self, net: nn.Module) -> None:
         """Fit a network that took the place of the stack's to the same data."""
