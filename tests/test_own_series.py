@@ -66,6 +66,36 @@ def test_times_that_are_missing_are_filled_if_asked(tmp_path: Path) -> None:
     assert data.read()[5:10, 0].tolist() == [5.0, 6.0, 6.0, 6.0, 9.0]
 
 
+def test_times_of_other_calendars_are_even(tmp_path: Path) -> None:
+    start = pd.Timestamp("2020-01-15 10:00")
+    kinds = [
+        pd.Series([start + pd.DateOffset(months=k) for k in range(50)]),
+        pd.Series(pd.date_range(start, periods=50, freq="B")),
+        pd.Series(pd.date_range(start, periods=50, freq="h").strftime("%m/%d/%Y %H:%M")),
+        pd.Series(np.round(np.arange(50) / 3, 3)),
+    ]
+    for when in kinds:
+        data = loaded(example().assign(when=when), tmp_path, target="load", time="when")
+        assert data.read()[:, 0].tolist() == list(range(50))
+
+
+def test_numbers_are_times_as_well(tmp_path: Path) -> None:
+    frame = example().assign(when=np.arange(1950, 2000)).drop(index=[7, 8])
+    with pytest.raises(ValueError, match=r"not evenly spaced by 1.*fill"):
+        loaded(frame, tmp_path, target="load", time="when")
+    data = loaded(frame, tmp_path, target="load", time="when", missing="fill")
+    assert data.read()[5:10, 0].tolist() == [5.0, 6.0, 6.0, 6.0, 9.0]
+    uneven = example().assign(when=np.sqrt(np.arange(50)))
+    with pytest.raises(ValueError, match="not multiples"):
+        loaded(uneven, tmp_path, target="load", time="when", missing="fill")
+    with pytest.raises(ValueError, match="must be a number"):
+        loaded(frame, tmp_path, target="load", time="when", frequency="h")
+    for name in ("when", "note"):
+        gap = example().assign(**{name: lambda f, name=name: f[name].where(f.index != 4)})
+        with pytest.raises(ValueError, match=f"'{name}' has 1 gaps"):
+            loaded(gap, tmp_path, target="load", time="when", series="note")
+
+
 @pytest.mark.parametrize(
     ("options", "text"),
     [

@@ -131,6 +131,16 @@ def test_one_wild_value_changes_little() -> None:
     assert z[1:, 0].std() > 0.1
 
 
+def test_codes_of_gaps_among_numbers_are_suspected(caplog: pytest.LogCaptureFixture) -> None:
+    x = np.random.default_rng(0).normal(size=(200, 2))
+    kanzoo.KANRegressor(**QUICK).fit(x, x[:, 0])
+    assert "code for gaps" not in caplog.text
+    x[::8, 1] = -999
+    frame = pd.DataFrame(x).assign(kind=["a", "b"] * 100)  # two columns are named by numbers
+    kanzoo.KANRegressor(**QUICK).fit(frame, x[:, 0])
+    assert "column '1': half" in caplog.text
+
+
 def test_weights_of_samples_and_classes_decide() -> None:
     random = np.random.default_rng(0)
     x = random.uniform(size=(120, 1))

@@ -16,7 +16,11 @@ from sklearn.preprocessing import FunctionTransformer, OneHotEncoder
 log = logging.getLogger("kanzoo")
 
 MAX_CATEGORIES = 20  # of a column; rarer ones become one feature
-FORMATS = ("ISO8601", "%d.%m.%Y", "%d.%m.%Y %H:%M", "%d.%m.%Y %H:%M:%S", "%d/%m/%Y", "%m/%d/%Y")
+SLASHES = ("%d/%m/%Y", "%m/%d/%Y")
+FORMATS = (
+    "ISO8601",
+    *(day + hour for day in ("%d.%m.%Y", *SLASHES) for hour in ("", " %H:%M", " %H:%M:%S")),
+)
 
 YEAR_MONTH = r"\s*\d{4}-\d{2}"
 
@@ -50,6 +54,11 @@ def with_times(frame: pd.DataFrame) -> pd.DataFrame:
         elif isinstance(kind, pd.PeriodDtype):
             changed[name] = frame[name].dt.to_timestamp()
     return frame.assign(**changed) if changed else frame
+
+
+def with_texts_as_names(frame: pd.DataFrame) -> pd.DataFrame:
+    """The frame with columns that are named by texts, which those may be that were numbered."""
+    return frame.set_axis([str(name) for name in frame.columns], axis=1)
 
 
 def distinct(names: list[str]) -> list[str]:

@@ -23,7 +23,10 @@ from kanzoo.data.series import Series
 
 log = logging.getLogger("kanzoo")
 
-CALENDAR = ("MS", "ME", "QS", "QE", "YS", "YE")
+CALENDAR = ("MS", "ME", "QS", "QE", "YS", "YE", "B")  # B: days but for weekends
+MONTHS = (1, 3, 12)
+SLACK = 0.01  # of a distance of times that are numbers, for rounding
+MAX_GAPS = 1000  # times as many rows as there are, missing ones included
 
 
 class SeriesFile(Series):
@@ -149,7 +152,14 @@ class SeriesFile(Series):
         for name in self._channels:
             if not is_number(frame[name]):
                 check_mixed(self.path, frame[name])
-                raise ValueError(f"{self.path}: column {name!r} holds {frame[name].iloc[0]!r}")
+                raise ValueError(
+                    f"{self.path}: column {name!r} holds {frame[name].iloc[0]!r}, no numbers"
+                )
+        for name in helpers:
+            if gaps := int(frame[name].isna().sum()):
+                raise ValueError(
+                    f"{self.path}: column {name!r} has {gaps} gaps: leave the rows out"
+                )
         if self.series is None:
             return [self._ordered(frame, "")]
         groups = frame.groupby(self.series, sort=True)
@@ -174,7 +184,7 @@ class SeriesFile(Series):
         if is_number(values):
             return pd.Index(values)
         known = dates(values)
-        if known is None or known.isna().any():
+        if known is None:
             raise ValueError(
                 f"{self.path}: column {self.time!r} holds {values.iloc[0]!r} and the like; times "
                 "are as 2020-01-31 or 31.01.2020 12:00"
@@ -188,10 +198,11 @@ class SeriesFile(Series):
             twice = index[index.duplicated()][0]
             raise ValueError(
                 f"{self.path}: {self.time!r}{which} holds {twice} twice; data.series names the "
-                "column that tells several series apart"
+                "column that tells several series apart, and times that clocks were set back have "
+                "their distance from UTC, as 2024-10-27 02:00+01:00"
             )
         if not isinstance(index, pd.DatetimeIndex):
-            return values
+            return self._counted(values, which)
         frequency: Any = self.frequency or _frequency(index)
         if frequency is None:
             if self.missing is None:
@@ -212,9 +223,36 @@ class SeriesFile(Series):
         log.info("%s: every %s%s, %d rows", self.path, frequency, which, len(even))
         return even
 
+    def _counted(self, values: pd.DataFrame, which: str) -> pd.DataFrame:
+        """As `_even`, of times that are numbers."""
+        times = values.index.to_numpy(np.float64)
+        distances = np.diff(times)
+        is_even = len(times) < 2 or np.ptp(distances) <= SLACK * distances.mean()
+        if self.frequency is None and is_even:
+            return values
+        try:
+            distance = distances.min() if self.frequency is None else float(self.frequency)
+        except ValueError as error:
+            raise ValueError(
+                f"data.frequency={self.frequency!r} must be a number, as the times are"
+            ) from error
+        steps = (times - times[0]) / distance
+        is_near = distance > 0 and steps[-1] < MAX_GAPS * len(steps)
+        if not is_near or np.abs(steps - steps.round()).max() > SLACK:
+            raise ValueError(
+                f"{self.path}: times{which} are not multiples of {distance:g} from the first"
+            )
+        if self.missing is None:
+            raise ValueError(
+                f"{self.path}: times{which} are not evenly spaced by {distance:g}; "
+                "data.missing=fill fills what is missing"
+            )
+        values.index = pd.Index(steps.round().astype(np.int64))
+        return values.reindex(np.arange(values.index[-1] + 1))
+
 
 def _frequency(index: pd.DatetimeIndex) -> Any:
-    """The even distance of times, or the calendar's months, quarters or years; None if neither."""
+    """The even distance of times, in months, quarters, years or working days too; None if none."""
     distances = np.unique(np.diff(index.to_numpy()))
     if len(distances) == 1:
         return pd.Timedelta(distances[0])
@@ -222,4 +260,8 @@ def _frequency(index: pd.DatetimeIndex) -> Any:
         every = pd.date_range(index[0], index[-1], freq=name)
         if len(every) == len(index) and every.equals(index):
             return name
+    for months in MONTHS:
+        step = pd.DateOffset(months=months)
+        if pd.date_range(index[0], periods=len(index), freq=step).equals(index):
+            return step
     return None

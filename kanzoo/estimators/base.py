@@ -17,9 +17,17 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 from torch import Tensor, nn
 
 from kanzoo.checks import check_keywords, check_name, check_whole
-from kanzoo.data.columns import Columns, Gaps, check_frame, is_number, with_times
+from kanzoo.data.columns import (
+    Columns,
+    Gaps,
+    check_frame,
+    is_number,
+    with_texts_as_names,
+    with_times,
+)
 from kanzoo.estimators.hand import HandMixin
 from kanzoo.fit.noise import poor_fit
+from kanzoo.fit.scaling import crowded
 from kanzoo.fit.stack import HIDDEN, FittedStack, StackOptions
 from kanzoo.interpret.formula.expression import Formula
 from kanzoo.interpret.formula.search import FormulaError
@@ -139,7 +147,9 @@ class StackEstimator(HandMixin, BaseEstimator):
                 raise ValueError(
                     f"column {others[0]!r} holds no numbers; enable_categorical=True encodes it"
                 )
-            self._encoder = Columns().fit(X) if others else None
+            self._encoder = Columns().fit(with_texts_as_names(X)) if others else None
+        if self._encoder is not None and isinstance(X, pd.DataFrame):
+            X = with_texts_as_names(X)
         if self._encoder is None:
             limits: Any = {"dtype": np.float64, "ensure_all_finite": "allow-nan"}
             x = validate_data(self, X, reset=reset, **limits)
@@ -157,6 +167,13 @@ class StackEstimator(HandMixin, BaseEstimator):
         hidden = stack.options.hidden
         self._stack, self.network_, self.grid_size_ = stack, stack.net, stack.grid_size
         self.hidden_ = HIDDEN if hidden is None else tuple(hidden)
+        narrow = crowded(stack.z.numpy())
+        if len(narrow):
+            log.warning(
+                "column %r: half of the values lie in a hundredth of its range, where the fit sees "
+                "no differences: is the rest a code for gaps? A logarithm may help otherwise",
+                self._names()[narrow[0]],
+            )
         if stack.options.is_regression:
             doubt = poor_fit(stack.z.numpy(), stack.y.numpy(), stack.rmse())
             if doubt:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 TAIL = 0.05  # share of the values at either end that has no say in where the fence is
+CROWD = 0.01  # share of a range in which the inner half of a column shows no differences
 REACH = 2.0  # distance of the fence from the inner values, in widths of these
 
 
@@ -49,3 +50,10 @@ def range_scaling(x: np.ndarray, fence: bool = False) -> Scaling:
         low, high = np.maximum(low, below), np.minimum(high, above)
     half = (high - low) / 2
     return Scaling((low + high) / 2, np.where(half > 0, half, 1.0), below, above)
+
+
+def crowded(z: np.ndarray) -> np.ndarray:
+    """The numbers of scaled columns whose inner half lies in `CROWD` of their range."""
+    ends = np.quantile(z, (0.25, 0.75), axis=0)
+    width, whole = ends[1] - ends[0], np.ptp(z, axis=0)
+    return np.flatnonzero((width > 0) & (width < CROWD * whole))
