@@ -234,6 +234,27 @@ def test_pi_stands_only_for_what_is_surely_pi() -> None:
     assert tidy(sympy.Float(3.1415926) * symbol, [symbol], x, exact) == sympy.pi * symbol
 
 
+A, B, C = make_symbols(["a", "b", "c"])
+
+
+@pytest.mark.parametrize(
+    ("found", "written"),
+    [
+        ((-1.7 * A * B - 1.7 * C) / (-1.7 * A - 1.7 * C), "(a*b + c)/(a + c)"),
+        (20 - A - A * B / (0.5 * A**2 + 1.0), "-a*b/(a**2/2 + 1) - a + 20"),
+        (sympy.log(1.0 * sympy.exp(A * B) * sympy.exp(C)), "a*b + c"),
+        (sympy.Float(1 / (2 * np.pi) ** 3) * A * B, "a*b/(8*pi**3)"),
+        (sympy.Float(1 / np.sqrt(2 * np.pi)) * A * B, "sqrt(2)*a*b/(2*sqrt(pi))"),
+        (sympy.Float(0.3183099) * A * B, "0.3183099*a*b"),
+        (sympy.Float(0.016125) * A + 3.39 * B, "0.016125*a + 3.39*b"),
+        (sympy.sqrt(A**2) * B, "a*b"),
+    ],
+)
+def test_exact_formulas_are_written_in_their_shortest_form(found: sympy.Expr, written: str) -> None:
+    y = sympy.lambdify([A, B, C], found, "numpy")(*X[:, :3].T)
+    assert str(tidy(found, [A, B, C], X[:, :3], y)) == written
+
+
 def test_a_stand_in_is_said_to_be_one() -> None:
     x = np.random.default_rng(0).uniform(-3, 3, (400, 2))
     y = np.sin(np.exp(np.sin(2 * x[:, 0]) + 0.3 * x[:, 1])) + np.tanh(x[:, 0] * x[:, 1])

@@ -17,9 +17,12 @@ from scipy.stats import chi2
 from kanzoo.fit.least_squares import rmse
 from kanzoo.interpret.formula.algebra import canonical, exact_values, simplest
 from kanzoo.interpret.formula.clock import Clock
+from kanzoo.interpret.formula.names import with_signs
 
 EXACT = 1e-4  # error, relative to the data's deviation, below which all simple numbers are tried
 NOISE = 1e-6  # error, relative to the data's deviation, below which rounding is free
+ROUNDING = 1e-10  # the same for formulas without error
+GROWTH = 100  # factor by which simple numbers may raise an error that is free
 CHANCE = 0.05  # probability that a simple number lies in an interval by chance, at most
 SURE = 0.95  # of intervals of constants, and of the growth of the error that rounding may cause
 HELD = 5  # every so many rows one is held out where pi or e are tried on data with noise
@@ -204,11 +207,13 @@ def tidy(
     held-out rows better than the number itself. Constants that remain are rounded as far as their
     intervals and the error allow. When the time of `clock` is over, what is reached is returned.
     """
-    expression = canonical(expression)
-    free = Constants(expression, symbols, x, y)
+    signed = with_signs(symbols, x)
+    expression = canonical(expression.xreplace(dict(zip(symbols, signed, strict=True))))
+    free = Constants(expression, signed, x, y)
     free.refit()
     scale = float(y.std()) or 1.0
-    floor, best, accepted = NOISE * scale, free.error(), 0
+    best, accepted = free.error(), 0
+    floor = float(np.clip(GROWTH * best, ROUNDING * scale, NOISE * scale))
     count = max(len(y) - len(free.names), 1)
 
     def limit() -> float:
@@ -224,8 +229,9 @@ def tidy(
                 merged = canonical(other.expression())
                 if _is_broken(merged):
                     continue
-                again = Constants(merged, symbols, x, y)
+                again = Constants(merged, signed, x, y)
                 fits = again.error() <= max(other.error() * (1 + 1e-9), floor)
+                fits = fits and len(again.names) < len(free.names)
                 free, accepted = again if fits else other, accepted + 1
                 break
             if clock is not None and clock.is_over:
@@ -235,7 +241,8 @@ def tidy(
         if fits and not free.free:
             break
     rounded = free.rounded(limit(), free.deviations())
-    return simplest(rounded.expression(rounded.digits))
+    simple = simplest(rounded.expression(rounded.digits))
+    return simple.xreplace(dict(zip(signed, symbols, strict=True)))
 
 
 def intervals(

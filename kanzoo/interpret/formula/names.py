@@ -4,6 +4,7 @@ import keyword
 import re
 from collections.abc import Sequence
 
+import numpy as np
 import sympy
 
 RESERVED = {
@@ -31,6 +32,14 @@ def make_symbols(names: Sequence[object]) -> list[sympy.Symbol]:
         taken.add(symbol)
         result.append(sympy.Symbol(symbol, real=True))
     return result
+
+
+def with_signs(symbols: Sequence[sympy.Symbol], x: np.ndarray) -> list[sympy.Symbol]:
+    """Symbols of the same names, positive where the column of x `(N, C)` is: |x| is x then."""
+    return [
+        sympy.Symbol(symbol.name, positive=True) if values.min() > 0 else symbol
+        for symbol, values in zip(symbols, x.T, strict=True)
+    ]
 
 
 def legend(names: Sequence[object], symbols: Sequence[sympy.Symbol]) -> dict[str, str]:
