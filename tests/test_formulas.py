@@ -19,7 +19,7 @@ from kanzoo.fit.least_squares import fit_squares
 from kanzoo.fit.stack import StackOptions
 from kanzoo.interpret.formula.algebra import canonical
 from kanzoo.interpret.formula.clock import Clock
-from kanzoo.interpret.formula.constants import tidy
+from kanzoo.interpret.formula.constants import Constants, intervals, tidy
 from kanzoo.interpret.formula.discover import discover
 from kanzoo.interpret.formula.expression import Formula
 from kanzoo.interpret.formula.front import Front
@@ -27,11 +27,14 @@ from kanzoo.interpret.formula.names import make_symbols
 from kanzoo.interpret.formula.output import OutputSearch
 from kanzoo.interpret.formula.problem import Problem
 from kanzoo.interpret.formula.products import products
-from kanzoo.interpret.formula.rational import quotients
+from kanzoo.interpret.formula.rational import noisy_quotients, quotients
 from kanzoo.interpret.formula.read import read_formula
+from kanzoo.interpret.formula.residual import is_structured
 from kanzoo.interpret.formula.separable import separations
-from kanzoo.interpret.formula.stability import stability
+from kanzoo.interpret.formula.sparse import thinned
+from kanzoo.interpret.formula.stability import skeleton, stability
 from kanzoo.interpret.formula.surrogate import fit_polynomial
+from kanzoo.interpret.formula.terms import library, polynomial_terms
 from kanzoo.interpret.formula.units import dimensionless
 
 X = np.random.default_rng(0).uniform(0.5, 3, (400, 6))
@@ -363,3 +366,54 @@ def test_flags_have_no_samples_off_their_ends() -> None:
     assert ((0,), (1,), (2,)) in [s.groups for s in found if not s.is_product]
     flags = Problem(x[:, 1:], y, problem.columns[1:], lambda e: e)
     list(separations(flags, fit_polynomial(x[:, 1:], y)))
+
+
+def test_quotients_of_noisy_data_have_few_terms() -> None:
+    x = X[:, :3]
+    a, b, c = symbols = tuple(make_symbols("abc"))
+    truth = (x[:, 0] * x[:, 1] + 2 * x[:, 2]) / (x[:, 0] + x[:, 2])
+    y = truth + 0.03 * truth.std() * np.random.default_rng(0).normal(size=len(x))
+    front = Front(x, y, symbols, Clock())
+    for quotient in noisy_quotients(Problem(x, y, symbols, lambda e: e)):
+        front.add(quotient)
+        front.shorten(quotient)
+    chosen = front.choose().expression
+    assert skeleton(sympy.numer(chosen)) == a * b + c
+    assert skeleton(sympy.denom(chosen)) == a + c
+
+
+def test_terms_of_a_function_of_noisy_data_are_chosen_by_what_noise_leaves_of_it() -> None:
+    x = np.random.default_rng(0).uniform(-3, 3, (600, 2))
+    truth = 1 / (0.5 + x[:, 0] ** 2 + x[:, 1] ** 2)
+    y = truth + 0.01 * truth.std() * np.random.default_rng(1).normal(size=600)
+    terms = library(x, polynomial_terms(2, 4))
+    found = thinned(terms, 1 / y, weights=y**2)
+    assert {str(terms.terms[k].symbol(sympy.symbols("a b"))) for k in found.support} == {
+        "a**2",
+        "b**2",
+    }
+    np.testing.assert_allclose(found.coefficients, [1, 1, 0.5], rtol=0.05)
+
+
+def test_what_a_formula_misses_is_noise_or_structure() -> None:
+    random = np.random.default_rng(0)
+    x = X[:, :3]
+    noise = x[:, 0] * random.standard_t(3, size=len(x))  # of other sizes elsewhere, with tails
+    assert not is_structured(x, noise)
+    assert is_structured(x, noise + 0.7 * noise.std() * x[:, 1])
+
+
+def test_intervals_hold_the_true_constants_at_about_their_level() -> None:
+    (a,) = symbols = make_symbols("a")
+    x = np.linspace(0, 3, 60)[:, None]
+    truth = 1.713 * np.exp(-0.832 * x[:, 0])
+    shown = sympy.Float(1.7) * sympy.exp(sympy.Float(-0.8) * a)
+    held = []
+    for seed in range(40):
+        y = truth + 0.1 * np.random.default_rng(seed).normal(size=60)
+        fitted = Constants(shown, symbols, x, y)
+        fitted.refit()
+        for value, low, high in intervals(fitted.expression(), symbols, x, y):
+            held.append(low <= (1.713 if value > 0 else -0.832) <= high)
+    assert len(held) == 80
+    assert 0.88 < np.mean(held) < 1.0

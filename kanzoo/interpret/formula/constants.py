@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import sympy
 from scipy.optimize import least_squares
-from scipy.stats import chi2
+from scipy.stats import chi2, t
 
 from kanzoo.fit.least_squares import rmse
 from kanzoo.interpret.formula.algebra import canonical, exact_values, simplest
@@ -248,13 +248,19 @@ def tidy(
 def intervals(
     expression: sympy.Expr, symbols: Sequence[sympy.Symbol], x: np.ndarray, y: np.ndarray
 ) -> list[tuple[float, float, float]]:
-    """The constants that stand in an expression as numbers, each with its 95 % interval."""
+    """The constants that stand in an expression as numbers, each with its 95 % interval.
+
+    Intervals are those of least squares, from which a shown number may differ by rounding.
+    """
     constants = Constants(expression, symbols, x, y)
     if not constants.names or not math.isfinite(constants.error()):
         return []
+    shown = constants.values.copy()
+    constants.refit()
+    reach = t.ppf((1 + SURE) / 2, max(len(y) - len(shown), 1)) * constants.deviations()
     return [
-        (float(v), float(v - 1.96 * s), float(v + 1.96 * s))
-        for v, s in zip(constants.values, constants.deviations(), strict=True)
+        (float(s), float(min(s, v - r)), float(max(s, v + r)))
+        for s, v, r in zip(shown, constants.values, reach, strict=True)
     ]
 
 

@@ -10,10 +10,10 @@ import numpy as np
 import sympy
 
 from kanzoo.interpret.formula.clock import Clock
-from kanzoo.interpret.formula.front import Front
+from kanzoo.interpret.formula.front import NOISY, Front, complexity
 from kanzoo.interpret.formula.problem import Problem, views
 from kanzoo.interpret.formula.products import products
-from kanzoo.interpret.formula.rational import quotients
+from kanzoo.interpret.formula.rational import noisy_quotients, quotients
 from kanzoo.interpret.formula.sparse import Sum, sums, thinned
 from kanzoo.interpret.formula.terms import (
     Library,
@@ -32,6 +32,9 @@ QUOTIENTS = ("y", "y^2", "exp y")  # functions of y that are looked for as quoti
 SKIPPED = ("tan y", "sin y", "cos y")  # functions of y that symmetries look at
 KEPT = 2  # sums of a library that are looked at
 SIZE = 6  # terms of a sum
+NEAR = 1.05  # factor of the least error up to which a formula of noisy data is made shorter
+LONG = 100  # complexity from which it is not
+HEAVY = 5.0  # largest weight, relative to the median
 WORSE = 3.0  # factor of the error from the best, above which a sum is not looked at
 
 
@@ -43,9 +46,12 @@ def search(problem: Problem, front: Front, clock: Clock, smooth_error: float = 0
     if problem.y.max() < 0:
         outer = problem.invert
         problem = Problem(problem.x, -problem.y, problem.columns, lambda e: outer(-e))
-    for expression in _expressions(problem, front, clock):
+    for expression in _expressions(problem, front, clock, smooth_error > NOISY):
         clock.check()
-        front.add(expression)
+        error = front.add(expression)
+        is_near = smooth_error > NOISY and error < NEAR * front.least
+        if is_near and complexity(expression) < LONG:
+            front.shorten(expression)
         if front.is_exact or front.is_settled(smooth_error):
             return
 
@@ -61,7 +67,9 @@ def _likely(candidates: Iterable[Sum], terms: Library) -> list[Sum]:
     return sorted(candidates, key=length)[:KEPT]
 
 
-def _expressions(problem: Problem, front: Front, clock: Clock) -> Iterator[sympy.Expr]:
+def _expressions(
+    problem: Problem, front: Front, clock: Clock, is_noisy: bool
+) -> Iterator[sympy.Expr]:
     x, count = problem.x, problem.x.shape[1]
     if problem.is_constant or not count:
         yield problem.invert(sympy.Float(float(problem.y.mean()), 17))
@@ -70,11 +78,12 @@ def _expressions(problem: Problem, front: Front, clock: Clock) -> Iterator[sympy
     for expression in products(problem):
         yield problem.invert(expression)
     choices = [(v.name, t) for v, t in views(problem) if v.name not in SKIPPED]
+    weights = _weights(problem, is_noisy)
     rows = np.random.default_rng(0).permutation(len(x))[:ROWS]
     dense = library(x, polynomial_terms(count, DEGREES.get(count, 2)))
     for name, transformed in choices:
         clock.show(f"polynomials for {name}")
-        full = thinned(dense, transformed.y)
+        full = thinned(dense, transformed.y, weights=weights.get(name))
         if full is not None and full.error < WORSE * front.least:
             yield transformed.invert(_expression(dense, full, problem))
     clock.show("quotients of polynomials")
@@ -82,6 +91,9 @@ def _expressions(problem: Problem, front: Front, clock: Clock) -> Iterator[sympy
         if name in QUOTIENTS:
             for quotient in quotients(transformed):
                 yield transformed.invert(quotient)
+    if is_noisy:
+        for quotient in noisy_quotients(problem):
+            yield problem.invert(quotient)
     for title, build in (
         ("polynomials", lambda: dense.terms),
         ("powers", lambda: laurent_terms(x)),
@@ -93,9 +105,21 @@ def _expressions(problem: Problem, front: Front, clock: Clock) -> Iterator[sympy
         for name, transformed in choices:
             clock.show(f"sums of {title} for {name}")
             clock.check()
-            for candidate in _likely(sums(terms, transformed.y[rows_of], SIZE), terms):
+            given = weights[name][rows_of] if name in weights else None
+            found = sums(terms, transformed.y[rows_of], SIZE, weights=given)
+            for candidate in _likely(found, terms):
                 if candidate.error < WORSE * front.least:
                     yield transformed.invert(_expression(terms, candidate, problem))
+
+
+def _weights(problem: Problem, is_noisy: bool) -> dict[str, np.ndarray]:
+    """How an error of y weighs on its functions, `(N,)` each, where there is noise."""
+    result = {}
+    for view, _ in views(problem) if is_noisy else ():
+        weights = 1 / np.maximum(np.abs(view.slope(problem.y)), 1e-300)
+        if view.name != "y":
+            result[view.name] = np.minimum(weights / np.median(weights), HEAVY)
+    return result
 
 
 def _expression(terms: Library, candidate: Sum, problem: Problem) -> sympy.Expr:

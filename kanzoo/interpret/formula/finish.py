@@ -14,12 +14,12 @@ from kanzoo.interpret.formula.constants import NOISE, intervals, tidy
 from kanzoo.interpret.formula.expression import Formula, evaluate
 from kanzoo.interpret.formula.front import Front
 from kanzoo.interpret.formula.output import OutputSearch
-from kanzoo.interpret.formula.surrogate import fit_polynomial
+from kanzoo.interpret.formula.residual import is_structured
 
 ROWS = 1000  # samples that constants are made simple on
 CLEAR = 1.2  # factor from a smooth fit's error above which a formula misses more than noise
-PREDICTED = 0.96  # share of what a formula misses from which it can be predicted and is no noise
-RIVALS = 1.02  # factor of its error within which another formula is as good
+RIVALS = 1.01  # factor of its error within which another formula is as good
+ALIKE = 0.1  # difference of two formulas, in errors, up to which they say the same
 POOR = 0.1  # error of a formula, in deviations, that is said to be large
 
 
@@ -114,26 +114,26 @@ def _doubts(
     residual = y - evaluate([expression], search.front.symbols, x)[:, 0]
     if not np.isfinite(residual).all():
         return [f"{text}, where it is defined at all"]
-    if _is_structured(x, residual):
+    if is_structured(x, residual):
         return [f"{text}, and what it misses is not noise: it is a stand-in"]
-    rivals = [e for e in search.front.pareto() if e.error <= RIVALS * search.front.choose().error]
     if error > POOR:
         return [f"{text}: they are noisy, or no formula that was tried fits them"]
-    if error > NOISE * 1000 and len(rivals) > 1:
-        return [f"{text}; {len(rivals) - 1} others fit them as well: see formulas_"]
+    rivals = _rivals(search.front) if error > NOISE * 1000 else 0
+    if rivals:
+        return [f"{text}; others no longer fit them as well ({rivals}): see formulas_"]
     return []
 
 
-def _is_structured(x: np.ndarray, residual: np.ndarray) -> bool:
-    """Whether a residual is smooth: predicted by a polynomial, or alike at neighbours."""
-    from sklearn.neighbors import NearestNeighbors
-
-    if residual.std() == 0 or len(x) < 30:
-        return False
-    if fit_polynomial(x, residual).error < PREDICTED:
-        return True
-    spread = np.where(x.std(0) > 0, x.std(0), 1.0)
-    neighbours = NearestNeighbors(n_neighbors=2).fit(x / spread).kneighbors(x / spread)[1][:, 1]
-    centred = residual - residual.mean()
-    alike = float((centred * centred[neighbours]).mean() / np.square(centred).mean())
-    return alike > 4 / np.sqrt(len(x))
+def _rivals(front: Front) -> int:
+    """How many formulas, no longer than the chosen one, fit as well and say something else."""
+    chosen = front.choose()
+    symbols, x = front.symbols, front.x[front.held]
+    values = evaluate([chosen.expression], symbols, x)[:, 0]
+    count = 0
+    for entry in front.entries:
+        if entry is chosen or entry.complexity > chosen.complexity:
+            continue
+        if entry.error <= RIVALS * chosen.error:
+            other = evaluate([entry.expression], symbols, x)[:, 0]
+            count += bool(rmse(other, values) > ALIKE * chosen.error * front.scale)
+    return count

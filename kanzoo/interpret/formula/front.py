@@ -13,6 +13,7 @@ import sympy
 
 from kanzoo.interpret.formula.clock import Clock
 from kanzoo.interpret.formula.constants import Constants
+from kanzoo.interpret.formula.residual import is_structured
 
 log = logging.getLogger("kanzoo")
 
@@ -22,6 +23,8 @@ HELD_OUT = 0.25
 MAX_NODES = 400  # of an expression that is looked at
 NATS = 1.5  # that a node of an expression takes to be written down
 SETTLED = 20  # complexity up to which a formula that is as good as a smooth fit ends the search
+CONSTANTS = 3  # number of them up to which it does so, too
+DOUBTFUL = 4.0  # standard errors from zero below which a constant may be left out
 SIGMAS = 1.0  # standard errors that a simpler formula may predict worse than the best
 
 
@@ -72,7 +75,13 @@ class Front:
             return False
         chosen = self.choose()
         chance = 1 + 1 / math.sqrt(len(self.held))
-        return chosen.error <= chance * smooth_error and chosen.complexity <= SETTLED
+        free = len(chosen.expression.atoms(sympy.Float))
+        is_simple = chosen.complexity <= SETTLED or free <= CONSTANTS
+        if not (is_simple and chosen.error <= chance * smooth_error):
+            return False
+        predicted = Constants(chosen.expression, self.symbols, self.x, self.y).predict(self.x)
+        residual = self.y - predicted
+        return bool(np.isfinite(residual).all()) and not is_structured(self.x, residual)
 
     @property
     def least(self) -> float:
@@ -108,6 +117,21 @@ class Front:
                 log.debug("error %.3g: %s", error, fitted)
             self.entries.append(entry)
         return error
+
+    def shorten(self, expression: sympy.Expr) -> None:
+        """Take up an expression without constants that noisy data leave open, one after another."""
+        while True:
+            constants = Constants(expression, self.symbols, self.x[self.train], self.y[self.train])
+            constants.refit(differences=True)
+            if len(constants.names) < 2 or not math.isfinite(constants.error()):
+                return
+            ratios = np.abs(constants.values) / np.maximum(constants.deviations(), 1e-300)
+            least = int(ratios.argmin())
+            if ratios[least] > DOUBTFUL:
+                return
+            expression = constants.fixed(least, sympy.Integer(0)).expression()
+            if not math.isfinite(self.add(expression)):
+                return
 
     def _on_flags(self, node: sympy.Expr) -> sympy.Expr:
         """The expression in which functions of one column of 0 and 1 are the lines they equal."""

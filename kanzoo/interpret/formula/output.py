@@ -109,9 +109,11 @@ class OutputSearch:
                 return
             fit = fit_polynomial(rest.x, rest.y)
             for separation in separations(rest, fit) if fit.error < VAGUE else ():
-                self.findings.append(separation.title([str(c) for c in rest.columns]))
+                before = self.front.least
                 for part in solve_separated(rest, fit, separation, search, self.clock):
                     self._add(rest, part)
+                if fit.error < NOISE or self.front.least < before:  # noise may hide what is not so
+                    self.findings.append(separation.title([str(c) for c in rest.columns]))
             for part in inner_functions(rest, self.clock):
                 self._add(rest, part)
 

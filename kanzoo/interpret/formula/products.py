@@ -137,6 +137,10 @@ def _product(
     if not np.isfinite(shape).all():
         return None
     constant = float(y @ shape / (shape @ shape))
+    if factor is not None and factor[0] == "exp":
+        number = sympy.Float(float(powers.pop()), 17)
+        symbols[-1] = sympy.exp(number * factor[1].symbol(problem.columns))
+        powers.append(Fraction(1))
     return sympy.Float(constant, 17) * monomial_symbol(symbols, tuple(powers))
 
 

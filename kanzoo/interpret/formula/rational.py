@@ -3,17 +3,30 @@
 Axes: N samples, C columns.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import sympy
 
 from kanzoo.interpret.formula.problem import Problem
-from kanzoo.interpret.formula.terms import monomial, monomial_symbol, polynomial_terms
+from kanzoo.interpret.formula.sparse import sums
+from kanzoo.interpret.formula.surrogate import fit_polynomial
+from kanzoo.interpret.formula.terms import (
+    Library,
+    Powers,
+    monomial,
+    monomial_symbol,
+    polynomial_terms,
+)
 
 DEGREES = ((1, 1), (2, 1), (1, 2), (2, 2), (3, 2), (2, 3), (3, 3), (4, 2), (2, 4), (4, 3), (4, 4))
 VIOLATED = 1e-9  # how much a relation may be, of the size of its columns
 GAP = 1e-4  # by which the next relation must be worse
+NOISY_DEGREES = {1: 5, 2: 4, 3: 3}  # of quotients for y with noise, by columns; 2 of more
+NOISY_SIZE = 12  # terms of such a quotient
+NOISY_KEPT = 4  # of such quotients
+NORMAL_DEGREE = 2  # of the term of the denominator that has the coefficient 1
 
 
 def quotients(problem: Problem) -> Iterator[sympy.Expr]:
@@ -71,6 +84,73 @@ def quotients(problem: Problem) -> Iterator[sympy.Expr]:
             sympy.Float(height, 17) * (parts[0] / largest).expand() / (parts[1] / largest).expand()
         )
         return
+
+
+def noisy_quotients(problem: Problem) -> Iterator[sympy.Expr]:
+    """P(x) / Q(x) of few terms for y with noise, those that describe it most shortly first.
+
+    y = P / t - y (Q - t) / t for a term t of Q is a sum of terms. On the right a smooth fit stands
+    for y, then the best quotient, so that noise does not pull the coefficients of Q towards zero.
+    """
+    x, y, count = problem.x, problem.y, problem.x.shape[1]
+    scale = np.where(np.abs(x).max(0) > 0, np.abs(x).max(0), 1.0)
+    terms = polynomial_terms(count, NOISY_DEGREES.get(count, 2))
+    powers = [tuple(0 * p for p in terms[0].powers), *(term.powers for term in terms)]
+    values = np.column_stack([monomial(x / scale, p) for p in powers])
+    smooth, found = fit_polynomial(x, y).gradient(x)[0], list[_Quotient]()
+    for _ in range(2):
+        found = sorted(_fitted(values, powers, y, smooth), key=lambda quotient: quotient.length)
+        if not found:
+            return
+        smooth = (values @ found[0].top) / (values @ found[0].bottom)
+    units = np.array([np.prod(scale ** np.array(p, np.float64)) for p in powers])
+    for quotient in found[:NOISY_KEPT]:
+        unit = units[quotient.normal]
+        parts = [
+            sympy.Add(
+                *(
+                    (1 if p is powers[quotient.normal] and n == 1.0 else sympy.Float(n * unit / u))
+                    * monomial_symbol(problem.columns, p)
+                    for n, u, p in zip(numbers, units, powers, strict=True)
+                    if n
+                )
+            )
+            for numbers in (quotient.top, quotient.bottom)
+        ]
+        yield parts[0] / parts[1]
+
+
+@dataclass(frozen=True)
+class _Quotient:
+    """Coefficients of a quotient, the term with the coefficient 1, and the description's length."""
+
+    length: float
+    normal: int
+    top: np.ndarray
+    bottom: np.ndarray
+
+
+def _fitted(
+    values: np.ndarray, powers: Sequence[Powers], y: np.ndarray, smooth: np.ndarray
+) -> Iterator[_Quotient]:
+    cost = np.log(len(y) * len(powers))
+    for normal, power in enumerate(powers):
+        size = np.abs(values[:, normal])
+        if sum(power) > NORMAL_DEGREE or size.min() < 1e-3 * size.max():
+            continue
+        others = [k for k in range(len(powers)) if k != normal]
+        ratios = values[:, others] / values[:, [normal]]
+        library = Library((), np.column_stack([ratios, -ratios * smooth[:, None]]))
+        for candidate in sums(library, y, NOISY_SIZE):
+            top, bottom = np.zeros(len(powers)), np.zeros(len(powers))
+            top[normal], bottom[normal] = candidate.coefficients[-1], 1.0
+            for k, number in zip(candidate.support, candidate.coefficients, strict=False):
+                (top if k < len(others) else bottom)[others[k % len(others)]] = number
+            below = values @ bottom
+            if below.min() > 0 or below.max() < 0:
+                error = max(float(np.square(values @ top / below - y).mean()), 1e-300)
+                size = len(candidate.support) + 1
+                yield _Quotient(len(y) * np.log(error) / 2 + cost * size, normal, top, bottom)
 
 
 def _sparse(vectors: np.ndarray) -> np.ndarray:

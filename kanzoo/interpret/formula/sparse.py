@@ -11,6 +11,8 @@ import numpy as np
 from kanzoo.interpret.formula.terms import Library
 
 BEAM = 12  # sums that are carried from one size to the next
+NOISY = 1e-3  # error, in deviations, from which terms are left out by their standard errors
+DOUBTFUL = 4.0  # standard errors from zero below which a term is left out
 DEPENDENT = 1e-9  # share of a term that others do not explain from which it may be added
 
 
@@ -31,10 +33,24 @@ class _State:
     energy: np.ndarray
 
 
-def sums(library: Library, y: np.ndarray, max_size: int, beam: int = BEAM) -> Iterator[Sum]:
-    """The best sum of 1, 2, .. terms and a constant for y `(N,)`; ends where one is exact."""
-    matrix, _, _ = library.scaled
-    centred = y - y.mean()
+def sums(
+    library: Library,
+    y: np.ndarray,
+    max_size: int,
+    beam: int = BEAM,
+    weights: np.ndarray | None = None,
+) -> Iterator[Sum]:
+    """The best sum of 1, 2, .. terms and a constant for y `(N,)`; ends where one is exact.
+
+    `weights` `(N,)` are those of errors.
+    """
+    if weights is None:
+        matrix, centred = library.scaled[0], y - y.mean()
+    else:
+        one = weights / np.linalg.norm(weights)
+        matrix, centred = library.values * weights[:, None], y * weights
+        matrix, centred = matrix - np.outer(one, one @ matrix), centred - one * (one @ centred)
+        matrix = matrix / np.maximum(np.linalg.norm(matrix, axis=0), 1e-300)
     scale = float(np.linalg.norm(centred))
     if not scale or not matrix.shape[1]:
         return
@@ -46,7 +62,7 @@ def sums(library: Library, y: np.ndarray, max_size: int, beam: int = BEAM) -> It
         if not states:
             return
         for state in states[:2]:
-            found = solved(library, y, state.support)
+            found = solved(library, y, state.support, weights)
             yield found
             if found.error < 1e-9:
                 return
@@ -76,30 +92,64 @@ def _grown(matrix: np.ndarray, states: list[_State], beam: int) -> list[_State]:
     return sorted(grown, key=lambda state: float(state.residual @ state.residual))
 
 
-def solved(library: Library, y: np.ndarray, support: tuple[int, ...]) -> Sum:
+def solved(
+    library: Library, y: np.ndarray, support: tuple[int, ...], weights: np.ndarray | None = None
+) -> Sum:
     """Least squares over the terms of a support and a constant."""
     chosen = library.values[:, list(support)]
     design = np.column_stack([chosen, np.ones(len(y))])
+    scale = y.std() or 1.0
+    if weights is not None:
+        scale = np.sqrt(np.square((y - y.mean()) * weights).mean()) or 1.0
+        design, y = design * weights[:, None], y * weights
     length = np.linalg.norm(design, axis=0)
     solution = np.linalg.lstsq(design / length, y, rcond=1e-14)[0] / length
-    error = float(np.sqrt(np.square(design @ solution - y).mean()) / (y.std() or 1.0))
+    error = float(np.sqrt(np.square(design @ solution - y).mean()) / scale)
     return Sum(support, solution, error)
 
 
-def thinned(library: Library, y: np.ndarray, tolerance: float = 1e-7) -> Sum | None:
+def thinned(
+    library: Library,
+    y: np.ndarray,
+    tolerance: float = 1e-7,
+    weights: np.ndarray | None = None,
+) -> Sum | None:
     """All terms fitted at once, those that the data do without being dropped; None if too many."""
     count = library.values.shape[1]
     if count > len(y) // 3:
         return None
-    found = solved(library, y, tuple(range(count)))
+    found = solved(library, y, tuple(range(count)), weights)
+    if found.error > NOISY:
+        return _significant(library, y, found, weights)
     while len(found.support) > 1:
         sizes = np.abs(found.coefficients[:-1]) * library.values[:, list(found.support)].std(0)
         small = sizes < max(tolerance, 3 * found.error / np.sqrt(len(y))) * y.std()
         if not small.any() or small.all():
             break
         support = tuple(k for k, drop in zip(found.support, small, strict=True) if not drop)
-        fewer = solved(library, y, support)
+        fewer = solved(library, y, support, weights)
         if fewer.error > max(1.05 * found.error, 10 * tolerance):
             break
         found = fewer
+    return found
+
+
+def _significant(library: Library, y: np.ndarray, found: Sum, weights: np.ndarray | None) -> Sum:
+    """A sum without terms that noise leaves open, the most doubtful first."""
+    weight = np.ones(len(y)) if weights is None else weights
+    while len(found.support) > 1:
+        design = np.column_stack([library.values[:, list(found.support)], np.ones(len(y))])
+        residual = (design @ found.coefficients - y) * weight
+        design = design * weight[:, None]
+        length = np.linalg.norm(design, axis=0)
+        inverse = np.linalg.pinv(np.linalg.qr(design / length)[1])
+        sigma = np.linalg.norm(residual) / np.sqrt(max(len(y) - len(length), 1))
+        deviations = sigma * np.linalg.norm(inverse, axis=1) / length
+        ratios = np.abs(found.coefficients / deviations)[:-1]
+        if ratios.min() > DOUBTFUL:
+            break
+        drop = ratios < min(1.0, np.median(ratios))
+        drop[ratios.argmin()] = True
+        support = tuple(k for k, gone in zip(found.support, drop, strict=True) if not gone)
+        found = solved(library, y, support, weights)
     return found
