@@ -1,6 +1,7 @@
 """Tables of one's own: dialects, gaps, categories, classes, groups and times."""
 
 import logging
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 import torch
 from sklearn.datasets import load_diabetes
 
-from kanzoo.data.columns import dates
+from kanzoo.data.columns import Columns, dates
 from kanzoo.data.csv_file import CSV
 from kanzoo.data.frames import read_frame
 from kanzoo.data.tabular import Diabetes
@@ -169,6 +170,26 @@ def test_parquet_is_read_alike(tmp_path: Path) -> None:
     pd.testing.assert_frame_equal(
         read_frame("path", str(tmp_path / "t.parquet")), FRAME, check_dtype=False
     )
+    days = pd.date_range("2020-01-01", periods=3)
+    kinds = {
+        "day": days.date,
+        "span": days - days[0],
+        "month": pd.period_range("2020-01", periods=3, freq="M"),
+        "exact": [Decimal("0.1"), Decimal("0.25"), None],
+        "text": ["1,234.5", "?", "2"],
+        "list": [[1], [2, 3], []],
+    }
+    pd.DataFrame(kinds).to_parquet(tmp_path / "kinds.parquet")
+    frame = read_frame("path", str(tmp_path / "kinds.parquet"))
+    encoder = Columns().fit(frame)
+    assert encoder.names == ["span", "exact", "text", "day", "month"]
+    first = (days[0] - pd.Timestamp(0)).days
+    rows = [
+        [0, 0.1, 1234.5, first, first],
+        [1, 0.25, np.nan, first + 1, first + 31],
+        [2, np.nan, 2, first + 2, first + 60],
+    ]
+    np.testing.assert_array_equal(encoder(frame), rows)
 
 
 def test_categories_and_dates_are_features(tmp_path: Path) -> None:

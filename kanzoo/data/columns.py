@@ -5,6 +5,8 @@ Axes: N samples, C columns, F features that they become.
 
 import logging
 from collections.abc import Callable
+from datetime import date
+from decimal import Decimal
 from typing import Any, Self
 
 import numpy as np
@@ -80,7 +82,7 @@ def is_number(values: pd.Series) -> bool:
     if pd.api.types.is_numeric_dtype(kind) or pd.api.types.is_bool_dtype(kind):
         return not pd.api.types.is_complex_dtype(kind)
     known = values.dropna()
-    return bool(known.map(lambda value: isinstance(value, (int, float, np.number))).all())
+    return bool(known.map(lambda value: isinstance(value, (int, float, np.number, Decimal))).all())
 
 
 def dates(values: pd.Series) -> pd.Series | None:
@@ -89,6 +91,9 @@ def dates(values: pd.Series) -> pd.Series | None:
     As 2020-01-31, 31.01.2020, or with slashes where some day is above 12; hours may follow.
     """
     if pd.api.types.is_datetime64_any_dtype(values.dtype):
+        return pd.to_datetime(values, utc=True).dt.tz_localize(None)
+    known = values.dropna()
+    if values.dtype == object and len(known) and known.map(lambda v: isinstance(v, date)).all():
         return pd.to_datetime(values, utc=True).dt.tz_localize(None)
     if isinstance(values.dtype, pd.CategoricalDtype) or not values.map(_is_text_or_gap).all():
         return None

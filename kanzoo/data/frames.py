@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from kanzoo.checks import nearest
+from kanzoo.data.columns import with_times
 from kanzoo.data.dialect import Dialect, decode, find_dialect
 from kanzoo.data.number_texts import POINTS, read_numbers
 
@@ -56,9 +57,22 @@ def check_columns(path: Any, frame: pd.DataFrame, names: Sequence[str]) -> None:
 
 def _parquet(path: str) -> pd.DataFrame:
     try:
-        return pd.read_parquet(path)
+        frame = with_times(pd.read_parquet(path))
     except ImportError as error:
         raise ValueError("Parquet needs pyarrow (pip install kanzoo[parquet])") from error
+    objects = [n for n in frame if frame[n].dtype == object or _is_texts(frame[n])]
+    for name in objects:
+        if frame[name].map(lambda value: isinstance(value, (list, dict, np.ndarray))).any():
+            log.info("%s: column %r holds lists and is left out", path, name)
+            frame = frame.drop(columns=name)
+    _read_texts(path, frame, [n for n in objects if n in frame and _is_texts(frame[n])], ",", True)
+    return frame
+
+
+def _is_texts(values: pd.Series) -> bool:
+    if isinstance(values.dtype, pd.CategoricalDtype) or _is_read(values):
+        return False
+    return bool(values.dropna().map(lambda value: isinstance(value, str)).all())
 
 
 def _csv(path: str) -> pd.DataFrame:
