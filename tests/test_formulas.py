@@ -86,6 +86,14 @@ def test_polynomials_of_columns_that_change_their_sign_are_found() -> None:
 
 
 @pytest.mark.slow
+def test_absolute_values_of_columns_and_of_differences_are_found() -> None:
+    x = 2 * X[:200, :2] - 3
+    for y in (np.abs(x[:, 0]) * x[:, 1], np.abs(x[:, 0] - x[:, 1])):
+        found = searched(y, x).front.choose()
+        assert found.error < 1e-8
+        assert miss(found.expression, x, y) < 1e-9
+
+
 def test_one_function_of_a_polynomial_beside_another() -> None:
     x = np.random.default_rng(0).uniform(-2, 2, (300, 2))
     y = x[:, 0] * x[:, 1] + np.sin((x[:, 0] - 1) * (x[:, 1] - 1))

@@ -34,9 +34,10 @@ FUNCTIONS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
     "1-": (lambda t: 1 - t, lambda t: 1 - t),
     "1+2": (lambda t: 1 + t * t, lambda t: 1 + t**2),
     "1-2": (lambda t: 1 - t * t, lambda t: 1 - t**2),
+    "abs": (np.abs, sympy.Abs),
     "exp-1": (np.expm1, lambda t: sympy.exp(t) - 1),
 }
-PLAIN = ("sin", "cos", "exp", "exp-", "log", "tan", "cot", "tanh", "sin^2", "cos^2")
+PLAIN = ("sin", "cos", "exp", "exp-", "log", "tan", "cot", "tanh", "sin^2", "cos^2", "abs")
 FEW = ("sin", "cos", "exp", "exp-", "log", "sin^2", "cos^2")  # of more than three columns
 DRESSES = ("sin", "cos", "tan", "tanh", "cosh", "sinh", "log", "1+", "1-", "1+2", "1-2", "exp-1")
 
@@ -217,6 +218,8 @@ def _is_fine(factor: tuple[str, Argument], x: np.ndarray) -> bool:
         t = factor[1].values(x)
         values = FUNCTIONS[factor[0]][0](t)
     if not np.isfinite(values).all() or np.abs(t).max() > 60 or np.ptp(values) == 0:
+        return False
+    if factor[0] == "abs" and not t.min() < 0 < t.max():
         return False
     return bool(np.abs(values).max() < LARGEST * max(float(np.median(np.abs(values))), 1e-300))
 
