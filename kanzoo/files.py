@@ -74,7 +74,7 @@ def read_file(path: Path, most: float = MAX_TEXT) -> bytes:
 def read_json(path: Path) -> Any:
     """The values of a JSON file; `ValueError` for anything else."""
     try:
-        return json.loads(read_file(path).decode())
+        return json.loads(read_file(path).decode("utf-8-sig"))
     except RecursionError as error:
         raise ValueError(f"{path} is nested too deeply") from error
 

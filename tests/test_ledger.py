@@ -1,10 +1,13 @@
 """Ledgers: what a study measured, added, checked, merged, taken up again and shown."""
 
+import csv
 import html
 import json
 import re
 import shutil
 import subprocess
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +17,10 @@ import pytest
 from engine_study import configured
 
 from kanzoo.ledger.main import main
+from kanzoo.ledger.missing import missing
 from kanzoo.ledger.restore import finished_in, take_finished
 from kanzoo.ledger.store import read_ledger, read_verdicts
+from kanzoo.ledger.tuned import check_trials
 from kanzoo.ledger.verify import check_ledger
 from kanzoo.rundir import RunDir
 from kanzoo.study.comparison import plan, report, study_folder, study_of
@@ -33,9 +38,9 @@ def score(config: dict[str, Any], better: float = 0.0) -> np.ndarray:
     return rng.random(40) < 0.6 + (0.1 + better) * bool(config["layers"]["kan_roles"])
 
 
-def run_all(config: dict[str, Any], better: float = 0.0) -> Path:
-    """A study whose runs are made up, with its report; its folder."""
-    cells = plan(config)
+def run_all(config: dict[str, Any], better: float = 0.0, models: str = "") -> Path:
+    """A study whose runs are made up, of some models or all, with its report; its folder."""
+    cells = [cell for cell in plan(config) if not models or cell.model in models.split()]
     for cell in cells:
         folder = RunDir.of(cell.config)
         if folder.has_ended:
@@ -150,6 +155,17 @@ EDITS: dict[str, tuple[Any, str]] = {
     "twice": (lambda t: pd.concat([t, t.tail(1)]), "has a run twice"),
     "fewer": (lambda t: t.iloc[1:], "no row for run"),
     "none": (lambda t: t.head(0), "has no runs"),
+    "half a seed": (lambda t: first(t, seed=0.5), "seed that is no whole number: 0.5"),
+    "command": (
+        lambda t: first(t, command=lambda w: w.replace("data=digits", "data=mnist")),
+        "its command is not that of arm",
+    ),
+    "diverged": (lambda t: first(t, status="diverged", result=""), "not that of no skill, 0.1"),
+    "lucky": (
+        lambda t: t.assign(test=t["test"].where(t["status"].eq("finished"), 0.9)),
+        "not that of no skill, 0.1",
+    ),
+    "tuned": (lambda t: t.assign(is_tuned=True), "has tuned runs, but no trials.csv"),
 }
 FILES: dict[str, tuple[str, Any, str]] = {
     "no arrays": ("items.npz", lambda b: b"nothing", "damaged ledger"),
@@ -159,6 +175,7 @@ FILES: dict[str, tuple[str, Any, str]] = {
     "verdict": ("verdicts.json", lambda b: b.replace(b'_seeds": 5', b'_seeds": 9'), "not follow"),
     "aggregate": ("aggregate.json", lambda b: b"{}", "does not follow"),
     "no JSON": ("verdicts.json", lambda b: b"better", "is not readable JSON"),
+    "history": ("study.yaml", lambda b: b + b"added: 5\n", "added must list texts by the day"),
     "version": ("study.yaml", lambda b: b.replace(b"format: 2", b"format: 9"), "is of format 9"),
 }
 
@@ -197,6 +214,95 @@ def test_a_ledger_that_was_edited_is_refused_in_one_line(
     if edit in ("no JSON", "version"):
         said(capsys, "show", ledger)
         said(capsys, "page", tmp_path)
+
+
+def test_the_same_ledger_in_another_layout_is_accepted(made: Path, tmp_path: Path) -> None:
+    """Orders of rows and columns, quotes, ends of lines and marks of UTF-8 mean nothing."""
+    ledger = tmp_path / "smoke"
+    shutil.copytree(made, ledger)
+    table = pd.read_csv(ledger / "runs.csv", dtype=str, keep_default_na=False)
+    table = table.sample(frac=1, random_state=1)[sorted(table)]
+    table.to_csv(ledger / "runs.csv", index=False, quoting=csv.QUOTE_ALL)
+    for path in ledger.glob("*.[cjy]*"):
+        path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n"))
+    assert check_ledger(ledger) == 15
+    assert (
+        read_ledger(ledger).runs["command"].tolist() == read_ledger(made).runs["command"].tolist()
+    )
+
+
+def test_items_of_corrupted_inputs_and_their_number(
+    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ledger = tmp_path / "smoke"
+    shutil.copytree(made, ledger)
+    with np.load(ledger / "items.npz") as file:
+        items = {name: file[name] for name in file.files}
+    more = {f"{name.rpartition('/')[0]}/noise_0.5.correct": x for name, x in items.items()}
+    np.savez(ledger / "items.npz", **items, **more)
+    assert check_ledger(ledger) == 15
+    np.savez(ledger / "items.npz", **{name: np.tile(x, 2) for name, x in items.items()})
+    assert "it has 80 items of 40 test samples" in said(capsys, "check", ledger)
+
+
+def trials(row: dict[str, Any], **keys: list[Any]) -> pd.DataFrame:
+    """Two trials of a row's kind, of which the second is the better."""
+    kind = {key: [row[key]] * 2 for key in ("data", "model", "arm", "match", "grid")}
+    columns = {"trial": [0, 1], "config_hash": ["0" * 8, "1" * 8], "value": [0.5, 0.75]}
+    columns |= {"scores": ["0.5", "0.5 1.0"], "failed": [0, 0], "reason": ["", ""]}
+    return pd.DataFrame({**kind, **columns, "chosen": [False, True], "seed": [0, 0], **keys})
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({}, ""),
+        ({"optim.lr": [0.1, 0.2]}, "optim.lr=0.2 is chosen, which a run does not have"),
+        ({"chosen": [True, False]}, "trial 0 is chosen, the best is 1"),
+        ({"value": [0.5, 0.9]}, "trial 1 has the value 0.9, its scores give 0.75"),
+        ({"config_hash": ["0" * 8] * 2}, "has 2 trials, others have 2"),
+        ({"arm": ["other", "other"]}, "no trials of"),
+        ({"scores": ["x", "y"]}, "is damaged"),
+    ],
+)
+def test_trials_give_what_runs_were_tuned_to(
+    keys: dict[str, list[Any]], message: str, made: Path
+) -> None:
+    ledger = read_ledger(made)
+    runs = ledger.runs.assign(is_tuned=ledger.runs.index == 0)
+    table = trials(ledger.runs.iloc[0].to_dict(), **keys).drop(columns="seed")
+    table.to_csv(made / "trials.csv", index=False)
+    try:
+        with pytest.raises(ValueError, match=message) if message else nullcontext():
+            check_trials(made, replace(ledger, runs=runs))
+    finally:
+        (made / "trials.csv").unlink()
+
+
+@pytest.mark.slow
+def test_a_ledger_grows_task_by_task_and_says_what_is_missing(tmp_path: Path) -> None:
+    """Runs of one model of two, then of both: the ledger is that of both at once."""
+    models = {"one": ["model=mlp"], "two": ["model=mlp", "model.depth=1"]}
+    pages, folder = [], tmp_path / "ledgers" / "smoke"
+    config = study(tmp_path / "runs", models=models)
+    for names in ("one", "one two"):
+        main(["add", str(run_all(config, models=names)), "--ledger", str(folder)])
+        assert check_ledger(folder) == 15 * len(names.split())
+        main(["page", str(tmp_path / "ledgers")])
+        pages.append((tmp_path / "ledgers" / "index.html").read_text())
+    assert "Tasks without runs (1 of 2): digits two." in pages[0]
+    assert "without runs" not in pages[1]
+
+
+def test_what_a_ledger_lacks_of_its_study(made: Path) -> None:
+    ledger = read_ledger(made)
+    runs = ledger.runs
+    assert missing(ledger) == []
+    part = runs[~(runs["arm"].eq("mlp") & runs["seed"].eq(2))]
+    (line,) = missing(replace(ledger, runs=part))
+    assert re.fullmatch(r"Fewer than the 5 seeds planned: digits mlp mlp none 4\.", line)
+    (line,) = missing(replace(ledger, runs=runs[runs["arm"] == "kan"]))
+    assert re.fullmatch(r"Arms without runs: digits mlp mlp none\.", line)
 
 
 @pytest.mark.slow

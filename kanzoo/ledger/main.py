@@ -8,6 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from kanzoo.ledger.missing import missing
 from kanzoo.ledger.page import write_page
 from kanzoo.ledger.release import release
 from kanzoo.ledger.repeat import draw, repeat
@@ -91,7 +92,7 @@ def _show(folder: Path, console: Console) -> None:
         mean = "" if row["mean_difference"] is None else f"{row['mean_difference']:+.4g}"
         table.add_row(*(str(row[name]) for name in names), f"{mean} {ends}".strip())
     console.print(table)
-    console.print(f"{len(ledger.runs)} runs", *ledger.record.lines, sep="\n")
+    console.print(f"{len(ledger.runs)} runs", *missing(ledger), *ledger.record.lines, sep="\n")
 
 
 def _repeat(rows: list[tuple[str, Ledger, dict[str, Any]]], runs: str, console: Console) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from kanzoo.files import write_atomic
+from kanzoo.ledger.missing import missing
 from kanzoo.ledger.store import Ledger, read_ledger, read_verdicts
 from kanzoo.page.html import render
 from kanzoo.study.pool import aggregate_effects, pooled_rows, read_effects
@@ -39,7 +40,8 @@ def write_page(folder: Path, out: Path) -> None:
             {
                 "name": path.name, "title": ledger.study.title, "question": ledger.study.question,
                 "runs": len(ledger.runs), "seeds": ledger.study.seeds,
-                "baseline": ledger.study.baseline, "history": read_record(path).lines,
+                "baseline": ledger.study.baseline,
+                "history": [*missing(ledger), *read_record(path).lines],
                 "pooled": pooled_rows(pooled) if pooled else [],
             }
         )  # fmt: skip

@@ -78,8 +78,9 @@ def read_ledger(folder: Path) -> Ledger:
         raise ValueError(f"{folder / 'runs.csv'} has no runs")
     if not runs["config_hash"].str.fullmatch("[0-9a-f]{8}").all():  # which name files
         raise ValueError(f"{folder / 'runs.csv'} has a config_hash that is none")
-    if wrong := [name for name in items if not re.fullmatch(r"[0-9a-f]{8}/seed\d+/\w+", name)]:
+    if wrong := [name for name in items if not re.fullmatch(r"[0-9a-f]{8}/seed\d+/[\w.-]+", name)]:
         raise ValueError(f"{folder / 'items.npz'} has items of no run: {wrong[0]}")
+    runs = in_order(runs, record.study)
     twice = runs.duplicated(_cell(record.study))
     if twice.any():
         raise ValueError(f"{folder / 'runs.csv'} has a run twice: {runs[twice]['command'].iloc[0]}")
@@ -157,7 +158,15 @@ def read_table(path: Path, texts: Iterable[str]) -> pd.DataFrame:
             continue
         with contextlib.suppress(ValueError):
             table[name] = [float(value) if value else float("nan") for value in values]
+    if wrong := [seed for seed in table["seed"] if not (isinstance(seed, float) and seed % 1 == 0)]:
+        raise ValueError(f"{path} has a seed that is no whole number: {wrong[0]!r}")
     return table.astype({"seed": int})
+
+
+def in_order(runs: pd.DataFrame, study: StudyConfig) -> pd.DataFrame:
+    """The rows in the order of a ledger, whatever order they came in: what is drawn follows it."""
+    keys = ["data", "model", "match", *active_axes(study), "arm", "seed"]
+    return runs.sort_values(keys, kind="stable", ignore_index=True)
 
 
 def join(first: Ledger, second: Ledger) -> Ledger:
@@ -178,9 +187,7 @@ def write_ledger(ledger: Ledger, folder: Path) -> None:
     """Write all files of a ledger, each in one step and the same bytes for the same runs."""
     check_record(ledger.study, folder)
     write_record(ledger.study, folder)
-    axes = active_axes(ledger.study)
-    runs = ledger.runs.sort_values(["data", "model", "match", *axes, "arm", "seed"], kind="stable")
-    write_atomic(folder / "runs.csv", as_csv(runs))
+    write_atomic(folder / "runs.csv", as_csv(in_order(ledger.runs, ledger.study)))
     items = {name: ledger.items[name] for name in sorted(ledger.items)}
     write_arrays(folder / "items.npz", items)
     for name, text in conclusions(read_ledger(folder)).items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,10 @@ import numpy as np
 
 from kanzoo.files import read_json
 from kanzoo.ledger.store import DAMAGES, Items, Ledger, conclusions, items_by_run, read_ledger
-from kanzoo.study.controls import control_arms
+from kanzoo.ledger.tuned import check_trials
+from kanzoo.settings import StudyConfig
+from kanzoo.study.controls import chooses_model, control_arms, is_borrowing
+from kanzoo.study.plan import arms_of
 from kanzoo.study.results import COSTS
 
 # Scores from the items of a run: exact, but for the precision in which items are kept.
@@ -24,6 +28,7 @@ SCORES: dict[str, Callable[[Items], float]] = {
         float(np.average(items["loss"].astype(float), weights=items["count"])) / math.log(2)
     ),
 }
+SAMPLES = ("accuracy", "rmse")  # which have an item a test sample
 NEAR = 3e-5  # relative, of a score to that of its items
 
 
@@ -49,6 +54,7 @@ def check_ledger(folder: Path) -> int:
     if foreign := [run for run in items if run not in known]:
         digest, seed = foreign[0]
         raise ValueError(f"{folder / 'items.npz'}: no row for run {digest} of seed {seed}")
+    check_trials(folder, ledger)
     try:
         computed = conclusions(ledger)
     except DAMAGES as error:
@@ -80,8 +86,13 @@ def _wrong_row(row: dict[str, Any], ledger: Ledger, items: Items) -> str:
             return f"{key} {row[key]} is not of the study"
     if not isinstance(row["test"], float):
         return f"its test score {row['test']!r} is no number"
+    if words := _foreign_words(row, study):
+        return f"its command is not that of arm {row['arm']}, which has {words}"
     if row["status"] == "diverged":
-        return ""
+        least = row.get("no_skill", row["test"])
+        is_known = not math.isnan(row["test"]) and not math.isnan(least)
+        wrong = is_known and row["test"] != least
+        return f"it diverged, but its test score is not that of no skill, {least}" if wrong else ""
     result = json.loads(row["result"])
     found = {"test": result["test"][row["metric"]], "val": result["val"][row["metric"]]}
     found |= {"metric": result["metric"], "mode": result["mode"]}
@@ -96,10 +107,22 @@ def _wrong_row(row: dict[str, Any], ledger: Ledger, items: Items) -> str:
     if row["metric"] in SCORES:
         if not items:
             return "it has no items"
+        count, size = len(next(iter(items.values()))), row.get("n_test", "")
+        if row["metric"] in SAMPLES and size == size != "" and count != size:
+            return f"it has {count} items of {size:.0f} test samples"
         score = SCORES[row["metric"]](items)
         if not math.isclose(score, row["test"], rel_tol=NEAR, abs_tol=NEAR**2):
             return f"test is {_short(row['test'])}, its items give {_short(score)}"
     return ""
+
+
+def _foreign_words(row: dict[str, Any], study: StudyConfig) -> str:
+    """The first overrides of a row's arm, model, data and seed that its command does not have."""
+    words = {*shlex.split(row["command"])}
+    own = [w for w in arms_of(study)[row["arm"]] if not is_borrowing(w)]
+    own += [] if chooses_model(own) else study.models[row["model"]]
+    own += [f"data={row['data']}", f"seed={row['seed']}"]
+    return " ".join(word for word in own if word not in words)
 
 
 def _short(value: Any) -> str:

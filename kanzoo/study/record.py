@@ -46,7 +46,11 @@ def check_record(study: StudyConfig, folder: Path) -> None:
 def read_record(folder: Path) -> Record:
     """The record of a study's folder; `ValueError` for a file of another format."""
     content = read_config(folder / FILE)
-    added = {str(day): texts for day, texts in content.pop("added", {}).items()}
+    added = content.pop("added", {})
+    lists = [*added.values()] if isinstance(added, dict) else [added]
+    if not all(isinstance(t, list) and all(isinstance(s, str) for s in t) for t in lists):
+        raise ValueError(f"{folder / FILE}: added must list texts by the day, got {added!r:.60}")
+    added = {str(day): texts for day, texts in added.items()}
     return Record(build(StudyConfig, content, f"{folder / FILE}: "), added)
 
 
