@@ -425,3 +425,17 @@ def test_intervals_hold_the_true_constants_at_about_their_level() -> None:
             held.append(low <= (1.713 if value > 0 else -0.832) <= high)
     assert len(held) == 80
     assert 0.88 < np.mean(held) < 1.0
+
+
+def test_a_symmetry_of_noisy_data_that_leaves_no_column_ends_no_search() -> None:
+    x, random = X[:140, :1], np.random.default_rng(1)
+    y = 3 * x[:, 0] + 1 + 0.1 * random.normal(size=140)
+    search = OutputSearch(x, y, make_symbols("a"), ["a"], StackOptions(), Clock(60))
+
+    def found(*_: object) -> list[tuple[str, Problem]]:
+        return [("y: scale of a", Problem(x[:, :0], y / x[:, 0], (), lambda e: e))]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("kanzoo.interpret.formula.output.simpler", found)
+        left = search._by_symmetry(search.problem, fit_polynomial, fit_polynomial(x, y))
+    assert left.x.shape[1] == 1

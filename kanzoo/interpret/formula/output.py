@@ -146,8 +146,8 @@ class OutputSearch:
         """The problem with the columns that symmetries leave; every step is searched."""
         for title, smaller in simpler(problem, fit, smooth):  # type: ignore[arg-type]
             self.findings.append(title)
-            problem = smaller
-            search(problem, self.front, self.clock, self.smooth_error)
+            problem = smaller if smaller.x.shape[1] else problem
+            search(smaller, self.front, self.clock, self.smooth_error)
             self.clock.check()
             if self._is_done:
                 break
