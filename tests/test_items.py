@@ -12,7 +12,7 @@ from kanzoo.study import variance
 from kanzoo.study.decomposition import sums
 from kanzoo.study.items import item_values
 from kanzoo.study.pairs import pair_seeds
-from kanzoo.study.results import judged
+from kanzoo.study.results import judged, with_no_skill
 from kanzoo.study.rows import estimates
 from kanzoo.study.stats import verdicts
 from kanzoo.training.evaluation import gather_items
@@ -164,6 +164,22 @@ def test_a_run_that_diverged_counts_as_one_without_skill(tmp_path: Path) -> None
     assert v.direction == ""
     assert v.mean_difference < 0
     assert "3 runs of kan" in v.note
+
+
+def test_a_run_that_diverged_has_no_more_skill_than_its_own_data(tmp_path: Path) -> None:
+    rows = [
+        {"data": "functions", "model": model, "seed": seed, "status": status, "test": test,
+         "test_mae": test, "no_skill": no_skill, "no_skill_mae": no_skill}
+        for model, seed, status, test, no_skill in (
+            ("near", 0, "finished", 0.1, 1.0), ("near", 1, "finished", 0.1, 3.0),
+            ("near", 1, "diverged", None, None), ("near", 2, "diverged", None, None),
+            ("far", 1, "finished", 0.1, 100.0), ("far", 1, "diverged", None, None),
+            ("new", 1, "diverged", None, None),
+        )
+    ]  # fmt: skip
+    table = with_no_skill(pd.DataFrame(rows))
+    assert table.loc[table["status"] == "diverged", "test"].tolist() == [3.0, 2.0, 100.0, 3.0]
+    assert table["test_mae"].equals(table["test"])
 
 
 def test_an_arm_against_itself_is_never_better_or_worse(tmp_path: Path) -> None:

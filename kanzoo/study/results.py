@@ -36,8 +36,8 @@ def collect(
     `axes` are the further axes that get a column, `tuned` the kinds of cells that were tuned. Test
     metrics beside the one that selects are in columns `test_NAME`, those on corrupted inputs in
     `test_KIND_SEVERITY`. A run that diverged has the scores of the prediction without skill of its
-    data, `no_skill` and `no_skill_NAME`, where that is known from a finished run, best of the same
-    seed.
+    data, `no_skill` and `no_skill_NAME`, where a finished run of the same model has them,
+    which may have data of its own, and of the same seed, if there is one.
     """
     table = pd.DataFrame(
         [_row(cell, study_folder, axes) | {"is_tuned": cell.kind in tuned} for cell in cells]
@@ -45,16 +45,24 @@ def collect(
     # Also where no cell has finished yet.
     absent = [name for name in ("test", "val", "sizes", "no_skill", *COSTS) if name not in table]
     table = table.assign(**dict.fromkeys(absent, float("nan")))
+    return with_no_skill(table)
+
+
+def with_no_skill(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with scores of the prediction without skill for runs that diverged."""
     lost = table["status"].eq("diverged")
-    if lost.any():
-        for name in [str(column) for column in table if str(column).startswith("no_skill")]:
-            known = table.groupby(["data", "seed"])[name].transform("first")
-            known = known.fillna(table.groupby("data")[name].transform("median"))
-            table[name] = table[name].fillna(known)
-            column = "test" + name.removeprefix("no_skill")
-            table.loc[lost, column] = table.loc[lost, name]
-        for column in filter(_CORRUPTED.fullmatch, map(str, table)):
-            table.loc[lost, column] = table.loc[lost, "no_skill"]
+    if not lost.any():
+        return table
+    for name in [str(column) for column in table if str(column).startswith("no_skill")]:
+        known = table[name].copy()
+        for alike in (["data", "model", "seed"], ["data", "model"], ["data"]):
+            table[name] = table[name].fillna(
+                known.groupby([table[key] for key in alike]).transform("median")
+            )
+        column = "test" + name.removeprefix("no_skill")
+        table.loc[lost, column] = table.loc[lost, name]
+    for column in filter(_CORRUPTED.fullmatch, map(str, table)):
+        table.loc[lost, column] = table.loc[lost, "no_skill"]
     return table
 
 

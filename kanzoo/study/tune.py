@@ -195,20 +195,24 @@ def _score(
         if not _recall(trial, by.known.get(trial.config_hash), runs):
             rows.append((tuning, trial, row))
     by.run([cell for *_, row in rows for cell in row])
-    no_skill: dict[tuple[str, int | None], float] = {}
+    no_skill: dict[tuple[str | int, ...], float] = {}
     for tuning, _, row in rows:
         for cell in row:
             reference = (cell.folder.result() or {}).get("reference", {}).get("val", {})
             if tuning.metric in reference:
-                score = reference[tuning.metric]
-                no_skill |= {(cell.data, cell.seed): score, (cell.data, None): score}
+                no_skill |= dict.fromkeys(_alike(cell), reference[tuning.metric])
     for tuning, trial, row in rows:
         for cell in row:
             score, reason = by.outcome(cell, tuning.metric)
             if reason:
                 trial.reasons.append(reason)
-                score = no_skill.get((cell.data, cell.seed), no_skill.get((cell.data, None)))
+                score = next((no_skill[key] for key in _alike(cell) if key in no_skill), None)
             trial.scores.append(score)
+
+
+def _alike(cell: Cell) -> tuple[tuple[str | int, ...], ...]:
+    """What runs share that have the same prediction without skill, the nearest first."""
+    return (cell.data, cell.model, cell.seed), (cell.data, cell.model), (cell.data,)
 
 
 def _recall(trial: Trial, known: Trial | None, runs: range) -> bool:
