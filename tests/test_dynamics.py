@@ -1,15 +1,21 @@
 """Right-hand sides from time series: derivatives by three methods, systems, and formulas."""
 
+import warnings
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import sympy
 from conftest import compose
+from scipy.optimize import least_squares
+from sklearn.exceptions import ConvergenceWarning
 
 from kanzoo.data.dynamics import METHODS, SYSTEMS, derivatives, field_of, integrate, trajectories
 from kanzoo.estimators.dynamics import KANDynamics
 from kanzoo.estimators.weak import weak_formulas
+from kanzoo.interpret.formula.expression import Formula, make_symbols
 from kanzoo.run.fit import train
 
 
@@ -116,3 +122,84 @@ def test_a_run_on_a_system(tmp_path: Path) -> None:
     result = train(compose("train", [*words, *small, "layers=mlp", f"runs={tmp_path}"]))
     assert np.isfinite(result["test"]["rmse"])
     assert result["split"]["test"] == 2 * 101
+
+
+def test_noise_is_told_from_missing_terms_by_what_it_does_to_the_sum() -> None:
+    random = np.random.default_rng(100)
+    paths = trajectories("bar_magnets", 4, seed=0)
+    deviation = 0.01 * np.concatenate([x for _, x in paths]).std(0)
+    noisy = [(t, x + deviation * random.standard_normal(x.shape)) for t, x in paths]
+    points = np.concatenate([x for _, x in paths])
+    for formula, truth in zip(
+        weak_formulas(noisy, 3), field_of("bar_magnets")(points).T, strict=True
+    ):
+        assert formula is not None
+        assert formula.doubts
+        assert len(formula.expression.args) == 2
+        assert np.abs(formula(points) - truth).max() < 0.05 * truth.std()
+
+
+def test_a_sum_that_leaves_the_trajectories_is_said() -> None:
+    t = np.linspace(0, 3, 101)
+    paths = [a * np.stack([np.sin(t + b), np.cos(t + b)], 1) for a, b in ((1, 0), (2, 1), (0.5, 4))]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model = KANDynamics().fit([t] * 3, paths)
+    assert model.misses_.max() < 1e-5
+    wrong = Formula(
+        [1.2 * make_symbols(["x0", "x1"])[1]], make_symbols(["x0", "x1"]), names=["x0", "x1"]
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        found = [wrong, model.formulas_[1]]
+        patch.setattr("kanzoo.estimators.dynamics.weak_formulas", lambda *_: found)
+        with pytest.warns(ConvergenceWarning, match="leaves the trajectories"):
+            model = KANDynamics().fit([t] * 3, paths)
+    omega = np.sqrt(1.2)  # of x'' = -1.2 x
+    exact = [
+        np.stack([x[0, 0] * np.cos(omega * t) + 1.2 * x[0, 1] / omega * np.sin(omega * t),
+                  x[0, 1] * np.cos(omega * t) - x[0, 0] / omega * np.sin(omega * t)], 1)
+        for x in paths
+    ]  # fmt: skip
+    spread = np.concatenate(paths).std(0)
+    gaps = [np.sqrt(np.square((e - x) / spread).mean(0)) for e, x in zip(exact, paths, strict=True)]
+    assert model.misses_ == pytest.approx(np.max(gaps, 0), rel=1e-4)
+
+
+TERMS = {
+    "bacterial_respiration": (3, 2), "bar_magnets": (2, 2), "glider": (2, 2),
+    "competition": (3, 3), "predator_prey": (3, 2), "shear_flow": (1, 2), "vanderpol": (3, 1),
+}  # fmt: skip
+
+
+def holds(formula: Formula | None, points: np.ndarray, truth: np.ndarray, count: int) -> bool:
+    """Whether a formula of at most so many terms equals the truth with constants fitted anew."""
+    if formula is None or len(sympy.Add.make_args(formula.expression)) > count:
+        return False
+    numbers = sorted(formula.expression.atoms(sympy.Float), key=str)
+    symbols = sympy.symbols(f"p:{len(numbers)}", real=True)
+    renamed = formula.expression.xreplace(dict(zip(numbers, symbols, strict=True)))
+    call = sympy.lambdify([formula.symbols, symbols], renamed, "numpy")
+    start = np.array(numbers, float)
+    with np.errstate(all="ignore"):
+        found = least_squares(
+            lambda p: call(points.T, p) - truth, start, xtol=1e-14, ftol=1e-14, gtol=1e-14
+        )
+    return bool(np.sqrt(np.square(found.fun).mean()) < 1e-5 * truth.std())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("noise", "least"), [(0.001, 58), (0.01, 44)])
+def test_terms_are_found_under_noise(noise: float, least: int) -> None:
+    right: dict[str, int] = {}
+    for name, seed in product(SYSTEMS, range(5)):
+        paths = trajectories(name, 4, seed=seed)
+        random = np.random.default_rng(100 + seed)
+        deviation = noise * np.concatenate([x for _, x in paths]).std(0)
+        noisy = [(t, x + deviation * random.standard_normal(x.shape)) for t, x in paths]
+        points = np.concatenate([x for _, x in trajectories(name, 3, seed=1000 + seed)])
+        truth = field_of(name)(points).T
+        for found, wanted, count in zip(weak_formulas(noisy, 3), truth, TERMS[name], strict=True):
+            right[name] = right.get(name, 0) + holds(found, points, wanted, count)
+            assert found is None or found.doubts
+    print(noise, right)
+    assert sum(right.values()) >= least, right

@@ -18,6 +18,10 @@ from kanzoo.estimators.regressor import KANRegressor
 from kanzoo.estimators.weak import weak_formulas
 from kanzoo.interpret.formula.expression import Formula
 
+FAR = (
+    0.1  # deviations of a state between a trajectory and what is integrated, from which it is said
+)
+
 
 class KANDynamics(BaseEstimator):
     """Right-hand sides of dx/dt = f(x) from trajectories, a formula or `KANRegressor` a state.
@@ -41,6 +45,10 @@ class KANDynamics(BaseEstimator):
         a `ConvergenceWarning` says so then.
     formulas_ : list of Formula or None
         One for each state, in x0, x1, ...
+    misses_ : array (S,)
+        What is found, integrated from the first state of each trajectory, against that trajectory:
+        root mean square in deviations of each state, the largest of all trajectories; NaN where
+        integration fails. A `ConvergenceWarning` says where it is above 0.1.
     """
 
     @check_keywords
@@ -77,7 +85,26 @@ class KANDynamics(BaseEstimator):
             if self.formulas_[k] is None:
                 self.regressors_[k] = model = clone(base).fit(x, slope)
                 self.formulas_[k] = model.formula_
+        self.misses_ = self._misses(list(zip(times, states, strict=True)))
+        if not (self.misses_ < FAR).all():
+            listed = ", ".join(f"x{k} by {miss:.2g}" for k, miss in enumerate(self.misses_))
+            warnings.warn(
+                "integrated from their starts, what was found leaves the trajectories, in "
+                f"deviations: {listed}; it is wrong or imprecise, or small errors grow (chaos)",
+                ConvergenceWarning,
+                stacklevel=2,
+            )
         return self
+
+    def _misses(self, trajectories: Sequence[tuple[Any, Any]]) -> np.ndarray:
+        paths = [check_trajectory(t, x) for t, x in trajectories]
+        spread = np.concatenate([x for _, x in paths]).std(0)
+        spread = np.where(spread > 0, spread, 1.0)
+        with np.errstate(all="ignore"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of integrations that fail, whose states are NaN
+            gaps = [(self.simulate(x[0], t) - x) / spread for t, x in paths]
+        misses: np.ndarray = np.max([np.sqrt(np.square(gap).mean(0)) for gap in gaps], axis=0)
+        return misses
 
     def predict(self, states: Any) -> np.ndarray:
         """Derivatives at states `(N, S)`."""

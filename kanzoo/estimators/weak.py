@@ -21,8 +21,10 @@ WIDTHS, POWER = (17, 33, 65), 8  # times of a window, and power of its test func
 SURE = 0.02  # relative error by noise, from which windows become longer
 EXACT = 1e-5  # relative error up to which there is no doubt
 TOLERANCE = 1e-4  # relative error on other trajectories, below which a sum is taken
-NOISY = 2.0  # times what the noise of the states lets expect, below which a sum is taken too
-VAGUE = 0.1  # relative error from which a sum says too little
+NOISY = 1.5  # times what the noise of the states lets expect, below which a sum is taken too
+VAGUE = 0.3  # relative error from which a sum says too little
+PLAIN, OTHER = 1.0, 2.0  # price of a monomial and of another term: log 10 and log 100 choices
+DRAWS = 3  # of noise, by which its effect is measured
 MAX_SIZE, KEPT = 4, 4  # terms that are chosen from many; quotients that are looked at
 Trajectories = Sequence[tuple[np.ndarray, np.ndarray]]
 
@@ -33,6 +35,13 @@ class _Choice:
 
     terms: list[Any]
     error: float
+
+    def rank(self) -> float:
+        """How many such sums there are, as a logarithm: fewer of monomials than of other terms."""
+        return sum(
+            OTHER if isinstance(t, Saturation) or getattr(t, "factors", ()) else PLAIN
+            for t in self.terms
+        )
 
 
 class _WeakForm:
@@ -55,23 +64,26 @@ class _WeakForm:
         """All states, `(N, S)`."""
         return np.concatenate([x for _, x in self.paths])
 
-    def means(self, terms: Sequence[Any]) -> np.ndarray:
-        """Averages of terms, `(W, F)`."""
-        values = np.stack([term.values(self.states) for term in terms], 1)
+    def means(self, terms: Sequence[Any], states: np.ndarray | None = None) -> np.ndarray:
+        """Averages of terms, `(W, F)`, at other states `(N, S)` if given."""
+        states = self.states if states is None else states
+        values = np.stack([term.values(states) for term in terms], 1)
         ends = np.cumsum([len(t) for t, _ in self.paths])[:-1]
         pairs = zip(self.averages, np.split(values, ends), strict=True)
         return np.concatenate([average @ part for average, part in pairs])
 
-    def noise(self) -> np.ndarray:
-        """Error of the sides relative to their size, `(S,)`, that the states' noise lets expect.
-
-        The noise is what a polynomial of degree 6 through 9 neighbours leaves.
-        """
+    @cached_property
+    def deviation(self) -> np.ndarray:
+        """The noise of the states, `(S,)`: what a polynomial of degree 6 through 9 times leaves."""
         from scipy.signal import savgol_coeffs, savgol_filter
 
         left = 1 - savgol_coeffs(9, 6)[4]  # share of the variance of noise
         rough = np.concatenate([(x - savgol_filter(x, 9, 6, axis=0))[4:-4] for _, x in self.paths])
-        variance = np.square(rough).mean(0) / left
+        deviation: np.ndarray = np.sqrt(np.square(rough).mean(0) / left)
+        return deviation
+
+    def noise(self) -> np.ndarray:
+        """Error of the sides relative to their size, `(S,)`, that the states' noise lets expect."""
         factors = []
         for t, _ in self.paths:
             for window, _, change in bumps(t, self.width, POWER):
@@ -79,8 +91,35 @@ class _WeakForm:
                 rate = -np.trapezoid(change * piece, piece)
                 factors.append(np.square(change * np.gradient(piece) / rate).sum())
         size = np.square(self.sides).mean(0)
-        ratio: np.ndarray = np.sqrt(variance * np.mean(factors) / np.where(size > 0, size, 1))
+        ratio: np.ndarray = np.sqrt(
+            np.square(self.deviation) * np.mean(factors) / np.where(size > 0, size, 1)
+        )
         return ratio
+
+    @cached_property
+    def shaken(self) -> list[tuple[np.ndarray, np.ndarray]]:
+        """States `(N, S)` with noise once more, and what that adds to the sides `(W, S)`."""
+        random, draws = np.random.default_rng(0), []
+        for _ in range(DRAWS):
+            noise = [self.deviation * random.standard_normal(x.shape) for _, x in self.paths]
+            pairs = zip(self.paths, noise, strict=True)
+            sides = [weak_means(t, n, n, self.width, POWER)[1] for (t, _), n in pairs]
+            draws.append((self.states + np.concatenate(noise), np.concatenate(sides)))
+        return draws
+
+    def expected(self, terms: Sequence[Any], k: int) -> float:
+        """Relative error for state k that the noise of the states lets expect of a sum of terms."""
+        means = self.means(terms)
+        coefficients = solved(means, self.sides[:, k])
+        squares = [
+            np.square((self.means(terms, states) - means) @ coefficients - sides[:, k]).sum()
+            for states, sides in self.shaken
+        ]
+        return float(np.sqrt(np.mean(squares)) / (np.linalg.norm(self.sides[:, k]) or 1.0))
+
+    def is_met(self, terms: Sequence[Any], k: int, error: float) -> bool:
+        """Whether the noise of the states explains the error of a sum of terms for state k."""
+        return error <= TOLERANCE or (error < VAGUE and error <= NOISY * self.expected(terms, k))
 
     def error(self, matrix: np.ndarray, k: int) -> float:
         """Relative error for state k on each group of coefficients from the others."""
@@ -125,9 +164,10 @@ def weak_formulas(trajectories: Trajectories, degree: int) -> list[Formula | Non
     one, the least needed first; where too many stay, up to four are chosen of monomials and
     trigonometric functions, or of few monomials and one quotient x / (1 + c y^n). Errors are those
     on each trajectory of coefficients by the others, of fifths of the windows if there is only one.
-    Windows have 17 times, of noisy states up to 65. The fewest terms are taken with a relative
-    error within 1e-4, or within twice what the noise of the states explains; a doubt says so where
-    the error is above 1e-5.
+    Windows have 17 times, of noisy states up to 65. Sums are taken with a relative error within
+    1e-4, or within 1.5 times what noise as large as that of the states does to that very sum; of
+    them the one with the fewest terms, of which others than monomials count twice. A doubt says so
+    where the error is above 1e-5.
     """
     shortest = min(len(t) for t, _ in trajectories)
     for width in WIDTHS:
@@ -138,19 +178,17 @@ def weak_formulas(trajectories: Trajectories, degree: int) -> list[Formula | Non
     monomials = [*polynomial_terms(count, degree), _One()]
     if len(form.sides) < 3 * len(monomials) or len(set(form.groups)) < 2:
         return [None] * count
-    noise = form.noise()
-    limits = np.where(NOISY * noise < VAGUE, np.maximum(NOISY * noise, TOLERANCE), 0.0)
     matrix = form.means(monomials)
     symbols = make_symbols(names := [f"x{k}" for k in range(count)])
     library: Library | None = None
     formulas: list[Formula | None] = []
-    for k, limit in enumerate(limits.tolist()):
-        choices = [_fewest(form, monomials, matrix, k, limit)]
-        if choices[0] is None or limit > TOLERANCE:
+    for k in range(count):
+        choices = [_fewest(form, monomials, matrix, k)]
+        if choices[0] is None or choices[0].error > TOLERANCE:
             library = library or _library(form, monomials[:-1])
-            choices += [_chosen(form, library, k, limit), _saturating(form, k, limit)]
+            choices += [_chosen(form, library, k), _saturating(form, k)]
         found = [choice for choice in choices if choice is not None]
-        best = min(found, key=lambda choice: (len(choice.terms), choice.error), default=None)
+        best = min(found, key=lambda choice: (choice.rank(), choice.error), default=None)
         formulas.append(_formula(form, best, k, symbols, names) if best else None)
     return formulas
 
@@ -176,19 +214,19 @@ def _library(form: _WeakForm, terms: list[Any]) -> Library:
     return Library(tuple(terms[int(i)] for i in kept), values[:, kept])
 
 
-def _chosen(form: _WeakForm, library: Library, k: int, limit: float) -> _Choice | None:
-    """The fewest of many terms within the limit, or None."""
+def _chosen(form: _WeakForm, library: Library, k: int) -> _Choice | None:
+    """The fewest of many terms that meet the sides, or None."""
     for found in sums(library, form.sides[:, k], MAX_SIZE):
         terms: list[Any] = [library.terms[i] for i in found.support]
         for constant in ([], [_One()]):
-            error = form.error(form.means([*terms, *constant]), k)
-            if error <= limit:
-                return _Choice([*terms, *constant], error)
+            error = form.error(form.means(sum_of := [*terms, *constant]), k)
+            if form.is_met(sum_of, k, error):
+                return _Choice(sum_of, error)
     return None
 
 
-def _saturating(form: _WeakForm, k: int, limit: float) -> _Choice | None:
-    """The fewest of a quotient x / (1 + c y^n) and polynomials of degree 2 within the limit."""
+def _saturating(form: _WeakForm, k: int) -> _Choice | None:
+    """The fewest of a quotient x / (1 + c y^n) and polynomials of degree 2, or None."""
     from scipy.optimize import minimize_scalar
 
     side = form.sides[:, k]
@@ -220,7 +258,9 @@ def _saturating(form: _WeakForm, k: int, limit: float) -> _Choice | None:
             means = form.means(few) if few else np.zeros((len(side), 0))
             terms = [*few, tuned(term, means)[1]]
             error = form.error(form.means(terms), k)
-            if error <= limit and (best is None or len(terms) < len(best.terms)):
+            if best is not None and len(terms) >= len(best.terms):
+                continue
+            if form.is_met(terms, k, error):
                 best = _Choice(terms, error)
     return best
 
@@ -247,15 +287,13 @@ def _path(form: _WeakForm, matrix: np.ndarray, k: int) -> list[list[int]]:
     return path
 
 
-def _fewest(
-    form: _WeakForm, terms: list[Any], matrix: np.ndarray, k: int, limit: float
-) -> _Choice | None:
-    """The fewest of the terms of a matrix `(W, F)` within the limit, at most half of them."""
+def _fewest(form: _WeakForm, terms: list[Any], matrix: np.ndarray, k: int) -> _Choice | None:
+    """The fewest of the terms of a matrix `(W, F)` that meet the sides, at most half of them."""
     if not np.linalg.norm(form.sides[:, k]):
         return None
     for kept in reversed(_path(form, matrix, k)):
         error = form.error(matrix[:, kept], k)
-        if error <= limit:
-            is_few = len(kept) <= matrix.shape[1] // 2
-            return _Choice([terms[i] for i in kept], error) if is_few else None
+        few = [terms[i] for i in kept]
+        if form.is_met(few, k, error):
+            return _Choice(few, error) if len(few) <= matrix.shape[1] // 2 else None
     return None

@@ -7,6 +7,7 @@ import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -166,12 +167,17 @@ def evaluate(
     expressions: Sequence[sympy.Expr], symbols: Sequence[sympy.Symbol], x: np.ndarray
 ) -> np.ndarray:
     """Values `(N, O)` of expressions at x `(N, C)`, NaN where they are not real and finite."""
-    columns = [sympy.Dummy(f"v{k}", real=True) for k in range(len(symbols))]
-    renamed = dict(zip(symbols, columns, strict=True))  # no name may be that of a function
-    chosen = [expression.xreplace(renamed) for expression in expressions]
-    call = sympy.lambdify([columns], chosen, ["scipy", "numpy"], cse=True)
+    call = _compiled(tuple(expressions), tuple(symbols))
     with np.errstate(all="ignore"):
         outputs = [np.broadcast_to(np.asarray(v), len(x)) for v in call(x.T)]
     values = np.stack([real(output) for output in outputs], axis=1)
     values[~np.isfinite(values)] = np.nan
     return values
+
+
+@lru_cache(maxsize=64)
+def _compiled(expressions: tuple[sympy.Expr, ...], symbols: tuple[sympy.Symbol, ...]) -> Any:
+    columns = [sympy.Dummy(f"v{k}", real=True) for k in range(len(symbols))]
+    renamed = dict(zip(symbols, columns, strict=True))  # no name may be that of a function
+    chosen = [expression.xreplace(renamed) for expression in expressions]
+    return sympy.lambdify([columns], chosen, ["scipy", "numpy"], cse=True)
