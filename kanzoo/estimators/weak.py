@@ -38,10 +38,10 @@ class _Choice:
 
     def rank(self) -> float:
         """How many such sums there are, as a logarithm: fewer of monomials than of other terms."""
-        return sum(
-            OTHER if isinstance(t, Saturation) or getattr(t, "factors", ()) else PLAIN
-            for t in self.terms
+        others = sum(
+            isinstance(t, Saturation) or bool(getattr(t, "factors", 0)) for t in self.terms
         )
+        return PLAIN * (len(self.terms) - others) + OTHER * others
 
 
 class _WeakForm:
