@@ -1,5 +1,6 @@
 """Counted costs equal the formulas, and matched twins cost the same."""
 
+import dataclasses
 import math
 from itertools import product
 from typing import Any
@@ -175,6 +176,16 @@ def test_a_plan_promises_what_is_built(model: str, kind: str) -> None:
             options = {} if width is None else {"width": width}
             made = plan_of(model, roles, kind, basis, **options)
             assert made.cost == count_cost(made.build(0), SHAPES[kind]), (basis, roles, width)
+
+
+@pytest.mark.parametrize("model", ["mlp", "convnet", "mixer"])
+def test_a_plan_counts_layers_that_normalise_their_inputs(model: str) -> None:
+    factory = dataclasses.replace(
+        build_layers(registry.options("layers", "kan_activated"), "rbf"), squash="layer"
+    )
+    shape = SHAPES[main_kind(model)]
+    made = build_plan(registry.options("model", model), factory, shape, 10, name=model)
+    assert made.cost == count_cost(made.build(0), shape)
 
 
 @pytest.mark.parametrize("basis", BASES)

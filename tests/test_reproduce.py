@@ -1,5 +1,6 @@
 """Published figures: recipes compose, runs go on, and a worse figure is not passed over."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 from kanzoo import registry
 from kanzoo.reproduce import published
 from kanzoo.reproduce.figures import REPRODUCTIONS, Reproduction, Row
+from kanzoo.reproduce.outcomes import Outcome, SeedRun, with_bases
 from kanzoo.run.config import Composer
 
 QUICK = ("trainer.max_epochs=1", "data.n_train=64", "data.n_val=32", "data.n_test=32")
@@ -49,10 +51,13 @@ def test_verdicts(is_factor: bool, ours: float, is_error: bool, verdict: str) ->
 
 
 def test_figures_of_other_data_are_ratios_to_a_row_beside_them() -> None:
-    def outcome(row: str, *scores: float) -> published.Outcome:
+    def outcome(row: str, *scores: float) -> Outcome:
         figure = REPRODUCTIONS["gpt_ffn"].rows[row].published
-        return published.Outcome("gpt_ffn", row, figure, scores, 1, 1.0, "", "", base=2.0)
+        runs = {seed: SeedRun(score, 1.0, "") for seed, score in enumerate(scores)}
+        return Outcome("gpt_ffn", row, figure, "", "", 1, runs, base=2.0)
 
+    both = with_bases([outcome("GELU", 4.0, 8.0), outcome("SwiGLU", 3.0)])
+    assert [o.measured for o in both] == [1.0, 0.5]
     assert outcome("GELU", 2.0, 2.0).verdict == "agrees"
     assert outcome("B-spline, G = 2", 2.1, 2.06).verdict == "agrees"  # 1.0408 was published
     assert outcome("B-spline, G = 2", 2.2).verdict == "worse"
@@ -63,7 +68,9 @@ def test_runs_go_on_and_a_worse_figure_ends_with_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rows = {"easy": Row(QUICK, 1e3), "hard": Row((*QUICK, "basis.grid_size=7"), 1e-9)}
-    tiny = Reproduction("a source", "mae", rows, tolerance=2.0, is_factor=True, minutes=1, seeds=2)
+    tiny = Reproduction(
+        "a source", "mae", rows, 2.0, is_factor=True, minutes=1, seeds=2, by_test=True
+    )
     large = REPRODUCTIONS["kat_imagenet"]
     only = {"kanbefair_special": tiny, "kat_imagenet": large}
     monkeypatch.setattr(published, "REPRODUCTIONS", only)
@@ -72,22 +79,32 @@ def test_runs_go_on_and_a_worse_figure_ends_with_an_error(
     with pytest.raises(SystemExit) as ended:
         published.main(words)
     assert ended.value.code == 2
-    assert "worse than published" in capsys.readouterr().err
+    assert "beyond the tolerance: kanbefair_special: hard\n" in capsys.readouterr().err
     record = {o["row"]: o for o in json.loads(page.with_suffix(".json").read_text())}
     assert [record[r]["verdict"] for r in rows] == ["better", "worse"]
-    assert [len(record[r]["scores"]) for r in rows] == [2, 2]
+    runs = [run for r in rows for run in record[r]["runs"].values()]
+    assert len(runs) == 4
+    # Of a single epoch the best is that one, whoever chooses.
+    assert [run["by_test"] for run in runs] == pytest.approx([run["score"] for run in runs])
     # As many as in the paper, its 5.7 million but for what our blocks have in other places.
     assert record["DeiT-T"]["verdict"] == "not run"
     assert record["DeiT-T"]["params"] == pytest.approx(5.7e6, rel=0.02)
     text = page.read_text()
 
-    def never(config: object) -> None:
-        raise AssertionError(config)
+    def never(*given: object) -> None:
+        raise AssertionError(given)
 
     monkeypatch.setattr(published, "train", never)
-    with pytest.raises(SystemExit):
-        published.main([*words, "--show"])
-    assert page.read_text() == text
-    with pytest.raises(SystemExit):
-        published.main(["--runs", str(tmp_path / "none"), "--page", str(page), "--show"])
-    assert page.read_text() == text, "what was measured stays, wherever its runs are"
+    for further in (["--show"], []):  # what was measured stays, wherever its runs are
+        with pytest.raises(SystemExit):
+            published.main(["--runs", str(tmp_path / "none"), "--page", str(page), *further])
+        assert page.read_text() == text
+    with pytest.raises(AssertionError):
+        published.main(["--runs", str(tmp_path / "none"), "--page", str(page), "--again"])
+    # Of another recipe nothing was measured.
+    other = {**rows, "hard": Row((*QUICK, "basis.grid_size=9"), 1e-9)}
+    monkeypatch.setitem(only, "kanbefair_special", dataclasses.replace(tiny, rows=other))
+    with pytest.raises(AssertionError):
+        published.main(words)
+    record = {o["row"]: o for o in json.loads(page.with_suffix(".json").read_text())}
+    assert [record[r]["verdict"] for r in rows] == ["better", "not run"]

@@ -79,7 +79,7 @@ def _least(
     layers: CountingLayers, kind: str, role: str, activate: bool, options: tuple[Any, ...]
 ) -> KANLayer:
     """The layer of a kind with as few features as it can have."""
-    features = dict(options).get("groups", 1)
+    features = dict(options).get("groups", 1) * (2 if layers.squash == "layer" else 1)
     make = LayerFactory.linear if kind == "linear" else LayerFactory.conv
     layer: KANLayer = make(  # type: ignore[operator]
         layers, role, features, features, activate=activate, bias=False, **dict(options)
@@ -87,10 +87,15 @@ def _least(
     return layer.eval()
 
 
+def _unit(layer: KANLayer) -> int:
+    """The features of a small layer in each of its groups."""
+    return layer.in_features // (layer.groups if isinstance(layer, ConvLayer) else 1)
+
+
 @cache
 def _measured(layer: KANLayer, pixels: tuple[int, ...]) -> tuple[int, int, tuple[int, ...]]:
-    """FLOPs of the basis and of the products of a small layer, and the pixels of its output."""
-    expansion = layer.expansion
+    """FLOPs of the basis a feature, of the products an edge, and the pixels of the output."""
+    expansion, unit = layer.expansion, _unit(layer)
     if isinstance(layer, KANLinear):
         positions = math.prod(pixels)
         return positions * expansion.flops, 2 * positions * expansion.num_functions, pixels
@@ -100,7 +105,7 @@ def _measured(layer: KANLayer, pixels: tuple[int, ...]) -> tuple[int, int, tuple
         y = stand_in(torch.empty((1, layer.in_features, *pixels), device="meta"))
     basis: Any = stand_in.layer.expansion
     evaluations = sum(basis.cost(call)[0] for call in basis.calls)
-    return evaluations, counter.get_total_flops(), tuple(y.shape[2:])
+    return evaluations // unit, counter.get_total_flops() // unit**2, tuple(y.shape[2:])
 
 
 @cache
@@ -143,12 +148,15 @@ class PlannedLayer(Counted):
             type(in_features) is type(out_features) is int and min(in_features, out_features) > 0
         ):
             check_sizes(in_features=in_features, out_features=out_features)
-        groups = small.in_features
+        unit = _unit(small)
+        groups = small.in_features // unit
         if in_features % groups or out_features % groups:
             raise ValueError(f"groups={groups} must divide {in_features} and {out_features}")
+        if small.expansion.squash == "layer" and in_features < 2:
+            raise ValueError("squash 'layer' needs at least 2 features: it turns a single one to 0")
         inputs = in_features // groups
         edges = inputs * (out_features // groups)
-        params = small.weight.numel() * edges + (out_features if has_bias else 0)
+        params = small.weight.numel() // unit**2 * edges + (out_features if has_bias else 0)
         # Not as a submodule, and many of these are made.
         self.__dict__ |= {
             "small": small,

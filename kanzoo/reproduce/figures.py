@@ -6,6 +6,7 @@ from dataclasses import dataclass
 MNIST_NOTE = "published: best epoch by the test set; here: by validation data, a tenth of training"
 
 
+ERRORS = ("mae", "mse", "rmse", "l2", "bits_per_char")
 MLP = ("layers=mlp", "layers.init=uniform")
 
 
@@ -14,11 +15,12 @@ class Row:
     """One network of an experiment.
 
     overrides: what it changes. published: the figure, in the metric of the experiment; None where
-    the source has none and the row is shown beside the others.
+    the source has none and the row is shown beside the others. reason: why ours is another.
     """
 
     overrides: tuple[str, ...]
     published: float | None
+    reason: str = ""
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,8 @@ class Reproduction:
 
     rows: networks by name. metric: of the test set. tolerance: a factor of errors (`is_factor`),
     else an amount. beside: the row that figures are ratios to, where the source has other data.
-    minutes: of one seed of all rows on one core, 0 where it needs a GPU.
+    minutes: of one seed of all rows on one core, 0 where it needs a GPU. by_test: the source takes
+    the best epoch by its test set.
     """
 
     source: str
@@ -39,6 +42,12 @@ class Reproduction:
     minutes: float = 0.0
     seeds: int = 3
     note: str = ""
+    by_test: bool = False
+
+    @property
+    def is_error(self) -> bool:
+        """Whether less is better."""
+        return self.metric in ERRORS
 
     def verdict(self, published: float, ours: float, is_error: bool) -> str:
         """ "agrees", "better" or "worse" by the tolerance; `is_error`: smaller is better."""
@@ -49,6 +58,13 @@ class Reproduction:
         if low <= ours <= high:
             return "agrees"
         return "better" if (ours < low) == is_error else "worse"
+
+
+ONE_SEED = "the source has one seed of the better of two activations, and our best seed is near it"
+SPECIAL = {  # why ours are others
+    "ellipkinc, MLP 2-50-1": ONE_SEED,
+    "ellipeinc, MLP 2-50-1": ONE_SEED,
+}
 
 
 def _special() -> dict[str, Row]:
@@ -64,13 +80,28 @@ def _special() -> dict[str, Row]:
         "MLP 2-50-1": (*MLP, "model.widths=[50]", "layers.activation={}"),
         "MLP 2-50-50-1": (*MLP, "model.widths=[50,50]", "layers.activation={}"),
     }
+    tuned = (  # the best of eight trials of the study `special`
+        *MLP[:1], "model.widths=[50]", "data.standardise=inputs", "data.batch_size=32",
+        "optim.lr=0.03", "sched=warmup_cosine",
+    )  # fmt: skip
     rows = {}
     for name, values in figures.items():
         activation = "relu" if name.startswith("ellip") else "gelu"
         for (network, words), value in zip(networks.items(), values, strict=True):
             chosen = tuple(word.format(activation) for word in words)
-            rows[f"{name}, {network}"] = Row((f"data.function={name}", *chosen), value)
+            label = f"{name}, {network}"
+            rows[label] = Row((f"data.function={name}", *chosen), value, SPECIAL.get(label, ""))
+        rows[f"{name}, MLP 2-50-1, tuned"] = Row((f"data.function={name}", *tuned), None)
     return rows
+
+
+def _forecasts() -> dict[str, Row]:
+    figures = {96: 0.375, 192: 0.405, 336: 0.439, 720: 0.472}
+    return {
+        f"{horizon} hours{name}": Row((f"data.horizon={horizon}", *words), value)
+        for name, words in (("", ()), (", KAN", ("layers=kan", "basis=bspline")))
+        for horizon, value in ((h, None if name else v) for h, v in figures.items())
+    }
 
 
 # Medians of five runs, relative L2 errors of "default", Glorot's and power-law weights: of
@@ -107,9 +138,10 @@ KAN_16 = (
 REPRODUCTIONS: dict[str, Reproduction] = {
     "kanbefair_special": Reproduction(
         "KANbeFair (2407.16674), raw results of its special functions", "mae", _special(),
-        tolerance=2.0, is_factor=True, minutes=6, seeds=3,
+        tolerance=2.0, is_factor=True, minutes=14, seeds=3,
         note="published: one seed, best epoch by the test set; here: by validation data; "
-        "of MLPs, the better of two activations",
+        "of MLPs, the better of two activations; edges of its KANs have further trained "
+        "factors, 171 and 396 parameters in all; tuned MLPs are ours", by_test=True,
     ),
     "kanbefair_mnist": Reproduction(
         "KANbeFair (2407.16674), raw results on MNIST", "accuracy",
@@ -119,7 +151,7 @@ REPRODUCTIONS: dict[str, Reproduction] = {
             "KAN 784-16-10, grid -4 to 4": Row((*KAN_16, "basis.grid_range=[-4,4]"), 0.961),
             "KAN 784-16-10, grid -1 to 1": Row((*KAN_16, "basis.grid_range=[-1,1]"), 0.924),
         },
-        tolerance=0.01, minutes=5, note=MNIST_NOTE,
+        tolerance=0.01, minutes=5, note=MNIST_NOTE, by_test=True,
     ),
     "efficient_kan_mnist": Reproduction(
         "README of BSRBF-KAN (2406.11173): five runs of 784-64-10", "accuracy",
@@ -128,7 +160,7 @@ REPRODUCTIONS: dict[str, Reproduction] = {
             "RBF": Row(("basis=rbf",), 0.9725),
             "B-spline + RBF": Row(("basis=bspline_rbf",), 0.9755),
         },
-        tolerance=0.006, minutes=5, note=MNIST_NOTE,
+        tolerance=0.006, minutes=5, note=MNIST_NOTE, by_test=True,
     ),
     "rational_mnist": Reproduction(
         "Example of rational_kat_cu (2409.10594): 784-256-10", "accuracy",
@@ -136,19 +168,17 @@ REPRODUCTIONS: dict[str, Reproduction] = {
             "MLP, GELU": Row((), 0.9746),
             "group rational": Row(("layers=kan_activated", "basis=rational"), 0.9753),
         },
-        tolerance=0.006, minutes=2, note=MNIST_NOTE,
+        tolerance=0.006, minutes=2, note=MNIST_NOTE, by_test=True,
     ),
     "dlinear_etth1": Reproduction(
         "DLinear (2205.13504), table 2, multivariate", "mse",
-        {
-            f"{horizon} hours": Row((f"data.horizon={horizon}",), value)
-            for horizon, value in ((96, 0.375), (192, 0.405), (336, 0.439), (720, 0.472))
-        },
-        tolerance=1.05, is_factor=True, minutes=3, note="the figures are read from the paper",
+        _forecasts(), tolerance=1.05, is_factor=True, minutes=10,
+        note="the figures are read from the paper; the KANs in the place of its linear maps, "
+        "with its recipe, are ours",
     ),
     "initialisation": Reproduction(
         "Initialisation of KANs (2509.03417), raw data on Feynman's formulas", "rmse",
-        _initialisation(), tolerance=2.0, is_factor=True, minutes=30,
+        _initialisation(), tolerance=2.0, is_factor=True, minutes=70,
         note="published: relative L2 errors, here times the norm of the formula, medians of five "
         "runs after the last step, on a grid that reaches the border, with a further trained "
         "factor on every edge; here: by validation data, on random points; moments "

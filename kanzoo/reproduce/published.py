@@ -1,22 +1,24 @@
 """Published figures repeated: runs of each experiment over seeds, a table beside the source's."""
 
 import argparse
+import hashlib
 import json
 import logging
 import shlex
 import statistics
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
+from kanzoo import registry
 from kanzoo.checks import check_name
-from kanzoo.files import read_json, write_atomic
+from kanzoo.files import read_yaml, write_atomic
 from kanzoo.models.build import build_layers, build_plan
+from kanzoo.reproduce.by_test import TestScores, best_by_test
 from kanzoo.reproduce.figures import REPRODUCTIONS, Reproduction, Row
+from kanzoo.reproduce.outcomes import Key, Outcome, SeedRun, read_records, with_bases
 from kanzoo.run.command import user_errors
 from kanzoo.run.config import compose
 from kanzoo.run.fit import train
@@ -27,41 +29,13 @@ RUNS = "runs/reproductions"
 PAGE = Path("docs/reproductions.md")
 HEAD = """# Published figures, repeated
 
-Written by `make reproduce`. Every row is the mean and deviation of n seeds; "agrees" is within the
-tolerance, "better" and "worse" are beyond it. A network that was not run is composed and counted.
+Written by `make reproduce`, which runs what this page does not have yet. Every row is the mean and
+deviation of n seeds; "agrees" is within the tolerance, "better" and "worse" are beyond it. A
+network that was not run is composed and counted. Some sources take the best epoch by their test
+set: "source's rule" is what that would change here, in the n runs in which it was followed; all
+else is of the epoch that validation data chose.
 """
 IMAGENET = (3, 224, 224)
-ERRORS = ("mae", "mse", "rmse", "l2", "bits_per_char")
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """A row beside its published figure: scores by seed, empty where it was not run."""
-
-    experiment: str
-    row: str
-    published: float | None
-    scores: tuple[float, ...]
-    params: int
-    seconds: float
-    machine: str
-    command: str
-    base: float = 1.0  # the mean of the row that the figure is a ratio to
-
-    @property
-    def measured(self) -> float:
-        """What the published figure is held against."""
-        return statistics.fmean(self.scores) / self.base
-
-    @property
-    def verdict(self) -> str:
-        """ "agrees", "better", "worse", "not run", or empty without a published figure."""
-        if not self.scores:
-            return "not run"
-        if self.published is None:
-            return ""
-        about = REPRODUCTIONS[self.experiment]
-        return about.verdict(self.published, self.measured, about.metric in ERRORS)
 
 
 @cache
@@ -82,6 +56,12 @@ def command(name: str, row: Row, seeds: int) -> str:
     return " ".join(["python scripts/train.py -m", f"experiment=published/{name}", *words, seed])
 
 
+def recipe(name: str, row: Row) -> str:
+    """What tells the recipe of a row from any other: its file but for comments, its overrides."""
+    content = [read_yaml(registry.files("experiment")[f"published/{name}"]), row.overrides]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
+
+
 def parameters(config: Config) -> int:
     """The size of a network, for ImageNet's images also without them."""
     if config["choices"]["data"] != "imagefolder":
@@ -90,42 +70,25 @@ def parameters(config: Config) -> int:
     return build_plan(config["model"], layers, IMAGENET, 1000).params
 
 
-def outcome(name: str, label: str, runs: str) -> Outcome:
-    """What finished runs of a row say; without any, its network is counted only."""
+def outcome(name: str, label: str, runs: str, earlier: Outcome | None = None) -> Outcome:
+    """What finished runs of a row say, and an earlier page; without any, its network is counted."""
     about = REPRODUCTIONS[name]
     row = about.rows[label]
-    configs, results = _finished(name, label, runs)
-    base = _finished(name, about.beside, runs)[1] if about.beside else []
-    known = results or [{"params": parameters(configs[0])}]
-    return Outcome(
-        name,
-        label,
-        row.published,
-        tuple(r["test"][about.metric] for r in results),
-        known[0]["params"],
-        statistics.median([r["train_seconds"] for r in results]) if results else 0.0,
-        known[0].get("machine") or "",
-        command(name, row, about.seeds),
-        statistics.fmean(r["test"][about.metric] for r in base) if base else 1.0,
-    )
-
-
-def _finished(name: str, label: str, runs: str) -> tuple[list[Config], list[dict[str, Any]]]:
-    """The configurations of all seeds of a row, and the results of those that have finished."""
-    about = REPRODUCTIONS[name]
-    configs = [configuration(name, about.rows[label], s, runs) for s in range(about.seeds)]
-    return configs, [r for c in configs if (r := RunDir.of(c).result()) is not None]
-
-
-def with_known(outcome: Outcome, record: dict[str, Any] | None) -> Outcome:
-    """The outcome, or what the page knew before where more seeds had run, elsewhere perhaps."""
-    if not record or len(record["scores"]) <= len(outcome.scores):
-        return outcome
-    if (record["command"], record["published"]) != (outcome.command, outcome.published):
-        return outcome
-    kept = {key: record[key] for key in ("params", "seconds", "machine")}
-    base = record.get("base", 1.0)
-    return replace(outcome, scores=tuple(record["scores"]), base=base, **kept)
+    found = {}
+    for seed in range(about.seeds):
+        folder = RunDir.of(configuration(name, row, seed, runs))
+        if (result := folder.result()) is not None:
+            found[seed] = SeedRun(
+                result["test"][about.metric],
+                result["train_seconds"],
+                result.get("machine") or "",
+                best_by_test(folder.path, about.is_error),
+            )
+    identity = recipe(name, row)
+    known = earlier is not None and earlier.recipe == identity
+    size = earlier.params if earlier and known else parameters(configuration(name, row, 0, runs))
+    line = command(name, row, about.seeds)
+    return Outcome(name, label, row.published, identity, line, size, found).joined(earlier)
 
 
 def table(outcomes: Sequence[Outcome]) -> str:
@@ -134,6 +97,8 @@ def table(outcomes: Sequence[Outcome]) -> str:
     for name in dict.fromkeys(o.experiment for o in outcomes):
         about = REPRODUCTIONS[name]
         near = f"x{about.tolerance:g}" if about.is_factor else f"+-{about.tolerance:g}"
+        rule = ["source's rule"] if about.by_test else []
+        heads = ["network", "parameters", "published", "here", *rule, "n", "difference", "verdict"]
         lines += [
             f"## {name}\n",
             f"Source: {about.source}. Metric: test {about.metric}, tolerance {near}. "
@@ -145,34 +110,60 @@ def table(outcomes: Sequence[Outcome]) -> str:
                 else "For a GPU. "
             )
             + f"Recipe: `conf/experiment/published/{name}.yaml`.\n",
-            "| network | parameters | published | here | n | difference | verdict | s a run |",
-            "|---|--:|--:|--:|--:|--:|---|--:|",
+            f"| {' | '.join(heads)} | s a run |",
+            "|---|" + "--:|" * (len(heads) - 2) + "---|--:|",
         ]
         ours = [o for o in outcomes if o.experiment == name]
         lines += [_line(o) for o in ours]
-        machines = ", ".join(sorted({o.machine for o in ours if o.machine}))
+        differing = [o for o in ours if o.verdict in ("better", "worse")]
+        if differing:
+            lines += ["", "Where we differ:", ""]
+            lines += [_difference(o) for o in differing]
+        machines = ", ".join(sorted({run.machine for o in ours for run in o.runs.values()}))
         lines += ["", f"On {machines}.\n" if machines else "Not run here.\n"]
         lines += ["```bash", *(o.command for o in ours), "```\n"]
     return "\n".join(lines)
 
 
+def _difference(outcome: Outcome) -> str:
+    """A row beyond the tolerance: how far its seeds are apart, and why it differs."""
+    reason = REPRODUCTIONS[outcome.experiment].rows[outcome.row].reason or "no cause was found"
+    low, high = min(outcome.scores), max(outcome.scores)
+    return f"- {outcome.row}: seeds from {low:.3g} to {high:.3g}; {reason}."
+
+
 def _line(outcome: Outcome) -> str:
+    about = REPRODUCTIONS[outcome.experiment]
     published = "-" if outcome.published is None else f"{outcome.published:.4g}"
     here, difference, seconds = "-", "-", "-"
-    if outcome.scores:
-        mean = statistics.fmean(outcome.scores)
-        several = len(outcome.scores) > 1
-        here = f"{mean:.4g}" + (f" ± {statistics.stdev(outcome.scores):.2g}" if several else "")
-        seconds = f"{outcome.seconds:.0f}"
+    if outcome.runs:
+        here = _mean(outcome.scores)
+        seconds = f"{statistics.median(run.seconds for run in outcome.runs.values()):.0f}"
         if outcome.published is not None:
             difference = (
                 f"x{outcome.measured / outcome.published:.2f}"
-                if REPRODUCTIONS[outcome.experiment].is_factor
+                if about.is_factor
                 else f"{outcome.measured - outcome.published:+.4f}"
             )
-    cells = (outcome.row, f"{outcome.params:,}", published, here, str(len(outcome.scores)),
+    rule = [_changed_by_rule(outcome)] if about.by_test else []
+    cells = (outcome.row, f"{outcome.params:,}", published, here, *rule, str(len(outcome.runs)),
              difference, outcome.verdict, seconds)  # fmt: skip
     return f"| {' | '.join(cells)} |"
+
+
+def _changed_by_rule(outcome: Outcome) -> str:
+    """What the best epoch by the test set would change, in the runs in which it was followed."""
+    pairs = [(run.by_test, run.score) for run in outcome.runs.values() if run.by_test is not None]
+    if not pairs:
+        return "-"
+    if REPRODUCTIONS[outcome.experiment].is_factor:
+        return f"x{statistics.fmean(best / own for best, own in pairs):.2f} (n = {len(pairs)})"
+    return f"{statistics.fmean(best - own for best, own in pairs):+.4f} (n = {len(pairs)})"
+
+
+def _mean(scores: Sequence[float]) -> str:
+    deviation = f" ± {statistics.stdev(scores):.2g}" if len(scores) > 1 else ""
+    return f"{statistics.fmean(scores):.4g}{deviation}"
 
 
 def planned(names: Sequence[str]) -> Iterator[tuple[str, str, int]]:
@@ -184,6 +175,14 @@ def planned(names: Sequence[str]) -> Iterator[tuple[str, str, int]]:
                 yield from ((name, label, seed) for label in about.rows)
 
 
+def run(name: str, label: str, seed: int, runs: str) -> None:
+    """Train a seed of a row, or find it finished."""
+    about = REPRODUCTIONS[name]
+    config = configuration(name, about.rows[label], seed, runs)
+    folder = RunDir.of(config).path
+    train(config, [TestScores(folder, about.metric)] if about.by_test else [])
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry of `scripts/reproduce.py`: run what is missing, write the page."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
@@ -192,31 +191,40 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--runs", default=RUNS, help="folder of the runs")
     parser.add_argument("--page", type=Path, default=PAGE)
     parser.add_argument("--show", action="store_true", help="write the page of what has finished")
+    parser.add_argument("--again", action="store_true", help="run what the page has already, too")
     options = parser.parse_args(argv)
     console = Console(stderr=True, soft_wrap=True, highlight=False)
+    file = options.page.with_suffix(".json")
     with user_errors():
         for name in options.names:
             check_name("reproduction", name, REPRODUCTIONS)
+        earlier = read_records(file)
+        outcomes: dict[Key, Outcome] = {
+            (name, label): outcome(name, label, options.runs, earlier.get((name, label)))
+            for name, about in REPRODUCTIONS.items()
+            for label in about.rows
+        }
+        _write(options.page, list(outcomes.values()))
         todo = [] if options.show else list(planned(options.names or list(REPRODUCTIONS)))
-        try:
-            for i, (name, label, seed) in enumerate(todo):
-                console.print(f"{i + 1}/{len(todo)}: {name}: {label}, seed {seed}")
-                train(configuration(name, REPRODUCTIONS[name].rows[label], seed, options.runs))
-        finally:
-            file = options.page.with_suffix(".json")
-            records = read_json(file) if file.is_file() else []
-            known = {(record["experiment"], record["row"]): record for record in records}
-            outcomes = [
-                with_known(outcome(name, label, options.runs), known.get((name, label)))
-                for name, about in REPRODUCTIONS.items()
-                for label in about.rows
-            ]
-            write_atomic(options.page, table(outcomes))
-            record = [{**vars(o), "verdict": o.verdict} for o in outcomes]
-            write_atomic(file, json.dumps(record, indent=1))
-            console.print(f"{options.page}: " + _summary(outcomes))
-        if any(o.verdict == "worse" for o in outcomes):
-            raise ValueError("a figure is worse than published, beyond its tolerance")
+        todo = [t for t in todo if options.again or t[2] not in outcomes[t[:2]].runs]
+        for i, (name, label, seed) in enumerate(todo):
+            console.print(f"{i + 1}/{len(todo)}: {name}: {label}, seed {seed}")
+            run(name, label, seed, options.runs)
+            outcomes[name, label] = outcome(name, label, options.runs, outcomes[name, label])
+            _write(options.page, list(outcomes.values()))
+        judged = with_bases(outcomes.values())
+        console.print(f"{options.page}: " + _summary(judged))
+        worse = [f"{o.experiment}: {o.row}" for o in judged if o.verdict == "worse"]
+        if worse:
+            raise ValueError(f"worse than published, beyond the tolerance: {'; '.join(worse)}")
+
+
+def _write(page: Path, outcomes: Sequence[Outcome]) -> None:
+    """Write the page, and beside it what the next call goes on from."""
+    judged = with_bases(outcomes)
+    write_atomic(page, table(judged))
+    text = json.dumps([outcome.record() for outcome in judged], indent=1)
+    write_atomic(page.with_suffix(".json"), text)
 
 
 def _summary(outcomes: Sequence[Outcome]) -> str:

@@ -25,8 +25,10 @@ log = logging.getLogger("kanzoo")
 MATCHING = ("match", "match_scope", "match_by")
 
 
-def train(config: Config) -> Config:
+def train(config: Config, callbacks: "Sequence[Callback]" = ()) -> Config:
     """Train one run, or return the result of the finished one; the content of `result.json`.
+
+    `callbacks` are further callbacks of the trainer.
 
     Raises `ValueError` for a configuration that cannot be, before anything is written, and
     `BusyError` where another process is training the run.
@@ -37,7 +39,7 @@ def train(config: Config) -> Config:
     prepared = prepare(config)
     check_machine(prepared.config.trainer)
     prepared.dataset.load()
-    return fit_alone(folder, prepared) or {}
+    return fit_alone(folder, prepared, callbacks) or {}
 
 
 def skip(folder: RunDir) -> bool:
@@ -54,14 +56,16 @@ def skip(folder: RunDir) -> bool:
     return False
 
 
-def fit_alone(folder: RunDir, prepared: Prepared) -> Config | None:
+def fit_alone(
+    folder: RunDir, prepared: Prepared, callbacks: "Sequence[Callback]" = ()
+) -> Config | None:
     """`fit`, unless another process trains this run (`BusyError`) or has finished it meanwhile."""
     if not is_first_process():
-        return fit(folder, prepared)
+        return fit(folder, prepared, callbacks)
     with folder.lock():
         if prepared.config.overwrite:
             folder.clear()
-        return folder.result() or fit(folder, prepared)
+        return folder.result() or fit(folder, prepared, callbacks)
 
 
 def fit(folder: RunDir, prepared: Prepared, callbacks: "Sequence[Callback]" = ()) -> Config | None:
