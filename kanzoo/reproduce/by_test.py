@@ -43,8 +43,9 @@ class TestScores(Callback):
         data = trainer.datamodule  # type: ignore[attr-defined]
         assert isinstance(pl_module, Task)
         assert isinstance(data, DataModule)
-        scores = pl_module.metrics["test_metrics"].clone()
-        assert isinstance(scores, MetricCollection)
+        metrics = pl_module.metrics["test_metrics"]
+        assert isinstance(metrics, MetricCollection)
+        scores = metrics.clone()
         for x, y in data.test_dataloader():
             scores.update(pl_module.objective.output(pl_module, x), y)
         self.values.append(float(scores.compute()[self.metric]))

@@ -157,10 +157,17 @@ REPRODUCTIONS: dict[str, Reproduction] = {
         "README of BSRBF-KAN (2406.11173): five runs of 784-64-10", "accuracy",
         {
             "B-spline": Row((), 0.9737),
-            "RBF": Row(("basis=rbf",), 0.9725),
-            "B-spline + RBF": Row(("basis=bspline_rbf",), 0.9755),
+            "RBF": Row(("basis=rbf", "layers.squash=layer", "layers.init=paper_unscaled"), 0.9725),
+            "B-spline + RBF": Row(
+                ("basis=bspline_rbf", "basis.grid_range=[-1.5,1.5]", "layers.squash=layer",
+                 "layers.init=uniform"), 0.9755,
+            ),
+            "RBF, inputs not normalised": Row(("basis=rbf",), None),
+            "B-spline + RBF, inputs not normalised": Row(("basis=bspline_rbf",), None),
         },
-        tolerance=0.006, minutes=5, note=MNIST_NOTE, by_test=True,
+        tolerance=0.006, minutes=9, by_test=True,
+        note=f"{MNIST_NOTE}; pixels of deviation 1 instead of -1 to 1; with radial "
+        "functions the source normalises the inputs of every layer, with both also the residual's",
     ),
     "rational_mnist": Reproduction(
         "Example of rational_kat_cu (2409.10594): 784-256-10", "accuracy",
