@@ -57,3 +57,21 @@ def test_a_table_becomes_a_formula_by_commands(
     values = {**frame, "Farbe=weiß": frame.Farbe == "weiß", "Farbe=rot": frame.Farbe == "rot"}
     columns = [np.asarray(values[name], float) for name in names.values()]
     np.testing.assert_allclose(space["formula"](*columns), frame[TARGET], atol=1e-5)
+
+
+def test_columns_without_influence_and_a_category_of_three(tmp_path: Path) -> None:
+    """Of ten features two numbers have higher powers, one a function, two flags a shift each."""
+    random = np.random.default_rng(3)
+    mass, speed, angle = (random.uniform(*r, 256) for r in ((1, 5), (-3, 3), (0, 6)))
+    site = random.choice(["Köln", "Rio", "Osaka"], 256)
+    shift = pd.Series(site).map({"Köln": 0.0, "Rio": 2.0, "Osaka": -1.0}).to_numpy()
+    frame = pd.DataFrame(
+        {"m [kg]": mass, "v (m/s)": speed, "E": angle, "a, b": random.normal(size=256)}
+    )
+    frame.loc[3, "a, b"] = np.nan
+    energy = 0.5 * mass * speed**2 + 3 * np.sin(angle) + shift
+    model = kanzoo.KANRegressor(formula="auto", random_state=0).fit(frame.assign(site=site), energy)
+    np.testing.assert_allclose(model.predict(frame.assign(site=site)), energy, atol=1e-6)
+    used = {str(symbol) for symbol in model.formula_.expression.free_symbols}
+    assert {model.formula_.legend.get(name, name) for name in used} > {"m [kg]", "v (m/s)", "E"}
+    assert not used & {"a_b", "a_b_is_missing"}

@@ -21,6 +21,7 @@ from kanzoo.interpret.formula.terms import (
     laurent_terms,
     library,
     polynomial_terms,
+    simple_terms,
 )
 
 log = logging.getLogger("kanzoo")
@@ -35,13 +36,15 @@ SIZE = 6  # terms of a sum
 NEAR = 1.05  # factor of the least error up to which a formula of noisy data is made shorter
 LONG = 100  # complexity from which it is not
 HEAVY = 5.0  # largest weight, relative to the median
+VAGUE = 0.2  # error of a smooth fit, in deviations, from which it says nothing
 WORSE = 3.0  # factor of the error from the best, above which a sum is not looked at
 
 
 def search(problem: Problem, front: Front, clock: Clock, smooth_error: float = 0.0) -> None:
     """Add the formulas of all direct ways to a front, until one is exact.
 
-    Also until a simple one predicts noisy data as well as a smooth fit with `smooth_error`.
+    Also until a simple one predicts noisy data as well as a smooth fit with `smooth_error`, unless
+    that says nothing.
     """
     if problem.y.max() < 0:
         outer = problem.invert
@@ -52,7 +55,7 @@ def search(problem: Problem, front: Front, clock: Clock, smooth_error: float = 0
         is_near = smooth_error > NOISY and error < NEAR * front.least
         if is_near and complexity(expression) < LONG:
             front.shorten(expression)
-        if front.is_exact or front.is_settled(smooth_error):
+        if front.is_exact or (smooth_error < VAGUE and front.is_settled(smooth_error)):
             return
 
 
@@ -96,8 +99,9 @@ def _expressions(
             yield problem.invert(quotient)
     for title, build in (
         ("polynomials", lambda: dense.terms),
+        ("simple functions", lambda: simple_terms(x)),
         ("powers", lambda: laurent_terms(x)),
-        ("functions", lambda: [*function_terms(x), *laurent_terms(x, 200)]),
+        ("functions", lambda: [*function_terms(x), *laurent_terms(x, 400)]),
     ):
         terms = library(x[rows], build())
         rows_of = rows[: max(100, MAX_NUMBERS // max(len(terms.terms), 1))]

@@ -14,7 +14,7 @@ import torch
 from kanzoo.fit.least_squares import rmse
 from kanzoo.fit.stack import FittedStack, StackOptions, fit_regression
 from kanzoo.interpret.formula.clock import Clock, TimeOver
-from kanzoo.interpret.formula.direct import search
+from kanzoo.interpret.formula.direct import VAGUE, search
 from kanzoo.interpret.formula.front import Front
 from kanzoo.interpret.formula.inner import inner_functions
 from kanzoo.interpret.formula.problem import Problem, one_function
@@ -32,7 +32,6 @@ MAX_ROWS = 4000  # samples that formulas are looked for in
 HIDDEN_LAYERS = ((), (1,), (2,))  # that are tried in turn unless given
 NOISE = 1e-3  # error, in deviations, from which data count as noisy
 AS_GOOD = 1.05  # factor of a smooth fit's error within which a formula of noisy data is one
-VAGUE = 0.2  # error of a smooth fit, in deviations, from which it says nothing
 DROPPED = 1.02  # factor by which the error may grow when a column is left out
 
 

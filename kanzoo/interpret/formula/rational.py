@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import sympy
+from scipy.linalg import qr
 
 from kanzoo.interpret.formula.problem import Problem
 from kanzoo.interpret.formula.sparse import sums
@@ -41,11 +42,7 @@ def quotients(problem: Problem) -> Iterator[sympy.Expr]:
     height = float(np.abs(y).max()) or 1.0
     z, values = x / scale, y / height
     for top, bottom in DEGREES:
-        powers = [
-            [tuple(0 * p for p in polynomial_terms(x.shape[1], 1)[0].powers)]
-            + [term.powers for term in polynomial_terms(x.shape[1], degree)]
-            for degree in (top, bottom)
-        ]
+        powers = [_independent(z, degree) for degree in (top, bottom)]
         count = len(powers[0]) + len(powers[1])
         if count > len(y) // 3:
             return
@@ -136,7 +133,7 @@ def _fitted(
     cost = np.log(len(y) * len(powers))
     for normal, power in enumerate(powers):
         size = np.abs(values[:, normal])
-        if sum(power) > NORMAL_DEGREE or size.min() < 1e-3 * size.max():
+        if sum(power) > NORMAL_DEGREE or size.min() <= 1e-3 * size.max():
             continue
         others = [k for k in range(len(powers)) if k != normal]
         ratios = values[:, others] / values[:, [normal]]
@@ -151,6 +148,17 @@ def _fitted(
                 error = max(float(np.square(values @ top / below - y).mean()), 1e-300)
                 size = len(candidate.support) + 1
                 yield _Quotient(len(y) * np.log(error) / 2 + cost * size, normal, top, bottom)
+
+
+def _independent(x: np.ndarray, degree: int) -> list[Powers]:
+    """Monomials up to a degree, without those that others give: flags have such, as f f = f."""
+    terms = polynomial_terms(x.shape[1], degree)
+    powers = [tuple(0 * p for p in terms[0].powers), *(term.powers for term in terms)]
+    _, triangle, order = qr(
+        np.column_stack([monomial(x, p) for p in powers]), mode="economic", pivoting=True
+    )
+    sizes = np.abs(np.diag(triangle))
+    return [powers[k] for k in sorted(order[: len(sizes)][sizes > VIOLATED * sizes[0]])]
 
 
 def _sparse(vectors: np.ndarray) -> np.ndarray:

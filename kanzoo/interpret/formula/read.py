@@ -1,5 +1,6 @@
 """The formula of a trained run, in the units of its data: fitted to its training data."""
 
+import copy
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from kanzoo.data import Dataset
 from kanzoo.data.formula import parse_formula
+from kanzoo.data.functions import Regression
 from kanzoo.fit.least_squares import rmse
 from kanzoo.fit.stack import StackOptions
 from kanzoo.interpret.formula.clock import Clock
@@ -22,6 +24,8 @@ from kanzoo.interpret.formula.search import FormulaError
 
 AS_GOOD = 1.05  # factor of the network's error within which a formula of the data stands for it
 
+Data = tuple[np.ndarray, np.ndarray]
+
 
 def read_formula(
     net: nn.Module,
@@ -33,8 +37,9 @@ def read_formula(
 ) -> dict[str, Any]:
     """What `formula.json` holds: expression, code, errors of network and formula, and every edge.
 
-    A formula is looked for in the training data first; where none fits them as well as the network
-    does, the network is read. `options` are those of `symbolic`: tolerance, max_error, functions.
+    A formula is looked for in the training data first; where none predicts validation data as well
+    as the network does, the network is read. `options` are those of `symbolic`: tolerance,
+    max_error, functions.
     All numbers are in the units of the data as the user has them, whatever was standardised, and
     errors are root mean squares over the test split. Several outputs make `expression` a list.
     Where no formula is within the tolerance, `failed` says which edge stood in the way, and the
@@ -49,26 +54,29 @@ def read_formula(
     dataset.load()
     splits: Any = getattr(dataset, "splits", None)
     inputs, outputs = _pairs(dataset, splits["train"])
-    data = {part: _restored(splits[part], inputs, outputs) for part in ("train", "test")}
-    predicted = {part: _outputs(net, splits[part][0], outputs) for part in ("train", "test")}
-    x, y = data["train"]
+    data = _in_units(dataset, inputs, outputs)
+    predicted = {part: _outputs(net, split[0], outputs) for part, split in splits.items()}
+    x, truth = data["test"]
     columns = list(names or [f"x_{k + 1}" for k in range(x.shape[1])])
     failed = ""
     with Clock(time_limit) as clock:
-        formula = None
+        formula, is_near = None, False
         if options.get("functions") is None:
-            formula = _of_data(x, y, columns, predicted["train"], clock)
-        if formula is None:
+            formula, is_near = _of_data(data, columns, predicted, clock)
+        if not is_near:
             try:
                 z, targets = splits["train"]
                 pairs: Any = {"inputs": inputs, "outputs": outputs}
                 formula = symbolic(net, z, targets, names=columns, clock=clock, **pairs, **options)
             except FormulaError as reason:
-                failed, formula = str(reason), reason.formula
+                failed, formula = str(reason), reason.formula or formula
+            except ValueError as reason:  # of networks that are not chains of edges
+                if formula is None:
+                    raise
+                failed = f"the formula misses what the network predicts, and {reason}"
     if formula is None:
         return {"expression": None, "failed": failed}
     prior = getattr(dataset, "prior", None)
-    x, truth = data["test"]
     values = evaluate(formula.expressions, formula.symbols, x)
     if prior is not None:
         formula = with_prior(formula, [parse_formula(prior, columns)], formula.deviations)
@@ -89,20 +97,33 @@ def read_formula(
 
 
 def _of_data(
-    x: np.ndarray, y: np.ndarray, names: list[str], network: np.ndarray, clock: Clock
-) -> Formula | None:
-    """A formula of the data that fits them as well as the network does; None where none does."""
+    data: dict[str, Data], names: list[str], network: dict[str, np.ndarray], clock: Clock
+) -> tuple[Formula, bool]:
+    """A formula of the data, and whether it is as good on validation data as the network is."""
     symbols = make_symbols(names)
-    searches = []
+    (x, y), (held_x, held_y) = data["train"], data["val"] if len(data["val"][1]) else data["train"]
+    predicted = network["val"] if len(network["val"]) else network["train"]
+    searches, are_near = [], True
     for k in range(y.shape[1]):
         # Half of the time is the network's, should it be needed.
         search = OutputSearch(x, y[:, k], symbols, names, StackOptions(), clock.part(2))
         search.run(networks=False)
-        error = rmse(network[:, k], y[:, k]) / search.front.scale
-        if search.front.choose().error > AS_GOOD * error and not search.front.is_exact:
-            return None
+        values = evaluate([search.front.choose().expression], symbols, held_x)[:, 0]
+        is_near = rmse(values, held_y[:, k]) <= AS_GOOD * rmse(predicted[:, k], held_y[:, k])
+        are_near &= is_near or search.front.is_exact
         searches.append(search)
-    return finish(searches, names, symbols, x, y, network, clock)
+    return finish(searches, names, symbols, x, y, network["train"], clock), are_near
+
+
+def _in_units(dataset: Dataset, inputs: list[Any], outputs: list[Any]) -> dict[str, Data]:
+    """Inputs `(N, C)` and targets `(N, O)` of the splits, in the user's units and in float64."""
+    if isinstance(dataset, Regression):  # read again, so that nothing of the numbers is lost
+        dataset = copy.copy(dataset)
+        dataset.standardise, dataset.dtype, dataset.splits = "none", "float64", None
+        dataset.load()
+        inputs = outputs = []
+    splits: Any = getattr(dataset, "splits", None)
+    return {part: (_unscaled(x, inputs), _unscaled(y, outputs)) for part, (x, y) in splits.items()}
 
 
 def _pairs(dataset: Any, train: Any) -> tuple[list[Any], list[Any]]:
@@ -117,14 +138,13 @@ def _pairs(dataset: Any, train: Any) -> tuple[list[Any], list[Any]]:
     return pairs[0], pairs[1]
 
 
-def _restored(split: Any, inputs: list[Any], outputs: list[Any]) -> tuple[np.ndarray, np.ndarray]:
-    """Inputs `(N, C)` and targets `(N, O)` in the user's units."""
-    return _unscaled(split[0], inputs), _unscaled(split[1], outputs)
-
-
 def _unscaled(values: Tensor, pairs: list[Any]) -> np.ndarray:
+    """Values `(N, C)` with the scale and shift of each column put back, if there are such."""
+    flat = values.double().numpy().reshape(len(values), -1)
+    if not pairs:
+        return flat
     shift, scale = np.array(pairs, np.float64).T
-    return np.asarray(values.double().numpy().reshape(len(values), -1) * scale + shift)
+    return np.asarray(flat * scale + shift)
 
 
 def _outputs(net: nn.Module, x: Tensor, outputs: list[Any]) -> np.ndarray:

@@ -15,6 +15,7 @@ import sympy
 
 MAX_ARGUMENTS = 600
 MAX_TERMS = 20_000  # of a library
+MANY = 6  # columns, beyond which a monomial has only few of them
 LARGEST = 1e6  # factor between the values of a term beyond which it is left out
 Powers = tuple[Fraction, ...]
 FUNCTIONS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
@@ -100,7 +101,7 @@ class Library:
         mean = self.values.mean(0)
         centred = self.values - mean
         length = np.linalg.norm(centred, axis=0)
-        return centred / length, mean, length
+        return centred / np.where(length > 0, length, 1.0), mean, length
 
 
 def library(x: np.ndarray, terms: Sequence[Term]) -> Library:
@@ -113,6 +114,8 @@ def library(x: np.ndarray, terms: Sequence[Term]) -> Library:
         size = np.abs(values)
         good = np.isfinite(values).all(0)
         top, middle = size.max(0), np.median(size, axis=0)
+        for k in np.flatnonzero((middle == 0) & good & (top > 0)):  # flags, and products with them
+            middle[k] = np.median(size[size[:, k] > 0, k])
         good &= (top < LARGEST * np.maximum(middle, 1e-300)) & (top > 0)
         good &= values.std(0) > 1e-9 * top
     kept = np.flatnonzero(good)
@@ -158,13 +161,38 @@ def _exponents(num_columns: int, degree: int) -> Iterator[tuple[int, ...]]:
 
 
 def laurent_terms(x: np.ndarray, limit: int = 4000) -> list[Term]:
-    """Monomials whose powers may be negative where a column keeps off zero; at most `limit`."""
+    """Monomials whose powers may be negative where a column keeps off zero; at most `limit`.
+
+    Columns of two values have no powers. Of many columns a monomial has few, to higher powers.
+    """
     for largest, negative in ((4, 3), (3, 2), (2, 2), (2, 1), (1, 1)):
-        ranges = [range(-negative if _keeps_sign(column) else 0, largest + 1) for column in x.T]
+        ranges = [_range(column, largest, negative) for column in x.T]
         if np.prod([len(r) for r in ranges]) <= limit:
             break
-    powers = sorted(product(*ranges), key=lambda p: (sum(map(abs, p)), p))
+    found = set(product(*ranges)) if x.shape[1] <= MANY else _sparse_powers(x)
+    powers = sorted(found, key=lambda p: (sum(map(abs, p)), p))
     return [Term(tuple(Fraction(p) for p in power)) for power in powers if any(power)][:limit]
+
+
+def _range(column: np.ndarray, largest: int, negative: int) -> range:
+    if _is_flag(column):
+        return range(2)
+    return range(-negative if _keeps_sign(column) else 0, largest + 1)
+
+
+def _sparse_powers(x: np.ndarray) -> set[tuple[int, ...]]:
+    """Powers of up to three columns that add up to four at most."""
+    ranges = [_range(column, 3, 2) for column in x.T]
+    found = {(0,) * len(ranges)}
+    for _ in range(3):
+        found |= {
+            (*powers[:k], power, *powers[k + 1 :])
+            for powers in found
+            for k in range(len(ranges))
+            for power in ranges[k]
+            if not powers[k] and sum(map(abs, powers)) + abs(power) <= 4
+        }
+    return found
 
 
 def arguments(x: np.ndarray, with_sums: bool = True) -> list[Argument]:
@@ -182,6 +210,15 @@ def arguments(x: np.ndarray, with_sums: bool = True) -> list[Argument]:
             weights[i], weights[j] = Fraction(1), Fraction(sign)
             result.append(Argument(tuple(weights), is_sum=True))
     return result
+
+
+def simple_terms(x: np.ndarray) -> list[Term]:
+    """Functions of a column, alone and times a column, and monomials: few, for many columns."""
+    count = x.shape[1]
+    inner = [Argument(_power(count, k, 1)) for k in range(count)]
+    factors = [f for f in ((name, a) for a in inner for name in FEW) if _is_fine(f, x)]
+    outer = [(Fraction(0),) * count, *(argument.weights for argument in inner)]
+    return [Term(p, (f,)) for p in outer for f in factors] + laurent_terms(x, 400)
 
 
 def function_terms(x: np.ndarray) -> list[Term]:
@@ -217,6 +254,9 @@ def _is_fine(factor: tuple[str, Argument], x: np.ndarray) -> bool:
     with np.errstate(all="ignore"):
         t = factor[1].values(x)
         values = FUNCTIONS[factor[0]][0](t)
+    used = [k for k, weight in enumerate(factor[1].weights) if weight]
+    if len(used) == 1 and _is_flag(x[:, used[0]]):
+        return False
     if not np.isfinite(values).all() or np.abs(t).max() > 60 or np.ptp(values) == 0:
         return False
     if factor[0] == "abs" and not t.min() < 0 < t.max():
@@ -228,6 +268,10 @@ def _keeps_sign(column: np.ndarray) -> bool:
     size = np.abs(column)
     same = column.min() > 0 or column.max() < 0
     return bool(same and size.min() > 1e-3 * size.max())
+
+
+def _is_flag(column: np.ndarray) -> bool:
+    return bool(np.isin(column, (column.min(), column.max())).all())
 
 
 def _power(count: int, k: int, power: int) -> Powers:
