@@ -259,6 +259,7 @@ A, B, C = make_symbols(["a", "b", "c"])
         (sympy.Float(0.3183099) * A * B, "0.3183099*a*b"),
         (sympy.Float(0.016125) * A + 3.39 * B, "0.016125*a + 3.39*b"),
         (sympy.sqrt(A**2) * B, "a*b"),
+        (A * sympy.log(B) + B * sympy.log(C), "a*log(b) + b*log(c)"),
     ],
 )
 def test_exact_formulas_are_written_in_their_shortest_form(found: sympy.Expr, written: str) -> None:

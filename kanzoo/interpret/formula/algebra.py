@@ -157,7 +157,14 @@ def simplest(expression: sympy.Expr) -> sympy.Expr:
             except Exception:  # whatever the algebra cannot do: the plain form is right too
                 continue
     forms = [form.replace(lambda e: isinstance(e, sympy.Float), _shortened) for form in forms]
-    return min(forms, key=lambda form: (sympy.count_ops(form), len(str(form))))
+    return min(forms, key=lambda form: (_length(form), len(str(form))))
+
+
+def _length(form: sympy.Expr) -> int:
+    """Operations; logarithms of powers with variable exponents count as the products they are."""
+    powers = [power for log in form.atoms(sympy.log) for power in log.args[0].atoms(sympy.Pow)]
+    variable = sum(bool(p.exp.free_symbols) and p.base is not sympy.E for p in powers)
+    return int(sympy.count_ops(form)) + 2 * variable
 
 
 def _divided(expression: sympy.Expr) -> sympy.Expr:
