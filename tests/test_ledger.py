@@ -104,6 +104,7 @@ def test_a_ledger_concludes_what_the_report_did(
     main(["add", str(folder), "--ledger", str(ledger)])
     assert "0 runs added" in capsys.readouterr().out
     assert files(ledger) == before, "the same bytes for the same runs"
+    assert str(tmp_path) not in (ledger / "runs.csv").read_text(), "no folder of this machine"
     main(["show", str(ledger)])
     assert "15 runs" in capsys.readouterr().out
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+import shlex
 import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
@@ -143,8 +144,15 @@ def read_study(folder: Path) -> Ledger:
         if (path / "items.npz").is_file():
             arrays = read_arrays(path / "items.npz")
             items |= {f"{digest}/{path.name}/{name}": array for name, array in arrays.items()}
-    runs = table.assign(config_hash=hashes, result=results)
+    commands = table["command"].map(_anywhere)
+    runs = table.assign(command=commands, config_hash=hashes, result=results)
     return Ledger(record, runs.drop(columns=[c for c in LEFT_OUT if c in runs]), items)
+
+
+def _anywhere(command: str) -> str:
+    """A command with the usual folder of runs, not the one of this machine."""
+    words = shlex.split(command)
+    return shlex.join("runs=runs" if word.startswith("runs=") else word for word in words)
 
 
 def read_table(path: Path, texts: Iterable[str]) -> pd.DataFrame:
