@@ -25,7 +25,7 @@ from kanzoo.study.results import collect
 from kanzoo.training.data import SeedsLoader
 from kanzoo.training.seeds import SeedsTask, stacked
 
-WORDS = (*SMALL, "data.batch_size=32", "trainer.log_every_n_steps=3")
+WORDS = (*SMALL, "data.batch_size=32", "trainer.log_every_n_steps=3", "trainer.precision=64-true")
 KAN = ("layers=kan_activated", "basis=bspline")
 
 
@@ -49,7 +49,7 @@ def assert_same_runs(ours: dict[str, Any], theirs: dict[str, Any]) -> None:
         states = [network(config, name) for config in (ours, theirs)]
         assert states[0].keys() == states[1].keys()
         for key, value in states[1].items():
-            torch.testing.assert_close(states[0][key], value, rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(states[0][key], value, rtol=1e-7, atol=1e-9)
     tables = [list(csv.DictReader((f / "metrics.csv").read_text().splitlines())) for f in folders]
     assert [list(row) for row in tables[0]] == [list(row) for row in tables[1]]
     for row, other in zip(*tables, strict=True):
