@@ -1,6 +1,5 @@
 """The estimators on tables, beside scikit-learn's, all with their defaults and the same folds."""
 
-import json
 import multiprocessing
 import resource
 import sys
@@ -29,6 +28,7 @@ from sklearn.preprocessing import StandardScaler
 
 from kanzoo.estimators.classifier import KANClassifier
 from kanzoo.estimators.regressor import KANRegressor
+from kanzoo.files import read_json
 
 NUM_FOLDS = 10
 
@@ -111,7 +111,7 @@ def measured(file: Path, hardware: dict[str, Any]) -> list[TableRow]:
     if not file.exists():
         return []
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = read_json(file)
         there, rows = content["hardware"], [TableRow(**row) for row in content["rows"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{file} holds no rows of this command: choose another --json") from error

@@ -90,19 +90,18 @@ def dates(values: pd.Series) -> pd.Series | None:
 
     As 2020-01-31, 31.01.2020, or with slashes where some day is above 12; hours may follow.
     """
-    if pd.api.types.is_datetime64_any_dtype(values.dtype):
-        return pd.to_datetime(values, utc=True).dt.tz_localize(None)
     known = values.dropna()
-    if values.dtype == object and len(known) and known.map(lambda v: isinstance(v, date)).all():
+    are_dates = values.dtype == object and known.map(lambda v: isinstance(v, date)).all()
+    if pd.api.types.is_datetime64_any_dtype(values.dtype) or (are_dates and len(known)):
         return pd.to_datetime(values, utc=True).dt.tz_localize(None)
     if isinstance(values.dtype, pd.CategoricalDtype) or not values.map(_is_text_or_gap).all():
         return None
     found = []
     for kind in FORMATS:
-        if kind == FORMATS[0] and not values.dropna().str.match(YEAR_MONTH).all():
+        if kind == FORMATS[0] and not known.str.match(YEAR_MONTH).all():
             continue  # numbers of four digits are no years
         times = pd.to_datetime(values, format=kind, errors="coerce", utc=True)
-        if times.notna().sum() == values.notna().sum() > 0:
+        if times.notna().sum() == len(known) > 0:
             found.append(times)
     return found[0].dt.tz_localize(None) if len(found) == 1 else None
 

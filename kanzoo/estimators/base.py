@@ -137,25 +137,25 @@ class StackEstimator(HandMixin, BaseEstimator):
 
     def _numbers(self, X: Any, *, reset: bool = False) -> np.ndarray:
         """X as numbers without gaps, `(N, F)`: columns of a frame that hold none are encoded."""
-        if isinstance(X, pd.DataFrame):
+        is_frame = isinstance(X, pd.DataFrame)
+        if is_frame:
             X = with_times(X)
         if reset:
-            if isinstance(X, pd.DataFrame):
+            if is_frame:
                 check_frame(X)
-            others = [n for n in X if not is_number(X[n])] if isinstance(X, pd.DataFrame) else []
+            others = [n for n in X if not is_number(X[n])] if is_frame else []
             if others and not self.enable_categorical:
                 raise ValueError(
                     f"column {others[0]!r} holds no numbers; enable_categorical=True encodes it"
                 )
             self._encoder = Columns().fit(with_texts_as_names(X)) if others else None
-        if self._encoder is not None and isinstance(X, pd.DataFrame):
-            X = with_texts_as_names(X)
         if self._encoder is None:
             limits: Any = {"dtype": np.float64, "ensure_all_finite": "allow-nan"}
             x = validate_data(self, X, reset=reset, **limits)
         else:
+            X = with_texts_as_names(X) if is_frame else X
             validate_data(self, X, reset=reset, skip_check_array=True)
-            x = self._encoder(X if isinstance(X, pd.DataFrame) else self._framed(X))
+            x = self._encoder(X if is_frame else self._framed(X))
         if reset:
             self._gaps = Gaps().fit(x)
         return self._gaps(x)

@@ -18,9 +18,7 @@ from kanzoo.estimators.regressor import KANRegressor
 from kanzoo.estimators.weak import weak_formulas
 from kanzoo.interpret.formula.expression import Formula
 
-FAR = (
-    0.1  # deviations of a state between a trajectory and what is integrated, from which it is said
-)
+FAR = 0.1  # deviations between a trajectory and what is integrated, from which it is said
 
 
 class KANDynamics(BaseEstimator):

@@ -7,11 +7,10 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from types import FrameType
 
 import numpy as np
 
-from kanzoo.data.formula import compile_formula, parse_formula
+from kanzoo.data.formula import formula_values
 from kanzoo.estimators.regressor import KANRegressor
 from kanzoo.interpret.formula.run import FormulaError
 from kanzoo.reproduce.suites import Target
@@ -61,10 +60,7 @@ def points(target: Target, noise: float, dummies: int) -> tuple[np.ndarray, ...]
     random = np.random.default_rng([*target.name.encode()])
     low, high = np.array(list(target.ranges.values())).T
     x = random.uniform(low, high, (2 * POINTS, len(target.ranges)))
-    function = compile_formula(
-        parse_formula(target.formula, list(target.ranges)), list(target.ranges)
-    )
-    y = function(x)
+    y = formula_values(target.formula, target.ranges, x)
     train = y[:POINTS] + noise * y.std() * random.normal(size=POINTS)
     x = np.column_stack([x, random.uniform(1, 5, (2 * POINTS, dummies))])
     return x[:POINTS], train, x[POINTS:], y[POINTS:]
@@ -151,14 +147,10 @@ METHODS = {"kanzoo": _kanzoo, "gplearn": _gplearn}
 @contextmanager
 def _interrupt_after(seconds: float) -> Iterator[None]:
     """Stop the block as Ctrl-C does after so many seconds of the processor."""
-    previous = signal.signal(signal.SIGPROF, _interrupt)
+    previous = signal.signal(signal.SIGPROF, signal.default_int_handler)
     signal.setitimer(signal.ITIMER_PROF, seconds)
     try:
         yield
     finally:
         signal.setitimer(signal.ITIMER_PROF, 0)
         signal.signal(signal.SIGPROF, previous)
-
-
-def _interrupt(signal_number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt

@@ -12,7 +12,7 @@ from kanzoo.fit.least_squares import rmse
 from kanzoo.interpret.formula.clock import Clock
 from kanzoo.interpret.formula.constants import NOISE, intervals, tidy
 from kanzoo.interpret.formula.expression import Formula, evaluate
-from kanzoo.interpret.formula.front import Front
+from kanzoo.interpret.formula.front import NOISY, Front
 from kanzoo.interpret.formula.output import OutputSearch
 from kanzoo.interpret.formula.residual import is_structured
 
@@ -118,7 +118,7 @@ def _doubts(
         return [f"{text}, and what it misses is not noise: it is a stand-in"]
     if error > POOR:
         return [f"{text}: they are noisy, or no formula that was tried fits them"]
-    rivals = _rivals(search.front) if error > NOISE * 1000 else 0
+    rivals = _rivals(search.front) if error > NOISY else 0
     if rivals:
         return [f"{text}; others no longer fit them as well ({rivals}): see formulas_"]
     return []

@@ -24,7 +24,7 @@ MAX_NODES = 400  # of an expression that is looked at
 NATS = 1.5  # that a node of an expression takes to be written down
 SETTLED = 20  # complexity up to which a formula that is as good as a smooth fit ends the search
 CONSTANTS = 3  # number of them up to which it does so, too
-DOUBTFUL = 4.0  # standard errors from zero below which a constant may be left out
+DOUBTFUL = 4.0  # standard errors from zero below which a constant or a term may be left out
 SIGMAS = 1.0  # standard errors that a simpler formula may predict worse than the best
 
 

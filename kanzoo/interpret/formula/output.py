@@ -15,7 +15,7 @@ from kanzoo.fit.least_squares import rmse
 from kanzoo.fit.stack import FittedStack, StackOptions, fit_regression
 from kanzoo.interpret.formula.clock import Clock, TimeOver
 from kanzoo.interpret.formula.direct import VAGUE, search
-from kanzoo.interpret.formula.front import Front
+from kanzoo.interpret.formula.front import NOISY, Front
 from kanzoo.interpret.formula.inner import inner_functions
 from kanzoo.interpret.formula.problem import Problem, one_function
 from kanzoo.interpret.formula.separable import separations, solve_separated
@@ -30,7 +30,6 @@ MAX_WIDTH = 9  # of the network whose symmetries are looked for
 ROUGH = 1e-4  # error of a network, in deviations, from which the logarithm is tried too
 MAX_ROWS = 4000  # samples that formulas are looked for in
 HIDDEN_LAYERS = ((), (1,), (2,))  # that are tried in turn unless given
-NOISE = 1e-3  # error, in deviations, from which data count as noisy
 AS_GOOD = 1.05  # factor of a smooth fit's error within which a formula of noisy data is one
 DROPPED = 1.02  # factor by which the error may grow when a column is left out
 
@@ -80,8 +79,8 @@ class OutputSearch:
         constrained = self.options.constrain is not None
         if not constrained:
             self._without_networks(units)
-        noise = max(self.smooth_error, NOISE)
-        if networks and not (self._is_done or NOISE < self.front.choose().error < AS_GOOD * noise):
+        noise = max(self.smooth_error, NOISY)
+        if networks and not (self._is_done or NOISY < self.front.choose().error < AS_GOOD * noise):
             self._by_networks()
 
     def _without_networks(self, units: Mapping[str, str] | None) -> None:
@@ -111,7 +110,7 @@ class OutputSearch:
                 before = self.front.least
                 for part in solve_separated(rest, fit, separation, search, self.clock):
                     self._add(rest, part)
-                if fit.error < NOISE or self.front.least < before:  # noise may hide what is not so
+                if fit.error < NOISY or self.front.least < before:  # noise may hide what is not so
                     self.findings.append(separation.title([str(c) for c in rest.columns]))
             for part in inner_functions(rest, self.clock):
                 self._add(rest, part)

@@ -91,8 +91,7 @@ def noisy_quotients(problem: Problem) -> Iterator[sympy.Expr]:
     """
     x, y, count = problem.x, problem.y, problem.x.shape[1]
     scale = np.where(np.abs(x).max(0) > 0, np.abs(x).max(0), 1.0)
-    terms = polynomial_terms(count, NOISY_DEGREES.get(count, 2))
-    powers = [tuple(0 * p for p in terms[0].powers), *(term.powers for term in terms)]
+    powers = _monomials(count, NOISY_DEGREES.get(count, 2))
     values = np.column_stack([monomial(x / scale, p) for p in powers])
     smooth, found = fit_polynomial(x, y).gradient(x)[0], list[_Quotient]()
     for _ in range(2):
@@ -150,10 +149,15 @@ def _fitted(
                 yield _Quotient(len(y) * np.log(error) / 2 + cost * size, normal, top, bottom)
 
 
+def _monomials(num_columns: int, degree: int) -> list[Powers]:
+    """The powers of all monomials up to a degree, the constant first."""
+    powers = [term.powers for term in polynomial_terms(num_columns, degree)]
+    return [tuple(0 * p for p in powers[0]), *powers]
+
+
 def _independent(x: np.ndarray, degree: int) -> list[Powers]:
     """Monomials up to a degree, without those that others give: flags have such, as f f = f."""
-    terms = polynomial_terms(x.shape[1], degree)
-    powers = [tuple(0 * p for p in terms[0].powers), *(term.powers for term in terms)]
+    powers = _monomials(x.shape[1], degree)
     _, triangle, order = qr(
         np.column_stack([monomial(x, p) for p in powers]), mode="economic", pivoting=True
     )

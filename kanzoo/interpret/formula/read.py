@@ -60,10 +60,10 @@ def read_formula(
     columns = list(names or [f"x_{k + 1}" for k in range(x.shape[1])])
     failed = ""
     with Clock(time_limit) as clock:
-        formula, is_near = None, False
+        formula, is_as_good = None, False
         if options.get("functions") is None:
-            formula, is_near = _of_data(data, columns, predicted, clock)
-        if not is_near:
+            formula, is_as_good = _of_data(data, columns, predicted, clock)
+        if not is_as_good:
             try:
                 z, targets = splits["train"]
                 pairs: Any = {"inputs": inputs, "outputs": outputs}
@@ -103,16 +103,16 @@ def _of_data(
     symbols = make_symbols(names)
     (x, y), (held_x, held_y) = data["train"], data["val"] if len(data["val"][1]) else data["train"]
     predicted = network["val"] if len(network["val"]) else network["train"]
-    searches, are_near = [], True
+    searches, is_as_good = [], True
     for k in range(y.shape[1]):
         # Half of the time is the network's, should it be needed.
         search = OutputSearch(x, y[:, k], symbols, names, StackOptions(), clock.part(2))
         search.run(networks=False)
         values = evaluate([search.front.choose().expression], symbols, held_x)[:, 0]
-        is_near = rmse(values, held_y[:, k]) <= AS_GOOD * rmse(predicted[:, k], held_y[:, k])
-        are_near &= is_near or search.front.is_exact
+        limit = AS_GOOD * rmse(predicted[:, k], held_y[:, k])
+        is_as_good &= search.front.is_exact or rmse(values, held_y[:, k]) <= limit
         searches.append(search)
-    return finish(searches, names, symbols, x, y, network["train"], clock), are_near
+    return finish(searches, names, symbols, x, y, network["train"], clock), is_as_good
 
 
 def _in_units(dataset: Dataset, inputs: list[Any], outputs: list[Any]) -> dict[str, Data]:

@@ -8,11 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from kanzoo.interpret.formula.front import DOUBTFUL, NOISY
 from kanzoo.interpret.formula.terms import Library
 
 BEAM = 12  # sums that are carried from one size to the next
-NOISY = 1e-3  # error, in deviations, from which terms are left out by their standard errors
-DOUBTFUL = 4.0  # standard errors from zero below which a term is left out
 DEPENDENT = 1e-9  # share of a term that others do not explain from which it may be added
 
 
