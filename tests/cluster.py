@@ -49,9 +49,14 @@ def cluster() -> Iterator[None]:
         yield
 
 
-def queue() -> list[str]:
-    command = ["squeue", "--noheader", "--array", "--format=%i %T"]
+def queue(form: str = "%i %T") -> list[str]:
+    command = ["squeue", "--noheader", "--array", f"--format={form}"]
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
+
+
+def task_of(job: str) -> str:
+    """A job as ARRAY_TASK: one task's own number is that of the whole array."""
+    return dict(line.split() for line in queue("%A %i"))[job]
 
 
 def wait_for(what: Any, seconds: float = 90) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import engine_study
 import pytest
-from cluster import SABOTAGE, WORDS, cluster, queue, wait_for
+from cluster import SABOTAGE, WORDS, cluster, queue, task_of, wait_for
 
 from kanzoo.run.config import compose
 from kanzoo.study.comparison import build_engine, plan
@@ -61,7 +61,7 @@ def test_jobs_that_crash_or_are_lost_are_retried_and_told(tmp_path: Path) -> Non
             return len(hung) == attempt
 
         wait_for(again, seconds=150)
-        subprocess.run(["scancel", hung[-1]], check=True)
+        subprocess.run(["scancel", task_of(hung[-1])], check=True)
     said, _ = driver.communicate(timeout=200)
     assert driver.returncode == 1, said
     rows = engine_study.results(runs)
