@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from kanzoo.benchmark.main import hardware
 from kanzoo.data.formula import formula_values
 from kanzoo.estimators.regressor import KANRegressor
 from kanzoo.interpret.formula.run import FormulaError
@@ -41,6 +42,7 @@ class Row:
     warned: bool
     seconds: float
     limit: float
+    machine: str
 
     @property
     def outcome(self) -> str:
@@ -89,6 +91,7 @@ def solve(
             found, warned = "none in time", True
         except Exception as failure:  # a fault of the search is a row, too
             found = f"{type(failure).__name__}: {failure}"
+    here = hardware()
     return Row(
         target.name,
         target.formula,
@@ -102,6 +105,7 @@ def solve(
         warned or bool(messages),
         round(time.process_time() - began, 1),
         seconds,
+        f"one of {here['cores']} cores of {here['cpu']} ({here['simd']})",
     )
 
 
