@@ -29,7 +29,7 @@ from kanzoo.interpret.formula.problem import Problem
 from kanzoo.interpret.formula.products import products
 from kanzoo.interpret.formula.rational import noisy_quotients, quotients
 from kanzoo.interpret.formula.read import read_formula
-from kanzoo.interpret.formula.residual import is_structured
+from kanzoo.interpret.formula.residual import addends_of, is_structured
 from kanzoo.interpret.formula.separable import separations
 from kanzoo.interpret.formula.sparse import thinned
 from kanzoo.interpret.formula.stability import skeleton, stability
@@ -410,6 +410,17 @@ def test_what_a_formula_misses_is_noise_or_structure() -> None:
     noise = x[:, 0] * random.standard_t(3, size=len(x))  # of other sizes elsewhere, with tails
     assert not is_structured(x, noise)
     assert is_structured(x, noise + 0.7 * noise.std() * x[:, 1])
+    # A wrong function of one of eight columns is seen only beside the others it comes with.
+    a, b, c, d, t, *rest = random.uniform(1, 3, (8, 1000))
+    x = np.column_stack([a, b, c, d, t, *rest])
+    symbols = sympy.symbols("a b c d t q r s")
+    addends = addends_of(sympy.sympify("a*(1 + b*c*t/d)"), symbols, x)
+    np.testing.assert_allclose(np.sort(addends, axis=1), np.sort([a, a * b * c * t / d], axis=0).T)
+    stand_in = a * b * c / d * np.polynomial.Legendre.basis(5, domain=[1, 3])(t)
+    assert not is_structured(x, stand_in)
+    assert is_structured(x, stand_in, addends)
+    sure = [is_structured(x, a * random.normal(size=1000), addends, seed) for seed in range(20)]
+    assert not any(sure)
 
 
 def test_intervals_hold_the_true_constants_at_about_their_level() -> None:

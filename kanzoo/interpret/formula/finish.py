@@ -14,7 +14,7 @@ from kanzoo.interpret.formula.constants import NOISE, intervals, tidy
 from kanzoo.interpret.formula.expression import Formula, evaluate
 from kanzoo.interpret.formula.front import NOISY, Front
 from kanzoo.interpret.formula.output import OutputSearch
-from kanzoo.interpret.formula.residual import is_structured
+from kanzoo.interpret.formula.residual import addends_of, is_structured
 
 ROWS = 1000  # samples that constants are made simple on
 CLEAR = 1.2  # factor from a smooth fit's error above which a formula misses more than noise
@@ -114,7 +114,8 @@ def _doubts(
     residual = y - evaluate([expression], search.front.symbols, x)[:, 0]
     if not np.isfinite(residual).all():
         return [f"{text}, where it is defined at all"]
-    if is_structured(x, residual):
+    addends = addends_of(expression, search.front.symbols, x)
+    if is_structured(x, residual, addends):
         return [f"{text}, and what it misses is not noise: it is a stand-in"]
     if error > POOR:
         return [f"{text}: they are noisy, or no formula that was tried fits them"]

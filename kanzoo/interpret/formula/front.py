@@ -13,7 +13,7 @@ import sympy
 
 from kanzoo.interpret.formula.clock import Clock
 from kanzoo.interpret.formula.constants import Constants
-from kanzoo.interpret.formula.residual import is_structured
+from kanzoo.interpret.formula.residual import addends_of, is_structured
 
 log = logging.getLogger("kanzoo")
 
@@ -81,7 +81,10 @@ class Front:
             return False
         predicted = Constants(chosen.expression, self.symbols, self.x, self.y).predict(self.x)
         residual = self.y - predicted
-        return bool(np.isfinite(residual).all()) and not is_structured(self.x, residual)
+        if not np.isfinite(residual).all():
+            return False
+        addends = addends_of(chosen.expression, self.symbols, self.x)
+        return not is_structured(self.x, residual, addends)
 
     @property
     def least(self) -> float:
