@@ -5,6 +5,7 @@ Axes: N samples, C columns, O outputs.
 
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Self
 
 import numpy as np
@@ -22,9 +23,12 @@ from kanzoo.checks import check_keywords
 from kanzoo.estimators.base import StackEstimator, weights_of
 from kanzoo.fit.select import select_stack
 from kanzoo.fit.stack import fit_stack
+from kanzoo.interpret.formula.discover import nearest
+from kanzoo.interpret.formula.expression import Formula
 from kanzoo.interpret.formula.search import FormulaError
 
 RIDGE, FORMULA_RIDGE = 1e-3, 0.03  # of classifiers; of those whose scores shall become formulas
+NEAREST = 0.25  # share of the time for a formula near scores whose network cannot be read
 
 
 class KANClassifier(ClassifierMixin, StackEstimator):
@@ -43,7 +47,8 @@ class KANClassifier(ClassifierMixin, StackEstimator):
     formula : {None, "auto"}
         "auto" looks for a formula of every class' score (logit) after the fit, without hidden
         layers unless `hidden` is given: sums of functions of the columns. `predict` and
-        `predict_proba` then use it (and the network where it is not defined).
+        `predict_proba` then use it (and the network where it is not defined). A
+        `ConvergenceWarning` says when none is within the tolerance: the nearest one is taken.
     tolerance : float, default 0.01
         As that of `KANRegressor`, in deviations of the scores. They need not be exact to tell
         classes apart: 0.05 or 0.1 finds formulas more often.
@@ -179,14 +184,33 @@ class KANClassifier(ClassifierMixin, StackEstimator):
         self._keep(fit_stack(X, labels, len(self.classes_), options))
         if self.formula == "auto":
             self.prune()
+            limit = self.time_limit
             try:
-                self.symbolic()
+                self.symbolic(time_limit=None if limit is None else (1 - NEAREST) * limit)
             except FormulaError as error:
-                if error.formula is None:
-                    raise
-                self.formula_ = error.formula
-                warnings.warn(str(error), ConvergenceWarning, stacklevel=2)
+                self.formula_ = error.formula or self._nearest(X)
+                missed = f"this one misses the scores by {self.formula_.relative_error:.2g}"
+                warnings.warn(f"{error}; {missed}", ConvergenceWarning, stacklevel=2)
         return self
+
+    def _nearest(self, X: np.ndarray) -> Formula:
+        """A formula of the scores without their mean, which does not change the classes."""
+        scores = self._stack.predict(X)
+        scores -= scores.mean(1, keepdims=True)
+        limit = None if self.time_limit is None else NEAREST * self.time_limit
+        if scores.shape[1] > 2:
+            return nearest(X, scores, self._names(), time_limit=limit)
+        second = nearest(X, scores[:, 1:], self._names(), time_limit=limit)
+        ranges = second.intervals[0]
+        return replace(  # the score of the first class is its negative
+            second,
+            expressions=[-second.expression, second.expression],
+            errors=2 * second.errors,
+            deviations=2 * second.deviations,
+            intervals=[[(-value, -high, -low) for value, low, high in ranges], ranges],
+            noise=2 * second.noise,
+            findings=2 * second.findings,
+        )
 
     def predict_proba(self, X: Any) -> np.ndarray:
         """Probabilities of the classes, `(N, O)`; by the formula if asked."""

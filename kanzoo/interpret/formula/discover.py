@@ -66,3 +66,21 @@ def discover(
         stack = fit_regression(x, y, options, units_of_y)
         formula = finish(searches, names, symbols, x, y, stack.predict(x), clock)
     return Discovery(formula, stack, [formulas_of(s.front, names) for s in searches])
+
+
+def nearest(
+    x: np.ndarray, y: np.ndarray, names: Sequence[str], *, time_limit: float | None
+) -> Formula:
+    """A formula of the columns of x `(N, C)` near y `(N, O)`, which a network has said.
+
+    As `discover`, without the ways that fit networks.
+    """
+    symbols = make_symbols(names)
+    searches = []
+    with Clock(time_limit) as clock:
+        for k in range(y.shape[1]):
+            share = clock.part(y.shape[1] - k)
+            search = OutputSearch(x, y[:, k], symbols, names, StackOptions(), share)
+            search.run(networks=False)
+            searches.append(search)
+        return finish(searches, names, symbols, x, y, y, clock)
