@@ -267,6 +267,26 @@ def test_exact_formulas_are_written_in_their_shortest_form(found: sympy.Expr, wr
     assert str(tidy(found, [A, B, C], X[:, :3], y)) == written
 
 
+def test_constants_without_effect_go_together() -> None:
+    x, y = sympy.symbols("x y")
+    square = sympy.Float(5408631.77) * (x - y) ** 2
+    idle = sympy.Float(3e-9) * x**4 - sympy.Float(8.6e-9) * x * y + sympy.Float(1.3e-11)
+    half = sympy.Float(0.5)
+    found = half * (x + y) + sympy.Float(2.149939787e-4) * sympy.sqrt(square.expand() + idle)
+    tidied = tidy(found, [x, y], X[:, :2], np.maximum(X[:, 0], X[:, 1]))
+    assert sympy.simplify(tidied - (x + y + sympy.sqrt((x - y) ** 2)) / 2) == 0
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_few_samples_and_zeros_are_no_fault_and_few_samples_no_proof() -> None:
+    x = np.round(3 * X[:, :3])
+    for count in (2, 5, 30):
+        options = StackOptions(hidden=(), grid_sizes=(3,), random_state=0)
+        found = discover(x[:count], 2 * x[:count, :1], ["a", "b", "c"], options, time_limit=3)
+        assert found.formula.rmse_formula < 1e-9
+        assert bool(found.formula.doubts) == (count == 2)
+
+
 def test_a_stand_in_is_said_to_be_one() -> None:
     x = np.random.default_rng(0).uniform(-3, 3, (400, 2))
     y = np.sin(np.exp(np.sin(2 * x[:, 0]) + 0.3 * x[:, 1])) + np.tanh(x[:, 0] * x[:, 1])

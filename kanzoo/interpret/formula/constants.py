@@ -220,6 +220,14 @@ def tidy(
         growth = math.sqrt(1 + float(chi2.ppf(SURE, accepted + 1)) / count)
         return max(best * growth, floor)
 
+    idle = free._copy()
+    for index in free.free:
+        if free.fixed(index, sympy.Integer(0)).error() <= limit():
+            idle = idle.fixed(index, sympy.Integer(0))
+    if idle.exact and idle.error() <= limit():
+        merged = canonical(idle.expression())
+        if not _is_broken(merged):
+            free = Constants(merged, signed, x, y)
     while clock is None or not clock.is_over:
         for _, index, value in sorted(_candidates(free, scale), key=lambda c: c[0]):
             other = free.fixed(index, value)

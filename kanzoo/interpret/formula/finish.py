@@ -16,6 +16,7 @@ from kanzoo.interpret.formula.front import NOISY, Front
 from kanzoo.interpret.formula.output import OutputSearch
 from kanzoo.interpret.formula.residual import addends_of, is_structured
 
+FEW = 3  # samples for every number of a formula, below which it says little
 ROWS = 1000  # samples that constants are made simple on
 CLEAR = 1.2  # factor from a smooth fit's error above which a formula misses more than noise
 RIVALS = 1.01  # factor of its error within which another formula is as good
@@ -42,6 +43,9 @@ def finish(
         expressions.append(expression)
         ranges.append(intervals(expression, symbols, x[rows], y[rows, k]))
         name = f"output {k}: " if len(searches) > 1 else ""
+        numbers = len(expression.atoms(sympy.Number) - {sympy.S.One, sympy.S.NegativeOne})
+        if len(y) < FEW * numbers:
+            doubts.append(f"{name}{len(y)} samples for {numbers} numbers: others would fit as well")
         error = rmse(evaluate([expression], symbols, x)[:, 0], y[:, k])
         deviation = float(y[:, k].std())
         if deviation > 0 and error > NOISE * deviation:

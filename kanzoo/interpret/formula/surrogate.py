@@ -3,6 +3,7 @@
 Axes: N samples, C columns, P terms.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +12,13 @@ from kanzoo.interpret.formula.terms import polynomial_terms
 
 HELD = 5  # every so many samples one is held out
 MAX_TERMS = 500
+Values = Callable[[np.ndarray], np.ndarray]
+OUTER: dict[str, Values] = {"y": np.positive, "1/y": np.reciprocal, "log": np.log}
+INNER: dict[str, Values] = {  # back from what the polynomial is of y
+    "y": np.positive,
+    "1/y": np.reciprocal,
+    "log": lambda values: np.exp(values.clip(-300, 300)),
+}
 
 
 @dataclass(frozen=True)
@@ -54,8 +62,12 @@ class Polynomial:
 def fit_polynomial(x: np.ndarray, y: np.ndarray) -> Polynomial:
     """The polynomial that predicts held-out samples best, of several degrees and scales of y."""
     held = np.arange(len(y)) % HELD == 0
-    best: Polynomial | None = None
     scale = float(y.std()) or 1.0
+    columns = x.shape[1]
+    mean, ones = np.array([y.mean()]), np.ones(columns)
+    powers = np.zeros((1, columns), int)
+    error = float(np.sqrt(np.square(y[held] - y.mean()).mean())) / scale
+    best = Polynomial(powers, mean, 0 * ones, ones, False, "y", error)
     outers = ["y"]
     if y.min() > 0 or y.max() < 0:
         outers += ["1/y"]
@@ -69,35 +81,28 @@ def fit_polynomial(x: np.ndarray, y: np.ndarray) -> Polynomial:
         last = np.inf
         for degree in (1, 2, 3, 4, 5, 6, 8, 10, 12, 16):
             powers = np.array(
-                [[0] * x.shape[1]]
-                + [[int(p) for p in t.powers] for t in polynomial_terms(x.shape[1], degree)]
+                [[0] * columns]
+                + [[int(p) for p in t.powers] for t in polynomial_terms(columns, degree)]
             )
             if len(powers) > min(MAX_TERMS, 0.5 * (~held).sum()):
                 break
             design = _design(_powers(v, degree), powers)
-            targets = np.stack(
-                [{"y": y, "1/y": 1 / y, "log": np.log(np.abs(y))}[o] for o in outers]
-            )
+            targets = np.stack([OUTER[outer](y) for outer in outers])
             solution = np.linalg.lstsq(design[~held], targets[:, ~held].T, rcond=1e-12)[0]
             predicted = design[held] @ solution
             reached = np.inf
             for outer, coefficients, values in zip(outers, solution.T, predicted.T, strict=True):
                 with np.errstate(all="ignore"):
-                    values = {
-                        "y": values,
-                        "1/y": 1 / values,
-                        "log": np.exp(values.clip(-300, 300)),
-                    }[outer]
+                    values = INNER[outer](values)
                 error = float(np.sqrt(np.square(values - y[held]).mean())) / scale
                 reached = min(reached, error)
-                if best is None or error < best.error:
+                if error < best.error:
                     best = Polynomial(
                         powers, coefficients, shift, half, of_logarithms, outer, error
                     )
             if reached > 3 * last or reached < 1e-12:
                 break
             last = min(last, reached)
-    assert best is not None
     return best
 
 
