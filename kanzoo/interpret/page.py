@@ -148,6 +148,7 @@ def write_page(
         "formula": formula,
         "metrics": _metrics(scores),
         "reference_name": dataset.reference_name,
+        "deviation": _deviation(dataset),
         "layers": [
             _layer_row(layer, parts[layer.name].global_share, random.get(layer.name))
             for layer in layers
@@ -181,6 +182,12 @@ def _formula(
         log.info("formula: %s", formula["expression"])
     write_atomic(target / "formula.json", json.dumps(formula, indent=1) + "\n")
     return formula
+
+
+def _deviation(dataset: Any) -> str:
+    """What 1 in standardised targets is in the units of the data; empty where they are not."""
+    known = getattr(dataset, "moments", {}).get("targets")
+    return "" if known is None else ", ".join(f"{d:.4g}" for d in known[1].flatten().tolist()[:5])
 
 
 def _plain(name: str) -> str:
