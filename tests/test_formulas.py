@@ -136,6 +136,23 @@ def test_products_and_quotients_by_linear_algebra() -> None:
     assert not list(quotients(Problem(x, noisy, problem.columns, lambda e: e)))
 
 
+@pytest.mark.parametrize(
+    "text", ["(a**5 - 3*a**3 + 1)/(a**2 + 1)", "(a**6 + a**5)/(a**4 + a**3 + a**2 + a + 1)"]
+)
+def test_quotients_of_high_degree_have_simple_numbers(text: str) -> None:
+    a = sympy.Symbol("a", real=True)
+    x = np.random.default_rng(0).uniform(-1, 1, (400, 1))
+
+    def found(y: np.ndarray) -> list[sympy.Expr]:
+        return list(quotients(Problem(x, y, (a,), lambda expression: expression)))
+
+    right = sympy.sympify(text, locals={"a": a})
+    y = sympy.lambdify(a, right, "numpy")(x[:, 0])
+    (expression,) = found(y)
+    np.testing.assert_allclose(sympy.lambdify(a, expression, "numpy")(x[:, 0]), y, atol=1e-9)
+    assert not found(y * np.exp(0.7 * x[:, 0]) + np.tanh(3 * x[:, 0]))
+
+
 def test_every_output_is_judged_in_its_own_deviation() -> None:
     x = X[:150, :2]
     y = np.stack([1e-6 * x[:, 0] * x[:, 1], 1e5 * (x[:, 0] + x[:, 1])], 1)

@@ -22,6 +22,9 @@ from kanzoo.interpret.formula.terms import (
 )
 
 DEGREES = ((1, 1), (2, 1), (1, 2), (2, 2), (3, 2), (2, 3), (3, 3), (4, 2), (2, 4), (4, 3), (4, 4))
+# Of few columns; so many coefficients fit any smooth function, so that they have to be simple.
+HIGHER = ((5, 2), (5, 4), (6, 2), (6, 4), (6, 6), (8, 4))
+FEW, SIMPLE, NEAR = 2, 60, 1e-5  # columns; a multiple of simple numbers that is whole, and how near
 VIOLATED = 1e-9  # how much a relation may be, of the size of its columns
 GAP = 1e-4  # by which the next relation must be worse
 NOISY_DEGREES = {1: 5, 2: 4, 3: 3}  # of quotients for y with noise, by columns; 2 of more
@@ -41,7 +44,7 @@ def quotients(problem: Problem) -> Iterator[sympy.Expr]:
     scale[scale == 0] = 1.0
     height = float(np.abs(y).max()) or 1.0
     z, values = x / scale, y / height
-    for top, bottom in DEGREES:
+    for top, bottom in (*DEGREES, *HIGHER) if x.shape[1] <= FEW else DEGREES:
         powers = [_independent(z, degree) for degree in (top, bottom)]
         count = len(powers[0]) + len(powers[1])
         if count > len(y) // 3:
@@ -76,7 +79,13 @@ def quotients(problem: Problem) -> Iterator[sympy.Expr]:
             )
         if parts[1] == 0:
             continue
-        largest = max(abs(float(c)) for c in parts[1].as_coefficients_dict().values())
+        bottoms = [abs(float(c)) for c in parts[1].as_coefficients_dict().values()]
+        largest = max(bottoms)
+        if (top, bottom) in HIGHER:
+            tops = [height * abs(float(c)) for c in parts[0].as_coefficients_dict().values()]
+            numbers = SIMPLE * np.array(tops + bottoms) / largest
+            if np.abs(numbers - numbers.round()).max() > NEAR * numbers.max():
+                continue
         yield (
             sympy.Float(height, 17) * (parts[0] / largest).expand() / (parts[1] / largest).expand()
         )
