@@ -153,6 +153,14 @@ def test_quotients_of_high_degree_have_simple_numbers(text: str) -> None:
     assert not found(y * np.exp(0.7 * x[:, 0]) + np.tanh(3 * x[:, 0]))
 
 
+def test_one_function_of_one_column_is_no_quotient() -> None:
+    x = np.random.default_rng(0).uniform(0, 10, (300, 1))
+    y = 213.8 * (1 - np.exp(-0.5472 * x))
+    options = StackOptions(hidden=(), grid_sizes=(3,), random_state=0)
+    found = discover(x, y, ["a"], options, time_limit=30).formula
+    assert str(found.expression) == "1069/5 - 1069*exp(-0.5472*a)/5"
+
+
 def test_every_output_is_judged_in_its_own_deviation() -> None:
     x = X[:150, :2]
     y = np.stack([1e-6 * x[:, 0] * x[:, 1], 1e5 * (x[:, 0] + x[:, 1])], 1)

@@ -133,7 +133,7 @@ def test_one_column_by_one_function_of_the_library(function: Callable) -> None:
     symbol = sympy.Symbol("t", positive=True)
     found = one_function(Problem(t[:, None], function(t), (symbol,), lambda e: e))
     assert found is not None
-    values = sympy.lambdify(symbol, found[0], "numpy")(t)
+    values = sympy.lambdify(symbol, found, "numpy")(t)
     np.testing.assert_allclose(values, function(t), rtol=1e-5)
 
 

@@ -11,7 +11,7 @@ import sympy
 
 from kanzoo.interpret.formula.clock import Clock
 from kanzoo.interpret.formula.front import NOISY, Front, complexity
-from kanzoo.interpret.formula.problem import Problem, views
+from kanzoo.interpret.formula.problem import Problem, exact_fits, fitted, views
 from kanzoo.interpret.formula.products import products
 from kanzoo.interpret.formula.rational import noisy_quotients, quotients
 from kanzoo.interpret.formula.sparse import Sum, sums, thinned
@@ -89,6 +89,10 @@ def _expressions(
         full = thinned(dense, transformed.y, weights=weights.get(name))
         if full is not None and full.error < WORSE * front.least:
             yield transformed.invert(_expression(dense, full, problem))
+    if count == 1 and not is_noisy:
+        clock.show("one function")
+        for fit in exact_fits(problem):
+            yield fitted(problem, fit)
     clock.show("quotients of polynomials")
     for name, transformed in choices:
         if name in QUOTIENTS:

@@ -169,7 +169,7 @@ class OutputSearch:
                 return
         single = one_function(problem) if problem.x.shape[1] == 1 else None
         if single is not None:
-            self.front.add(single[0])
+            self.front.add(single)
         names = [f"x{k}" for k in range(problem.x.shape[1])]
         for hidden in HIDDEN_LAYERS if options.hidden is None else (options.hidden,):
             if self._is_done:

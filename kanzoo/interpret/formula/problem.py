@@ -11,8 +11,7 @@ import numpy as np
 import sympy
 
 from kanzoo.fit.least_squares import rmse
-from kanzoo.interpret.formula.expression import edge_record
-from kanzoo.interpret.formula.library import fit_edge
+from kanzoo.interpret.formula.library import EdgeFit, fit_edge
 
 EXACT = 1e-6  # error, in deviations, of a function that fits
 Invert = Callable[[sympy.Expr], sympy.Expr]
@@ -93,30 +92,35 @@ def views(problem: Problem) -> Iterator[tuple[View, Problem]]:
             yield view, transformed
 
 
-def one_function(problem: Problem) -> tuple[sympy.Expr, list[dict[str, Any]]] | None:
+def one_function(problem: Problem) -> sympy.Expr | None:
     """The problem of one column solved by one function of the library, if one fits exactly.
 
     Tried on y and simple functions of it, and on y times a power of the column, whose inverse may
     be the argument. Returns the expression of what was asked first, and what the edge became.
     """
-    best: tuple[int, Problem, Any] | None = None
+    best: tuple[int, Problem, EdgeFit] | None = None
     last = 0
     for extra, transformed in _forms(problem):
         if best is not None and extra > last:
             break  # one of the simpler forms will do
         last = extra
-        deviation = float(transformed.y.std()) or 1.0
-        for fit in fit_edge(transformed.x[:, 0], transformed.y):
-            error = rmse(fit(transformed.x[:, 0]), transformed.y)
+        for fit in exact_fits(transformed):
             cost = fit.function.complexity + extra
-            if error < EXACT * deviation and (best is None or cost < best[0]):
+            if best is None or cost < best[0]:
                 best = cost, transformed, fit
-    if best is None:
-        return None
-    _, transformed, fit = best
-    a, b, c, d = (sympy.Float(value, 17) for value in (fit.a, fit.b, fit.c, fit.d))
-    expression = c * fit.function.symbol(a * transformed.columns[0] + b) + d
-    return transformed.invert(expression), [edge_record(0, 0, 0, fit)]
+    return None if best is None else fitted(*best[1:])
+
+
+def exact_fits(problem: Problem) -> list[EdgeFit]:
+    """The functions of the library that a problem of one column is without error."""
+    x, y = problem.x[:, 0], problem.y
+    return [fit for fit in fit_edge(x, y) if rmse(fit(x), y) < EXACT * (float(y.std()) or 1.0)]
+
+
+def fitted(problem: Problem, fit: EdgeFit) -> sympy.Expr:
+    """The expression of a fit to a problem of one column, for what was asked first."""
+    a, b, c, d = (sympy.Float(value, 17) for value in fit.affine)
+    return problem.invert(c * fit.function.symbol(a * problem.columns[0] + b) + d)
 
 
 def _forms(problem: Problem) -> Iterator[tuple[int, Problem]]:
