@@ -18,6 +18,7 @@ from kanzoo.reproduce.suites import Target
 
 EXACT = 1e-3  # error on noiseless held-out points, in deviations, of a formula that was found
 POINTS = 1000
+CORRELATED = 1 - 1e-12  # correlation of a program without error
 
 Values = Callable[[np.ndarray], np.ndarray]
 
@@ -120,18 +121,21 @@ def _kanzoo(x: np.ndarray, y: np.ndarray, names: list[str], seconds: float) -> t
 
 
 def _gplearn(x: np.ndarray, y: np.ndarray, names: list[str], seconds: float) -> tuple[str, Values]:
-    """Genetic programming in steps of five generations, until the error or the time is used up."""
+    """Genetic programming in steps of five generations, until the error or the time is used up.
+
+    Programs are ranked by their correlation with y, and a line is fitted to the best: numbers are
+    what genetic programming finds least well.
+    """
     from gplearn.genetic import SymbolicRegressor
 
     functions = ("add", "sub", "mul", "div", "sqrt", "log", "neg", "inv", "sin", "cos")
-    scale = y.std()
     model = SymbolicRegressor(
         population_size=2000,
         generations=0,
         function_set=functions,
-        metric="rmse",
+        metric="pearson",
         parsimony_coefficient=1e-3,
-        stopping_criteria=1e-6,
+        stopping_criteria=CORRELATED,
         feature_names=names,
         warm_start=True,
         random_state=0,
@@ -139,10 +143,12 @@ def _gplearn(x: np.ndarray, y: np.ndarray, names: list[str], seconds: float) -> 
     end = time.process_time() + seconds
     while time.process_time() < end:
         model.set_params(generations=model.generations + 5)
-        model.fit(x, y / scale)
-        if model.run_details_["best_fitness"][-1] < 1e-6:
+        model.fit(x, y)
+        if model.run_details_["best_fitness"][-1] >= CORRELATED:
             break
-    return f"{scale:.6g} * {model._program}", lambda new: scale * model.predict(new)
+    slope, offset = np.polyfit(model.predict(x), y, 1)
+    text = f"{offset:.6g} + {slope:.6g} * {model._program}"
+    return text, lambda new: offset + slope * model.predict(new)
 
 
 METHODS = {"kanzoo": _kanzoo, "gplearn": _gplearn}
