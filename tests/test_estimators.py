@@ -15,6 +15,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import kanzoo
+from kanzoo.interpret.formula.search import FormulaError
 
 QUICK: dict[str, Any] = {"grid_sizes": (3,), "restarts": 1, "steps": 3, "time_budget": None}
 # Folds are drawn by the number of samples, so that one of weight 2 is not the same as two.
@@ -224,16 +225,27 @@ def test_a_classifier_goes_all_the_way_to_formulas_of_its_scores() -> None:
 
 
 @pytest.mark.parametrize("classes", [2, 3])
-def test_a_classifier_whose_network_cannot_be_read_has_the_nearest_formula(classes: int) -> None:
+def test_a_classifier_whose_network_cannot_be_read_has_the_nearest_formula(
+    classes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unread(*_: object, **__: object) -> None:
+        raise FormulaError("no function fits")
+
+    monkeypatch.setattr(kanzoo.KANClassifier, "symbolic", unread)
     frame, _ = table(150)
     score = frame.mass + frame.speed**2
     y = np.digitize(score, np.quantile(score, np.arange(1, classes) / classes))
-    model = kanzoo.KANClassifier(formula="auto", tolerance=1e-6, steps=3, time_limit=3)
-    with pytest.warns(ConvergenceWarning, match="misses the scores by"):
+    model = kanzoo.KANClassifier(formula="auto", steps=3, time_limit=30, random_state=0)
+    with pytest.warns(ConvergenceWarning, match="no function fits; this one misses the scores by"):
         model.fit(frame, y)
-    assert len(model.formula_.expressions) == len(model.formula_.intervals) == classes
-    scores = model.formula_(frame.to_numpy())
+    formula = model.formula_
+    assert len(formula.expressions) == len(formula.intervals) == classes
+    scores = formula(frame.to_numpy())
     np.testing.assert_array_equal(scores.argmax(1), model.predict(frame))
+    assert (scores.argmax(1) == model._stack.predict(frame.to_numpy()).argmax(1)).mean() > 0.8
+    for expression, ranges in zip(formula.expressions, formula.intervals, strict=True):
+        numbers = [float(number) for number in expression.atoms(sympy.Float)]
+        assert all(min(abs(value - n) for n in numbers) < 1e-9 for value, _, _ in ranges)
 
 
 def test_a_classifier_has_a_formula_of_every_class() -> None:

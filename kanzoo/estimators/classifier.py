@@ -23,6 +23,7 @@ from kanzoo.checks import check_keywords
 from kanzoo.estimators.base import StackEstimator, weights_of
 from kanzoo.fit.select import select_stack
 from kanzoo.fit.stack import fit_stack
+from kanzoo.interpret.formula.constants import intervals
 from kanzoo.interpret.formula.discover import nearest
 from kanzoo.interpret.formula.expression import Formula
 from kanzoo.interpret.formula.search import FormulaError
@@ -201,13 +202,13 @@ class KANClassifier(ClassifierMixin, StackEstimator):
         if scores.shape[1] > 2:
             return nearest(X, scores, self._names(), time_limit=limit)
         second = nearest(X, scores[:, 1:], self._names(), time_limit=limit)
-        ranges = second.intervals[0]
-        return replace(  # the score of the first class is its negative
+        first = -second.expression  # the scores of two classes differ by their sign
+        return replace(
             second,
-            expressions=[-second.expression, second.expression],
+            expressions=[first, second.expression],
             errors=2 * second.errors,
             deviations=2 * second.deviations,
-            intervals=[[(-value, -high, -low) for value, low, high in ranges], ranges],
+            intervals=[intervals(first, second.symbols, X, scores[:, 0]), *second.intervals],
             noise=2 * second.noise,
             findings=2 * second.findings,
         )
@@ -227,5 +228,5 @@ class KANClassifier(ClassifierMixin, StackEstimator):
         scores = self._stack.predict(x)
         if self.formula == "auto" and self.formula_ is not None:
             values = self.formula_(x)
-            return np.where(np.isnan(values), scores, values)
+            return np.where(np.isnan(values).any(1, keepdims=True), scores, values)
         return scores

@@ -185,9 +185,10 @@ def _formula(
 
 
 def _deviation(dataset: Any) -> str:
-    """What 1 in standardised targets is in the units of the data; empty where they are not."""
+    """What 1 in standardised targets is in the units of the data, if that is known."""
     known = getattr(dataset, "moments", {}).get("targets")
-    return "" if known is None else ", ".join(f"{d:.4g}" for d in known[1].flatten().tolist()[:5])
+    deviations = [] if known is None else known[1].flatten().tolist()
+    return ", ".join([f"{d:.4g}" for d in deviations[:5]] + [".."] * (len(deviations) > 5))
 
 
 def _plain(name: str) -> str:

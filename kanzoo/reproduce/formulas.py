@@ -9,6 +9,7 @@ import json
 import logging
 import os
 from dataclasses import asdict
+from getpass import getuser
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import gettempdir
@@ -123,12 +124,15 @@ def main() -> None:
         names = sorted(np.random.default_rng(0).permutation(names)[: options.sample].tolist())
     file = Path(options.rows or ROWS.format(suite=options.suite))
     file.parent.mkdir(parents=True, exist_ok=True)
+    target = options.page or ("none" if options.rows else PAGES[options.suite])
     console = Console()
     rows = []
     for k, name in enumerate(names):
         key = (name, options.method, options.noise, options.dummies)
         if key not in solved(file):
             add(file, solve(targets[name], *key[2:], options.seconds, options.method))
+            if target != "none":
+                write_atomic(Path(target), page(options.suite, list(solved(file).values())))
         rows.append(solved(file)[key])
         console.print(
             f"{k + 1}/{len(names)} {rows[-1].outcome:6} {name:22} {rows[-1].error_text} "
@@ -138,9 +142,6 @@ def main() -> None:
             soft_wrap=True,
         )
     console.print(summary(rows), markup=False)
-    if options.page != "none":
-        text = page(options.suite, list(solved(file).values()))
-        write_atomic(Path(options.page or PAGES[options.suite]), text)
 
 
 def solved(file: Path) -> dict[Key, Row]:
@@ -151,7 +152,7 @@ def solved(file: Path) -> dict[Key, Row]:
 
 def add(file: Path, *new: Row) -> None:
     """Put rows into a file, beside what other processes put there."""
-    with FileLock(Path(gettempdir()) / "kanzoo-formulas.lock"):
+    with FileLock(Path(gettempdir()) / f"kanzoo-formulas-{getuser()}.lock"):
         rows = solved(file)
         rows |= {(row.name, row.method, row.noise, row.dummies): row for row in new}
         lines = ",\n".join(json.dumps(asdict(rows[key])) for key in sorted(rows))
@@ -168,9 +169,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--sample", type=int, help="so many of them, drawn by a seed of 0")
     parser.add_argument("--noise", type=float, default=0.0, help="in deviations of the values")
     parser.add_argument("--dummies", type=int, default=0, help="columns without influence")
-    parser.add_argument("--seconds", type=float, default=150.0, help="of the processor, each")
+    parser.add_argument(
+        "--seconds", type=float, default=150.0, help="of the processor, for each that FILE has not"
+    )
     parser.add_argument("--method", choices=METHODS, default="kanzoo")
     parser.add_argument("--root", default=os.environ.get("KANZOO_DATA", "data"))
-    parser.add_argument("--rows", default="", help=f"file of rows, by default {ROWS}")
-    parser.add_argument("--page", default="", help="that is written; none: no page")
+    parser.add_argument(
+        "--rows", default="", help=f"file of rows, by default {ROWS}", metavar="FILE"
+    )
+    parser.add_argument("--page", default="", help="that is written, none with FILE unless given")
     return parser

@@ -92,7 +92,7 @@ def solve(
             found, warned = "none in time", True
         except Exception as failure:  # a fault of the search is a row, too
             found = f"{type(failure).__name__}: {failure}"
-    here = hardware()
+    used, here = time.process_time() - began, hardware()
     return Row(
         target.name,
         target.formula,
@@ -104,7 +104,7 @@ def solve(
         found,
         error if math.isfinite(error) else None,
         warned or bool(messages),
-        round(time.process_time() - began, 1),
+        round(used, 1),
         seconds,
         f"one of {here['cores']} cores of {here['cpu']} ({here['simd']})",
     )

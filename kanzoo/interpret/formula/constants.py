@@ -226,8 +226,9 @@ def tidy(
             idle = idle.fixed(index, sympy.Integer(0))
     if idle.exact and idle.error() <= limit():
         merged = canonical(idle.expression())
-        if not _is_broken(merged):
-            free = Constants(merged, signed, x, y)
+        again = free if _is_broken(merged) else Constants(merged, signed, x, y)
+        if again.error() <= limit():
+            free = again
     while clock is None or not clock.is_over:
         for _, index, value in sorted(_candidates(free, scale), key=lambda c: c[0]):
             other = free.fixed(index, value)

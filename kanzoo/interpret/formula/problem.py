@@ -96,7 +96,7 @@ def one_function(problem: Problem) -> sympy.Expr | None:
     """The problem of one column solved by one function of the library, if one fits exactly.
 
     Tried on y and simple functions of it, and on y times a power of the column, whose inverse may
-    be the argument. Returns the expression of what was asked first, and what the edge became.
+    be the argument. Returns the expression of what was asked first.
     """
     best: tuple[int, Problem, EdgeFit] | None = None
     last = 0

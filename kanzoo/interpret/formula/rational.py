@@ -24,7 +24,8 @@ from kanzoo.interpret.formula.terms import (
 DEGREES = ((1, 1), (2, 1), (1, 2), (2, 2), (3, 2), (2, 3), (3, 3), (4, 2), (2, 4), (4, 3), (4, 4))
 # Of few columns; so many coefficients fit any smooth function, so that they have to be simple.
 HIGHER = ((5, 2), (5, 4), (6, 2), (6, 4), (6, 6), (8, 4))
-FEW, SIMPLE, NEAR = 2, 60, 1e-5  # columns; a multiple of simple numbers that is whole, and how near
+FEW, SIMPLE = 2, 60  # columns; a multiple of simple numbers that is whole
+NEAR, SURELY = 1e-5, 0.01  # how near, of the largest number, and at most
 VIOLATED = 1e-9  # how much a relation may be, of the size of its columns
 GAP = 1e-4  # by which the next relation must be worse
 NOISY_DEGREES = {1: 5, 2: 4, 3: 3}  # of quotients for y with noise, by columns; 2 of more
@@ -84,7 +85,7 @@ def quotients(problem: Problem) -> Iterator[sympy.Expr]:
         if (top, bottom) in HIGHER:
             tops = [height * abs(float(c)) for c in parts[0].as_coefficients_dict().values()]
             numbers = SIMPLE * np.array(tops + bottoms) / largest
-            if np.abs(numbers - numbers.round()).max() > NEAR * numbers.max():
+            if np.abs(numbers - numbers.round()).max() > min(NEAR * numbers.max(), SURELY):
                 continue
         yield (
             sympy.Float(height, 17) * (parts[0] / largest).expand() / (parts[1] / largest).expand()

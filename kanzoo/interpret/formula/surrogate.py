@@ -50,11 +50,10 @@ class Polynomial:
             slopes[:, k] = _design(tables, lower) @ (self.coefficients * order) / self.scale[k]
         if self.of_logarithms:
             slopes = slopes / x
+        values = INNER[self.outer](values)
         if self.outer == "log":
-            values = np.exp(np.clip(values, -300, 300))
             slopes = slopes * values[:, None]
         elif self.outer == "1/y":
-            values = 1 / values
             slopes = -slopes * values[:, None] ** 2
         return values, slopes
 
