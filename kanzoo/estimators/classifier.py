@@ -185,20 +185,22 @@ class KANClassifier(ClassifierMixin, StackEstimator):
         self._keep(fit_stack(X, labels, len(self.classes_), options))
         if self.formula == "auto":
             self.prune()
-            limit = self.time_limit
             try:
-                self.symbolic(time_limit=None if limit is None else (1 - NEAREST) * limit)
+                self.symbolic(time_limit=self._part_of_limit(1 - NEAREST))
             except FormulaError as error:
                 self.formula_ = error.formula or self._nearest(X)
                 missed = f"this one misses the scores by {self.formula_.relative_error:.2g}"
                 warnings.warn(f"{error}; {missed}", ConvergenceWarning, stacklevel=2)
         return self
 
+    def _part_of_limit(self, share: float) -> float | None:
+        return None if self.time_limit is None else share * self.time_limit
+
     def _nearest(self, X: np.ndarray) -> Formula:
         """A formula of the scores without their mean, which does not change the classes."""
         scores = self._stack.predict(X)
         scores -= scores.mean(1, keepdims=True)
-        limit = None if self.time_limit is None else NEAREST * self.time_limit
+        limit = self._part_of_limit(NEAREST)
         if scores.shape[1] > 2:
             return nearest(X, scores, self._names(), time_limit=limit)
         second = nearest(X, scores[:, 1:], self._names(), time_limit=limit)

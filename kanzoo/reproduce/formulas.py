@@ -18,12 +18,11 @@ import numpy as np
 from filelock import FileLock
 
 from kanzoo.files import read_json, write_atomic
-from kanzoo.reproduce.recover import EXACT, METHODS, POINTS, Row, solve
+from kanzoo.reproduce.recover import EXACT, METHODS, POINTS, Key, Row, solve
 from kanzoo.reproduce.suites import feynman, known
 
 SUITES = {"known": known, "feynman": feynman}
 TITLES = {"known": "Formulas of known suites", "feynman": "Feynman's equations"}
-Key = tuple[str, str, float, int]
 PAGES = {"known": "docs/formulas.md", "feynman": "docs/feynman.md"}
 ROWS = "docs/benchmarks/formulas_{suite}.json"
 HEAD = """# {title}
@@ -125,38 +124,45 @@ def main() -> None:
     file = Path(options.rows or ROWS.format(suite=options.suite))
     file.parent.mkdir(parents=True, exist_ok=True)
     target = options.page or ("none" if options.rows else PAGES[options.suite])
+
+    def write_page(rows: dict[Key, Row]) -> None:
+        if target != "none" and rows:
+            write_atomic(Path(target), page(options.suite, list(rows.values())))
+
     console = Console()
-    rows = []
+    known_rows, asked = solved(file), []
+    write_page(known_rows)
     for k, name in enumerate(names):
         key = (name, options.method, options.noise, options.dummies)
-        if key not in solved(file):
-            add(file, solve(targets[name], *key[2:], options.seconds, options.method))
-            if target != "none":
-                write_atomic(Path(target), page(options.suite, list(solved(file).values())))
-        rows.append(solved(file)[key])
+        if key not in known_rows:
+            row = solve(targets[name], *key[2:], options.seconds, options.method)
+            known_rows = add(file, row)
+            write_page(known_rows)
+        row = known_rows[key]
+        asked.append(row)
         console.print(
-            f"{k + 1}/{len(names)} {rows[-1].outcome:6} {name:22} {rows[-1].error_text} "
-            f"{rows[-1].seconds:6.1f} s  {rows[-1].found[:300]}",
+            f"{k + 1}/{len(names)} {row.outcome:6} {name:22} {row.error_text} "
+            f"{row.seconds:6.1f} s  {row.found[:300]}",
             markup=False,
             highlight=False,
             soft_wrap=True,
         )
-    console.print(summary(rows), markup=False)
+    console.print(summary(asked), markup=False)
 
 
 def solved(file: Path) -> dict[Key, Row]:
     """The rows of a file, by name, method, noise and dummies."""
     rows = [Row(**row) for row in read_json(file)] if file.exists() else []
-    return {(row.name, row.method, row.noise, row.dummies): row for row in rows}
+    return {row.key: row for row in rows}
 
 
-def add(file: Path, *new: Row) -> None:
-    """Put rows into a file, beside what other processes put there."""
+def add(file: Path, *new: Row) -> dict[Key, Row]:
+    """Put rows into a file, beside what other processes put there; returns all."""
     with FileLock(Path(gettempdir()) / f"kanzoo-formulas-{getuser()}.lock"):
-        rows = solved(file)
-        rows |= {(row.name, row.method, row.noise, row.dummies): row for row in new}
+        rows = solved(file) | {row.key: row for row in new}
         lines = ",\n".join(json.dumps(asdict(rows[key])) for key in sorted(rows))
         write_atomic(file, f"[\n{lines}\n]\n")
+    return rows
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -20,6 +20,7 @@ EXACT = 1e-3  # error on noiseless held-out points, in deviations, of a formula 
 POINTS = 1000
 CORRELATED = 1 - 1e-12  # correlation of a program without error
 
+Key = tuple[str, str, float, int]  # of a row: name, method, noise, dummies
 Values = Callable[[np.ndarray], np.ndarray]
 
 
@@ -44,6 +45,11 @@ class Row:
     seconds: float
     limit: float
     machine: str
+
+    @property
+    def key(self) -> Key:
+        """Name, method, noise and dummies: what was asked."""
+        return self.name, self.method, self.noise, self.dummies
 
     @property
     def outcome(self) -> str:

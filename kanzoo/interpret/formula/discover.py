@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+import sympy
 
 from kanzoo.fit.stack import FittedStack, StackOptions, fit_regression, standardise
 from kanzoo.interpret.formula.clock import Clock
@@ -48,17 +49,9 @@ def discover(
     an interrupt, the best so far is taken. An output with a deviation up to `floor` is constant.
     """
     symbols = make_symbols(names)
-    floors = np.broadcast_to(floor, y.shape[1])
-    searches = []
+    varying = np.where(y.std(0) <= floor, y.mean(0), y)
     with Clock(time_limit) as clock:
-        for k in range(y.shape[1]):
-            values = y[:, k]
-            if values.std() <= floors[k]:
-                values = np.full_like(values, values.mean())
-            share = clock.part(y.shape[1] - k)
-            search = OutputSearch(x, values, symbols, names, options, share)
-            search.run(units)
-            searches.append(search)
+        searches = _searched(x, varying, symbols, names, options, clock, units=units)
         units_of_y = standardise(y, floor)
         clock.show("a network beside the formula")
         if clock.is_over:
@@ -76,11 +69,25 @@ def nearest(
     As `discover`, without the ways that fit networks.
     """
     symbols = make_symbols(names)
-    searches = []
     with Clock(time_limit) as clock:
-        for k in range(y.shape[1]):
-            share = clock.part(y.shape[1] - k)
-            search = OutputSearch(x, y[:, k], symbols, names, StackOptions(), share)
-            search.run(networks=False)
-            searches.append(search)
+        searches = _searched(x, y, symbols, names, StackOptions(), clock, networks=False)
         return finish(searches, names, symbols, x, y, y, clock)
+
+
+def _searched(
+    x: np.ndarray,
+    y: np.ndarray,
+    symbols: Sequence[sympy.Symbol],
+    names: Sequence[str],
+    options: StackOptions,
+    clock: Clock,
+    **ways: Any,
+) -> list[OutputSearch]:
+    """The searches of all outputs, which share the time; `ways` are those of `run`."""
+    searches = []
+    for k, values in enumerate(y.T):
+        share = clock.part(y.shape[1] - k)
+        search = OutputSearch(x, values, symbols, names, options, share)
+        search.run(**ways)
+        searches.append(search)
+    return searches

@@ -44,7 +44,7 @@ def is_structured(
             break
         if is_explained(np.column_stack([term.values(z) for term in terms]), SURE):
             return True
-    for addend in (np.ones((len(x), 0)) if addends is None else addends).T:
+    for addend in () if addends is None else addends.T:
         for column in z.T:
             powers = np.vander(column, ADDEND_DEGREE + 1)
             if is_explained(addend[:, None] * powers, MANY_SURE):

@@ -63,15 +63,17 @@ def fit_polynomial(x: np.ndarray, y: np.ndarray) -> Polynomial:
     held = np.arange(len(y)) % HELD == 0
     scale = float(y.std()) or 1.0
     columns = x.shape[1]
-    mean, ones = np.array([y.mean()]), np.ones(columns)
-    powers = np.zeros((1, columns), int)
-    error = float(np.sqrt(np.square(y[held] - y.mean()).mean())) / scale
-    best = Polynomial(powers, mean, 0 * ones, ones, False, "y", error)
+    mean, zeros = y.mean(), np.zeros(columns)
+    error = float(np.sqrt(np.square(y[held] - mean).mean())) / scale
+    best = Polynomial(
+        np.zeros((1, columns), int), np.array([mean]), zeros, zeros + 1, False, "y", error
+    )
     outers = ["y"]
     if y.min() > 0 or y.max() < 0:
         outers += ["1/y"]
     if y.min() > 0:
         outers += ["log"]
+    targets = np.stack([OUTER[outer](y) for outer in outers])
     for of_logarithms in (False, True) if x.min() > 0 else (False,):
         u = np.log(x) if of_logarithms else x
         low, high = u.min(0), u.max(0)
@@ -86,7 +88,6 @@ def fit_polynomial(x: np.ndarray, y: np.ndarray) -> Polynomial:
             if len(powers) > min(MAX_TERMS, 0.5 * (~held).sum()):
                 break
             design = _design(_powers(v, degree), powers)
-            targets = np.stack([OUTER[outer](y) for outer in outers])
             solution = np.linalg.lstsq(design[~held], targets[:, ~held].T, rcond=1e-12)[0]
             predicted = design[held] @ solution
             reached = np.inf
