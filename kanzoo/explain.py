@@ -19,7 +19,9 @@ def main() -> None:
 
 
 def _job(config: Config) -> None:
-    with user_errors():
+    from kanzoo.training.waiting import sharing_cores
+
+    with user_errors(), sharing_cores():
         options = build(ExplainConfig, config)
         page = explain(
             Path(options.run),

@@ -4,11 +4,16 @@ import os
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from kanzoo.benchmark.load import measure
+from kanzoo.estimators import regressor
+from kanzoo.estimators.regressor import KANRegressor
 from kanzoo.run import busy
 from kanzoo.training import waiting
 
@@ -67,6 +72,30 @@ def test_threads_wait_asleep_while_others_need_the_cores(
         torch.set_num_threads(threads)
     if "libgomp" in Path("/proc/self/maps").read_text():
         assert seconds < 0.05  # of the processor; 0.1 and more where they spin
+
+
+def test_estimators_leave_cores_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """NumPy's BLAS has one thread while an estimator fits, whose threads spin at others' cost."""
+
+    def threads() -> set[int]:
+        return {
+            library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"
+        }
+
+    x = np.random.default_rng(0).normal(size=(50, 2))
+    inside: list[set[int]] = []
+    discover = regressor.discover
+
+    def looked_at(*arguments: Any, **options: Any) -> Any:
+        inside.append(threads())
+        return discover(*arguments, **options)
+
+    monkeypatch.setattr(regressor, "discover", looked_at)
+    with threadpool_limits(2, user_api="blas"):
+        before = threads()
+        KANRegressor(formula="auto").fit(x, x[:, 0] * x[:, 1])
+        assert threads() == before
+    assert inside == [{1}]
 
 
 def test_what_other_processes_take_is_counted(

@@ -20,7 +20,7 @@ from kanzoo.fit.stack import StackOptions
 from kanzoo.interpret.formula.algebra import canonical
 from kanzoo.interpret.formula.clock import Clock
 from kanzoo.interpret.formula.constants import Constants, intervals, tidy
-from kanzoo.interpret.formula.discover import discover
+from kanzoo.interpret.formula.discover import discover, nearest
 from kanzoo.interpret.formula.expression import Formula
 from kanzoo.interpret.formula.front import Front
 from kanzoo.interpret.formula.names import make_symbols
@@ -45,6 +45,11 @@ def searched(y: np.ndarray, x: np.ndarray, **options: object) -> OutputSearch:
     search = OutputSearch(x, y, make_symbols(names), names, StackOptions(), Clock(60))
     search.run(networks=False, **options)
     return search
+
+
+def formula_of(x: np.ndarray, y: np.ndarray) -> Formula:
+    names = [f"x{k}" for k in range(x.shape[1])]
+    return nearest(x, y[:, None], names, time_limit=60)
 
 
 def miss(expression: sympy.Expr, x: np.ndarray, y: np.ndarray) -> float:
@@ -435,6 +440,33 @@ def test_quotients_of_noisy_data_have_few_terms() -> None:
     chosen = front.choose().expression
     assert skeleton(sympy.numer(chosen)) == a * b + c
     assert skeleton(sympy.denom(chosen)) == a + c
+
+
+@pytest.mark.parametrize(
+    "text", ["-a*b**4/(8*c**2*d**2)", "a*exp(-b*c/d)", "2*a*b/c**5*sqrt(1 + d**2/a**2)"]
+)
+def test_products_of_noisy_data_have_simple_exponents(text: str) -> None:
+    symbols = tuple(make_symbols("abcd"))
+    x = np.random.default_rng(0).uniform(1, 5, (1000, 4))
+    truth = sympy.sympify(text, locals={str(s): s for s in symbols})
+    clean = sympy.lambdify(symbols, truth, "numpy")(*x.T)
+    noise = 0.1 * clean.std() * np.random.default_rng(1).normal(size=len(x))
+    front = Front(x, clean + noise, symbols, Clock())
+    for expression in products(Problem(x, clean + noise, symbols, lambda e: e), is_noisy=True):
+        front.add(expression)
+    found = sympy.lambdify(symbols, front.choose().expression, "numpy")(*x.T)
+    assert np.sqrt(np.square(found - clean).mean()) < 0.01 * clean.std()
+
+
+def test_noise_that_may_hide_another_formula_is_said() -> None:
+    """With 10 % noise a thousand samples do not tell formulas that differ by 2 %; twenty thousand do."""
+    for count, said in ((1000, True), (20_000, False)):
+        random = np.random.default_rng(0)
+        x = random.uniform(1, 3, (count, 2))
+        y = x[:, 0] * x[:, 1]
+        y += 0.08 * y.std() * random.normal(size=count)
+        formula = formula_of(x, y)
+        assert any("another may be right" in doubt for doubt in formula.doubts) == said
 
 
 def test_terms_of_a_function_of_noisy_data_are_chosen_by_what_noise_leaves_of_it() -> None:

@@ -34,6 +34,7 @@ from kanzoo.interpret.formula.search import FormulaError
 from kanzoo.interpret.formula.stacks import prune_stack, read_stack
 from kanzoo.interpret.prior import impose
 from kanzoo.interpret.pruning import Pruning
+from kanzoo.training.waiting import sharing_cores
 
 log = logging.getLogger("kanzoo")
 
@@ -200,6 +201,7 @@ class StackEstimator(HandMixin, BaseEstimator):
         self._stack.learn(X, torch.as_tensor(y), weights)
         self.formula_ = None
 
+    @sharing_cores()
     def prune(self, threshold: float | None = None, *, tolerance: float = 0.1) -> Pruning:
         """Prune `network_` and fit what is left again; returns what was removed and what it cost.
 
@@ -217,6 +219,7 @@ class StackEstimator(HandMixin, BaseEstimator):
         self.network_ = self._stack.net
         return result
 
+    @sharing_cores()
     def symbolic(self, **options: Any) -> Formula:
         """The formula in the columns' names (x0, x1, ... without), as `formula_` too.
 

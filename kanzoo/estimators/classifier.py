@@ -27,6 +27,7 @@ from kanzoo.interpret.formula.constants import intervals
 from kanzoo.interpret.formula.discover import nearest
 from kanzoo.interpret.formula.expression import Formula
 from kanzoo.interpret.formula.search import FormulaError
+from kanzoo.training.waiting import sharing_cores
 
 RIDGE, FORMULA_RIDGE = 1e-3, 0.03  # of classifiers; of those whose scores shall become formulas
 NEAREST = 0.25  # share of the time for a formula near scores whose network cannot be read
@@ -108,10 +109,12 @@ class KANClassifier(ClassifierMixin, StackEstimator):
         super().__init__(**given)
         self.class_weight = class_weight
 
+    @sharing_cores()
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
         """Fit to X `(N, C)` and labels y `(N,)`, samples weighted by `(N,)` if given."""
         return self._fit(X, y, sample_weight, None)
 
+    @sharing_cores()
     def partial_fit(self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None) -> Self:
         """As `KANRegressor.partial_fit`; `classes`, all labels, are needed in the first call."""
         self._check_selected("parts of the samples")

@@ -17,6 +17,7 @@ from kanzoo.data.dynamics import check_trajectory, derivatives, integrate
 from kanzoo.estimators.regressor import KANRegressor
 from kanzoo.estimators.weak import weak_formulas
 from kanzoo.interpret.formula.expression import Formula
+from kanzoo.training.waiting import sharing_cores
 
 FAR = 0.1  # deviations between a trajectory and what is integrated, from which it is said
 
@@ -57,6 +58,7 @@ class KANDynamics(BaseEstimator):
         self.regressor = regressor
         self.degree = degree
 
+    @sharing_cores()
     def fit(self, times: Sequence[Any], states: Sequence[Any]) -> Self:
         """Fit to trajectories: times `(T,)` and states `(T, S)` of each, two sequences.
 

@@ -13,6 +13,7 @@ from kanzoo.interpret import by_hand
 from kanzoo.interpret.by_hand import Layer
 from kanzoo.interpret.formula.compile import from_formula
 from kanzoo.interpret.formula.library import EdgeFit
+from kanzoo.training.waiting import sharing_cores
 
 
 class HandMixin:
@@ -93,6 +94,7 @@ class HandMixin:
         by_hand.expand(self.network_, layer, nodes, products)
         self._changed()
 
+    @sharing_cores()
     def refine(self, grid_size: int) -> None:
         """Move all grids to the data and change their number of intervals; functions stay."""
         x = self._data()
@@ -100,6 +102,7 @@ class HandMixin:
         self.grid_size_ = grid_size
         self._changed()
 
+    @sharing_cores()
     def refit(self) -> float:
         """Fit `network_` as it is now to the data; returns the error in deviations of the target.
 
@@ -110,6 +113,7 @@ class HandMixin:
         self._changed()
         return self._stack.loss()
 
+    @sharing_cores()
     def start_from(self, formula: str | Sequence[str]) -> None:
         """Make `network_` one that equals a formula of the columns' names, one for each output."""
         z = self._data()

@@ -19,6 +19,7 @@ from kanzoo.fit.select import select_stack
 from kanzoo.fit.stack import fit_regression, standardise
 from kanzoo.interpret.formula.discover import discover
 from kanzoo.interpret.formula.expression import Formula, with_prior
+from kanzoo.training.waiting import sharing_cores
 
 
 class KANRegressor(RegressorMixin, StackEstimator):
@@ -111,6 +112,7 @@ class KANRegressor(RegressorMixin, StackEstimator):
     2*x0 + x1**2
     """
 
+    @sharing_cores()
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
         """Fit to X `(N, C)` and y `(N,)` or `(N, O)`, samples weighted by `(N,)` if given."""
         self._check_options()
@@ -143,6 +145,7 @@ class KANRegressor(RegressorMixin, StackEstimator):
             warnings.warn(doubt, ConvergenceWarning, stacklevel=2)
         return self
 
+    @sharing_cores()
     def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
         """Fit to a further part of the samples, none of which is kept; the first part as `fit`.
 

@@ -40,6 +40,18 @@ def sleeping_while_busy(path: Path = STAT) -> Iterator[None]:
 
 
 @contextmanager
+def sharing_cores(path: Path = STAT) -> Iterator[None]:
+    """The same, with one thread for NumPy's BLAS inside: its threads spin whatever others do.
+
+    For many small problems of least squares, which a second thread hardly makes faster.
+    """
+    from threadpoolctl import threadpool_limits
+
+    with threadpool_limits(1, user_api="blas"), sleeping_while_busy(path):
+        yield
+
+
+@contextmanager
 def second_team() -> Iterator[None]:
     """Hold a second team of OpenMP's threads, which do nothing."""
     ready, end = threading.Event(), threading.Event()

@@ -78,7 +78,7 @@ def _expressions(
         yield problem.invert(sympy.Float(float(problem.y.mean()), 17))
         return
     clock.show(f"products of {count} columns")
-    for expression in products(problem):
+    for expression in products(problem, is_noisy=is_noisy):
         yield problem.invert(expression)
     choices = [(v.name, t) for v, t in views(problem) if v.name not in SKIPPED]
     weights = _weights(problem, is_noisy)

@@ -22,6 +22,8 @@ CLEAR = 1.2  # factor from a smooth fit's error above which a formula misses mor
 RIVALS = 1.01  # factor of its error within which another formula is as good
 ALIKE = 0.1  # difference of two formulas, in errors, up to which they say the same
 POOR = 0.1  # error of a formula, in deviations, that is said to be large
+UNSEEN = 40  # excess of a sum of squares, in variances of the noise, that no test is sure to see
+HIDDEN = 0.01  # error of a formula, in deviations, that noise may hide without a word
 
 
 def finish(
@@ -123,6 +125,9 @@ def _doubts(
         return [f"{text}, and what it misses is not noise: it is a stand-in"]
     if error > POOR:
         return [f"{text}: they are noisy, or no formula that was tried fits them"]
+    hidden = error * np.sqrt(UNSEEN / len(x))
+    if hidden > HIDDEN:
+        return [f"{text}; such noise hides errors of up to {hidden:.1g}: another may be right"]
     rivals = _rivals(search.front) if error > NOISY else 0
     if rivals:
         return [f"{text}; others no longer fit them as well ({rivals}): see formulas_"]
