@@ -459,7 +459,7 @@ def test_products_of_noisy_data_have_simple_exponents(text: str) -> None:
 
 
 def test_noise_that_may_hide_another_formula_is_said() -> None:
-    """With 10 % noise a thousand samples do not tell formulas that differ by 2 %; twenty thousand do."""
+    """A thousand samples with 8 % noise do not tell formulas that differ by 2 %; 20,000 do."""
     for count, said in ((1000, True), (20_000, False)):
         random = np.random.default_rng(0)
         x = random.uniform(1, 3, (count, 2))
