@@ -37,6 +37,7 @@ NEAR = 1.05  # factor of the least error up to which a formula of noisy data is 
 LONG = 100  # complexity from which it is not
 HEAVY = 5.0  # largest weight, relative to the median
 VAGUE = 0.2  # error of a smooth fit, in deviations, from which it says nothing
+RAISED = 1e-3  # how far the least value below a root is raised above zero, of its size
 WORSE = 3.0  # factor of the error from the best, above which a sum is not looked at
 
 
@@ -80,7 +81,7 @@ def _expressions(
     clock.show(f"products of {count} columns")
     for expression in products(problem, is_noisy=is_noisy):
         yield problem.invert(expression)
-    choices = [(v.name, t) for v, t in views(problem) if v.name not in SKIPPED]
+    choices = [(v.name, t) for v, t in views(problem, is_noisy=is_noisy) if v.name not in SKIPPED]
     weights = _weights(problem, is_noisy)
     rows = np.random.default_rng(0).permutation(len(x))[:ROWS]
     dense = library(x, polynomial_terms(count, DEGREES.get(count, 2)))
@@ -88,7 +89,7 @@ def _expressions(
         clock.show(f"polynomials for {name}")
         full = thinned(dense, transformed.y, weights=weights.get(name))
         if full is not None and full.error < WORSE * front.least:
-            yield transformed.invert(_expression(dense, full, problem))
+            yield transformed.invert(_expression(dense, full, problem, is_root=name == "y^2"))
     if count == 1 and not is_noisy:
         clock.show("one function")
         for fit in exact_fits(problem):
@@ -117,21 +118,28 @@ def _expressions(
             found = sums(terms, transformed.y[rows_of], SIZE, weights=given)
             for candidate in _likely(found, terms):
                 if candidate.error < WORSE * front.least:
-                    yield transformed.invert(_expression(terms, candidate, problem))
+                    is_root = name == "y^2"
+                    yield transformed.invert(
+                        _expression(terms, candidate, problem, is_root=is_root)
+                    )
 
 
 def _weights(problem: Problem, is_noisy: bool) -> dict[str, np.ndarray]:
     """How an error of y weighs on its functions, `(N,)` each, where there is noise."""
     result = {}
-    for view, _ in views(problem) if is_noisy else ():
+    for view, _ in views(problem, is_noisy=True) if is_noisy else ():
         weights = 1 / np.maximum(np.abs(view.slope(problem.y)), 1e-300)
         if view.name != "y":
             result[view.name] = np.minimum(weights / np.median(weights), HEAVY)
     return result
 
 
-def _expression(terms: Library, candidate: Sum, problem: Problem) -> sympy.Expr:
-    """The expression of a sum."""
+def _expression(terms: Library, candidate: Sum, problem: Problem, *, is_root: bool) -> sympy.Expr:
+    """The expression of a sum; that of a root is raised where noise has brought it below zero."""
     chosen = [terms.terms[k].symbol(problem.columns) for k in candidate.support]
-    numbers = [sympy.Float(c, 17) for c in candidate.coefficients]
+    coefficients = np.array(candidate.coefficients)
+    if is_root:
+        least = float((terms.values[:, list(candidate.support)] @ coefficients[:-1]).min())
+        coefficients[-1] = max(coefficients[-1], RAISED * abs(least) - least)
+    numbers = [sympy.Float(c, 17) for c in coefficients]
     return sympy.Add(*(c * t for c, t in zip(numbers, [*chosen, sympy.Integer(1)], strict=True)))

@@ -33,9 +33,9 @@ class Problem:
     def is_constant(self) -> bool:
         return bool(self.y.std() <= 1e-9 * abs(self.y.mean()))
 
-    def transformed(self, view: "View") -> "Problem | None":
-        """The same for a function of y; None where y is outside of its domain."""
-        if not view.low <= self.y.min() <= self.y.max() <= view.high:
+    def transformed(self, view: "View", slack: float = 0.0) -> "Problem | None":
+        """The same for a function of y; None where y is outside of its domain by more."""
+        if not view.low - slack <= self.y.min() <= self.y.max() <= view.high:
             return None
         with np.errstate(all="ignore"):
             y = view.call(self.y)
@@ -70,9 +70,10 @@ def _one(y: np.ndarray) -> np.ndarray:
 
 
 HALF = np.pi / 2
+BELOW = 0.5  # deviations of y that noise may bring below zero
 VIEWS = (
     View("y", lambda y: y, _one, lambda e: e),
-    View("y^2", np.square, lambda y: 2 * y, sympy.sqrt, 0.0),
+    View("y^2", lambda y: y * np.abs(y), lambda y: 2 * np.abs(y), sympy.sqrt, 0.0),
     View("1/y", lambda y: 1 / y, lambda y: -1 / y**2, lambda e: 1 / e, 1e-12),
     View("1/y^2", lambda y: y**-2.0, lambda y: -2 * y**-3.0, lambda e: 1 / sympy.sqrt(e), 1e-12),
     View("log y", np.log, lambda y: 1 / y, sympy.exp, 1e-12),
@@ -84,10 +85,14 @@ VIEWS = (
 )
 
 
-def views(problem: Problem) -> Iterator[tuple[View, Problem]]:
-    """The problem itself and those of simple functions of y, where they are defined."""
+def views(problem: Problem, *, is_noisy: bool = False) -> Iterator[tuple[View, Problem]]:
+    """The problem itself and those of simple functions of y, where they are defined.
+
+    Of y with noise, a root may be somewhat below zero: its square has its sign.
+    """
     for view in VIEWS:
-        transformed = problem.transformed(view)
+        has_slack = is_noisy and view.name == "y^2"
+        transformed = problem.transformed(view, BELOW * problem.y.std() if has_slack else 0.0)
         if transformed is not None:
             yield view, transformed
 

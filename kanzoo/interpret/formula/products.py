@@ -29,6 +29,7 @@ TUNED = 30  # arguments whose scale is fitted
 FEWEST = 20  # rows
 KEPT, NOISY_KEPT = 3, 10  # functions of which the best are tried as a factor, with noise
 STRONG = 0.5  # size of y, in deviations, from which its logarithm is not mostly noise's
+PAYS = 10.0  # nats by which a function must describe y with noise better than powers alone
 ONE_SIGN = 0.9  # share of strong values from which the others count as of their sign
 Factor = tuple[str, Argument]
 
@@ -57,8 +58,10 @@ def products(problem: Problem, *, is_noisy: bool = False) -> Iterator[sympy.Expr
     left = target - basis @ (basis.T @ target)
     rows = _Rows(x, y, weight, whole)
     plain = _product(problem, rows, None)
+    limit = np.inf
     if plain is not None:
         yield plain
+        limit = rows.cost * np.exp(-2 * PAYS / len(problem.y))
     if np.linalg.norm(left) < 1e-9 * np.linalg.norm(target):
         return
     kept, ranked = NOISY_KEPT if is_noisy else KEPT, []
@@ -85,7 +88,7 @@ def products(problem: Problem, *, is_noisy: bool = False) -> Iterator[sympy.Expr
         tuned.append((-float(result.fun), name, _times(argument, float(result.x))))
     for _, name, argument in [*plain_ones, *sorted(tuned, key=lambda entry: -entry[0])[:kept]]:
         candidate = _product(problem, rows, (name, argument))
-        if candidate is not None:
+        if candidate is not None and (whole is None or rows.cost < limit):
             yield candidate
 
 
@@ -115,14 +118,18 @@ def _gain(
         return float(values @ left) ** 2 / length / float(left @ left)
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Rows:
-    """Samples of a product, and with noise `whole`: all rows with the sizes that y has there."""
+    """Samples of a product, and with noise `whole`: all rows with the sizes that y has there.
+
+    `cost` is the sum of squares that the last product with noise leaves of them.
+    """
 
     x: np.ndarray
     y: np.ndarray
     weight: np.ndarray
     whole: tuple[np.ndarray, np.ndarray] | None
+    cost: float = np.inf
 
     def powers(self, factor: Factor | None) -> list[Fraction] | None:
         """The exponents of columns and function, which are simple but for that of exp."""
@@ -164,6 +171,7 @@ class _Rows:
             )
             solution[free] = found.x
             if not rounded:
+                self.cost = 2 * float(found.cost)
                 return [simple(v) or _fine(v) for v in solution[1:]]
             inverse = np.linalg.pinv(found.jac.T @ found.jac).diagonal()
             errors = dict(zip(free, np.sqrt(inverse * 2 * found.cost / len(x)), strict=True))
