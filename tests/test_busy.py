@@ -124,8 +124,9 @@ def test_what_other_processes_take_is_counted(
 
 @pytest.mark.slow
 def test_steps_are_timed_alone_and_beside_others() -> None:
-    (mlp, kan) = measure(1, 0.1, {"as it is": {}})
-    for row in (mlp, kan):
+    rows = list(measure(1, 0.1, {"as it is": {}}))
+    assert [row.net for row in rows] == ["MLP", "KAN", "formula"]
+    for row in rows:
         assert row.alone_ms > 0
         assert row.idle_cost == 1.0
         assert row.beside_fair == pytest.approx(row.beside_ms / row.alone_ms / 2)

@@ -1,4 +1,4 @@
-"""Training steps beside processes that keep all cores busy, against a fair share of the machine.
+"""Training steps and fits beside processes that keep all cores busy, against a fair share.
 
 Threads that wait for each other by spinning lose much more than that: the one that they wait for
 does not run. How they wait is up to kanzoo, or to OpenMP's variables, which are read when PyTorch
@@ -11,7 +11,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from unittest import mock
@@ -24,13 +24,14 @@ WAYS: dict[str, dict[str, str]] = {
     "spin shortly": {"GOMP_SPINCOUNT": "10000"},
 }
 VARIABLES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
-NETS = {"MLP": "mlp", "KAN": "kan"}
+FORMULA = "formula"
+NETS = {"MLP": "mlp", "KAN": "kan", "formula": FORMULA}
 FAIR = 2.0  # times as long where every core has one other process
 
 
 @dataclass(frozen=True)
 class Row:
-    """Milliseconds of a step, and medians of ratios of neighbours.
+    """Milliseconds of a step, or of a search for a formula, and medians of ratios of neighbours.
 
     `beside_fair` is the step beside others over that of a fair share, `idle_cost` the step alone
     over that of PyTorch's usual waiting.
@@ -92,12 +93,29 @@ def _step_ms(layers: str, seconds: float, variables: Mapping[str, str], sleeps: 
 def time_steps(layers: str, seconds: float, sleeps: bool) -> float:
     """Mean milliseconds of training steps of a network of digits, for so many seconds.
 
-    With `sleeps`, waiting threads sleep while others keep the machine busy, as in runs.
+    With `sleeps`, waiting threads sleep while others keep the machine busy, as in runs. A step of
+    `FORMULA` is the fit of an estimator with one, with `sleeps` as estimators do it.
     """
+    from kanzoo.training.waiting import LOOK, sleeping_while_busy
+
+    step = _fit(sleeps) if layers == FORMULA else _training_step(layers)
+
+    def mean_ms(seconds: float) -> float:
+        began, steps = time.perf_counter(), 0
+        while time.perf_counter() - began < seconds:
+            step()
+            steps += 1
+        return 1000 * (time.perf_counter() - began) / steps
+
+    with sleeping_while_busy() if sleeps and layers != FORMULA else nullcontext():
+        mean_ms(min(LOOK, seconds))
+        return mean_ms(seconds)
+
+
+def _training_step(layers: str) -> Callable[[], None]:
     import torch
 
     from kanzoo.models.build import create_model
-    from kanzoo.training.waiting import LOOK, sleeping_while_busy
 
     net = create_model("mlp", layers=layers, in_shape=(1, 8, 8), width=128)
     optimizer = torch.optim.Adam(net.parameters())
@@ -108,13 +126,21 @@ def time_steps(layers: str, seconds: float, sleeps: bool) -> float:
         torch.nn.functional.cross_entropy(net(x), y).backward()
         optimizer.step()
 
-    def mean_ms(seconds: float) -> float:
-        began, steps = time.perf_counter(), 0
-        while time.perf_counter() - began < seconds:
-            step()
-            steps += 1
-        return 1000 * (time.perf_counter() - began) / steps
+    return step
 
-    with sleeping_while_busy() if sleeps else nullcontext():
-        mean_ms(min(LOOK, seconds))
-        return mean_ms(seconds)
+
+def _fit(sleeps: bool) -> Callable[[], None]:
+    import numpy as np
+
+    from kanzoo.estimators.regressor import KANRegressor
+
+    random = np.random.default_rng(0)
+    x = random.uniform(1, 3, (500, 3))
+    y = x[:, 0] * x[:, 1] / x[:, 2]
+    y += 0.05 * y.std() * random.normal(size=len(y))
+    fit = KANRegressor.fit if sleeps else KANRegressor.fit.__wrapped__  # type: ignore[attr-defined]
+
+    def step() -> None:
+        fit(KANRegressor(formula="auto", random_state=0), x, y)
+
+    return step
