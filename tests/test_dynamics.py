@@ -188,8 +188,8 @@ def holds(formula: Formula | None, points: np.ndarray, truth: np.ndarray, count:
 
 
 @pytest.mark.slow
-def test_terms_are_found_under_noise() -> None:
-    noise, least = 0.001, 58
+@pytest.mark.parametrize(("noise", "least"), [(0.001, 58), (0.01, 45)])
+def test_terms_are_found_under_noise(noise: float, least: int) -> None:
     right: dict[str, int] = {}
     for name, seed in product(SYSTEMS, range(5)):
         paths = trajectories(name, 4, seed=seed)
