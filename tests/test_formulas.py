@@ -456,6 +456,11 @@ def test_products_of_noisy_data_have_simple_exponents(text: str) -> None:
         front.add(expression)
     found = sympy.lambdify(symbols, front.choose().expression, "numpy")(*x.T)
     assert np.sqrt(np.square(found - clean).mean()) < 0.01 * clean.std()
+    wide = np.random.default_rng(2).lognormal(0, 40, (30, 35))  # too few rows, and wild ones
+    names = tuple(make_symbols([f"w{k}" for k in range(35)]))
+    for columns in (slice(0, 35), slice(0, 3)):
+        problem = Problem(wide[:, columns], wide[:, 5], names[columns], lambda e: e)
+        list(products(problem, is_noisy=True))
 
 
 def test_noise_that_may_hide_another_formula_is_said() -> None:

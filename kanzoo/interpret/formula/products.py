@@ -156,6 +156,8 @@ class _Rows:
         design = _design(x, factor)
         design[~np.isfinite(design)] = NOTHING
         free = list(range(len(solution)))
+        if len(x) < len(free):
+            return None
 
         def values(numbers: np.ndarray) -> np.ndarray:
             solution[free] = numbers
@@ -173,7 +175,10 @@ class _Rows:
             if not rounded:
                 self.cost = 2 * float(found.cost)
                 return [simple(v) or _fine(v) for v in solution[1:]]
-            inverse = np.linalg.pinv(found.jac.T @ found.jac).diagonal()
+            normal = found.jac.T @ found.jac
+            if not np.isfinite(normal).all():
+                return None
+            inverse = np.linalg.pinv(normal).diagonal()
             errors = dict(zip(free, np.sqrt(inverse * 2 * found.cost / len(x)), strict=True))
             surest = min(rounded, key=lambda k: errors[k])
             near = simple(solution[surest], float(np.clip(SIGMAS * errors[surest], NEAR, FAR)))
