@@ -30,6 +30,7 @@ SCORES: dict[str, Callable[[Items], float]] = {
 }
 SAMPLES = ("accuracy", "rmse")  # which have an item a test sample
 NEAR = 3e-5  # relative, of a score to that of its items
+ALIKE = 1e-6  # of what follows from the same runs elsewhere: where an optimum lies is known so well
 
 
 def check_ledger(folder: Path) -> int:
@@ -142,7 +143,7 @@ def _difference(written: Any, computed: Any, path: str = "") -> str:
                 return text
         return ""
     if isinstance(written, float) and isinstance(computed, float):
-        if abs(written - computed) <= 1e-9 * max(1.0, abs(computed)):
+        if abs(written - computed) <= ALIKE * max(1.0, abs(computed)):
             return ""
     elif written == computed:
         return ""
