@@ -19,9 +19,7 @@ def main() -> None:
 
 
 def _job(config: Config) -> None:
-    from kanzoo.training.waiting import sharing_cores
-
-    with user_errors(), sharing_cores():
+    with user_errors():
         options = build(ExplainConfig, config)
         page = explain(
             Path(options.run),

@@ -16,7 +16,7 @@ ROOMS: dict[str, set[str]] = {
     "models": {"bases", "kernels", "layers"},
     "training": {"bases", "data", "kernels", "layers", "models"},
     "fit": {"bases", "kernels", "layers", "training"},
-    "interpret": {"bases", "data", "layers", "fit", "page"},
+    "interpret": {"bases", "data", "layers", "training", "fit", "page"},
     "run": {"bases", "data", "layers", "models", "training", "fit", "interpret"},
     "estimators": {"bases", "data", "layers", "training", "fit", "interpret"},
     "study": {"bases", "data", "layers", "models", "training", "interpret", "run", "page"},

@@ -21,12 +21,14 @@ from kanzoo.interpret.formula.names import make_symbols
 from kanzoo.interpret.formula.output import OutputSearch
 from kanzoo.interpret.formula.run import symbolic
 from kanzoo.interpret.formula.search import FormulaError
+from kanzoo.training.waiting import sharing_cores
 
 AS_GOOD = 1.05  # factor of the network's error within which a formula of the data stands for it
 
 Data = tuple[np.ndarray, np.ndarray]
 
 
+@sharing_cores()
 def read_formula(
     net: nn.Module,
     dataset: Dataset,
