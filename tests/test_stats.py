@@ -111,6 +111,18 @@ def test_intervals_cover(n, shape):
     assert np.mean((low <= 0) & (high >= 0)) >= 0.91
 
 
+def test_differences_that_rounding_tells_apart_are_the_same():
+    """Of scores that are rounded numbers, as accuracies are: no resample of them is a sure one."""
+    d = np.array([[0.0, 0.0, 0.0, 0.01, -0.02]])
+    rounded = d + 1e-9 * np.array([[1.0, -2.0, 3.0, 0.0, 1.0]])
+    ends = [
+        inference.bootstrap_t(e, *estimates_of(e)[:2], np.zeros(1), 0.05)[1:] for e in (d, rounded)
+    ]
+    np.testing.assert_allclose(ends[1], ends[0], atol=1e-6)
+    assert np.isinf(ends[1][0])
+    assert ends[1][1] < 0.1
+
+
 def test_the_sign_flip_test_is_the_enumeration():
     d = np.random.default_rng(7).normal(0.5, 1, (3, 6))
     signs = np.array(np.meshgrid(*[[-1, 1]] * 6)).reshape(6, -1)

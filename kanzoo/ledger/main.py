@@ -14,6 +14,7 @@ from kanzoo.ledger.release import release
 from kanzoo.ledger.repeat import draw, repeat
 from kanzoo.ledger.store import Ledger, add, merge, read_ledger, read_verdicts
 from kanzoo.ledger.verify import check_ledger
+from kanzoo.study.plan import active_axes
 from kanzoo.study.record import read_record
 from kanzoo.study.verdict import interval_text
 from kanzoo.zoo import RELEASE
@@ -84,7 +85,8 @@ def _run(chosen: argparse.Namespace, console: Console) -> None:
 def _show(folder: Path, console: Console) -> None:
     ledger = read_ledger(folder)
     table = Table(box=None, pad_edge=False, title=ledger.study.title, title_justify="left")
-    names = ("data", "model", "match", "arm", "contrast", "verdict", "n_seeds")
+    axes = active_axes(ledger.study)
+    names = ("data", "model", "match", *axes, "arm", "contrast", "verdict", "n_seeds")
     for name in (*names, "difference"):
         table.add_column(name.replace("n_seeds", "seeds"), overflow="fold")
     for row in read_verdicts(folder):

@@ -20,6 +20,7 @@ Array = NDArray[np.float64]
 POWER = 0.8
 SKEW_LEVEL = 0.05
 _BLOCK = 300_000  # numbers resampled at once: bounds the memory whatever the study's size
+SAME = 1e-4  # deviations up to which differences are the same: scores are rounded numbers
 _ROWS = 200  # rows whose resamples are kept at once
 
 
@@ -106,9 +107,11 @@ def _resampled_t(d: Array, alpha: float, seed: int, n_resamples: int) -> Array:
 
     def t(x: Array, axis: int) -> Array:
         mean, std = x.mean(axis), x.std(axis, ddof=1)
-        std[np.ptp(x, axis) == 0] = 0.0  # up to rounding
+        is_same = np.ptp(x, axis) < SAME
+        std[is_same] = 0.0
         # Where all that was drawn equals the mean of all, t is 0, not 0 / 0.
-        return np.where(np.abs(mean) < 1e-12, 0.0, mean / (std / np.sqrt(n)))
+        is_none = np.abs(mean) < np.where(is_same, SAME, 1e-12)
+        return np.where(is_none, 0.0, mean / (std / np.sqrt(n)))
 
     with np.errstate(all="ignore"), warnings.catch_warnings():
         # Of an interval that is not used.
