@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from sklearn.exceptions import ConvergenceWarning
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from kanzoo.benchmark.load import measure
@@ -96,6 +97,9 @@ def test_estimators_leave_cores_to_others(monkeypatch: pytest.MonkeyPatch) -> No
         KANRegressor(formula="auto").fit(x, x[:, 0] * x[:, 1])
         assert threads() == before
     assert inside == [{1}]
+    with pytest.warns(ConvergenceWarning) as said:
+        KANRegressor(formula="auto").fit(x[:5], x[:5, 0] * x[:5, 1] + np.sin(9 * x[:5, 0]))
+    assert said[0].filename == __file__  # the line that fits, not one in between
 
 
 def test_what_other_processes_take_is_counted(

@@ -25,7 +25,7 @@ WAYS: dict[str, dict[str, str]] = {
 }
 VARIABLES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
 FORMULA = "formula"
-NETS = {"MLP": "mlp", "KAN": "kan", "formula": FORMULA}
+NETS = {"MLP": "mlp", "KAN": "kan", FORMULA: FORMULA}
 FAIR = 2.0  # times as long where every core has one other process
 
 

@@ -79,7 +79,7 @@ class KANDynamics(BaseEstimator):
         if self.degree and base.formula:
             self.formulas_ = weak_formulas(list(zip(times, states, strict=True)), self.degree)
             for doubt in [d for formula in self.formulas_ if formula for d in formula.doubts]:
-                warnings.warn(doubt, ConvergenceWarning, stacklevel=2)
+                warnings.warn(doubt, ConvergenceWarning, stacklevel=3)
         self.regressors_: list[KANRegressor | None] = [None] * len(slopes.T)
         for k, slope in enumerate(slopes.T):
             if self.formulas_[k] is None:
@@ -92,7 +92,7 @@ class KANDynamics(BaseEstimator):
                 "integrated from their starts, what was found leaves the trajectories, in "
                 f"deviations: {listed}; it is wrong or imprecise, or small errors grow (chaos)",
                 ConvergenceWarning,
-                stacklevel=2,
+                stacklevel=3,
             )
         return self
 

@@ -142,7 +142,7 @@ class KANRegressor(RegressorMixin, StackEstimator):
         self.formula_ = self._add_prior(discovery.formula)
         self.formulas_ = discovery.fronts[0] if len(discovery.fronts) == 1 else discovery.fronts
         for doubt in self.formula_.doubts:
-            warnings.warn(doubt, ConvergenceWarning, stacklevel=2)
+            warnings.warn(doubt, ConvergenceWarning, stacklevel=3)
         return self
 
     @sharing_cores()

@@ -137,15 +137,15 @@ class _Rows:
         target = np.log(np.abs(self.y)) * self.weight
         solution = np.asarray(np.linalg.lstsq(design, target, rcond=1e-13)[0])
         rounded = range(1, len(solution) - (factor is not None and factor[0] == "exp"))
-        powers: dict[int, Fraction] = {}
+        powers: list[Fraction] = []
         if self.whole is not None:
             return self._noisy_powers(factor, solution, list(rounded))
         for k in range(1, len(solution)):
             near = simple(solution[k]) if k in rounded else _fine(solution[k])
             if near is None:
                 return None
-            powers[k] = near
-        return list(powers.values())
+            powers.append(near)
+        return powers
 
     def _noisy_powers(
         self, factor: Factor | None, solution: np.ndarray, rounded: list[int]
