@@ -274,6 +274,8 @@ def identity(config: dict[str, Any]) -> dict[str, Any]:
         }
         if "grid" in kept["callbacks"]:
             kept["callbacks"] = {**kept["callbacks"], "grid": None}  # there is none
+    if not is_kan(config) or not config["layers"].get("edge_scale"):  # then there is none
+        kept["layers"] = {k: v for k, v in kept["layers"].items() if k != "edge_scale"}
     if not is_kan(config) or config["match"] in ("width", "none"):  # then nothing is solved
         kept = {k: v for k, v in kept.items() if k not in ("match_scope", "match_by")}
     return kept

@@ -1,7 +1,9 @@
 """Inputs and layers that several test files share."""
 
+import os
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -13,6 +15,12 @@ from kanzoo.layers import KANConv2d, KANConvTranspose1d, KANLinear
 KINDS = ("bspline", "bspline_adaptive", "bspline_prelu", "chebyshev", "rbf", "relu_kan")
 KINDS += ("mexican_hat", "random", "rational", "prelu", "gelu", "none")
 DOUBLE: dict[str, Any] = {"dtype": torch.float64}
+
+
+def skip_without_table(study: str) -> None:
+    """Skip the test of a study on functions of Feynman's table, where there is no such table."""
+    if study == "generalize_functions" and not os.environ.get("KANZOO_DATA"):
+        pytest.skip("KANZOO_DATA does not name a folder with the table of Feynman's equations")
 
 
 def points(*shape: int) -> Tensor:

@@ -16,6 +16,7 @@ import pytest
 import yaml
 from conftest import environment, run_script
 from fuzzing import in_process
+from samples import skip_without_table
 
 import kanzoo.compare
 import kanzoo.evaluate
@@ -295,6 +296,7 @@ def test_composing_quickly_knows_every_choice() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", registry.names("study"))
 def test_every_study_plans_and_can_start(name: str) -> None:
+    skip_without_table(name)
     from kanzoo.study.comparison import check_cells, plan
 
     config = compose("compare", [f"study={name}"])
@@ -316,6 +318,18 @@ def test_every_study_plans_and_can_start(name: str) -> None:
     for cell in cells:
         same = json.dumps(identity(cell.config), sort_keys=True)
         assert runs.setdefault(cell.folder.path, same) == same
+
+
+def test_a_factor_of_edges_tells_runs_apart_only_where_there_is_one() -> None:
+    def hashed(*words: str, **layers: Any) -> str:
+        config = compose("train", ["data=digits", "model=mlp", *words])
+        kept = {k: v for k, v in config["layers"].items() if k != "edge_scale"}
+        return RunDir.of({**config, "layers": {**kept, **layers}}).config_hash
+
+    for words in ((), ("callbacks=grid",), ("layers=mlp",)):
+        assert hashed(*words) == hashed(*words, edge_scale=False)  # as before there was one
+    assert len({hashed(), hashed("callbacks=grid"), hashed(edge_scale=True)}) == 3
+    assert hashed("layers=mlp") == hashed("layers=mlp", edge_scale=True)  # none is KAN
 
 
 @pytest.mark.parametrize("name", registry.names("experiment"))

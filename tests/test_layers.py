@@ -1,5 +1,6 @@
 """KAN layers: equal to ordinary operators on expanded features, for every basis of `conf/basis`."""
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -8,11 +9,13 @@ import reference
 import torch
 import torch.nn.functional as F
 from samples import DOUBLE, KINDS, points, shaken
+from scipy import interpolate
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from kanzoo import get_basis, registry
 from kanzoo.layers import KANConv2d, KANLinear
+from kanzoo.layers.edge_scale import with_edge_scale
 from kanzoo.layers.expansion import INITS, MAX_SLOPE
 
 NAMES = registry.names("basis")
@@ -243,9 +246,44 @@ def test_other_initialisations_have_their_stated_deviations() -> None:
     kernel = KANConv2d(8, 64, 3, groups=2, basis="bspline", init="paper").weight.detach()
     assert float(kernel[:, :, 8].std()) == pytest.approx((2 / (36 + 64 * 9)) ** 0.5, rel=0.05)
     code = KANLinear(100, 300, basis="bspline", init="pykan").weight.detach()
-    assert float(code[:, :8].std()) == pytest.approx(0.1 / 8 / 12**0.5, rel=0.02)
+    # Splines whose values at the ends of the grid's five cells are noise, by SciPy's functions.
+    knots = np.linspace(-3 - 3 * 1.2, 3 + 3 * 1.2, 12)
+    values = interpolate.BSpline.design_matrix(np.linspace(-3, 3, 6), knots, 3).toarray()
+    least = np.linalg.pinv(values) * 0.1 / 5 / 12**0.5  # of the deviation of the noise
+    assert code[:, :8].std((0, 2)).numpy() == pytest.approx((least**2).sum(1) ** 0.5, rel=0.02)
+    rows = KANLinear(100, 300, basis="fourier", init="pykan").weight.detach()
+    count = rows.shape[1] - (get_basis("fourier").cls.default_residual is not None)
+    assert float(rows[:, :count].std()) == pytest.approx(0.1 / count / 12**0.5, rel=0.02)
     assert float(code[:, 8].mean()) == pytest.approx(0.0, abs=0.005)  # 100^-0.5 - 0.1
     assert float(code[:, 8].std()) == pytest.approx(0.2, rel=0.02)
+
+
+@pytest.mark.parametrize("make", [KANLinear, KANConv2d])
+def test_a_trained_factor_of_every_edge_is_one_at_first_and_learns(
+    make: type[KANLinear | KANConv2d],
+) -> None:
+    torch.manual_seed(0)
+    taps = (3,) if make is KANConv2d else ()
+    layer = make(3, 4, *taps, basis="bspline")  # type: ignore[call-arg]
+    plain = copy.deepcopy(layer)
+    layer = with_edge_scale(layer)
+    x = torch.randn(8, 3, 5, 5) if taps else torch.randn(8, 3)
+    torch.testing.assert_close(layer(x), plain(x))
+    edges = 3 * 4 * 9 ** len(taps)
+    assert layer.num_params == plain.num_params + edges
+    assert layer.num_params == sum(p.numel() for p in layer.parameters())
+    # The function is (w_s c) phi + w_b b: that of a layer whose weights are the products.
+    scale = layer.parametrizations["weight"][0].scale  # type: ignore[index]
+    assert scale.numel() == edges
+    with torch.no_grad():
+        scale.uniform_(0.5, 2.0)
+        basis = plain.weight.narrow(plain.function_dim, 0, 8)
+        basis *= scale
+    torch.testing.assert_close(layer(x), plain(x))
+    layer(x).square().sum().backward()
+    assert bool(scale.grad.ne(0).all())
+    with pytest.raises(ValueError, match="parametrization"):
+        layer.refine(10)
 
 
 def test_blocks_of_features_with_grids_of_their_own_are_layers_side_by_side() -> None:
@@ -273,19 +311,25 @@ def test_uniform_weights_and_biases_are_those_of_pytorch() -> None:
         assert float(ours.detach().abs().max()) <= 0.1
 
 
-def test_glorot_shares_the_variances_of_outputs_and_gradients() -> None:
+@pytest.mark.parametrize("init", ["glorot", "glorot_uniform"])
+def test_glorot_shares_the_variances_of_outputs_and_gradients(init: str) -> None:
     torch.manual_seed(0)
-    layer = KANLinear(100, 300, basis="chebyshev", residual="identity", init="glorot")
-    x = torch.randn(200_000, 1, dtype=torch.float64).requires_grad_()
+    layer = KANLinear(100, 300, basis="chebyshev", residual="identity", init=init)
+    x = torch.randn(200_000, 1, dtype=torch.float64)
+    if init == "glorot_uniform":
+        x.uniform_(-1, 1)
+    kept = float(x.square().mean())
+    x.requires_grad_()
     values = [f.sum() for f in layer.expansion.double().univariate(x)]  # (K + 1)
     slopes = [torch.autograd.grad(f, x, retain_graph=True)[0] for f in values]
     count = len(values)
     output = layer.expansion.univariate(x).detach()[:-1].square().mean()
     gradient = torch.stack(slopes[:-1]).square().mean()
-    wanted = (2 / (count * (100 * output + 300 * gradient))) ** 0.5
+    wanted = (kept * 2 / (count * (100 * output + 300 * gradient))) ** 0.5
     weight = layer.weight.detach()  # (in, K + 1, out)
     assert float(weight[:, :-1].std()) == pytest.approx(float(wanted), rel=0.02)
-    assert float(weight[:, -1].std()) == pytest.approx((2 / (count * 400)) ** 0.5, rel=0.02)
+    identity = (kept * 2 / (count * (100 * kept + 300))) ** 0.5  # of the residual's moments
+    assert float(weight[:, -1].std()) == pytest.approx(identity, rel=0.02)
 
 
 @pytest.mark.parametrize("init", INITS)

@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import math
+import statistics
 from pathlib import Path
 
 import pytest
@@ -48,6 +50,26 @@ def test_every_recipe_has_its_figures_and_every_row_composes() -> None:
 def test_verdicts(is_factor: bool, ours: float, is_error: bool, verdict: str) -> None:
     about = Reproduction("", "", {}, tolerance=2.0 if is_factor else 0.5, is_factor=is_factor)
     assert about.verdict(1e-3, ours, is_error) == verdict
+
+
+def test_a_figure_of_one_seed_is_held_against_single_runs_too() -> None:
+    def outcome(experiment: str, *scores: float) -> Outcome:
+        row = next(iter(REPRODUCTIONS[experiment].rows))
+        runs = {seed: SeedRun(score, 1.0, "") for seed, score in enumerate(scores)}
+        return Outcome(experiment, row, 1e-3, "", "", 1, runs)
+
+    spread, narrow = (1e-3, 2e-3, 3e-3, 4e-3, 5e-3), (3e-3, 3.1e-3, 3.2e-3, 3.3e-3, 3.4e-3)
+    one = outcome("kanbefair_special", *spread)
+    logs = [math.log(score) for score in spread]
+    half = 2.776 * statistics.stdev(logs) * math.sqrt(1.2)  # t of four degrees of freedom
+    ends = [math.exp(statistics.fmean(logs) + sign * half) for sign in (-1, 1)]
+    assert one.single == pytest.approx(ends, rel=1e-3)
+    assert one.verdict == "within seeds"
+    assert "95 % of single runs expected from 0.000" in published.table([one])
+    assert outcome("kanbefair_special", *narrow).verdict == "worse"
+    assert outcome("kanbefair_special", *spread[:4]).verdict == "worse"  # too few say nothing
+    assert outcome("kan_poisson", 1e-3, 2e-3, 4e-3, 8e-3, 9e-3).verdict == "worse"  # of more
+    assert outcome("kanbefair_special", 1e-3, 1e-3, 1e-3, 1e-3, 3e-3).verdict == "agrees"
 
 
 def test_figures_of_other_data_are_ratios_to_a_row_beside_them() -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import yaml
+from samples import skip_without_table
 from test_compare import cells_of, configured
 
 from kanzoo import registry
@@ -322,6 +323,7 @@ def test_a_seed_draws_the_samples_of_a_share(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", registry.names("study"))
 def test_every_study_says_what_it_asks_and_how_to_run_it(name: str) -> None:
+    skip_without_table(name)
     text = (registry.conf_dir() / "study" / f"{name}.yaml").read_text()
     head = [line for line in text.splitlines() if line.startswith("#")]
     assert any(f"python scripts/compare.py study={name}" in line for line in head)
@@ -332,6 +334,7 @@ def test_every_study_says_what_it_asks_and_how_to_run_it(name: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", registry.names("study"))
 def test_every_study_can_start(name: str) -> None:
+    skip_without_table(name)
     check_cells(plan(compose("compare", [f"study={name}"])))
 
 

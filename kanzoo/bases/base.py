@@ -113,6 +113,10 @@ class Basis(nn.Module, ABC):
         """The B-splines that the basis consists of, but for one function; None for others."""
         return None
 
+    def cells(self) -> Tensor | None:
+        """Ends of the cells of splines, of the first feature: `(G + 1, 1)`; None for others."""
+        return None
+
     @property
     def num_nonzero(self) -> int:
         """How many functions, at most, are not zero at one input."""
@@ -242,13 +246,16 @@ def normal_quantiles(count: int = 4096) -> Tensor:
 
 @lru_cache(maxsize=1024)
 def second_moment(
-    factory: BasisFactory, transform: Callable[[Tensor], Tensor], derivative: bool = False
+    factory: BasisFactory,
+    transform: Callable[[Tensor], Tensor],
+    derivative: bool = False,
+    uniform: bool = False,
 ) -> float:
     """E[sum_k phi_k(transform(x))^2] for x ~ N(0, 1), by quadrature in float64.
 
-    With `derivative` that of d phi_k / dx, by central differences. Several features are averaged,
-    since the functions of some bases differ between features or are drawn. Drawing must neither
-    depend on nor advance the global generator.
+    With `uniform` for x between -1 and 1, all as likely; with `derivative` that of d phi_k / dx, by
+    central differences. Several features are averaged, since the functions of some bases differ
+    between features or are drawn. Drawing must neither depend on nor advance the global generator.
     """
     step = 1e-5
     with torch.no_grad(), torch.device("cpu"), torch.random.fork_rng(devices=[]):
@@ -264,5 +271,7 @@ def second_moment(
             return functions
 
         x = normal_quantiles(1024)
+        if uniform:
+            x = torch.special.erf(x / 2**0.5)  # of which a half is below -0.5 or above 0.5
         moments = (values(x + step) - values(x - step)) / (2 * step) if derivative else values(x)
         return float(moments.square().sum(0).mean())

@@ -99,6 +99,10 @@ def find_function(name: str, root: str | Path = "data") -> Function:
     plain = name.removeprefix("feynman_")
     if plain in feynman:
         return written(f"feynman_{plain}", *feynman[plain])
+    table = Path(root) / "feynman" / FEYNMAN
+    if plain != name and not table.is_file():
+        known = ", ".join(f"feynman_{each}" for each in feynman)
+        raise ValueError(f"unknown function {name!r}: without {table} there are only {known}")
     raise ValueError(f"unknown function {name!r}: {nearest(name, function_names(root))}")
 
 

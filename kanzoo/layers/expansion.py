@@ -18,7 +18,11 @@ from kanzoo.layers.squash import SQUASHES, Squash
 
 # For every function phi_k the index j and the sign s of phi_k(-x) = s phi_j(x).
 Reflection = tuple[tuple[int, ...], tuple[float, ...]]
-INITS = ("variance", "paper", "paper_unscaled", "glorot", "power_law", "pykan", "uniform")
+INITS = (
+    *("variance", "paper", "paper_unscaled", "glorot", "glorot_uniform", "power_law", "pykan"),
+    "uniform",
+)
+NOISE = 0.1  # at which splines start in pykan
 MAX_SLOPE = 1.2  # mean square of a layer's slope at the start, for inputs and outputs of variance 1
 
 
@@ -129,16 +133,16 @@ class Expansion(nn.Module):
         residual = self.residual not in (None, "identity")
         return self.basis.flops + residual + self.squasher.flops
 
-    def moments(self, derivative: bool = False) -> tuple[float, float]:
+    def moments(self, derivative: bool = False, uniform: bool = False) -> tuple[float, float]:
         """E[sum_k phi_k(x)^2] of the basis and E[act(x)^2] of the residual, for x ~ N(0, 1).
 
-        With `derivative` those of the derivatives in x.
+        With `derivative` those of the derivatives in x, with `uniform` for x from -1 to 1.
         """
-        basis = second_moment(self.factory, SQUASHES[self.squash].at_start, derivative)
+        basis = second_moment(self.factory, SQUASHES[self.squash].at_start, derivative, uniform)
         if self.residual is None:
             return basis, 0.0
         residual = BasisFactory(Activation, (("function", self.residual),))
-        return basis, second_moment(residual, Squash.at_start, derivative)
+        return basis, second_moment(residual, Squash.at_start, derivative, uniform)
 
     def variance_shares(self) -> tuple[float, float]:
         """Variances of a basis' and a residual's weights, times fan-in, that keep N(0, 1) inputs.
@@ -157,6 +161,22 @@ class Expansion(nn.Module):
         share = max(MAX_SLOPE - smooth, 0.0) / (basis_slope - smooth * basis)
         return share, (1.0 - share * basis) / residual
 
+    def _through_noise(self, weight: Tensor) -> Tensor:
+        """The least coefficients of splines whose values at the ends of cells are noise.
+
+        It is uniform and 0.1 / G wide, G being the grid's cells. Of other bases the coefficients
+        are normal noise, of the deviation that G = K would give it. `(K, ...) -> (K, ...)`.
+        """
+        cells = self.basis.cells()
+        if cells is None:
+            return torch.empty_like(weight).normal_(0.0, NOISE / max(len(weight), 1) / 12**0.5)
+        values = self.basis(cells.expand(-1, self.basis.in_features).to(weight))[
+            ..., 0
+        ]  # (K, G + 1)
+        noise = torch.rand((len(cells), *weight.shape[1:]), device=weight.device) - 0.5
+        least = torch.linalg.pinv(values.double().t()).to(noise) * (NOISE / (len(cells) - 1))
+        return torch.tensordot(least, noise, 1).to(weight)
+
     @torch.no_grad()
     def init_weight(
         self, weight: Tensor, fan_in: float, scheme: str, fan_out: float | None = None
@@ -170,11 +190,13 @@ class Expansion(nn.Module):
         default; "glorot" (2509.03417) gives every function an equal share of the
         variances of outputs and of gradients,
         std = sqrt(2 / ((K + R) (fan_in E[phi^2] + fan_out E[phi'^2]))), E being the mean over the
-        basis, or that of the residual; "power_law" (2509.03417) has std (fan_in (K + R))^-1.75 for
-        the basis and (fan_in (K + R))^-0.25 for the residual, or (fan_in (K + R))^-0.5 where one of
-        the two is missing; "pykan" is what the code of that paper drew when others measured it
-        (KAN.py of pykan 0.0): a residual of std 0.2 at any fan-in, of mean fan_in^-0.5 - 0.1, and
-        splines of noise 0.1 / K; "uniform" is that of PyTorch's layers, within
+        basis, or that of the residual; "glorot_uniform" is that for inputs from -1 to 1, all as
+        likely, whose deviation of 3^-0.5 the outputs keep (so the code of that paper);
+        "power_law" (2509.03417) has std (fan_in (K + R))^-1.75 for the basis and
+        (fan_in (K + R))^-0.25 for the residual, or (fan_in (K + R))^-0.5 where one of the two is
+        missing; "pykan" is what pykan 0.0 drew (KAN.py), as measured by others: a residual of std
+        0.2 at any fan-in, of mean fan_in^-0.5 - 0.1, and splines through noise at the ends of their
+        cells (`_through_noise`); "uniform" is that of PyTorch's layers, within
         (fan_in (K + R))^-0.5, where biases are drawn too.
         """
         check_name("init", scheme, INITS)
@@ -183,7 +205,7 @@ class Expansion(nn.Module):
         num_basis, count = self.basis.num_functions, self.num_functions
         fan_out = fan_out or weight[0].numel() / fan_in
         if scheme == "pykan":
-            weight[:num_basis].normal_(0.0, 0.1 / max(num_basis, 1) / 12**0.5)
+            weight[:num_basis] = self._through_noise(weight[:num_basis])
             weight[num_basis:].normal_(fan_in**-0.5 - 0.1, 0.2)
             return
         if scheme == "uniform":
@@ -199,11 +221,12 @@ class Expansion(nn.Module):
         if scheme.startswith("paper"):
             basis = 0.1 * (1 if scheme != "paper" else (max(num_basis, 1) * fan_in) ** -0.5)
             residual = (2.0 / (fan_in + fan_out)) ** 0.5
-        elif scheme == "glorot":
-            outputs, gradients = self.moments(), self.moments(derivative=True)
+        elif scheme.startswith("glorot"):
+            uniform = scheme == "glorot_uniform"
+            outputs, gradients = (self.moments(slope, uniform) for slope in (False, True))
             sums = [fan_in * m + fan_out * g for m, g in zip(outputs, gradients, strict=True)]
             basis, residual = (
-                (2 * num / (count * total)) ** 0.5 if total else 0.0
+                (2 * num / (count * total) / (3 if uniform else 1)) ** 0.5 if total else 0.0
                 for num, total in zip((num_basis, 1), sums, strict=True)
             )
         else:

@@ -12,6 +12,7 @@ from kanzoo.bases.base import BasisFactory, as_factory
 from kanzoo.checks import check_init, check_name
 from kanzoo.layers.conv import ConvLayer, KANConv2d
 from kanzoo.layers.dispatch import BACKENDS
+from kanzoo.layers.edge_scale import Layer, with_edge_scale
 from kanzoo.layers.expansion import INITS
 from kanzoo.layers.kan import KANLinear
 from kanzoo.layers.norm import make_norm
@@ -28,7 +29,8 @@ class LayerFactory:
     several of those that the architecture declares. An ordinary layer is `activation`, then the
     linear operator; a KAN layer takes the place of both. Without KAN roles every architecture is
     the MLP twin. `residual`, `squash` and `init` are those of `KANLinear`; `init` holds for both
-    kinds; `backend` says how KAN layers are computed.
+    kinds; `backend` says how KAN layers are computed. With `edge_scale` every edge of a KAN layer
+    has a further trained factor, as in pykan (`EdgeScale`); its grids can then not be changed.
     """
 
     kan_roles: str | Iterable[str] = "all"
@@ -38,6 +40,7 @@ class LayerFactory:
     squash: str = "auto"
     init: str = "variance"
     backend: str = "auto"
+    edge_scale: bool = False
     _roles: frozenset[str] = field(init=False, repr=False, default=frozenset())
 
     def __post_init__(self) -> None:
@@ -48,6 +51,8 @@ class LayerFactory:
         check_name("activation", self.activation, ACTIVATIONS)
         check_name("init", self.init, INITS)
         check_name("backend", self.backend, BACKENDS)
+        if not isinstance(self.edge_scale, bool):
+            raise ValueError(f"edge_scale must be true or false, got {self.edge_scale!r}")
         object.__setattr__(self, "_roles", frozenset(roles))
         object.__setattr__(self, "basis", as_factory(self.basis))
         if not isinstance(self.kan_roles, str):  # factories are compared and hashed
@@ -100,7 +105,7 @@ class LayerFactory:
     ) -> KANLinear:
         """The linear layer of a role; `activate=False` where the twin has no activation."""
         options = self._options(role, activate)
-        return KANLinear(in_features, out_features, bias, **options)
+        return self._scaled(role, KANLinear(in_features, out_features, bias, **options))
 
     def conv(
         self,
@@ -115,7 +120,11 @@ class LayerFactory:
     ) -> ConvLayer:
         """The convolution of a role, of any class of them; `options` as the class takes them."""
         chosen = self._options(role, activate)
-        return operator(in_channels, out_channels, kernel_size, **options, **chosen)
+        layer = operator(in_channels, out_channels, kernel_size, **options, **chosen)
+        return self._scaled(role, layer)
+
+    def _scaled(self, role: str, layer: Layer) -> Layer:
+        return with_edge_scale(layer) if self.edge_scale and self._is_kan_in(role) else layer
 
     def norm(self, name: str, features: int, *, channels_first: bool = False) -> nn.Module:
         """A normalisation, the same in both twins, see `make_norm`."""

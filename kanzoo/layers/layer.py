@@ -172,11 +172,18 @@ class KANLayer(GivenLayer, ABC):
 
     @property
     def num_params(self) -> int:
-        """Trainable parameters by the formula: C O K / groups per tap, O biases, the basis' own."""
+        """Trainable parameters by the formula: C O K / groups per tap, O biases, the basis' own.
+
+        Of a computed weight those that it is computed from.
+        """
         basis = sum(p.numel() for p in self.expansion.parameters())
         given = 0 if self.given_affine is None else self.given_affine.numel()
         bias = self.out_features if self.bias is not None else 0
-        return self.weight.numel() + bias + basis + given
+        sources = ("weight_", "parametrizations.weight.")
+        weight = sum(
+            p.numel() for n, p in self.named_parameters() if n == "weight" or n.startswith(sources)
+        )
+        return weight + bias + basis + given
 
     @property
     def has_grid(self) -> bool:

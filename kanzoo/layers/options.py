@@ -25,8 +25,8 @@ OPTIONS = """basis : str, BasisFactory or Basis class, default "bspline"
     init : str, default "variance"
         Scheme of the initial weights: "variance" (output variance 1 for standard normal inputs at
         any fan-in, the residual taking what a rough basis cannot), "paper" (KAN, 2404.19756: small
-        splines beside a Glorot residual), "paper_unscaled" (as large at any width), "glorot" or
-        "power_law" (2509.03417),
+        splines beside a Glorot residual), "paper_unscaled" (as large at any width), "glorot",
+        "glorot_uniform" (for inputs from -1 to 1) or "power_law" (2509.03417),
         "pykan" (what its code drew at first: wide residuals at any fan-in) or "uniform" (that of
         `nn.Linear`, biases drawn too).
     backend : str, default "auto"

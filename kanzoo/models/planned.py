@@ -109,6 +109,12 @@ def _measured(layer: KANLayer, pixels: tuple[int, ...]) -> tuple[int, int, tuple
 
 
 @cache
+def _edge_params(layer: KANLayer) -> int:
+    """Trainable parameters of all edges of a layer without bias."""
+    return count_params(layer) - count_params(layer.expansion)
+
+
+@cache
 def _basis_params(layer: KANLayer, features: int) -> int:
     """Trainable parameters of the expansion of so many features."""
     small = layer.expansion
@@ -156,7 +162,7 @@ class PlannedLayer(Counted):
             raise ValueError("squash 'layer' needs at least 2 features: it turns a single one to 0")
         inputs = in_features // groups
         edges = inputs * (out_features // groups)
-        params = small.weight.numel() // unit**2 * edges + (out_features if has_bias else 0)
+        params = _edge_params(small) // unit**2 * edges + (out_features if has_bias else 0)
         # Not as a submodule, and many of these are made.
         self.__dict__ |= {
             "small": small,

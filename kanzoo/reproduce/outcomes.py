@@ -1,15 +1,20 @@
 """What is known of a published figure: its runs by seed, from here or from an earlier page."""
 
+import math
 import statistics
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from scipy import stats
+
 from kanzoo.files import read_json
 from kanzoo.reproduce.figures import REPRODUCTIONS
 
 Key = tuple[str, str]  # an experiment and its row
+LEAST = 5  # seeds that say where a single run may lie
 
 
 @dataclass(frozen=True)
@@ -54,14 +59,32 @@ class Outcome:
         return statistics.fmean(self.scores) / self.base
 
     @property
+    def single(self) -> tuple[float, float] | None:
+        """Where 95 % of single runs are expected, by Student's t, of errors by their logarithms.
+
+        None for a source of more runs than one, or of less than five here.
+        """
+        about = REPRODUCTIONS[self.experiment]
+        if not about.one_seed or len(self.runs) < LEAST:
+            return None
+        scores = np.log(self.scores) if about.is_factor else np.array(self.scores)
+        deviation = scores.std(ddof=1) * np.sqrt(1 + 1 / len(scores))
+        low, high = scores.mean() + deviation * stats.t.ppf([0.025, 0.975], len(scores) - 1)
+        ends = np.exp([low, high]) if about.is_factor else np.array([low, high])
+        return float(ends[0]), float(ends[1])
+
+    @property
     def verdict(self) -> str:
-        """ "agrees", "better", "worse", "not run", or empty without a published figure."""
+        """ "agrees", "within seeds", "better", "worse", "not run", or empty without a figure."""
         if not self.runs:
             return "not run"
         if self.published is None:
             return ""
         about = REPRODUCTIONS[self.experiment]
-        return about.verdict(self.published, self.measured, about.is_error)
+        verdict = about.verdict(self.published, self.measured, about.is_error)
+        low, high = self.single or (math.inf, -math.inf)
+        is_within = verdict != "agrees" and low <= self.published <= high
+        return "within seeds" if is_within else verdict
 
     def joined(self, earlier: "Outcome | None") -> "Outcome":
         """With the runs of other seeds that an earlier page has of the same recipe."""
