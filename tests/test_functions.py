@@ -12,8 +12,8 @@ import torch
 
 from kanzoo.data.csv_file import CSV
 from kanzoo.data.formula import parse_formula
-from kanzoo.data.functions import Functions, feynman_table, find_function, function_names
-from kanzoo.data.special import BUILT_IN_FEYNMAN, SPECIAL, TOY
+from kanzoo.data.functions import Functions, find_function, function_names
+from kanzoo.data.special import BUILT_IN_FEYNMAN, SPECIAL, TOY, feynman_table
 
 
 def loaded(cls: type = Functions, **options: Any) -> Any:

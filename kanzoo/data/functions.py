@@ -3,7 +3,6 @@
 Axes: N samples, F variables.
 """
 
-import csv
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -23,13 +22,20 @@ from kanzoo.data.formula import (
 )
 from kanzoo.data.memory import InMemory
 from kanzoo.data.seeding import keyed_seed
-from kanzoo.data.special import BOTH, BUILT_IN_FEYNMAN, HIGH, SPECIAL, TOY, high_dimensional
+from kanzoo.data.special import (
+    BOTH,
+    HIGH,
+    SPECIAL,
+    TOY,
+    Range,
+    feynman_file,
+    feynman_table,
+    high_dimensional,
+)
 from kanzoo.data.tabular import moments
 
 DTYPES = ("float32", "float64")
 STANDARDISE = ("none", "inputs", "targets", "both")
-FEYNMAN = "FeynmanEquations.csv"
-Range = tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -55,31 +61,6 @@ def _compiled(formula: str, variables: tuple[str, ...]) -> Callable[[np.ndarray]
     return compile_formula(parse_formula(formula, variables), variables)
 
 
-def feynman_table(root: str | Path) -> dict[str, tuple[str, dict[str, Range]]]:
-    """Formulas and ranges of Feynman's equations by their name, such as I.6.2a (1905.11481).
-
-    Read from `feynman/FeynmanEquations.csv` below `root`; without it, a handful.
-    """
-    path = Path(root) / "feynman" / FEYNMAN
-    if not path.is_file():
-        return dict(BUILT_IN_FEYNMAN)
-    table = {}
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            for row in csv.DictReader(file):
-                if not row["Filename"]:
-                    continue
-                ranges = {}
-                for i in range(1, 11):
-                    if row[f"v{i}_name"]:
-                        low, high = float(row[f"v{i}_low"]), float(row[f"v{i}_high"])
-                        ranges[row[f"v{i}_name"]] = (low, high)
-                table[row["Filename"]] = (row["Formula"], ranges)
-    except (KeyError, ValueError, TypeError) as error:
-        raise ValueError(f"{path} is corrupt ({error!r}); fetch it again") from error
-    return table
-
-
 def function_names(root: str | Path) -> list[str]:
     """Every name that `find_function` knows."""
     names = [*TOY, high_dimensional.__name__, *SPECIAL]
@@ -99,7 +80,7 @@ def find_function(name: str, root: str | Path = "data") -> Function:
     plain = name.removeprefix("feynman_")
     if plain in feynman:
         return written(f"feynman_{plain}", *feynman[plain])
-    table = Path(root) / "feynman" / FEYNMAN
+    table = feynman_file(root)
     if plain != name and not table.is_file():
         known = ", ".join(f"feynman_{each}" for each in feynman)
         raise ValueError(f"unknown function {name!r}: without {table} there are only {known}")

@@ -3,7 +3,9 @@
 Axes: N samples.
 """
 
+import csv
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -87,3 +89,33 @@ BUILT_IN_FEYNMAN: dict[str, tuple[str, dict[str, Range]]] = {
     "I.34.27": ("(h/(2*pi))*omega", {"omega": (1, 5), "h": (1, 5)}),
     "II.8.31": ("epsilon*Ef**2/2", {"epsilon": (1, 5), "Ef": (1, 5)}),
 }
+
+
+def feynman_file(root: str | Path) -> Path:
+    """Where the table of Feynman's equations lies, below a folder of data."""
+    return Path(root) / "feynman" / "FeynmanEquations.csv"
+
+
+def feynman_table(root: str | Path) -> dict[str, tuple[str, dict[str, Range]]]:
+    """Formulas and ranges of Feynman's equations by their name, such as I.6.2a (1905.11481).
+
+    Read from `feynman/FeynmanEquations.csv` below `root`; without it, a handful.
+    """
+    path = feynman_file(root)
+    if not path.is_file():
+        return dict(BUILT_IN_FEYNMAN)
+    table = {}
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            for row in csv.DictReader(file):
+                if not row["Filename"]:
+                    continue
+                ranges = {}
+                for i in range(1, 11):
+                    if row[f"v{i}_name"]:
+                        low, high = float(row[f"v{i}_low"]), float(row[f"v{i}_high"])
+                        ranges[row[f"v{i}_name"]] = (low, high)
+                table[row["Filename"]] = (row["Formula"], ranges)
+    except (KeyError, ValueError, TypeError) as error:
+        raise ValueError(f"{path} is corrupt ({error!r}); fetch it again") from error
+    return table

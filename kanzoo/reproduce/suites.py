@@ -6,7 +6,7 @@ Strogatz's systems (1804.10720) and Feynman's equations (1905.11481).
 
 from dataclasses import dataclass
 
-from kanzoo.data.functions import Range, feynman_table
+from kanzoo.data.special import Range, feynman_table
 
 UNIT, SIGNED, WIDE = (0.0, 1.0), (-1.0, 1.0), (-3.0, 3.0)
 STATE, PHASE = (0.5, 5.0), (0.2, 3.0)  # of Strogatz's systems
