@@ -113,10 +113,6 @@ class Basis(nn.Module, ABC):
         """The B-splines that the basis consists of, but for one function; None for others."""
         return None
 
-    def cells(self) -> Tensor | None:
-        """Ends of the cells of splines, of the first feature: `(G + 1, 1)`; None for others."""
-        return None
-
     @property
     def num_nonzero(self) -> int:
         """How many functions, at most, are not zero at one input."""

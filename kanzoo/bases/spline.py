@@ -107,9 +107,6 @@ class BSpline(GridBasis):
         knots = knots.unsqueeze(0) if knots.dim() == 1 else knots
         return knots[:, self.spline_order : knots.shape[1] - self.spline_order]
 
-    def cells(self) -> Tensor:
-        return self.breaks()[:1].t()
-
     def set_breaks(self, breaks: Tensor) -> None:
         """Take the grid of these breaks, shaped as `breaks()`, of any grid size."""
         if not (breaks.diff(dim=1) > 0).all():

@@ -167,14 +167,15 @@ class Expansion(nn.Module):
         It is uniform and 0.1 / G wide, G being the grid's cells. Of other bases the coefficients
         are normal noise, of the deviation that G = K would give it. `(K, ...) -> (K, ...)`.
         """
-        cells = self.basis.cells()
-        if cells is None:
+        splines = self.basis.splines()
+        if splines is None or splines.beside is not None:
             return torch.empty_like(weight).normal_(0.0, NOISE / max(len(weight), 1) / 12**0.5)
-        values = self.basis(cells.expand(-1, self.basis.in_features).to(weight))[
-            ..., 0
-        ]  # (K, G + 1)
-        noise = torch.rand((len(cells), *weight.shape[1:]), device=weight.device) - 0.5
-        least = torch.linalg.pinv(values.double().t()).to(noise) * (NOISE / (len(cells) - 1))
+        knots = splines.knots.reshape(-1, splines.knots.shape[-1])[0]  # of the first feature
+        ends = knots[splines.order : len(knots) - splines.order].to(weight)
+        values = self.basis(ends.unsqueeze(-1).expand(-1, self.basis.in_features))  # (K, G + 1, C)
+        noise = torch.rand((len(ends), *weight.shape[1:]), device=weight.device) - 0.5
+        solve = torch.linalg.pinv(values[..., 0].double().t()).to(noise)
+        least = solve * (NOISE / (len(ends) - 1))
         return torch.tensordot(least, noise, 1).to(weight)
 
     @torch.no_grad()

@@ -29,6 +29,7 @@ from kanzoo.layers.grid import (
 )
 from kanzoo.layers.memory import check_tensor
 from kanzoo.layers.options import check_channels
+from kanzoo.layers.parameters import sources
 from kanzoo.layers.paths.base import Request
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
@@ -179,10 +180,7 @@ class KANLayer(GivenLayer, ABC):
         basis = sum(p.numel() for p in self.expansion.parameters())
         given = 0 if self.given_affine is None else self.given_affine.numel()
         bias = self.out_features if self.bias is not None else 0
-        sources = ("weight_", "parametrizations.weight.")
-        weight = sum(
-            p.numel() for n, p in self.named_parameters() if n == "weight" or n.startswith(sources)
-        )
+        weight = sum(p.numel() for p in sources(self, "weight"))
         return weight + bias + basis + given
 
     @property

@@ -176,8 +176,9 @@ def planned(names: Sequence[str]) -> Iterator[tuple[str, str, int]]:
         about: Reproduction = REPRODUCTIONS[name]
         if about.minutes:
             for seed in range(max(map(about.seeds_of, about.rows.values()))):
-                rows = {k for k, row in about.rows.items() if seed < about.seeds_of(row)}
-                yield from ((name, label, seed) for label in about.rows if label in rows)
+                for label, row in about.rows.items():
+                    if seed < about.seeds_of(row):
+                        yield name, label, seed
 
 
 def run(name: str, label: str, seed: int, runs: str) -> None:

@@ -11,6 +11,7 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from kanzoo import registry
 from kanzoo.checks import Count, NotNegative, PositiveShare, Share, check_value
+from kanzoo.layers.parameters import sources
 from kanzoo.rundir import Config
 from kanzoo.trainer_settings import TrainerConfig
 
@@ -37,12 +38,7 @@ def param_groups(net: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
         plain = isinstance(module, nn.Linear | nn.modules.conv._ConvNd)
         names = getattr(module, "decays", ("weight",) if plain else ())
         for name in names:
-            stored = (f"{name}_", f"parametrizations.{name}.")
-            decayed += [
-                parameter
-                for key, parameter in module.named_parameters()
-                if key == name or key.startswith(stored)
-            ]
+            decayed += sources(module, name)
     known = {id(p) for p in decayed}
     rest = [p for p in net.parameters() if id(p) not in known]
     return [
