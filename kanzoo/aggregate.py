@@ -35,7 +35,7 @@ def main(words: list[str] | None = None) -> None:
     record["studies"] = [str(folder) for folder in chosen.studies]
     chosen.out.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(chosen.out, json.dumps(record, indent=1, allow_nan=False) + "\n")
-    _print(pooled_rows(record), record["ranks"])
+    _print(pooled_rows(record["arms"]), record["ranks"])
 
 
 def _print(rows: list[dict[str, str]], ranks: dict[str, dict[str, object] | None]) -> None:

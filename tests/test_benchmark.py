@@ -11,12 +11,15 @@ from kernel_cases import needs_compiler
 from torch import nn
 
 from kanzoo.bases.base import get_basis
-from kanzoo.benchmark import inputs, models, paths, peers, tables
+from kanzoo.benchmark import inputs, ledgers, models, paths, peers, tables
 from kanzoo.benchmark.layers import SHAPES, Shape, measure
 from kanzoo.benchmark.main import main
 from kanzoo.benchmark.timing import ratio, saved_bytes, training_step
+from kanzoo.ledger.store import read_ledger
 from kanzoo.registry import conf_dir, names
 from kanzoo.reproduce.reference import pages
+
+ROWS = Path(__file__).parents[1] / "docs/studies/generalize_rows"
 
 
 def test_ratio_is_the_median_of_neighbours(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -89,6 +92,19 @@ def test_a_network_is_measured_beside_its_twin() -> None:
         assert row["step_ms"] > 0
         assert row["step_ratio"] > 0
     assert twin["step_ratio"] == 1
+
+
+@pytest.mark.skipif(not ROWS.is_dir(), reason="no committed ledgers: not a clone of the repository")
+def test_arms_of_a_ledger_are_the_networks_that_were_trained() -> None:
+    found = {row.arm: row for row in ledgers.measure([ROWS], rounds=1)}
+    runs = read_ledger(ROWS).runs.drop_duplicates("arm").set_index("arm")
+    assert set(found) == set(runs.index) - {"mlp"}
+    for arm, row in found.items():  # what a step needs was counted in training, too
+        assert row.memory_mb == pytest.approx(runs["peak_memory_mb"][arm], rel=1e-9)
+        assert row.memory_ratio * runs["peak_memory_mb"]["mlp"] == pytest.approx(row.memory_mb)
+        assert row.params_ratio == runs["params"][arm] / runs["params"]["mlp"]
+        assert row.step_ms > 0 < row.step_ratio
+    assert "digits_rows rnn params" in str(ledgers.shown([*found.values()]).columns[1]._cells)
 
 
 def test_flops_can_be_made_equal_instead() -> None:

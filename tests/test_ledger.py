@@ -115,12 +115,12 @@ def test_a_ledger_concludes_what_the_report_did(
     assert "http" not in page.replace("http-equiv", ""), "nothing is fetched from elsewhere"
     main(["page", str(tmp_path / "ledgers")])
     assert (tmp_path / "ledgers" / "index.html").read_text() == page
-    assert "All studies" not in page
+    assert "Over all tasks" not in page
     shutil.copytree(ledger, tmp_path / "ledgers" / "again")
     main(["page", str(tmp_path / "ledgers")])
     both = (tmp_path / "ledgers" / "index.html").read_text()
     assert both.count("<tr class=") == 2 * len(written)
-    assert "All studies" in both, "effects are pooled over the tasks of both"
+    assert "Over all tasks" in both, "effects are pooled over the tasks of both"
 
     assert "is not a ledger" in said(capsys, "show", tmp_path)
     assert "no ledger" in said(capsys, "page", tmp_path / "none")
@@ -321,9 +321,8 @@ def test_filters_of_the_page_work_in_a_browser(tmp_path: Path) -> None:
         "const choose=(key,value)=>{d.getElementById('by-'+key).value=value;return seen()};"
         "const counts=[seen(),choose('arm','kan-bspline'),choose('tone','worse'),"
         "choose('arm','')];"
-        "const table=d.querySelector('.scroll');"
         "document.getElementById('w').textContent='rows '+counts+"
-        "', wide '+(table.scrollWidth>table.clientWidth)+"
+        "', wide '+[...d.querySelectorAll('.scroll')].some(t=>t.scrollWidth>t.clientWidth)+"
         "', fetched '+f.contentWindow.performance.getEntriesByType('resource').length}</script>"
     )
     done = subprocess.run(

@@ -79,6 +79,9 @@ def _parser() -> argparse.ArgumentParser:
     part.set_defaults(measure=_fit, table=_fit_table)
     part.add_argument("--steps", type=_positive, default=200, help="LBFGS steps")
     part.add_argument("--fits", type=_positive, default=1, help="alternated fits of each")
+    part = parts.add_parser("ledgers", parents=[shared], help="what arms of studies cost")
+    part.set_defaults(measure=_ledgers, table=_ledgers_table)
+    part.add_argument("folders", nargs="+", type=Path, metavar="LEDGER")
     part = parts.add_parser("tables", parents=[shared], help="estimators beside scikit-learn's")
     part.set_defaults(measure=_tables, table=_tables_table)
     part.add_argument(
@@ -256,6 +259,21 @@ def _tables_table(rows: list[Any]) -> Table:
     from kanzoo.benchmark import tables
 
     return tables.shown(rows)
+
+
+def _ledgers(options: argparse.Namespace) -> Iterator[Any]:
+    from kanzoo.benchmark import ledgers  # needs all that trains
+
+    try:
+        yield from ledgers.measure(options.folders, options.rounds)
+    except ValueError as error:
+        raise SystemExit(str(error)) from error
+
+
+def _ledgers_table(rows: list[Any]) -> Table:
+    from kanzoo.benchmark import ledgers
+
+    return ledgers.shown(rows)
 
 
 def _checks_table(rows: list[checks.Row]) -> Table:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
-from kanzoo.files import write_atomic
+from kanzoo.files import read_json, write_atomic
 from kanzoo.ledger.missing import missing
 from kanzoo.ledger.store import Ledger, read_ledger, read_verdicts
 from kanzoo.page.html import render
@@ -35,14 +34,14 @@ def write_page(folder: Path, out: Path) -> None:
         run = [v for v in read_verdicts(path) if not v["contrast"] and v["n_seeds"]]
         rows += [_row(path.name, ledger, verdict) for verdict in run]
         aggregate = path / "aggregate.json"
-        pooled = json.loads(aggregate.read_text(encoding="utf-8")) if aggregate.is_file() else None
+        pooled = read_json(aggregate)["arms"] if aggregate.is_file() else []
         studies.append(
             {
                 "name": path.name, "title": ledger.study.title, "question": ledger.study.question,
                 "runs": len(ledger.runs), "seeds": ledger.study.seeds,
                 "baseline": ledger.study.baseline,
                 "history": [*missing(ledger), *read_record(path).lines],
-                "pooled": pooled_rows(pooled) if pooled else [],
+                "pooled": pooled_rows(pooled),
             }
         )  # fmt: skip
     filters = [
@@ -50,7 +49,8 @@ def write_page(folder: Path, out: Path) -> None:
         for key, label in FILTERS.items()
     ]
     effects = [effect for path in paths for effect in read_effects(path)] if len(paths) > 1 else []
-    together = pooled_rows(aggregate_effects(effects, ALPHA)) if effects else []
+    pooled = aggregate_effects(effects, ALPHA)["arms"] if effects else []
+    together = pooled_rows([arm for arm in pooled if arm.get("num_tasks", 0) > 1])
     context = {
         "title": "Leaderboard of studies", "rows": rows, "studies": studies, "filters": filters,
         "together": together, "folders": " ".join(f"docs/studies/{path.name}" for path in paths),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import pandas as pd
 from kanzoo.ledger.store import KEY, Ledger, read_ledger, seeds_of
 from kanzoo.run.config import compose
 from kanzoo.run.fit import train
-from kanzoo.rundir import RunDir
+from kanzoo.rundir import Config, RunDir
 
 MAX_DEVIATIONS = 4.0  # over seeds, within which another machine may end
 
@@ -59,22 +59,31 @@ def draw(
     return [rows[i] for i in sorted(chosen)]
 
 
-def repeat(name: str, ledger: Ledger, row: dict[str, Any], runs: str) -> Repeated:
-    """Train a row's run by its command below a folder, and compare.
+def configuration(name: str, row: Mapping[str, Any]) -> Config:
+    """What the command of a row of the ledger `name` stands for.
 
-    Raises `ValueError` for a command that stands for another configuration than the row's: the
-    ledger is of another version, or was edited.
+    Raises `ValueError` where that is another configuration than the row's: the ledger is of
+    another version, or was edited.
     """
     program, script, *words = shlex.split(row["command"])
     if (program, script) != ("python", "scripts/train.py"):
         raise ValueError(f"{name}: a run is repeated by scripts/train.py, not {row['command']}")
     config = compose("train", words)
-    config["runs"] = runs
     if (digest := RunDir.of(config).config_hash) != row["config_hash"]:
         raise ValueError(
             f"{name}: the command of run {row['config_hash']} stands for {digest} in this "
             f"version: {row['command']}"
         )
+    return config
+
+
+def repeat(name: str, ledger: Ledger, row: dict[str, Any], runs: str) -> Repeated:
+    """Train a row's run by its command below a folder, and compare.
+
+    Raises `ValueError` as `configuration` does.
+    """
+    config = configuration(name, row)
+    config["runs"] = runs
     result, committed = train(config), json.loads(row["result"])
     return Repeated(
         f"{name} {row['data']} {row['model']} {row['arm']} seed {row['seed']}",

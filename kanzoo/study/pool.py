@@ -173,8 +173,8 @@ def read_effects(folder: Path) -> list[Effect]:
         raise ValueError(f"{folder} holds the results of another version: {error!r}") from error
 
 
-def pooled_rows(record: Record) -> list[dict[str, str]]:
-    """What `aggregate_effects` gives as rows of text."""
+def pooled_rows(arms: Sequence[Record]) -> list[dict[str, str]]:
+    """The arms that `aggregate_effects` gives, as rows of text."""
     return [
         {
             "group": row["group"], "arm": row["arm"], "tasks": str(row.get("num_tasks", 0)),
@@ -185,7 +185,7 @@ def pooled_rows(record: Record) -> list[dict[str, str]]:
             "wins": f"{row['wins']} / {row['ties']} / {row['losses']} / {row['open']}",
             "unit": row["unit"],
         }
-        for row in record["arms"]
+        for row in arms
     ]  # fmt: skip
 
 

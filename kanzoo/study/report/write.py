@@ -69,7 +69,7 @@ def write_report(
     context |= {
         "title": title, "question": question, "protocol": list(protocol), "command": command,
         "settings": _shown(settings), "environment": _shown(environment),
-        "tuning": tuning, "pooled": pooled_rows(dict(aggregate)) if aggregate else [],
+        "tuning": tuning, "pooled": pooled_rows(aggregate["arms"]) if aggregate else [],
         "slopes": tables.slope_rows(slopes),
         "edges": [plots.edges(edge) for edge in edges[: panels.MAX_PANELS]],
         "link": lambda run: quote(f"{to_runs}/{run}/"),
