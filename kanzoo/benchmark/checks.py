@@ -1,11 +1,12 @@
 """What the checks of arguments cost: a step of the smallest layer with them and without."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 from unittest import mock
 
 import torch
+from rich.table import Table
 from torch import Tensor
 
 from kanzoo.benchmark.timing import compare, training_step
@@ -63,3 +64,14 @@ def _weight(layer: EdgeLayer) -> Tensor:
 
 def _bias(layer: EdgeLayer) -> Tensor | None:
     return layer.bias
+
+
+def shown(rows: Sequence[Row]) -> Table:
+    """A row a layer."""
+    title = f"Step with checks of all tensors over one without (limit {LIMIT:g})"
+    table = Table(title=title, title_justify="left")
+    for name in ("layer", "step us", "ratio"):
+        table.add_column(name, justify="left" if name == "layer" else "right")
+    for row in rows:
+        table.add_row(row.layer, f"{row.step_us:.1f}", f"{row.ratio:.3f}")
+    return table

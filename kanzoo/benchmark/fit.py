@@ -9,13 +9,14 @@ come from `kanzoo.fit.compiled_mse` where there is a compiler, else from autogra
 
 import importlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from statistics import median
 from typing import Any
 
 import torch
+from rich.table import Table
 from torch import Tensor, nn
 
 from kanzoo.bases.base import get_basis
@@ -125,3 +126,19 @@ def _timed(
     began = time.perf_counter()
     rmse = fit(x, y, steps)
     return time.perf_counter() - began, rmse
+
+
+def shown(rows: Sequence[FitRow]) -> Table:
+    """The one fit, beside that of pykan where it is installed."""
+    (row,) = rows
+    title = f"Fit of a [2, 5, 1] KAN by {row.steps} LBFGS steps, 1000 points, G=5, float64"
+    table = Table(title=title, title_justify="left")
+    for name in ("software", "seconds", "ratio", "training RMSE"):
+        table.add_column(name, justify="left" if name == "software" else "right")
+    ratio = "" if row.ratio is None else f"{row.ratio:.3f}"
+    table.add_row("kanzoo", f"{row.seconds:.2f}", ratio, f"{row.rmse:.2e}")
+    if row.pykan_seconds is None:
+        table.add_row("pykan", "not installed (extra peers)", "", "")
+    else:
+        table.add_row("pykan", f"{row.pykan_seconds:.2f}", "1", f"{row.pykan_rmse:.2e}")
+    return table

@@ -4,10 +4,11 @@ A KAN layer of K functions an input, the residual among them, cannot beat `nn.Li
 or `nn.Conv2d(in * K, out)` unless it makes use of functions being zero.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
+from rich.table import Table
 from torch import Tensor, nn
 
 from kanzoo.bases.base import BasisFactory, get_basis
@@ -115,3 +116,21 @@ def peers(packages: list[Peer], grid_sizes: tuple[int, ...], rounds: int) -> Ite
                 if net is not None:
                     names = (peer.basis, grid_size, peer.name)
                     yield measure(shape, net, grid_size + 4, names, rounds)
+
+
+def shown(rows: Sequence[Row]) -> Table:
+    """A row a shape, basis, grid size and backend."""
+    table = Table(title="Ratio of a training step to the dense limit", title_justify="left")
+    for name in ("shape", "basis", "G", "backend", "step", "forward", "saved bytes"):
+        table.add_column(name, justify="left" if name in ("shape", "basis") else "right")
+    for row in rows:
+        table.add_row(
+            row.shape,
+            row.basis,
+            str(row.grid_size or ""),
+            row.backend,
+            f"{row.step_ratio:.2f}",
+            f"{row.forward_ratio:.2f}",
+            f"{row.saved_bytes_ratio:.2f}",
+        )
+    return table

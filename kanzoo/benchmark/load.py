@@ -11,10 +11,12 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from unittest import mock
+
+from rich.table import Table
 
 USUAL, KANZOO = "PyTorch's", "kanzoo"
 WAYS: dict[str, dict[str, str]] = {
@@ -144,3 +146,16 @@ def _fit(sleeps: bool) -> Callable[[], None]:
         fit(KANRegressor(formula="auto", random_state=0), x, y)
 
     return step
+
+
+def shown(rows: Sequence[Row]) -> Table:
+    """A row a network and a way of waiting."""
+    title = f"Training steps, each of {rows[0].threads} cores shared with another process"
+    table = Table(title=title, title_justify="left")
+    for name in ("network", "threads wait", "alone ms", "beside ms", "of fair", "cost alone"):
+        is_text = name in ("network", "threads wait")
+        table.add_column(name, justify="left" if is_text else "right")
+    for row in rows:
+        values = (row.alone_ms, row.beside_ms, row.beside_fair, row.idle_cost)
+        table.add_row(row.net, row.way, *(f"{value:.2f}" for value in values))
+    return table

@@ -15,13 +15,14 @@ checkpoint: what its loop costs by itself.
 import os
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from rich.table import Table
 from torch import Tensor
 
 from kanzoo.run.config import compose
@@ -232,3 +233,20 @@ def _row(
         bare_epoch_s=median(epoch.total for epoch in theirs),
         epoch_ratio=median(a.total / b.total for a, b in pairs),
     )
+
+
+def shown(rows: Sequence[Row]) -> Table:
+    """A row a way of logging, beside the bare loop."""
+    title = f"scripts/train.py on {rows[0].data} (in brackets: a bare loop), and the ratio"
+    table = Table(title=title, title_justify="left")
+    for name in ("logger", "step ms", "ratio", "epoch s", "ratio"):
+        table.add_column(name, justify="left" if name == "logger" else "right")
+    for row in rows:
+        table.add_row(
+            row.logger,
+            f"{row.step_ms:.2f} ({row.bare_step_ms:.2f})",
+            f"{row.step_ratio:.3f}",
+            f"{row.epoch_s:.2f} ({row.bare_epoch_s:.2f})",
+            f"{row.epoch_ratio:.3f}",
+        )
+    return table

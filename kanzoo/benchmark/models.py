@@ -4,10 +4,11 @@ The widths of the KANs are solved for the twin's budget.
 """
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
+from rich.table import Table
 from torch import Tensor, nn
 
 from kanzoo import registry
@@ -102,3 +103,21 @@ def measure(
     activation = twin_plan.layers.activation
     yield Row(name, TWIN, activation, *counts, 1e3 * twin_seconds, 1.0, twin_bytes / 1e6, 1.0)
     yield from rows
+
+
+def shown(rows: Sequence[Row]) -> Table:
+    """A row an arm of an architecture."""
+    title = "Training step of whole networks (in brackets: ratio to the MLP twin)"
+    table = Table(title=title, title_justify="left")
+    for name in ("model", "arm", "params", "MFLOPs", "step ms", "peak MB"):
+        table.add_column(name, justify="left" if name in ("model", "arm") else "right")
+    for row in rows:
+        table.add_row(
+            row.model,
+            row.arm,
+            f"{row.params:,} ({row.params_ratio:.3f})",
+            f"{row.flops / 1e6:.2f} ({row.flops_ratio:.2f})",
+            f"{row.step_ms:.1f} ({row.step_ratio:.2f})",
+            f"{row.memory_mb:.1f} ({row.memory_ratio:.2f})",
+        )
+    return table

@@ -4,13 +4,14 @@ A row is the training step of a layer as its special path computes it, against t
 all special paths are left out; with a compiler and without.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from typing import Any
 from unittest import mock
 
 import torch
+from rich.table import Table
 from torch import Tensor
 
 from kanzoo import kernels
@@ -98,3 +99,16 @@ def left_out() -> AbstractContextManager[Any]:
 
 def _left_out(*_: object) -> str:
     return "left out"
+
+
+def shown(rows: Sequence[Row]) -> Table:
+    """A row a path of a layer."""
+    title = f"Training steps by special paths (worth their code from {WORTH:g} times faster)"
+    table = Table(title=title, title_justify="left")
+    for name in ("shape", "basis", "compiler", "path", "step ms", "times faster", "saved bytes"):
+        table.add_column(name, justify="left" if name in ("shape", "basis", "path") else "right")
+    for row in rows:
+        values = (row.step_ms, row.speedup, row.saved_bytes_ratio)
+        has = "yes" if row.compiler else "no"
+        table.add_row(row.shape, row.basis, has, row.path, *(f"{value:.2f}" for value in values))
+    return table

@@ -5,9 +5,11 @@ evaluation and files are part of the time.
 """
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from rich.table import Table
 
 from kanzoo.benchmark.timing import compare
 from kanzoo.run.config import compose
@@ -60,3 +62,14 @@ def _row(name: str, words: tuple[str, ...], folder: str, rounds: int, epochs: in
 
     times = compare(separate, together, rounds, warmup=1)
     return Row(name, NUM_SEEDS, epochs, times.limit, times.candidate, times.ratio)
+
+
+def shown(rows: Sequence[Row]) -> Table:
+    """A row a cell."""
+    table = Table(title=f"{rows[0].num_seeds} runs on digits", title_justify="left")
+    for name in ("cell", "together s", "one by one s", "times faster"):
+        table.add_column(name, justify="left" if name == "cell" else "right")
+    for row in rows:
+        values = (row.together_s, row.separate_s, row.speedup)
+        table.add_row(row.cell, *(f"{value:.2f}" for value in values))
+    return table

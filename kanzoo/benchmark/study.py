@@ -14,13 +14,14 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich.table import Table
 
 from kanzoo import compare
 from kanzoo.models.weights import save_recipe
@@ -203,3 +204,14 @@ def _make_up_results(cells: list[Cell]) -> None:
             state = {f"net.{name}": value for name, value in net.state_dict().items()}
             path = folder.path / "checkpoints" / "best.ckpt"
             Checkpoints(folder).save_checkpoint({"state_dict": state}, path)
+
+
+def shown(rows: Sequence[Row]) -> Table:
+    """A row a measurement, beside its limit."""
+    table = Table(title="What a study costs beside its training", title_justify="left")
+    for name in ("", "measured", "limit"):
+        table.add_column(name, justify="right" if name else "left")
+    for row in rows:
+        sign = ">=" if row.at_least else "<="
+        table.add_row(row.what, f"{row.value:.3g} {row.unit}", f"{sign} {row.limit:g} {row.unit}")
+    return table
