@@ -15,8 +15,10 @@ COLUMNS = {
 def main(words: list[str] | None = None) -> None:
     """Entry of `scripts/aggregate.py`."""
     from kanzoo.files import write_atomic
+    from kanzoo.page.style import save
     from kanzoo.run.command import user_errors
     from kanzoo.study.pool import aggregate_effects, pooled_rows, read_effects
+    from kanzoo.study.report.tasks import picture
 
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("studies", nargs="+", type=Path, help="folders of finished studies")
@@ -24,6 +26,7 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument(
         "--out", type=Path, default=Path("aggregate.json"), help="the file to write"
     )
+    parser.add_argument("--picture", type=Path, help="also draw all effects: a .svg, .png or .pdf")
     chosen = parser.parse_args(words)
     with user_errors():
         if not 0 < chosen.alpha < 1:
@@ -32,6 +35,10 @@ def main(words: list[str] | None = None) -> None:
         if not effects:
             raise ValueError("these studies have no finished primary comparison")
         record = aggregate_effects(effects, chosen.alpha)
+        if chosen.picture is not None:
+            if chosen.picture.suffix not in (".svg", ".png", ".pdf"):
+                raise ValueError(f"--picture must end in .svg, .png or .pdf, got {chosen.picture}")
+            save(picture(effects, record["arms"]), chosen.picture)
     record["studies"] = [str(folder) for folder in chosen.studies]
     chosen.out.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(chosen.out, json.dumps(record, indent=1, allow_nan=False) + "\n")

@@ -1,6 +1,7 @@
 """Over tasks: published worked examples, invariants, and the command over several studies."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -193,13 +194,23 @@ def test_the_command_pools_several_studies(tmp_path: Path, capsys) -> None:
         (report / "verdicts.json").write_text(json.dumps([v.to_dict() for v in found]))
         results.to_csv(report / "results.csv", index=False)
     out = tmp_path / "aggregate.json"
-    command.main([str(tmp_path / "one"), str(tmp_path / "two"), "--out", str(out)])
+    words = [str(tmp_path / "one"), str(tmp_path / "two"), "--out", str(out)]
+    command.main([*words, "--picture", str(tmp_path / "effects.svg")])
     record = json.loads(out.read_text())
     assert record["arms"][0]["num_tasks"] == 4
     assert [t["task"] for t in record["arms"][0]["tasks"]] == [
         "one/a/mlp", "one/b/mlp", "two/c/mlp", "two/d/mlp",
     ]  # fmt: skip
     assert "vision" in capsys.readouterr().out
+    tips = re.findall(r"<title>(.*?)</title>", (tmp_path / "effects.svg").read_text())
+    for row in record["arms"]:  # what is drawn is what was pooled
+        for task in row["tasks"] if row["group"] == "all" else ():
+            name = " ".join(task["task"].split("/")[1:])
+            assert any(t.startswith(f"{name}, {row['arm']}: {task['effect']:+.2f} [") for t in tips)
+    assert f"mean over 4 tasks: {record['arms'][0]['mean']:+.2f} [" in " ".join(tips)
+    with pytest.raises(SystemExit):
+        command.main([*words, "--picture", str(tmp_path / "effects.bmp")])
+    assert "must end in .svg" in capsys.readouterr().err
     with pytest.raises(SystemExit) as end:
         command.main([str(tmp_path), "--out", str(out)])
     assert end.value.code == 2

@@ -8,9 +8,11 @@ from typing import Any
 from kanzoo.files import read_json, write_atomic
 from kanzoo.ledger.missing import missing
 from kanzoo.ledger.store import Ledger, read_ledger, read_verdicts
-from kanzoo.page.html import render
+from kanzoo.page.html import inline, render
+from kanzoo.page.style import svg_of
 from kanzoo.study.pool import aggregate_effects, pooled_rows, read_effects
 from kanzoo.study.record import read_record
+from kanzoo.study.report.tasks import picture
 from kanzoo.study.verdict import interval_text
 
 TEMPLATE = Path(__file__).parent / "templates" / "ledger.html.j2"
@@ -51,10 +53,11 @@ def write_page(folder: Path, out: Path) -> None:
     effects = [effect for path in paths for effect in read_effects(path)] if len(paths) > 1 else []
     pooled = aggregate_effects(effects, ALPHA)["arms"] if effects else []
     together = pooled_rows([arm for arm in pooled if arm.get("num_tasks", 0) > 1])
+    drawn = inline(svg_of(picture(effects, pooled)), "Effects over tasks") if together else ""
     context = {
         "title": "Leaderboard of studies", "rows": rows, "studies": studies, "filters": filters,
-        "together": together, "folders": " ".join(f"docs/studies/{path.name}" for path in paths),
-        "costs": list(COSTS.values()),
+        "together": together, "picture": drawn, "costs": list(COSTS.values()),
+        "folders": " ".join(f"docs/studies/{path.name}" for path in paths),
     }  # fmt: skip
     out.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(out, render(TEMPLATE, context))

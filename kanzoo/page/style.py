@@ -69,10 +69,20 @@ def save(figure: Figure, path: Path, suffixes: tuple[str, ...] = (".png", ".svg"
     return paths
 
 
+def settle(figure: Figure) -> None:
+    """Lay a figure out and keep that; the last digits of a layout differ from time to time."""
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    for ax in figure.axes:
+        x, y, width, height = (round(value, 5) for value in ax.get_position().bounds)
+        ax.set_position((x, y, width, height))
+
+
 def svg_of(figure: Figure) -> str:
     """The text of an SVG file, without date; what has a `tip` shows it under the pointer."""
     buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    with mpl.rc_context({name: _STYLE[name] for name in ("svg.fonttype", "svg.hashsalt")}):
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     return re.sub(rf'<g id="{_TIP}([0-9a-f]*)">', _title, buffer.getvalue())
 
 

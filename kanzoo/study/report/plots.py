@@ -82,11 +82,7 @@ def _axes(finish: Callable[[Panel], None], title: str, label: str, height: float
         grid = {"height_ratios": heights}
         rows = figure.subplots(len(heights), sharex=True, squeeze=False, gridspec_kw=grid)
         yield list(rows[:, 0])
-        figure.draw_without_rendering()  # once for both files
-        figure.set_layout_engine("none")
-        for ax in figure.axes:  # the last digits of a layout differ from time to time
-            x, y, width, height = (round(value, 5) for value in ax.get_position().bounds)
-            ax.set_position((x, y, width, height))
+        style.settle(figure)  # once for both files
         svg = style.svg_of(figure)
         files: dict[str, str | bytes] = {".svg": svg, ".pdf": style.pdf_of(figure)}
         finish(Panel(title, inline(svg, f"{label}: {title}"), files=files))
