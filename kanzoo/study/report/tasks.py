@@ -49,7 +49,9 @@ def picture(effects: Sequence[Effect], arms: Sequence[Mapping[str, Any]]) -> Fig
         axes[0].set_xlim(min(-3.0, 1.6 * min(known)), max(3.0, 1.6 * max(known)))
         axes[0].set_yticks([*range(len(tasks)), len(tasks) + 0.4], [*map(_label, tasks), "all"])
         axes[0].set_ylim(len(tasks) + 1.0, -0.7)
-        figure.supxlabel("← worse\u2003deviations of the baseline over seeds\u2003better →", fontsize=8)
+        figure.supxlabel(
+            "← worse\u2003deviations of the baseline over seeds\u2003better →", fontsize=8
+        )
         style.settle(figure)
     return figure
 
