@@ -125,7 +125,14 @@ def shown(rows: Sequence[Row]) -> Table:
             _spread([getattr(row, name) for row in ours])
             for name in ("params_ratio", "step_ratio", "memory_ratio")
         )
-        table.add_row("geometric mean", "1 task" if len(ours) == 1 else f"{len(ours)} tasks", arm, size, step, memory)
+        table.add_row(
+            "geometric mean",
+            "1 task" if len(ours) == 1 else f"{len(ours)} tasks",
+            arm,
+            size,
+            step,
+            memory,
+        )
     return table
 
 
