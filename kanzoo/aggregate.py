@@ -31,13 +31,13 @@ def main(words: list[str] | None = None) -> None:
     with user_errors():
         if not 0 < chosen.alpha < 1:
             raise ValueError(f"--alpha must lie between 0 and 1, got {chosen.alpha}")
+        if chosen.picture is not None and chosen.picture.suffix not in (".svg", ".png", ".pdf"):
+            raise ValueError(f"--picture must end in .svg, .png or .pdf, got {chosen.picture}")
         effects = [effect for folder in chosen.studies for effect in read_effects(folder)]
         if not effects:
             raise ValueError("these studies have no finished primary comparison")
         record = aggregate_effects(effects, chosen.alpha)
         if chosen.picture is not None:
-            if chosen.picture.suffix not in (".svg", ".png", ".pdf"):
-                raise ValueError(f"--picture must end in .svg, .png or .pdf, got {chosen.picture}")
             save(picture(effects, record["arms"]), chosen.picture)
     record["studies"] = [str(folder) for folder in chosen.studies]
     chosen.out.parent.mkdir(parents=True, exist_ok=True)

@@ -74,12 +74,17 @@ def measure(folders: Sequence[Path], rounds: int) -> Iterator[Row]:
         ledger = read_ledger(folder)
         keys = ["data", "model", "match", *active_axes(ledger.study)]
         finished = ledger.runs[ledger.runs["status"].eq("finished")]
-        for values, runs in finished.drop_duplicates([*keys, "arm"]).groupby(keys):
-            rows = {row["arm"]: row for row in runs.to_dict("records")}
-            if (first := rows.pop(ledger.study.baseline, None)) is not None and rows:
-                task, twin = " ".join(map(str, values)), Training(folder.name, first)
-                for arm, row in rows.items():
-                    yield _row(folder.name, task, arm, Training(folder.name, row), twin, rounds)
+        is_twin = finished["arm"].eq(ledger.study.baseline)
+        for values, runs in finished[~is_twin].drop_duplicates([*keys, "arm"]).groupby(keys):
+            twins = finished[is_twin]
+            for key, value in zip(keys, values, strict=True):  # an axis may be of other arms alone
+                twins = twins[twins[key].isin([value, ""])]
+            if len(twins):
+                task = " ".join(filter(None, map(str, values)))
+                twin = Training(folder.name, twins.iloc[0].to_dict())
+                for row in runs.to_dict("records"):
+                    ours = Training(folder.name, row)
+                    yield _row(folder.name, task, row["arm"], ours, twin, rounds)
 
 
 def _row(study: str, task: str, arm: str, ours: Training, twin: Training, rounds: int) -> Row:

@@ -114,17 +114,22 @@ def aggregate_effects(effects: Sequence[Effect], alpha: float) -> Record:
     return {"alpha": alpha, "levels": LEVELS.tolist(), "arms": rows, "ranks": ranks}
 
 
+def units_of(effects: Sequence[Effect]) -> tuple[str, Array]:
+    """In what effects can be pooled, and the size of that unit for each: log ratios as they are."""
+    if effects and all(e.verdict["scale"] == "log ratio" for e in effects):
+        return "log ratio", np.ones(len(effects))
+    return "deviation of the baseline over seeds", np.array([e.unit for e in effects])
+
+
 def _arm(effects: Sequence[Effect], alpha: float) -> Record:
     usable = [e for e in effects if e.is_usable]
-    logs = bool(usable) and all(e.verdict["scale"] == "log ratio" for e in usable)
-    row: Record = {"unit": "log ratio" if logs else "deviation of the baseline over seeds",
-                   "left_out": [e.task for e in effects if not e.is_usable]}  # fmt: skip
+    unit, units = units_of(usable)
+    row: Record = {"unit": unit, "left_out": [e.task for e in effects if not e.is_usable]}
     bounds = [np.array([e.verdict[k] for e in effects], dtype=float)
               for k in ("mean_difference", "ci_low", "ci_high", "margin")]  # fmt: skip
     row |= aggregate.count_wins(*bounds)
     if not usable:
         return row
-    units = np.array([1.0 if logs else e.unit for e in usable])
     y = np.array([e.verdict["mean_difference"] for e in usable]) / units
     se = np.array([e.verdict["standard_error"] for e in usable]) / units
     runs = [e.runs() for e in usable]

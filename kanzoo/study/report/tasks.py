@@ -12,46 +12,52 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FixedLocator, NullLocator, StrMethodFormatter
 
 from kanzoo.page import style
-from kanzoo.study.pool import ALL, Effect
+from kanzoo.study.pool import ALL, Effect, units_of
+from kanzoo.study.verdict import interval_text
 
 TICKS = (-50, -20, -5, -1, 0, 1, 5, 20, 50)
 MOST_ARMS = 6
+BEYOND = 1e3  # the edge of the picture, where an interval is open
 
 
 def picture(effects: Sequence[Effect], arms: Sequence[Mapping[str, Any]]) -> Figure:
-    """Effects with intervals, in deviations of the baseline over seeds; larger is better.
+    """Effects with intervals, in the unit in which they are pooled; larger is better.
 
-    A column an arm that at least half of the tasks have, a row a task, in the colour of its
+    A column an arm with at least half as many tasks as any, a row a task, in the colour of its
     verdict; below them the mean over tasks of `arms` (`aggregate_effects`), with its interval and,
     thin, where a new task is expected. The axis is linear near 0 and logarithmic beyond.
     """
     usable = [e for e in effects if e.is_usable]
     counts = Counter(e.arm for e in usable)
-    half = len({e.task for e in usable}) / 2
-    columns = [arm for arm, count in counts.items() if count >= half][:MOST_ARMS]
-    if not columns:
-        raise ValueError("no arm has effects on at least half of the tasks")
+    if not counts:
+        raise ValueError("no effect has a standard error: there is nothing to draw")
+    most = max(counts.values())
+    columns = [arm for arm, count in counts.items() if 2 * count >= most][:MOST_ARMS]
     shown = [e for e in usable if e.arm in columns]
     tasks = list(dict.fromkeys(e.task for e in sorted(shown, key=lambda e: e.domain)))
-    pooled = {arm["arm"]: arm for arm in arms if arm["group"] == ALL and arm.get("low") is not None}
+    unit, units = units_of(shown)
+    pooled = {
+        row["arm"]: row
+        for row in arms
+        if row["group"] == ALL and row["unit"] == unit and row.get("low") is not None
+    }
     with style.style():
         width, height = 2.0 + 1.7 * len(columns), 1.0 + 0.21 * (len(tasks) + 1)
         room = ConstrainedLayoutEngine(rect=(0.02, 0, 0.98, 1))  # for wider fonts of browsers
         figure = Figure(figsize=(width, height), layout=room)
         axes = figure.subplots(1, len(columns), sharex=True, sharey=True, squeeze=False)[0]
         for ax, arm in zip(axes, columns, strict=True):
-            for effect in (e for e in shown if e.arm == arm):
-                _effect(ax, tasks.index(effect.task), effect)
+            for effect, size in zip(shown, units, strict=True):
+                if effect.arm == arm:
+                    _effect(ax, tasks.index(effect.task), effect, size)
             if arm in pooled:
                 _pooled(ax, len(tasks) + 0.4, pooled[arm])
             _frame(ax, arm, len(tasks))
-        known = [e.verdict["mean_difference"] / e.unit for e in shown]
+        known = [e.verdict["mean_difference"] / size for e, size in zip(shown, units, strict=True)]
         axes[0].set_xlim(min(-3.0, 1.6 * min(known)), max(3.0, 1.6 * max(known)))
         axes[0].set_yticks([*range(len(tasks)), len(tasks) + 0.4], [*map(_label, tasks), "all"])
         axes[0].set_ylim(len(tasks) + 1.0, -0.7)
-        figure.supxlabel(
-            "← worse\u2003deviations of the baseline over seeds\u2003better →", fontsize=8
-        )
+        figure.supxlabel(f"← worse\u2003{unit}\u2003better →", fontsize=8)
         style.settle(figure)
     return figure
 
@@ -61,17 +67,17 @@ def _label(task: str) -> str:
     return " ".join(task.split("/")[1:]).replace("_", " ")
 
 
-def _effect(ax: Axes, y: float, effect: Effect) -> None:
+def _effect(ax: Axes, y: float, effect: Effect, unit: float) -> None:
     verdict = effect.verdict
-    word = verdict["direction"] or verdict["word"]
-    colour = style.LIGHT.get(word, style.MUTED)
-    ends = (-1e3 if verdict["ci_low"] is None else verdict["ci_low"] / effect.unit,
-            1e3 if verdict["ci_high"] is None else verdict["ci_high"] / effect.unit)  # fmt: skip
-    mean = verdict["mean_difference"] / effect.unit
+    colour = style.LIGHT.get(verdict["direction"] or verdict["word"], style.MUTED)
+    mean = verdict["mean_difference"] / unit
+    low, high = (None if verdict[k] is None else verdict[k] / unit for k in ("ci_low", "ci_high"))
+    ends = [-BEYOND if low is None else low, BEYOND if high is None else high]
     ax.plot(ends, [y, y], color=colour, lw=1.4, solid_capstyle="butt")
     (dot,) = ax.plot(mean, y, marker="o", ms=3.6, color=colour)
-    style.tip(dot, f"{_label(effect.task)}, {effect.arm}: {mean:+.2f} [{ends[0]:+.2f}, "
-              f"{ends[1]:+.2f}], {verdict['verdict']}, n = {verdict['n_seeds']}")  # fmt: skip
+    interval = interval_text(low, high, "{:+.2f}".format)
+    text = f"{mean:+.2f} {interval}, {verdict['verdict']}, n = {verdict['n_seeds']}"
+    style.tip(dot, f"{_label(effect.task)}, {effect.arm}: {text}")
 
 
 def _pooled(ax: Axes, y: float, row: Mapping[str, Any]) -> None:
