@@ -14,6 +14,7 @@ from typing import Any
 import engine_study
 import pytest
 from conftest import command, compose, environment
+from rich.progress import Progress
 
 from kanzoo.errors import BusyError, DivergedError
 from kanzoo.registry import names, options
@@ -34,6 +35,7 @@ from kanzoo.study.engines.cell import (
 from kanzoo.study.engines.local import LocalEngine
 from kanzoo.study.engines.slurm_job import journal_of, outcomes_of_lost
 from kanzoo.study.plan import Cell
+from kanzoo.study.run import TimeLeft
 
 SABOTAGE = Path(__file__).parent / "sabotage"
 
@@ -346,6 +348,21 @@ def test_a_study_that_a_signal_stops_saves_its_cells_and_goes_on(
     assert f"{8 - done} of 8 cells to run" in said
     assert f"{8 - done}/{8 - done}, 0:00:00 left: smoke " in said  # a log has a line a cell
     assert engine_study.results(runs) == undisturbed
+
+
+def test_the_time_left_is_that_of_the_mean_cell_where_workers_end_together() -> None:
+    """Two workers with cells of 200 s: the twelfth pair ends after 40 minutes."""
+    clock = {"now": 0.0}
+    progress = Progress(get_time=lambda: clock["now"], auto_refresh=False)
+    bar = progress.add_task("cells", total=24)
+    (task,) = progress.tasks
+    assert TimeLeft.of(task) == "-:--:--"
+    for now in (199.0, 200.0, 399.0, 400.0):
+        clock["now"] = now
+        progress.advance(bar)
+    assert TimeLeft.of(task) == TimeLeft().render(task).plain == "0:33:20"
+    progress.update(bar, completed=24)
+    assert TimeLeft.of(task) == "0:00:00"
 
 
 def finished(folder: Path) -> bool:

@@ -18,10 +18,10 @@ from kanzoo.rundir import RunDir
 HERE = Path(__file__).parent
 
 
-def train_in(count: int, *words: str) -> None:
-    """Run `processes.py` in so many processes of torchrun."""
+def train_in(count: int, *words: str, script: str = "processes.py") -> None:
+    """Run a script of this folder in so many processes of torchrun."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += [f"--nproc-per-node={count}", str(HERE / "processes.py"), *words]
+    command += [f"--nproc-per-node={count}", str(HERE / script), *words]
     done = subprocess.run(command, env=environment(), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
 
@@ -73,3 +73,9 @@ def test_shards_of_four_processes_go_on_in_two_that_hold_copies(tmp_path: Path) 
     train_in(2, str(shared), "fsdp", "32-true", "0", *names)
     for name in names:
         assert_same(shared, alone, name, "32-true", 1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_process_that_ends_waits_for_threads_that_share_its_tensors(tmp_path: Path) -> None:
+    train_in(2, str(tmp_path), "ddp", script="leaving.py")

@@ -12,10 +12,12 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
+    Task,
     TextColumn,
     TimeElapsedColumn,
-    TimeRemainingColumn,
 )
+from rich.text import Text
 
 from kanzoo.run.busy import busy_line
 from kanzoo.study.engines.base import Engine, Session
@@ -24,6 +26,23 @@ from kanzoo.study.plan import Cell, distinct
 from kanzoo.study.wandb_links import link_wandb_runs
 
 log = logging.getLogger("kanzoo")
+
+
+class TimeLeft(ProgressColumn):
+    """How long the cells that are left take if they end as often as those before them.
+
+    Cells of parallel workers end together, so that the time between the last two says little.
+    """
+
+    @staticmethod
+    def of(task: Task) -> str:
+        """The time as H:MM:SS, dashes before a cell has ended."""
+        if not task.completed or task.elapsed is None or task.remaining is None:
+            return "-:--:--"
+        return str(timedelta(seconds=round(task.elapsed / task.completed * task.remaining)))
+
+    def render(self, task: Task) -> Text:
+        return Text(self.of(task), style="progress.remaining")
 
 
 class Runner(ExitStack):
@@ -72,7 +91,7 @@ class Runner(ExitStack):
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             TextColumn("left"),
-            TimeRemainingColumn(),
+            TimeLeft(),
         )
         with Progress(*columns, console=console) as progress:
             name = waiting[0].config["name"]
@@ -85,9 +104,8 @@ class Runner(ExitStack):
                     progress.console.print(text, style="red", markup=False)
                 elif not console.is_terminal:
                     (task,) = progress.tasks
-                    left = task.time_remaining
-                    when = "" if left is None else f", {timedelta(seconds=round(left))} left"
-                    text = f"{task.completed:g}/{len(waiting)}{when}: {name} {cell.title}"
+                    text = f"{task.completed:g}/{len(waiting)}, {TimeLeft.of(task)} left"
+                    text += f": {name} {cell.title}"
                     progress.console.print(text, markup=False, highlight=False)
 
             if self.session is None:

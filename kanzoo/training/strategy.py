@@ -1,6 +1,9 @@
 """How training is shared by several processes: copies of weights (DDP), or shards (FSDP2)."""
 
+import atexit
+import gc
 import logging
+import time
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -20,6 +23,7 @@ from kanzoo.rundir import Config
 from kanzoo.trainer_settings import TrainerConfig
 from kanzoo.training.watch import watch_children, watch_parent
 
+MOMENT = 0.1  # seconds in which threads that wait for the interpreter are given it
 log = logging.getLogger("kanzoo")
 
 
@@ -77,7 +81,22 @@ class _Together(ParallelStrategy):
                     "with MASTER_ADDR=%s MASTER_PORT=%d and NODE_RANK=1 to %d in its environment",
                     *(address, port, self.num_nodes - 1),
                 )
+        is_first = not dist.is_initialized()
         super().setup_environment()
+        if is_first:
+            atexit.register(_leave)
+
+
+def _leave() -> None:
+    """Let threads of gloo drop their tensors while the interpreter runs.
+
+    One that waits for an interpreter that ends takes the process with it, by SIGABRT
+    (pytorch/pytorch#190489).
+    """
+    if dist.is_initialized():
+        dist.destroy_process_group()
+    gc.collect()  # a group that nothing holds waits for its threads
+    time.sleep(MOMENT)  # PyTorch's caches hold groups of shards
 
 
 class CopiesStrategy(_Together, DDPStrategy):
