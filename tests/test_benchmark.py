@@ -14,7 +14,7 @@ from kanzoo.bases.base import get_basis
 from kanzoo.benchmark import inputs, ledgers, models, paths, peers, tables
 from kanzoo.benchmark.layers import SHAPES, Shape, measure
 from kanzoo.benchmark.main import main
-from kanzoo.benchmark.timing import ratio, saved_bytes, training_step
+from kanzoo.benchmark.timing import optimizer_step, ratio, saved_bytes, training_step
 from kanzoo.ledger.store import read_ledger
 from kanzoo.registry import conf_dir, names
 from kanzoo.reproduce.reference import pages
@@ -120,7 +120,7 @@ def test_every_network_has_inputs(name: str) -> None:
     x, y = kind.sample(2)
     before = [p.detach().clone() for p in net.parameters()]
     assert kind.loss(net(x), y).isfinite()
-    models.training_step(net, kind.loss, (x, y))()
+    optimizer_step(net, kind.loss, models.make_optimizer(net), (x, y))()
     after = list(net.parameters())
     assert not any(torch.equal(p, q) for p, q in zip(before, after, strict=True) if p.dim() > 1)
 

@@ -9,6 +9,7 @@ import torch
 from rich.table import Table
 from torch import Tensor
 
+from kanzoo.benchmark.rows import empty_table
 from kanzoo.benchmark.timing import compare, training_step
 from kanzoo.kernels.native import call
 from kanzoo.layers import KANConv2d, KANLinear
@@ -69,9 +70,7 @@ def _bias(layer: EdgeLayer) -> Tensor | None:
 def shown(rows: Sequence[Row]) -> Table:
     """A row a layer."""
     title = f"Step with checks of all tensors over one without (limit {LIMIT:g})"
-    table = Table(title=title, title_justify="left")
-    for name in ("layer", "step us", "ratio"):
-        table.add_column(name, justify="left" if name == "layer" else "right")
+    table = empty_table(title, ["layer"], ["step us", "ratio"])
     for row in rows:
         table.add_row(row.layer, f"{row.step_us:.1f}", f"{row.ratio:.3f}")
     return table

@@ -20,6 +20,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from kanzoo.bases.base import get_basis
+from kanzoo.benchmark.rows import empty_table
 from kanzoo.data.functions import Functions
 from kanzoo.fit.compiled_mse import compiled_mse
 from kanzoo.layers import KANLinear
@@ -132,9 +133,7 @@ def shown(rows: Sequence[FitRow]) -> Table:
     """The one fit, beside that of pykan where it is installed."""
     (row,) = rows
     title = f"Fit of a [2, 5, 1] KAN by {row.steps} LBFGS steps, 1000 points, G=5, float64"
-    table = Table(title=title, title_justify="left")
-    for name in ("software", "seconds", "ratio", "training RMSE"):
-        table.add_column(name, justify="left" if name == "software" else "right")
+    table = empty_table(title, ["software"], ["seconds", "ratio", "training RMSE"])
     ratio = "" if row.ratio is None else f"{row.ratio:.3f}"
     table.add_row("kanzoo", f"{row.seconds:.2f}", ratio, f"{row.rmse:.2e}")
     if row.pykan_seconds is None:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from kanzoo.bases.base import BasisFactory, get_basis
 from kanzoo.benchmark.peers import Peer
+from kanzoo.benchmark.rows import empty_table
 from kanzoo.benchmark.timing import ratio, saved_bytes, training_step
 from kanzoo.layers import KANConv2d, KANLinear
 
@@ -120,9 +121,9 @@ def peers(packages: list[Peer], grid_sizes: tuple[int, ...], rounds: int) -> Ite
 
 def shown(rows: Sequence[Row]) -> Table:
     """A row a shape, basis, grid size and backend."""
-    table = Table(title="Ratio of a training step to the dense limit", title_justify="left")
-    for name in ("shape", "basis", "G", "backend", "step", "forward", "saved bytes"):
-        table.add_column(name, justify="left" if name in ("shape", "basis") else "right")
+    words = ("shape", "basis", "G", "backend")
+    numbers = ("step", "forward", "saved bytes")
+    table = empty_table("Ratio of a training step to the dense limit", words, numbers)
     for row in rows:
         table.add_row(
             row.shape,

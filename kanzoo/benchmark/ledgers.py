@@ -5,6 +5,7 @@ comparable. Here every network is made by the command of its runs, with the size
 takes steps on a batch of its own data with its own loss and optimiser, in turn with the baseline.
 """
 
+import functools
 import math
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,7 +16,8 @@ from typing import Any
 import torch
 from rich.table import Table
 
-from kanzoo.benchmark.timing import compare
+from kanzoo.benchmark.rows import empty_table
+from kanzoo.benchmark.timing import compare, optimizer_step
 from kanzoo.ledger.repeat import configuration
 from kanzoo.ledger.store import read_ledger
 from kanzoo.run.prepare import prepare
@@ -48,24 +50,13 @@ class Training:
         prepared = prepare(config)
         prepared.dataset.load()
         loaders = prepared.dataset.loaders(seed=config["seed"], device=torch.device("cpu"))
-        self.batch = next(iter(loaders.train))
-        self.objective = prepared.objective
-        self.optim = config["optim"]
-        self.net = prepared.plan.build(config["seed"])
+        batch, objective = next(iter(loaders.train)), prepared.objective
+        net = prepared.plan.build(config["seed"])
+        optimizer_of = functools.partial(build_optimizer, config["optim"])
         self.params = prepared.plan.params
-        self.memory = peak_step_memory(
-            self.net, self.objective.loss, self._optimizer, self.batch, self.objective.output
-        )
-        self.optimizer = self._optimizer(self.net.train())
-
-    def _optimizer(self, net: torch.nn.Module) -> torch.optim.Optimizer:
-        return build_optimizer(self.optim, net)
-
-    def step(self) -> None:
-        x, y = self.batch
-        self.optimizer.zero_grad()
-        self.objective.loss(self.objective.output(self.net, x), y).backward()
-        self.optimizer.step()
+        self.memory = peak_step_memory(net, objective.loss, optimizer_of, batch, objective.output)
+        forward = functools.partial(objective.output, net)
+        self.step = optimizer_step(forward, objective.loss, optimizer_of(net.train()), batch)
 
 
 def measure(folders: Sequence[Path], rounds: int) -> Iterator[Row]:
@@ -110,10 +101,9 @@ def _row(study: str, task: str, arm: str, ours: Training, twin: Training, rounds
 
 def shown(rows: Sequence[Row]) -> Table:
     """A row an arm of a task, then the geometric means of every arm over its tasks."""
-    table = Table(title="Training step and peak memory of arms (ratio to the baseline)")
-    table.title_justify = "left"
-    for name in ("study", "task", "arm", "parameters", "step ms", "peak MB"):
-        table.add_column(name, justify="left" if name in ("study", "task", "arm") else "right")
+    title = "Training step and peak memory of arms (ratio to the baseline)"
+    words, numbers = ("study", "task", "arm"), ("parameters", "step ms", "peak MB")
+    table = empty_table(title, words, numbers)
     for row in rows:
         table.add_row(
             row.study,

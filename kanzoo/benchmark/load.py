@@ -18,6 +18,8 @@ from unittest import mock
 
 from rich.table import Table
 
+from kanzoo.benchmark.rows import empty_table
+
 USUAL, KANZOO = "PyTorch's", "kanzoo"
 WAYS: dict[str, dict[str, str]] = {
     USUAL: {},
@@ -117,18 +119,13 @@ def time_steps(layers: str, seconds: float, sleeps: bool) -> float:
 def _training_step(layers: str) -> Callable[[], None]:
     import torch
 
+    from kanzoo.benchmark.timing import optimizer_step
     from kanzoo.models.build import create_model
 
     net = create_model("mlp", layers=layers, in_shape=(1, 8, 8), width=128)
     optimizer = torch.optim.Adam(net.parameters())
-    x, y = torch.randn(64, 1, 8, 8), torch.randint(10, (64,))
-
-    def step() -> None:
-        optimizer.zero_grad()
-        torch.nn.functional.cross_entropy(net(x), y).backward()
-        optimizer.step()
-
-    return step
+    batch = torch.randn(64, 1, 8, 8), torch.randint(10, (64,))
+    return optimizer_step(net, torch.nn.functional.cross_entropy, optimizer, batch)
 
 
 def _fit(sleeps: bool) -> Callable[[], None]:
@@ -151,10 +148,8 @@ def _fit(sleeps: bool) -> Callable[[], None]:
 def shown(rows: Sequence[Row]) -> Table:
     """A row a network and a way of waiting."""
     title = f"Training steps, each of {rows[0].threads} cores shared with another process"
-    table = Table(title=title, title_justify="left")
-    for name in ("network", "threads wait", "alone ms", "beside ms", "of fair", "cost alone"):
-        is_text = name in ("network", "threads wait")
-        table.add_column(name, justify="left" if is_text else "right")
+    numbers = ("alone ms", "beside ms", "of fair", "cost alone")
+    table = empty_table(title, ["network", "threads wait"], numbers)
     for row in rows:
         values = (row.alone_ms, row.beside_ms, row.beside_fair, row.idle_cost)
         table.add_row(row.net, row.way, *(f"{value:.2f}" for value in values))

@@ -25,6 +25,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from rich.table import Table
 from torch import Tensor
 
+from kanzoo.benchmark.rows import empty_table
 from kanzoo.run.config import compose
 from kanzoo.run.fit import fit
 from kanzoo.run.prepare import Prepared, prepare
@@ -238,9 +239,7 @@ def _row(
 def shown(rows: Sequence[Row]) -> Table:
     """A row a way of logging, beside the bare loop."""
     title = f"scripts/train.py on {rows[0].data} (in brackets: a bare loop), and the ratio"
-    table = Table(title=title, title_justify="left")
-    for name in ("logger", "step ms", "ratio", "epoch s", "ratio"):
-        table.add_column(name, justify="left" if name == "logger" else "right")
+    table = empty_table(title, ["logger"], ["step ms", "ratio", "epoch s", "ratio"])
     for row in rows:
         table.add_row(
             row.logger,

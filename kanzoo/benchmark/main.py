@@ -29,7 +29,10 @@ def main() -> None:
     """Parse the command line and run the benchmark that it names."""
     options = _parser().parse_args()
     torch.manual_seed(0)
-    rows = _collect(options.measure(options), options.json)
+    try:
+        rows = _collect(options.measure(options), options.json)
+    except ValueError as error:  # a name, a file of rows or a ledger that is none
+        raise SystemExit(str(error)) from error
     Console().print(import_module(f"kanzoo.benchmark.{options.what}").shown(rows))
 
 
@@ -146,12 +149,9 @@ def _tables(options: argparse.Namespace) -> Iterator[Any]:
     from kanzoo.benchmark import tables  # needs scikit-learn's estimators
 
     known = [*tables.SETS, *tables.SIZES]
-    try:
-        for name in options.data or ():
-            check_name("--data", name, known)
-        done = tables.measured(options.json, hardware()) if options.resume and options.json else []
-    except ValueError as error:
-        raise SystemExit(str(error)) from error
+    for name in options.data or ():
+        check_name("--data", name, known)
+    done = tables.measured(options.json, hardware()) if options.resume and options.json else []
     yield from tables.measure(options.data or known, options.folds, done)
 
 
@@ -186,10 +186,7 @@ def _collect(rows: Iterable[Row], file: Path | None) -> list[Row]:
 def _ledgers(options: argparse.Namespace) -> Iterator[Any]:
     from kanzoo.benchmark import ledgers  # needs all that trains
 
-    try:
-        yield from ledgers.measure(options.folders, options.rounds)
-    except ValueError as error:
-        raise SystemExit(str(error)) from error
+    yield from ledgers.measure(options.folders, options.rounds)
 
 
 def _load(options: argparse.Namespace) -> Iterator[Any]:

@@ -9,18 +9,18 @@ from dataclasses import dataclass
 
 import torch
 from rich.table import Table
-from torch import Tensor, nn
+from torch import nn
 
 from kanzoo import registry
 from kanzoo.benchmark.inputs import inputs_of, plan
-from kanzoo.benchmark.timing import compare
+from kanzoo.benchmark.rows import empty_table
+from kanzoo.benchmark.timing import compare, optimizer_step
 from kanzoo.training.measure import peak_step_memory
 from kanzoo.training.optim import build_optimizer
 
 TWIN = "mlp"
 KAN = "kan-"  # followed by the name of a basis
 ARMS = (f"{KAN}bspline", f"{KAN}rational")
-Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -45,19 +45,6 @@ def every_arm() -> list[str]:
     return [f"{KAN}{name}" for name in registry.names("basis")]
 
 
-def training_step(net: nn.Module, loss: Loss, batch: tuple[Tensor, Tensor]) -> Callable[[], None]:
-    """Forward, backward and a step of the optimiser, as in training."""
-    optimizer = make_optimizer(net.train())
-    x, y = batch
-
-    def step() -> None:
-        optimizer.zero_grad()
-        loss(net(x), y).backward()
-        optimizer.step()
-
-    return step
-
-
 def make_optimizer(net: nn.Module) -> torch.optim.Optimizer:
     """AdamW as `conf/optim` has it."""
     return build_optimizer(registry.options("optim", "adamw"), net)
@@ -74,14 +61,18 @@ def measure(
     memory = functools.partial(
         peak_step_memory, loss=inputs.loss, make_optimizer=make_optimizer, batch=sample
     )
-    twin_bytes, twin_step = memory(twin), training_step(twin, inputs.loss, sample)
+
+    def step_of(net: nn.Module) -> Callable[[], None]:
+        return optimizer_step(net, inputs.loss, make_optimizer(net.train()), sample)
+
+    twin_bytes, twin_step = memory(twin), step_of(twin)
     rows, twin_times = [], []
     for arm in arms:
         basis = arm.removeprefix(KAN)
         made = plan(name, basis, inputs, match)
         net = made.build(seed=0)
         used = memory(net)
-        times = compare(training_step(net, inputs.loss, sample), twin_step, rounds)
+        times = compare(step_of(net), twin_step, rounds)
         twin_times.append(times.limit)
         rows.append(
             Row(
@@ -108,9 +99,7 @@ def measure(
 def shown(rows: Sequence[Row]) -> Table:
     """A row an arm of an architecture."""
     title = "Training step of whole networks (in brackets: ratio to the MLP twin)"
-    table = Table(title=title, title_justify="left")
-    for name in ("model", "arm", "params", "MFLOPs", "step ms", "peak MB"):
-        table.add_column(name, justify="left" if name in ("model", "arm") else "right")
+    table = empty_table(title, ["model", "arm"], ["params", "MFLOPs", "step ms", "peak MB"])
     for row in rows:
         table.add_row(
             row.model,

@@ -17,6 +17,7 @@ from torch import Tensor
 from kanzoo import kernels
 from kanzoo.bases.base import get_basis
 from kanzoo.benchmark.layers import SHAPES, Shape
+from kanzoo.benchmark.rows import empty_table
 from kanzoo.benchmark.timing import compare, saved_bytes, training_step
 from kanzoo.layers.dispatch import PATHS, choose
 from kanzoo.layers.layer import KANLayer
@@ -104,9 +105,8 @@ def _left_out(*_: object) -> str:
 def shown(rows: Sequence[Row]) -> Table:
     """A row a path of a layer."""
     title = f"Training steps by special paths (worth their code from {WORTH:g} times faster)"
-    table = Table(title=title, title_justify="left")
-    for name in ("shape", "basis", "compiler", "path", "step ms", "times faster", "saved bytes"):
-        table.add_column(name, justify="left" if name in ("shape", "basis", "path") else "right")
+    words = ("shape", "basis", "compiler", "path")
+    table = empty_table(title, words, ["step ms", "times faster", "saved bytes"])
     for row in rows:
         values = (row.step_ms, row.speedup, row.saved_bytes_ratio)
         has = "yes" if row.compiler else "no"

@@ -11,6 +11,7 @@ from typing import Any
 
 from rich.table import Table
 
+from kanzoo.benchmark.rows import empty_table
 from kanzoo.benchmark.timing import compare
 from kanzoo.run.config import compose
 from kanzoo.run.fit import train
@@ -66,9 +67,8 @@ def _row(name: str, words: tuple[str, ...], folder: str, rounds: int, epochs: in
 
 def shown(rows: Sequence[Row]) -> Table:
     """A row a cell."""
-    table = Table(title=f"{rows[0].num_seeds} runs on digits", title_justify="left")
-    for name in ("cell", "together s", "one by one s", "times faster"):
-        table.add_column(name, justify="left" if name == "cell" else "right")
+    numbers = ("together s", "one by one s", "times faster")
+    table = empty_table(f"{rows[0].num_seeds} runs on digits", ["cell"], numbers)
     for row in rows:
         values = (row.together_s, row.separate_s, row.speedup)
         table.add_row(row.cell, *(f"{value:.2f}" for value in values))

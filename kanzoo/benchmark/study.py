@@ -24,6 +24,7 @@ import numpy as np
 from rich.table import Table
 
 from kanzoo import compare
+from kanzoo.benchmark.rows import empty_table
 from kanzoo.models.weights import save_recipe
 from kanzoo.run.config import compose
 from kanzoo.run.fit import train
@@ -208,9 +209,7 @@ def _make_up_results(cells: list[Cell]) -> None:
 
 def shown(rows: Sequence[Row]) -> Table:
     """A row a measurement, beside its limit."""
-    table = Table(title="What a study costs beside its training", title_justify="left")
-    for name in ("", "measured", "limit"):
-        table.add_column(name, justify="right" if name else "left")
+    table = empty_table("What a study costs beside its training", [""], ["measured", "limit"])
     for row in rows:
         sign = ">=" if row.at_least else "<="
         table.add_row(row.what, f"{row.value:.3g} {row.unit}", f"{sign} {row.limit:g} {row.unit}")

@@ -26,6 +26,7 @@ from sklearn.neural_network import MLPClassifier, MLPRegressor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from kanzoo.benchmark.rows import empty_table
 from kanzoo.estimators.classifier import KANClassifier
 from kanzoo.estimators.regressor import KANRegressor
 from kanzoo.files import read_json
@@ -155,9 +156,8 @@ def measure(
 def shown(rows: Sequence[TableRow]) -> Table:
     """The rows as a table."""
     title = "R2 or accuracy on held-out folds, with its standard error; seconds of a fit"
-    table = Table(title=title, title_justify="left")
-    for name in ("data", "method", "score", "seconds", "of CPU", "peak MB"):
-        table.add_column(name, justify="left" if name in ("data", "method") else "right")
+    numbers = ("score", "seconds", "of CPU", "peak MB")
+    table = empty_table(title, ["data", "method"], numbers)
     for row in rows:
         score = f"{row.score:.3f} +- {row.standard_error:.3f}"
         times = (f"{row.seconds:.2f}", f"{row.cpu_seconds:.2f}")

@@ -63,6 +63,23 @@ def training_step(net: Callable[[Tensor], Tensor], x: Tensor, grad: Tensor) -> C
     return step
 
 
+def optimizer_step(
+    forward: Callable[[Tensor], Tensor],
+    loss: Callable[[Tensor, Tensor], Tensor],
+    optimizer: torch.optim.Optimizer,
+    batch: tuple[Tensor, Tensor],
+) -> Callable[[], None]:
+    """Forward, backward and a step of the optimiser, as in training."""
+    x, y = batch
+
+    def step() -> None:
+        optimizer.zero_grad()
+        loss(forward(x), y).backward()
+        optimizer.step()
+
+    return step
+
+
 def saved_bytes(net: nn.Module, x: Tensor) -> int:
     """Bytes that autograd keeps between forward and backward, parameters and buffers aside."""
     stored = {t.untyped_storage()._cdata for t in (*net.parameters(), *net.buffers())}
