@@ -1,6 +1,7 @@
 """Inputs and layers that several test files share."""
 
 import os
+import re
 from typing import Any
 
 import pytest
@@ -8,7 +9,9 @@ import torch
 from torch import Tensor
 
 from kanzoo.bases.spline import BSpline
+from kanzoo.data.special import BUILT_IN_FEYNMAN
 from kanzoo.layers import KANConv2d, KANConvTranspose1d, KANLinear
+from kanzoo.registry import conf_dir
 
 # A basis of every kind: splines on even and on moved grids, with a function beside them, sums of
 # fixed functions, and of trained and of drawn ones; one function, by groups, trained, fixed; none.
@@ -19,7 +22,9 @@ DOUBLE: dict[str, Any] = {"dtype": torch.float64}
 
 def skip_without_table(study: str) -> None:
     """Skip the test of a study on functions of Feynman's table, where there is no such table."""
-    if study == "generalize_functions" and not os.environ.get("KANZOO_DATA"):
+    text = (conf_dir() / "study" / f"{study}.yaml").read_text(encoding="utf-8")
+    functions = re.findall(r"data\.function=feynman_([\w.]+)", text)
+    if set(functions) - set(BUILT_IN_FEYNMAN) and not os.environ.get("KANZOO_DATA"):
         pytest.skip("KANZOO_DATA does not name a folder with the table of Feynman's equations")
 
 

@@ -331,13 +331,6 @@ def test_every_study_says_what_it_asks_and_how_to_run_it(name: str) -> None:
     assert len(cells) >= 2 * read(name)["seeds"]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", registry.names("study"))
-def test_every_study_can_start(name: str) -> None:
-    skip_without_table(name)
-    check_cells(plan(compose("compare", [f"study={name}"])))
-
-
 # --- the record ----------------------------------------------------------------------------------
 
 
