@@ -166,6 +166,8 @@ def test_rational_starts_in_the_shape_it_says(start: str) -> None:
     x = np.linspace(-3.5, 3.5, 201)
     error = evaluate(basis, x)[0] - shapes[start](torch.as_tensor(x)).cpu().numpy()
     assert np.abs(error).max() < {"identity": 1e-12, "gelu": 3e-3, "silu": 1e-5}[start]
+    one, two = evaluate(basis, np.array([1e6, 2e6]))[0]
+    assert two / one == pytest.approx(4 if start == "gelu" else 2, rel=1e-3)  # how it grows
     assert sum(p.numel() for p in make("rational", 64).parameters()) == 38
 
 

@@ -32,8 +32,10 @@ class GroupRational(Basis):
     """P(x) / (1 + |Q_g(x)|): one trained rational function per group of neighbouring features.
 
     P has degree 5 and is shared by all groups; Q_g(x) = b_1 x + .. + b_4 x^4 has coefficients of
-    its own (KAT, 2409.10594, eq. 9 and section 4.3). `start` is the shape to begin with. Groups
-    that do not divide the features differ in size by one; there are never more than features.
+    its own (KAT, 2409.10594, eq. 9 and section 4.3). `start` is the shape to begin with: outside of
+    its fit that of GELU grows as x^2, that of SiLU as x, which is the better one where inputs are
+    large. Groups that do not divide the features differ in size by one; there are never more than
+    features.
     """
 
     default_residual: ClassVar[str | None] = None
