@@ -159,7 +159,7 @@ def test_the_pages_are_up_to_date() -> None:
 
 
 def test_a_measurement_of_tables_goes_on_where_it_was(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "tables.json"
     words = ["benchmark.py", "tables", "--data", "wine", "--folds", "2", "--json", str(file)]
@@ -178,5 +178,6 @@ def test_a_measurement_of_tables_goes_on_where_it_was(
     assert scores[0] == -5
     assert 0.9 < scores[1] <= 1
     file.write_text(json.dumps({**report, "hardware": {**report["hardware"], "cpu": "abacus"}}))
-    with pytest.raises(SystemExit, match="another cpu"):
+    with pytest.raises(SystemExit):
         main()
+    assert "another cpu" in capsys.readouterr().err

@@ -19,6 +19,7 @@ from kanzoo.benchmark.timing import ROUNDS
 from kanzoo.checks import check_name
 from kanzoo.files import write_atomic
 from kanzoo.models.budget import MATCHES
+from kanzoo.run.command import user_errors
 from kanzoo.rundir import git_sha
 
 BACKENDS = ("auto", "blocked")
@@ -29,10 +30,8 @@ def main() -> None:
     """Parse the command line and run the benchmark that it names."""
     options = _parser().parse_args()
     torch.manual_seed(0)
-    try:
+    with user_errors():  # a name, a file of rows or a ledger that is none
         rows = _collect(options.measure(options), options.json)
-    except ValueError as error:  # a name, a file of rows or a ledger that is none
-        raise SystemExit(str(error)) from error
     Console().print(import_module(f"kanzoo.benchmark.{options.what}").shown(rows))
 
 

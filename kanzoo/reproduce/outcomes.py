@@ -1,20 +1,16 @@
 """What is known of a published figure: its runs by seed, from here or from an earlier page."""
 
-import math
 import statistics
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from scipy import stats
-
 from kanzoo.files import read_json
 from kanzoo.reproduce.figures import REPRODUCTIONS
+from kanzoo.reproduce.kanbefair import SOURCE_SEED
 
 Key = tuple[str, str]  # an experiment and its row
-LEAST = 5  # seeds that say where a single run may lie
 
 
 @dataclass(frozen=True)
@@ -36,7 +32,8 @@ class Outcome:
     """A row beside its published figure; `runs` by seed, empty where it was not run.
 
     recipe: tells a row from one of the same name whose recipe was another. base: the mean of the
-    row that the figure is a ratio to.
+    row that the figure is a ratio to. repeated: the source's own steps by seed, its own among them,
+    scored as it scores.
     """
 
     experiment: str
@@ -47,6 +44,7 @@ class Outcome:
     params: int
     runs: Mapping[int, SeedRun] = field(default_factory=dict)
     base: float = 1.0
+    repeated: Mapping[int, SeedRun] = field(default_factory=dict)
 
     @property
     def scores(self) -> list[float]:
@@ -59,38 +57,54 @@ class Outcome:
         return statistics.fmean(self.scores) / self.base
 
     @property
-    def single(self) -> tuple[float, float] | None:
-        """Where 95 % of single runs are expected, by Student's t, of errors by their logarithms.
+    def with_its_seed(self) -> float | None:
+        """What the source's steps give with its own seed, None where they were not repeated."""
+        run = self.repeated.get(SOURCE_SEED)
+        return None if run is None else run.score
 
-        None for a source of more runs than one, or of less than five here.
-        """
-        about = REPRODUCTIONS[self.experiment]
-        if not about.one_seed or len(self.runs) < LEAST:
-            return None
-        scores = np.log(self.scores) if about.is_factor else np.array(self.scores)
-        deviation = scores.std(ddof=1) * np.sqrt(1 + 1 / len(scores))
-        low, high = scores.mean() + deviation * stats.t.ppf([0.025, 0.975], len(scores) - 1)
-        ends = np.exp([low, high]) if about.is_factor else np.array([low, high])
-        return float(ends[0]), float(ends[1])
+    @property
+    def with_others(self) -> list[float]:
+        """What the source's steps give with other seeds."""
+        return [run.score for seed, run in self.repeated.items() if seed != SOURCE_SEED]
 
     @property
     def verdict(self) -> str:
-        """ "agrees", "within seeds", "better", "worse", "not run", or empty without a figure."""
+        """ "agrees", "better", "worse", "source's seed", "not run", or empty without a figure.
+
+        It is the source's seed where its steps give its figure with that seed, and our mean in the
+        mean of others, both within the tolerance.
+        """
         if not self.runs:
             return "not run"
         if self.published is None:
             return ""
         about = REPRODUCTIONS[self.experiment]
-        verdict = about.verdict(self.published, self.measured, about.is_error)
-        low, high = self.single or (math.inf, -math.inf)
-        is_within = verdict != "agrees" and low <= self.published <= high
-        return "within seeds" if is_within else verdict
+
+        def against(reference: float, score: float) -> str:
+            return about.verdict(reference, score, about.is_error)
+
+        verdict = against(self.published, self.measured)
+        if verdict == "agrees" or self.with_its_seed is None or not self.with_others:
+            return verdict
+        parts = {
+            against(self.published, self.with_its_seed),
+            against(statistics.fmean(self.with_others), self.measured),
+        }
+        return "source's seed" if parts == {"agrees"} else verdict
 
     def joined(self, earlier: "Outcome | None") -> "Outcome":
-        """With the runs of other seeds that an earlier page has of the same recipe."""
-        if earlier is None or earlier.recipe != self.recipe:
+        """With the runs of other seeds that an earlier page has of the same recipe.
+
+        What the source's steps gave stays whatever the recipe here is.
+        """
+        if earlier is None:
             return self
-        return replace(self, runs=dict(sorted({**earlier.runs, **self.runs}.items())))
+        runs = earlier.runs if earlier.recipe == self.recipe else {}
+        return replace(
+            self,
+            runs=dict(sorted({**runs, **self.runs}.items())),
+            repeated=dict(sorted({**earlier.repeated, **self.repeated}.items())),
+        )
 
     def record(self) -> dict[str, Any]:
         """The outcome as it is kept beside the page."""
@@ -102,7 +116,8 @@ def read_records(file: Path) -> dict[Key, Outcome]:
     outcomes = {}
     for record in read_json(file) if file.is_file() else []:
         values = {key: value for key, value in record.items() if key != "verdict"}
-        values["runs"] = {int(seed): SeedRun(**run) for seed, run in record["runs"].items()}
+        for part in ("runs", "repeated"):
+            values[part] = {int(seed): SeedRun(**run) for seed, run in record.get(part, {}).items()}
         outcomes[record["experiment"], record["row"]] = Outcome(**values)
     return outcomes
 

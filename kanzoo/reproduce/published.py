@@ -5,11 +5,13 @@ import hashlib
 import json
 import logging
 import shlex
-import statistics
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
+import torch
 from rich.console import Console
 
 from kanzoo import registry
@@ -18,26 +20,19 @@ from kanzoo.files import read_yaml, write_atomic
 from kanzoo.models.build import build_layers, build_plan
 from kanzoo.reproduce.by_test import TestScores, best_by_test
 from kanzoo.reproduce.figures import REPRODUCTIONS, Reproduction, Row
+from kanzoo.reproduce.kanbefair import SOURCE_SEED
 from kanzoo.reproduce.outcomes import Key, Outcome, SeedRun, read_records, with_bases
+from kanzoo.reproduce.page import DIFFERING, summary, table
 from kanzoo.run.command import user_errors
 from kanzoo.run.config import compose
 from kanzoo.run.fit import train
 from kanzoo.run.prepare import prepare
 from kanzoo.rundir import Config, RunDir
+from kanzoo.training.measure import machine
 
 RUNS = "runs/reproductions"
 PAGE = Path("docs/reproductions.md")
-HEAD = """# Published figures, repeated
-
-Written by `make reproduce`, which runs what this page does not have yet. Every row is the mean and
-deviation of n seeds; "agrees" is within the tolerance, "better" and "worse" are beyond it. Where
-the source has one run, "within seeds" is beyond the tolerance, too, but 95 % of our single runs are
-expected in an interval that holds its figure. A network that was not run is composed and counted.
-Some sources take the best epoch by their test set: "source's rule" is what that would change here,
-in the n runs in which it was followed; all else is of the epoch that validation data chose.
-"""
 IMAGENET = (3, 224, 224)
-DIFFERING = ("better", "worse", "within seeds")
 
 
 @cache
@@ -93,83 +88,6 @@ def outcome(name: str, label: str, runs: str, earlier: Outcome | None = None) ->
     return Outcome(name, label, row.published, identity, line, size, found).joined(earlier)
 
 
-def table(outcomes: Sequence[Outcome]) -> str:
-    """The page of all outcomes, a section an experiment."""
-    lines = [HEAD]
-    for name in dict.fromkeys(o.experiment for o in outcomes):
-        about = REPRODUCTIONS[name]
-        near = f"x{about.tolerance:g}" if about.is_factor else f"+-{about.tolerance:g}"
-        rule = ["source's rule"] if about.by_test else []
-        heads = ["network", "parameters", "published", "here", *rule, "n", "difference", "verdict"]
-        lines += [
-            f"## {name}\n",
-            f"Source: {about.source}. Metric: test {about.metric}, tolerance {near}. "
-            + (f"Figures are ratios to {about.beside}. " if about.beside else "")
-            + (f"Differences: {about.note}. " if about.note else "")
-            + (
-                f"About {about.minutes:g} min a seed on one core. "
-                if about.minutes
-                else "For a GPU. "
-            )
-            + f"Recipe: `conf/experiment/published/{name}.yaml`.\n",
-            f"| {' | '.join(heads)} | s a run |",
-            "|---|" + "--:|" * (len(heads) - 2) + "---|--:|",
-        ]
-        ours = [o for o in outcomes if o.experiment == name]
-        lines += [_line(o) for o in ours]
-        differing = [o for o in ours if o.verdict in DIFFERING]
-        if differing:
-            lines += ["", "Where we differ:", ""]
-            lines += [_difference(o) for o in differing]
-        machines = ", ".join(sorted({run.machine for o in ours for run in o.runs.values()}))
-        lines += ["", f"On {machines}.\n" if machines else "Not run here.\n"]
-        lines += ["```bash", *(o.command for o in ours), "```\n"]
-    return "\n".join(lines)
-
-
-def _difference(outcome: Outcome) -> str:
-    """A row beyond the tolerance: how far its seeds are apart, and why it differs."""
-    reason = REPRODUCTIONS[outcome.experiment].rows[outcome.row].reason or "no cause was found"
-    low, high = min(outcome.scores), max(outcome.scores)
-    ends = outcome.single
-    single = f", 95 % of single runs expected from {ends[0]:.3g} to {ends[1]:.3g}" if ends else ""
-    return f"- {outcome.row}: seeds from {low:.3g} to {high:.3g}{single}; {reason}."
-
-
-def _line(outcome: Outcome) -> str:
-    about = REPRODUCTIONS[outcome.experiment]
-    published = "-" if outcome.published is None else f"{outcome.published:.4g}"
-    here, difference, seconds = "-", "-", "-"
-    if outcome.runs:
-        here = _mean(outcome.scores)
-        seconds = f"{statistics.median(run.seconds for run in outcome.runs.values()):.0f}"
-        if outcome.published is not None:
-            difference = (
-                f"x{outcome.measured / outcome.published:.2f}"
-                if about.is_factor
-                else f"{outcome.measured - outcome.published:+.4f}"
-            )
-    rule = [_changed_by_rule(outcome)] if about.by_test else []
-    cells = (outcome.row, f"{outcome.params:,}", published, here, *rule, str(len(outcome.runs)),
-             difference, outcome.verdict, seconds)  # fmt: skip
-    return f"| {' | '.join(cells)} |"
-
-
-def _changed_by_rule(outcome: Outcome) -> str:
-    """What the best epoch by the test set would change, in the runs in which it was followed."""
-    pairs = [(run.by_test, run.score) for run in outcome.runs.values() if run.by_test is not None]
-    if not pairs:
-        return "-"
-    if REPRODUCTIONS[outcome.experiment].is_factor:
-        return f"x{statistics.fmean(best / own for best, own in pairs):.2f} (n = {len(pairs)})"
-    return f"{statistics.fmean(best - own for best, own in pairs):+.4f} (n = {len(pairs)})"
-
-
-def _mean(scores: Sequence[float]) -> str:
-    deviation = f" ± {statistics.stdev(scores):.2g}" if len(scores) > 1 else ""
-    return f"{statistics.fmean(scores):.4g}{deviation}"
-
-
 def planned(names: Sequence[str]) -> Iterator[tuple[str, str, int]]:
     """Experiment, row and seed of every run that one core can do, one seed of all rows first."""
     for name in names:
@@ -179,6 +97,28 @@ def planned(names: Sequence[str]) -> Iterator[tuple[str, str, int]]:
                 for label, row in about.rows.items():
                     if seed < about.seeds_of(row):
                         yield name, label, seed
+
+
+def repetitions(names: Sequence[str], known: Iterable[Outcome]) -> Iterator[tuple[str, str, int]]:
+    """Experiment, row and seed of every run of a source that is done again.
+
+    That of its own seed first, those of others where ours are beyond the tolerance.
+    """
+    for outcome in known:
+        row = REPRODUCTIONS[outcome.experiment].rows[outcome.row]
+        if outcome.experiment in names and row.source_run is not None:
+            differs = outcome.verdict in DIFFERING
+            for seed in (SOURCE_SEED, *range(row.seeds if differs else 0)):
+                yield outcome.experiment, outcome.row, seed
+
+
+def repeat(name: str, label: str, seed: int) -> SeedRun:
+    """Take the source's own steps, scored as the source scores: by the best epoch on its tests."""
+    source_run = REPRODUCTIONS[name].rows[label].source_run
+    assert source_run is not None
+    began = time.perf_counter()
+    best = min(source_run.errors(seed))
+    return SeedRun(best, time.perf_counter() - began, machine(torch.device("cpu")))
 
 
 def run(name: str, label: str, seed: int, runs: str) -> None:
@@ -211,15 +151,22 @@ def main(argv: Sequence[str] | None = None) -> None:
             for label in about.rows
         }
         _write(options.page, list(outcomes.values()))
-        todo = [] if options.show else list(planned(options.names or list(REPRODUCTIONS)))
-        todo = [t for t in todo if options.again or t[2] not in outcomes[t[:2]].runs]
+        names = [] if options.show else options.names or list(REPRODUCTIONS)
+        todo = [t for t in planned(names) if options.again or t[2] not in outcomes[t[:2]].runs]
         for i, (name, label, seed) in enumerate(todo):
             console.print(f"{i + 1}/{len(todo)}: {name}: {label}, seed {seed}")
             run(name, label, seed, options.runs)
             outcomes[name, label] = outcome(name, label, options.runs, outcomes[name, label])
             _write(options.page, list(outcomes.values()))
+        todo = list(repetitions(names, with_bases(outcomes.values())))
+        todo = [t for t in todo if options.again or t[2] not in outcomes[t[:2]].repeated]
+        for i, (name, label, seed) in enumerate(todo):
+            console.print(f"{i + 1}/{len(todo)}: {name}: {label}, the source's steps, seed {seed}")
+            repeated = {**outcomes[name, label].repeated, seed: repeat(name, label, seed)}
+            outcomes[name, label] = replace(outcomes[name, label], repeated=repeated)
+            _write(options.page, list(outcomes.values()))
         judged = with_bases(outcomes.values())
-        console.print(f"{options.page}: " + _summary(judged))
+        console.print(f"{options.page}: " + summary(judged))
         worse = [f"{o.experiment}: {o.row}" for o in judged if o.verdict == "worse"]
         if worse:
             raise ValueError(f"worse than published, beyond the tolerance: {'; '.join(worse)}")
@@ -231,8 +178,3 @@ def _write(page: Path, outcomes: Sequence[Outcome]) -> None:
     write_atomic(page, table(judged))
     text = json.dumps([outcome.record() for outcome in judged], indent=1)
     write_atomic(page.with_suffix(".json"), text)
-
-
-def _summary(outcomes: Sequence[Outcome]) -> str:
-    verdicts = [o.verdict or "without a figure" for o in outcomes]
-    return ", ".join(f"{verdicts.count(v)} {v}" for v in dict.fromkeys(verdicts))
