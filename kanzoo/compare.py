@@ -62,10 +62,12 @@ def _job(config: Config) -> None:
 
     if few := seeds_needed(study):
         log.warning(few)
+    is_tuned = False
     try:
         with runner(config, cells, engine) as run_all:
             run = only_selected(run_all, study)
             tunings, cells = tune_arms(config, cells, prepared, TrialRuns(run, ledger.trials))
+            is_tuned = True
             with user_errors():
                 if tunings:
                     check_cells(cells, engine.is_local)
@@ -79,7 +81,8 @@ def _job(config: Config) -> None:
     except (KeyboardInterrupt, Stopped) as stop:
         done = sum(cell.folder.result() is not None for cell in cells)
         signaled = stop if isinstance(stop, Stopped) else Stopped(signal.SIGINT)
-        stopped(signaled, f"{done} of {len(cells)} cells are finished, ")
+        cells_done = f"{done} of {len(cells)} cells are finished, "  # by what tuning has chosen
+        stopped(signaled, cells_done if is_tuned else "tuning is not finished, ")
     failed = report(config, cells, tunings)
     if failed:
         raise SystemExit(1)

@@ -2,6 +2,7 @@
 
 import json
 import math
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,10 @@ import pytest
 from conftest import compose
 from test_compare import configured
 
+from kanzoo import compare
 from kanzoo.checks import build
 from kanzoo.compare import _job
+from kanzoo.errors import Stopped
 from kanzoo.settings import TuneConfig
 from kanzoo.study.comparison import check_cells, check_trials, plan, tune_arms
 from kanzoo.study.overrides import tuning_order
@@ -448,6 +451,23 @@ def test_the_studies_of_accuracy_are_tuned(tmp_path: Path, name: str) -> None:
     rates, words = tune.space["optim.lr"], config["study"]["overrides"]
     recipe = compose("train", [word for word in words if word.startswith("optim")])
     assert rates["low"] <= recipe["optim"]["lr"] <= rates["high"], "the recipe is in the space"
+
+
+@pytest.mark.usefixtures("inline")
+def test_a_study_that_stops_while_it_tunes_does_not_count_its_cells(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Which of its runs are those of the study is known when tuning has chosen."""
+
+    def stop(*_: object) -> None:
+        raise Stopped(signal.SIGTERM)
+
+    monkeypatch.setattr(compare, "tune_arms", stop)
+    with pytest.raises(SystemExit) as ended:
+        compare._job(study_of(tmp_path, trials=3))
+    assert ended.value.code == 128 + signal.SIGTERM
+    said = "kanzoo: stopped by SIGTERM; tuning is not finished, the same command goes on from here"
+    assert capsys.readouterr().err.splitlines()[-1] == said
 
 
 @pytest.mark.slow
