@@ -19,8 +19,8 @@ class Row:
 
     overrides: what it changes. published: the figure, in the metric of the experiment; None where
     the source has none and the row is shown beside the others. reason: why ours is another.
-    seeds: where there are more of them than in the other rows. source_run: the source's own run of
-    one seed, which is done again with that seed, where `seeds` are given with them too.
+    seeds: where there are more of them than in the other rows. source_run: the source's own run,
+    which is done again with its seed.
     """
 
     overrides: tuple[str, ...]
@@ -71,16 +71,14 @@ class Reproduction:
         return "better" if (ours < low) == is_error else "worse"
 
 
-BETTER_OF_TWO = "the source has the better of two activations, of one seed each"
-LUCKY = "the source has one seed"
-SPECIAL = {  # beyond the tolerance after three seeds, and why ours are others
-    "ellipkinc, MLP 2-50-1": BETTER_OF_TWO,
-    "ellipeinc, MLP 2-50-1": BETTER_OF_TWO,
-    "sph_harm_0_1, KAN 2-5-1, G = 5": LUCKY,
-    "sph_harm_0_1, KAN 2-5-1, G = 20": LUCKY,
-    "sph_harm_0_1, MLP 2-50-50-1": LUCKY,
-}
-MORE_SEEDS = 10  # of these, since the source's figures are of one seed
+MORE_SEEDS = 10  # of rows whose seeds are far apart
+APART = (
+    "ellipkinc, MLP 2-50-1",
+    "ellipeinc, MLP 2-50-1",
+    "sph_harm_0_1, KAN 2-5-1, G = 5",
+    "sph_harm_0_1, KAN 2-5-1, G = 20",
+    "sph_harm_0_1, MLP 2-50-50-1",
+)
 
 
 def _special() -> dict[str, Row]:
@@ -112,9 +110,9 @@ def _special() -> dict[str, Row]:
         }  # fmt: skip
         for (network, (changes, run)), value in zip(networks.items(), values, strict=True):
             label = f"{name}, {network}"
-            more = MORE_SEEDS if label in SPECIAL else 0
+            more = MORE_SEEDS if label in APART else 0
             words = (f"data.function={name}", *changes)
-            rows[label] = Row(words, value, SPECIAL.get(label, ""), more, run)
+            rows[label] = Row(words, value, seeds=more, source_run=run)
         rows[f"{name}, MLP 2-50-1, tuned"] = Row((f"data.function={name}", *tuned), None)
     return rows
 

@@ -1,9 +1,9 @@
 """Runs of KANbeFair's special functions as its source does them, with its seed: another route.
 
 A published figure of one seed may be a lucky one. These are the source's steps in plain PyTorch, in
-its order of random numbers, so that its seed gives its figure and other seeds say how far it is
-from their mean; of this package only the functions and the B-splines are used. Source: KANbeFair,
-2407.16674, and the code that it names (train.py, kan/KAN.py).
+its order of random numbers, so that its seed gives its figure; of this package only the functions
+and the B-splines are used. Source: KANbeFair, 2407.16674, and the code that it names (train.py,
+kan/KAN.py).
 
 Axes: N samples, I inputs and O outputs of a layer, K splines.
 """
@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from kanzoo.bases.base import get_basis
 from kanzoo.data.special import SPECIAL
 
-SOURCE_SEED = 1314  # of all its runs; its KANs draw their weights from seed 0 whatever it is
+SEED, WEIGHTS_SEED = 1314, 0  # of all its runs, of the weights of all its KANs
 SAMPLES, BATCH, EPOCHS, RATE = 1000, 128, 500, 1e-3
 ACTIVATIONS = {"relu": nn.ReLU, "gelu": nn.GELU}
 
@@ -39,25 +39,25 @@ class SourceRun:
     activation: str = ""
     grid_size: int = 0
 
-    def network(self, seed: int) -> nn.Sequential:
+    def network(self) -> nn.Sequential:
         """The network with its first weights: `(N, 2) -> (N, 1)`."""
         sizes = (2, *self.widths, 1)
         if self.grid_size:
-            torch.manual_seed(0 if seed == SOURCE_SEED else seed)
+            torch.manual_seed(WEIGHTS_SEED)
             return nn.Sequential(*(Edges(i, o, self.grid_size) for i, o in pairwise(sizes)))
         layers: list[nn.Module] = []
         for inputs, outputs in pairwise(sizes):
             layers += [nn.Linear(inputs, outputs), ACTIVATIONS[self.activation]()]
         return nn.Sequential(*layers[:-1])
 
-    def errors(self, seed: int = SOURCE_SEED, epochs: int = EPOCHS) -> Iterator[float]:
+    def errors(self) -> Iterator[float]:
         """Mean absolute errors on the test set after each epoch."""
-        train, test = self._sets(seed)
-        torch.manual_seed(seed)
-        network = self.network(seed)
+        train, test = self._sets()
+        torch.manual_seed(SEED)
+        network = self.network()
         optimiser = torch.optim.Adam(network.parameters(), RATE)
         batches = DataLoader(train, BATCH, shuffle=True)
-        for _ in range(epochs):
+        for _ in range(EPOCHS):
             for x, y in batches:
                 optimiser.zero_grad()
                 F.mse_loss(network(x), y).backward()
@@ -67,9 +67,9 @@ class SourceRun:
             with torch.no_grad():
                 yield (network(x) - y).abs().mean().item()
 
-    def _sets(self, seed: int) -> tuple[TensorDataset, TensorDataset]:
+    def _sets(self) -> tuple[TensorDataset, TensorDataset]:
         """Training and test set, drawn one after the other."""
-        draw = np.random.RandomState(seed)
+        draw = np.random.RandomState(SEED)
         sets = []
         for _ in range(2):
             x = draw.rand(SAMPLES, 2)

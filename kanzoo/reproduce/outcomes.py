@@ -8,7 +8,6 @@ from typing import Any
 
 from kanzoo.files import read_json
 from kanzoo.reproduce.figures import REPRODUCTIONS
-from kanzoo.reproduce.kanbefair import SOURCE_SEED
 
 Key = tuple[str, str]  # an experiment and its row
 
@@ -32,8 +31,8 @@ class Outcome:
     """A row beside its published figure; `runs` by seed, empty where it was not run.
 
     recipe: tells a row from one of the same name whose recipe was another. base: the mean of the
-    row that the figure is a ratio to. repeated: the source's own steps by seed, its own among them,
-    scored as it scores.
+    row that the figure is a ratio to. its_seed: the source's own steps with the seed of its figure,
+    scored as it scores, None where they were not taken.
     """
 
     experiment: str
@@ -44,7 +43,7 @@ class Outcome:
     params: int
     runs: Mapping[int, SeedRun] = field(default_factory=dict)
     base: float = 1.0
-    repeated: Mapping[int, SeedRun] = field(default_factory=dict)
+    its_seed: SeedRun | None = None
 
     @property
     def scores(self) -> list[float]:
@@ -57,40 +56,14 @@ class Outcome:
         return statistics.fmean(self.scores) / self.base
 
     @property
-    def with_its_seed(self) -> float | None:
-        """What the source's steps give with its own seed, None where they were not repeated."""
-        run = self.repeated.get(SOURCE_SEED)
-        return None if run is None else run.score
-
-    @property
-    def with_others(self) -> list[float]:
-        """What the source's steps give with other seeds."""
-        return [run.score for seed, run in self.repeated.items() if seed != SOURCE_SEED]
-
-    @property
     def verdict(self) -> str:
-        """ "agrees", "better", "worse", "source's seed", "not run", or empty without a figure.
-
-        It is the source's seed where its steps give its figure with that seed, and our mean in the
-        mean of others, both within the tolerance.
-        """
+        """ "agrees", "better", "worse", "not run", or empty without a figure."""
         if not self.runs:
             return "not run"
         if self.published is None:
             return ""
         about = REPRODUCTIONS[self.experiment]
-
-        def against(reference: float, score: float) -> str:
-            return about.verdict(reference, score, about.is_error)
-
-        verdict = against(self.published, self.measured)
-        if verdict == "agrees" or self.with_its_seed is None or not self.with_others:
-            return verdict
-        parts = {
-            against(self.published, self.with_its_seed),
-            against(statistics.fmean(self.with_others), self.measured),
-        }
-        return "source's seed" if parts == {"agrees"} else verdict
+        return about.verdict(self.published, self.measured, about.is_error)
 
     def joined(self, earlier: "Outcome | None") -> "Outcome":
         """With the runs of other seeds that an earlier page has of the same recipe.
@@ -103,7 +76,7 @@ class Outcome:
         return replace(
             self,
             runs=dict(sorted({**runs, **self.runs}.items())),
-            repeated=dict(sorted({**earlier.repeated, **self.repeated}.items())),
+            its_seed=self.its_seed or earlier.its_seed,
         )
 
     def record(self) -> dict[str, Any]:
@@ -116,8 +89,9 @@ def read_records(file: Path) -> dict[Key, Outcome]:
     outcomes = {}
     for record in read_json(file) if file.is_file() else []:
         values = {key: value for key, value in record.items() if key != "verdict"}
-        for part in ("runs", "repeated"):
-            values[part] = {int(seed): SeedRun(**run) for seed, run in record.get(part, {}).items()}
+        values["runs"] = {int(seed): SeedRun(**run) for seed, run in record["runs"].items()}
+        its_seed = record.get("its_seed")
+        values["its_seed"] = its_seed and SeedRun(**its_seed)
         outcomes[record["experiment"], record["row"]] = Outcome(**values)
     return outcomes
 

@@ -10,13 +10,12 @@ HEAD = """# Published figures, repeated
 
 Written by `make reproduce`, which runs what this page does not have yet. Every row is the mean and
 deviation of n seeds; "agrees" is within the tolerance, "better" and "worse" are beyond it. "Its
-seed" is what the source's own steps give, in plain PyTorch, with the seed of its figure. Where a
-figure is beyond the tolerance, "source's seed" says that its seed gives it all the same, and that
-other seeds give ours by these steps, too. A network that was not run is composed and counted.
+seed" is what the source's own steps give, in plain PyTorch, with the seed of its figure. A network
+that was not run is composed and counted.
 Some sources take the best epoch by their test set: "source's rule" is what that would change here,
 in the n runs in which it was followed; all else is of the epoch that validation data chose.
 """
-DIFFERING = ("better", "worse", "source's seed")
+DIFFERING = ("better", "worse")
 
 
 def table(outcomes: Sequence[Outcome]) -> str:
@@ -27,7 +26,7 @@ def table(outcomes: Sequence[Outcome]) -> str:
         near = f"x{about.tolerance:g}" if about.is_factor else f"+-{about.tolerance:g}"
         ours = [o for o in outcomes if o.experiment == name]
         heads = ["network", "parameters", "published"]
-        heads += ["its seed"] if any(o.repeated for o in ours) else []
+        heads += ["its seed"] if any(o.its_seed for o in ours) else []
         heads += ["here", *(["source's rule"] if about.by_test else []), "n", "difference"]
         heads += ["verdict"]
         lines += [
@@ -61,9 +60,7 @@ def _difference(outcome: Outcome) -> str:
     """A row beyond the tolerance: how far its seeds are apart, and why it differs."""
     reason = REPRODUCTIONS[outcome.experiment].rows[outcome.row].reason or "no cause was found"
     low, high = min(outcome.scores), max(outcome.scores)
-    others = outcome.with_others
-    steps = f"; its steps give {_mean(others)} with {len(others)} other seeds" if others else ""
-    return f"- {outcome.row}: seeds from {low:.3g} to {high:.3g}; {reason}{steps}."
+    return f"- {outcome.row}: seeds from {low:.3g} to {high:.3g}; {reason}."
 
 
 def _line(outcome: Outcome, has_its_seed: bool) -> str:
@@ -79,8 +76,8 @@ def _line(outcome: Outcome, has_its_seed: bool) -> str:
                 if about.is_factor
                 else f"{outcome.measured - outcome.published:+.4f}"
             )
-    seed = outcome.with_its_seed
-    its = ["-" if seed is None else f"{seed:.4g}"] if has_its_seed else []
+    seed = outcome.its_seed
+    its = ["-" if seed is None else f"{seed.score:.4g}"] if has_its_seed else []
     rule = [_changed_by_rule(outcome)] if about.by_test else []
     cells = (outcome.row, f"{outcome.params:,}", published, *its, here, *rule,
              str(len(outcome.runs)), difference, outcome.verdict, seconds)  # fmt: skip

@@ -6,7 +6,7 @@ import json
 import logging
 import shlex
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -20,9 +20,9 @@ from kanzoo.files import read_yaml, write_atomic
 from kanzoo.models.build import build_layers, build_plan
 from kanzoo.reproduce.by_test import TestScores, best_by_test
 from kanzoo.reproduce.figures import REPRODUCTIONS, Reproduction, Row
-from kanzoo.reproduce.kanbefair import SOURCE_SEED
+from kanzoo.reproduce.kanbefair import SourceRun
 from kanzoo.reproduce.outcomes import Key, Outcome, SeedRun, read_records, with_bases
-from kanzoo.reproduce.page import DIFFERING, summary, table
+from kanzoo.reproduce.page import summary, table
 from kanzoo.run.command import user_errors
 from kanzoo.run.config import compose
 from kanzoo.run.fit import train
@@ -99,25 +99,10 @@ def planned(names: Sequence[str]) -> Iterator[tuple[str, str, int]]:
                         yield name, label, seed
 
 
-def repetitions(names: Sequence[str], known: Iterable[Outcome]) -> Iterator[tuple[str, str, int]]:
-    """Experiment, row and seed of every run of a source that is done again.
-
-    That of its own seed first, those of others where ours are beyond the tolerance.
-    """
-    for outcome in known:
-        row = REPRODUCTIONS[outcome.experiment].rows[outcome.row]
-        if outcome.experiment in names and row.source_run is not None:
-            differs = outcome.verdict in DIFFERING
-            for seed in (SOURCE_SEED, *range(row.seeds if differs else 0)):
-                yield outcome.experiment, outcome.row, seed
-
-
-def repeat(name: str, label: str, seed: int) -> SeedRun:
+def repeat(source_run: SourceRun) -> SeedRun:
     """Take the source's own steps, scored as the source scores: by the best epoch on its tests."""
-    source_run = REPRODUCTIONS[name].rows[label].source_run
-    assert source_run is not None
     began = time.perf_counter()
-    best = min(source_run.errors(seed))
+    best = min(source_run.errors())
     return SeedRun(best, time.perf_counter() - began, machine(torch.device("cpu")))
 
 
@@ -158,13 +143,12 @@ def main(argv: Sequence[str] | None = None) -> None:
             run(name, label, seed, options.runs)
             outcomes[name, label] = outcome(name, label, options.runs, outcomes[name, label])
             _write(options.page, list(outcomes.values()))
-        todo = list(repetitions(names, with_bases(outcomes.values())))
-        todo = [t for t in todo if options.again or t[2] not in outcomes[t[:2]].repeated]
-        for i, (name, label, seed) in enumerate(todo):
-            console.print(f"{i + 1}/{len(todo)}: {name}: {label}, the source's steps, seed {seed}")
-            repeated = {**outcomes[name, label].repeated, seed: repeat(name, label, seed)}
-            outcomes[name, label] = replace(outcomes[name, label], repeated=repeated)
-            _write(options.page, list(outcomes.values()))
+        for (name, label), known in outcomes.items():
+            source_run = REPRODUCTIONS[name].rows[label].source_run
+            if source_run and name in names and (options.again or known.its_seed is None):
+                console.print(f"{name}: {label}, by the source's own steps")
+                outcomes[name, label] = replace(known, its_seed=repeat(source_run))
+                _write(options.page, list(outcomes.values()))
         judged = with_bases(outcomes.values())
         console.print(f"{options.page}: " + summary(judged))
         worse = [f"{o.experiment}: {o.row}" for o in judged if o.verdict == "worse"]
