@@ -12,7 +12,6 @@ import pytest
 from conftest import compose
 from test_compare import configured
 
-from kanzoo import compare
 from kanzoo.checks import build
 from kanzoo.compare import _job
 from kanzoo.errors import Stopped
@@ -462,9 +461,9 @@ def test_a_study_that_stops_while_it_tunes_does_not_count_its_cells(
     def stop(*_: object) -> None:
         raise Stopped(signal.SIGTERM)
 
-    monkeypatch.setattr(compare, "tune_arms", stop)
+    monkeypatch.setattr("kanzoo.compare.tune_arms", stop)
     with pytest.raises(SystemExit) as ended:
-        compare._job(study_of(tmp_path, trials=3))
+        _job(study_of(tmp_path, trials=3))
     assert ended.value.code == 128 + signal.SIGTERM
     said = "kanzoo: stopped by SIGTERM; tuning is not finished, the same command goes on from here"
     assert capsys.readouterr().err.splitlines()[-1] == said

@@ -25,10 +25,11 @@ def table(outcomes: Sequence[Outcome]) -> str:
         about = REPRODUCTIONS[name]
         near = f"x{about.tolerance:g}" if about.is_factor else f"+-{about.tolerance:g}"
         ours = [o for o in outcomes if o.experiment == name]
-        heads = ["network", "parameters", "published"]
-        heads += ["its seed"] if any(o.its_seed for o in ours) else []
-        heads += ["here", *(["source's rule"] if about.by_test else []), "n", "difference"]
-        heads += ["verdict"]
+        has_its_seed = any(o.its_seed for o in ours)
+        its = ["its seed"] if has_its_seed else []
+        rule = ["source's rule"] if about.by_test else []
+        heads = ["network", "parameters", "published", *its, "here", *rule]
+        heads += ["n", "difference", "verdict"]
         lines += [
             f"## {name}\n",
             f"Source: {about.source}. Metric: test {about.metric}, tolerance {near}. "
@@ -43,15 +44,16 @@ def table(outcomes: Sequence[Outcome]) -> str:
             f"| {' | '.join(heads)} | s a run |",
             "|---|" + "--:|" * (len(heads) - 2) + "---|--:|",
         ]
-        lines += [_line(o, "its seed" in heads) for o in ours]
+        lines += [_line(o, has_its_seed) for o in ours]
         differing = [o for o in ours if o.verdict in DIFFERING]
         if differing:
             lines += ["", "Where we differ:", ""]
             lines += [_difference(o) for o in differing]
-        machines = ", ".join(sorted({run.machine for o in ours for run in o.runs.values()}))
+        runs = [run for o in ours for run in (*o.runs.values(), o.its_seed) if run]
+        machines = ", ".join(sorted({run.machine for run in runs}))
         lines += ["", f"On {machines}.\n" if machines else "Not run here.\n"]
         whole = [f"python scripts/reproduce.py {name}  # all rows, and the source's own steps"]
-        steps = whole if "its seed" in heads else []
+        steps = whole if has_its_seed else []
         lines += ["```bash", *steps, *(o.command for o in ours), "```\n"]
     return "\n".join(lines)
 
