@@ -59,7 +59,7 @@ smoke: $(STAMP) ## Two steps of every architecture as MLP and as KAN
 	$(BIN)/python scripts/compare.py study=smoke_dense overwrite=true
 	$(BIN)/python scripts/compare.py study=smoke_graph overwrite=true
 
-reproduce: $(STAMP) ## Repeat published figures on real data (an hour or two; goes on where it was)
+reproduce: $(STAMP) ## Repeat published figures on real data (hours; goes on where it was)
 	$(BIN)/python scripts/reproduce.py
 
 benchmark: $(STAMP) ## Time layers against the dense limit

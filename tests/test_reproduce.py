@@ -152,7 +152,7 @@ def test_runs_go_on_and_a_worse_figure_ends_with_an_error(
     def never(*given: object) -> None:
         raise AssertionError(given)
 
-    monkeypatch.setattr(published, "train", never)
+    monkeypatch.setattr(published, "run", never)
     monkeypatch.setattr(published, "repeat", never)
     for further in (["--show"], []):  # what was measured stays, wherever its runs are
         with pytest.raises(SystemExit):

@@ -6,7 +6,7 @@ import json
 import logging
 import shlex
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -28,6 +28,9 @@ from kanzoo.run.config import compose
 from kanzoo.run.fit import train
 from kanzoo.run.prepare import prepare
 from kanzoo.rundir import Config, RunDir
+from kanzoo.study.engines.local import LocalEngine
+from kanzoo.study.plan import Cell
+from kanzoo.study.run import Runner
 from kanzoo.training.measure import machine
 
 RUNS = "runs/reproductions"
@@ -106,12 +109,23 @@ def repeat(source_run: SourceRun) -> SeedRun:
     return SeedRun(best, time.perf_counter() - began, machine(torch.device("cpu")))
 
 
-def run(name: str, label: str, seed: int, runs: str) -> None:
-    """Train a seed of a row, or find it finished."""
-    about = REPRODUCTIONS[name]
-    config = configuration(name, about.rows[label], seed, runs)
-    folder = RunDir.of(config).path
-    train(config, [TestScores(folder, about.metric)] if about.by_test else [])
+def train_seed(config: Config) -> Config:
+    """Train a run as its source does: with its scores on the test set, where it chooses by them."""
+    about = REPRODUCTIONS[config["choices"]["experiment"].removeprefix("published/")]
+    return train(config, [TestScores(RunDir.of(config).path, about.metric)] * about.by_test)
+
+
+def run(todo: Sequence[tuple[str, str, int]], runs: str, workers: int | None) -> None:
+    """Train seeds of rows, as many at once as there are workers; what has finished stays."""
+    cells = []
+    for name, label, seed in todo:
+        config = configuration(name, REPRODUCTIONS[name].rows[label], seed, runs)
+        cells.append(Cell(name, label, "", "", seed, config, ()))
+    with Runner(LocalEngine(workers=workers), Path(runs), train_seed, len(cells)) as runner:
+        runner(cells)
+    failed = [f"{cell.title}: {cell.folder.failure}" for cell in cells if not cell.folder.result()]
+    if failed:
+        raise ValueError(f"{len(failed)} of {len(cells)} runs failed; {failed[0]}")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -120,29 +134,24 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Repeat published figures; finished runs stay.")
     parser.add_argument("names", nargs="*", help=f"of {', '.join(REPRODUCTIONS)}; default: all")
     parser.add_argument("--runs", default=RUNS, help="folder of the runs")
+    parser.add_argument("--workers", type=int, help="runs at once; default: one a core")
     parser.add_argument("--page", type=Path, default=PAGE)
     parser.add_argument("--show", action="store_true", help="write the page of what has finished")
     parser.add_argument("--again", action="store_true", help="run what the page has already, too")
     options = parser.parse_args(argv)
     console = Console(stderr=True, soft_wrap=True, highlight=False)
-    file = options.page.with_suffix(".json")
     with user_errors():
         for name in options.names:
             check_name("reproduction", name, REPRODUCTIONS)
-        earlier = read_records(file)
-        outcomes: dict[Key, Outcome] = {
-            (name, label): outcome(name, label, options.runs, earlier.get((name, label)))
-            for name, about in REPRODUCTIONS.items()
-            for label in about.rows
-        }
-        _write(options.page, list(outcomes.values()))
+        records = read_records(options.page.with_suffix(".json"))
+        outcomes = _write_known(options.page, options.runs, records)
         names = [] if options.show else options.names or list(REPRODUCTIONS)
         todo = [t for t in planned(names) if options.again or t[2] not in outcomes[t[:2]].runs]
-        for i, (name, label, seed) in enumerate(todo):
-            console.print(f"{i + 1}/{len(todo)}: {name}: {label}, seed {seed}")
-            run(name, label, seed, options.runs)
-            outcomes[name, label] = outcome(name, label, options.runs, outcomes[name, label])
-            _write(options.page, list(outcomes.values()))
+        if todo:
+            try:
+                run(todo, options.runs, options.workers)
+            finally:
+                outcomes = _write_known(options.page, options.runs, outcomes)
         for (name, label), known in outcomes.items():
             source_run = REPRODUCTIONS[name].rows[label].source_run
             if source_run and name in names and (options.again or known.its_seed is None):
@@ -154,6 +163,17 @@ def main(argv: Sequence[str] | None = None) -> None:
         worse = [f"{o.experiment}: {o.row}" for o in judged if o.verdict == "worse"]
         if worse:
             raise ValueError(f"worse than published, beyond the tolerance: {'; '.join(worse)}")
+
+
+def _write_known(page: Path, runs: str, earlier: Mapping[Key, Outcome]) -> dict[Key, Outcome]:
+    """Write what an earlier page and the finished runs say."""
+    outcomes = {
+        (name, label): outcome(name, label, runs, earlier.get((name, label)))
+        for name, about in REPRODUCTIONS.items()
+        for label in about.rows
+    }
+    _write(page, list(outcomes.values()))
+    return outcomes
 
 
 def _write(page: Path, outcomes: Sequence[Outcome]) -> None:

@@ -71,7 +71,8 @@ class Cell:
     @property
     def title(self) -> str:
         axes = [f"{name} {value}" for name, value in self.axes if value]
-        return " ".join([self.data, self.model, self.arm, self.match, *axes, f"seed {self.seed}"])
+        words = [self.data, self.model, self.arm, self.match, *axes, f"seed {self.seed}"]
+        return " ".join(filter(None, words))
 
 
 @dataclass(frozen=True)

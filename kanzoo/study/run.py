@@ -94,7 +94,7 @@ class Runner(ExitStack):
             TimeLeft(),
         )
         with Progress(*columns, console=console) as progress:
-            name = waiting[0].config["name"]
+            name = self.folder.name
             bar = progress.add_task(name, total=len(waiting))
 
             def on_end(cell: Cell, reason: str) -> None:
