@@ -6,7 +6,6 @@ Measures on an accelerator, from the package alone; `--roofline` estimates inste
 
 import argparse
 import json
-import platform
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -166,9 +165,9 @@ def as_lines(content: dict[str, Any]) -> str:
 
 
 def _hardware(device: torch.device) -> dict[str, str]:
-    name = platform.processor() or platform.machine()
-    if device.type == "cuda":
-        name = torch.cuda.get_device_name(device)
+    from kanzoo.training.measure import processor  # which imports all that trains
+
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
     return {"card": name, "device": device.type, "torch": torch.__version__}
 
 

@@ -106,7 +106,7 @@ class Runner(ExitStack):
                     (task,) = progress.tasks
                     text = f"{task.completed:g}/{len(waiting)}, {TimeLeft.of(task)} left"
                     text += f": {name} {cell.title}"
-                    progress.console.print(text, markup=False, highlight=False)
+                    console.print(text, markup=False, highlight=False, soft_wrap=True)
 
             if self.session is None:
                 self.session = self.enter_context(

@@ -36,11 +36,15 @@ def processor() -> str:
 
 
 def machine(device: torch.device) -> str:
-    """What a run was timed on: its GPU, or its CPU and threads, and what trained beside it."""
+    """What a run was timed on: its GPU, or its CPU and threads, and what trained beside it.
+
+    A model of CPU may name several generations; their instructions are what sets digits apart.
+    """
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
     else:
-        name = f"{processor()}, threads: {torch.get_num_threads()}"
+        instructions = torch.backends.cpu.get_cpu_capability()
+        name = f"{processor()}, {instructions}, threads: {torch.get_num_threads()}"
     workers = os.environ.get(WORKERS)
     return f"{name}, workers: {workers}" if workers else name
 
