@@ -50,7 +50,7 @@ def table(outcomes: Sequence[Outcome]) -> str:
             lines += ["", "Where we differ:", ""]
             lines += [_difference(o) for o in differing]
         runs = [run for o in ours for run in (*o.runs.values(), o.its_seed) if run]
-        machines = ", ".join(sorted({run.machine for run in runs}))
+        machines = "; ".join(sorted({run.machine for run in runs}))
         lines += ["", f"On {machines}.\n" if machines else "Not run here.\n"]
         whole = [f"python scripts/reproduce.py {name}  # all rows, and the source's own steps"]
         steps = whole if has_its_seed else []

@@ -5,6 +5,7 @@ import hashlib
 import json
 import logging
 import shlex
+import signal
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -16,6 +17,7 @@ from rich.console import Console
 
 from kanzoo import registry
 from kanzoo.checks import check_name
+from kanzoo.errors import Stopped
 from kanzoo.files import read_yaml, write_atomic
 from kanzoo.models.build import build_layers, build_plan
 from kanzoo.reproduce.by_test import TestScores, best_by_test
@@ -23,7 +25,7 @@ from kanzoo.reproduce.figures import REPRODUCTIONS, Reproduction, Row
 from kanzoo.reproduce.kanbefair import SourceRun
 from kanzoo.reproduce.outcomes import Key, Outcome, SeedRun, read_records, with_bases
 from kanzoo.reproduce.page import summary, table
-from kanzoo.run.command import user_errors
+from kanzoo.run.command import stopped, user_errors
 from kanzoo.run.config import compose
 from kanzoo.run.fit import train
 from kanzoo.run.prepare import prepare
@@ -139,30 +141,37 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--show", action="store_true", help="write the page of what has finished")
     parser.add_argument("--again", action="store_true", help="run what the page has already, too")
     options = parser.parse_args(argv)
+    try:
+        with user_errors():
+            for name in options.names:
+                check_name("reproduction", name, REPRODUCTIONS)
+            _reproduce(options)
+    except KeyboardInterrupt:
+        stopped(Stopped(signal.SIGINT))
+
+
+def _reproduce(options: argparse.Namespace) -> None:
     console = Console(stderr=True, soft_wrap=True, highlight=False)
-    with user_errors():
-        for name in options.names:
-            check_name("reproduction", name, REPRODUCTIONS)
-        records = read_records(options.page.with_suffix(".json"))
-        outcomes = _write_known(options.page, options.runs, records)
-        names = [] if options.show else options.names or list(REPRODUCTIONS)
-        todo = [t for t in planned(names) if options.again or t[2] not in outcomes[t[:2]].runs]
-        if todo:
-            try:
-                run(todo, options.runs, options.workers)
-            finally:
-                outcomes = _write_known(options.page, options.runs, outcomes)
-        for (name, label), known in outcomes.items():
-            source_run = REPRODUCTIONS[name].rows[label].source_run
-            if source_run and name in names and (options.again or known.its_seed is None):
-                console.print(f"{name}: {label}, by the source's own steps")
-                outcomes[name, label] = replace(known, its_seed=repeat(source_run))
-                _write(options.page, list(outcomes.values()))
-        judged = with_bases(outcomes.values())
-        console.print(f"{options.page}: " + summary(judged))
-        worse = [f"{o.experiment}: {o.row}" for o in judged if o.verdict == "worse"]
-        if worse:
-            raise ValueError(f"worse than published, beyond the tolerance: {'; '.join(worse)}")
+    records = read_records(options.page.with_suffix(".json"))
+    outcomes = _write_known(options.page, options.runs, records)
+    names = [] if options.show else options.names or list(REPRODUCTIONS)
+    todo = [t for t in planned(names) if options.again or t[2] not in outcomes[t[:2]].runs]
+    if todo:
+        try:
+            run(todo, options.runs, options.workers)
+        finally:
+            outcomes = _write_known(options.page, options.runs, outcomes)
+    for (name, label), known in outcomes.items():
+        source_run = REPRODUCTIONS[name].rows[label].source_run
+        if source_run and name in names and (options.again or known.its_seed is None):
+            console.print(f"{name}: {label}, by the source's own steps")
+            outcomes[name, label] = replace(known, its_seed=repeat(source_run))
+            _write(options.page, list(outcomes.values()))
+    judged = with_bases(outcomes.values())
+    console.print(f"{options.page}: " + summary(judged))
+    worse = [f"{o.experiment}: {o.row}" for o in judged if o.verdict == "worse"]
+    if worse:
+        raise ValueError(f"worse than published, beyond the tolerance: {'; '.join(worse)}")
 
 
 def _write_known(page: Path, runs: str, earlier: Mapping[Key, Outcome]) -> dict[Key, Outcome]:
