@@ -16,6 +16,7 @@ import pandas as pd
 import pytest
 from engine_study import configured
 
+from kanzoo.ledger.grow import join
 from kanzoo.ledger.main import main
 from kanzoo.ledger.missing import missing
 from kanzoo.ledger.restore import finished_in, take_finished
@@ -24,7 +25,7 @@ from kanzoo.ledger.tuned import check_trials
 from kanzoo.ledger.verify import check_ledger
 from kanzoo.rundir import RunDir
 from kanzoo.study.comparison import plan, report, study_folder, study_of
-from kanzoo.study.record import write_record
+from kanzoo.study.record import Record, write_record
 
 ARMS = {"mlp": ["layers=mlp"], "kan": ["layers=kan"]}
 STUDIES = Path(__file__).resolve().parents[1] / "docs" / "studies"
@@ -51,12 +52,17 @@ def run_all(config: dict[str, Any], better: float = 0.0, models: str = "") -> Pa
         correct = score(cell.config, better)
         folder.write_config()
         folder.write_items({"correct": correct, "loss": correct * 0.5})
-        accuracy = float(correct.mean())
+        accuracy, choices = float(correct.mean()), cell.config["choices"]
         folder.write_result(
             {
-                **{"status": "finished", "metric": "accuracy", "mode": "max", "sizes": "width 8"},
+                **{key: choices[key] for key in ("data", "model", "layers")},
+                "basis": choices["basis"] if cell.config["layers"]["kan_roles"] else None,
+                **{"name": cell.config["name"], "seed": cell.seed, "machine": "one"},
+                **{"config_hash": folder.config_hash, "status": "finished"},
+                **{"metric": "accuracy", "mode": "max", "sizes": "width 8"},
                 **{"trunk_changed": "", "kan_roles": [], "flops_sparse": 1, "epochs": 1},
-                **{"test": {"accuracy": accuracy, "loss": 0.5}, "val": {"accuracy": accuracy}},
+                "test": {"accuracy": accuracy, "loss": accuracy / 2},
+                "val": {"accuracy": accuracy},
                 **{"params": 10, "flops": 20, "step_time_ms": 1.25, "peak_memory_mb": 1.0},
                 **{"train_seconds": 1.0, "reference": {"test": {"accuracy": 0.1}}},
                 "reference_name": "majority",
@@ -140,6 +146,7 @@ def with_score(text: str) -> str:
     return json.dumps(result)
 
 
+TOLD = ["test", "val", "result", "layers", "basis"]
 EDITS: dict[str, tuple[Any, str]] = {
     "score": (lambda t: first(t, test=0.9), "its result says"),
     "score and result": (lambda t: first(t, test=0.9, result=with_score), "its items give"),
@@ -161,6 +168,24 @@ EDITS: dict[str, tuple[Any, str]] = {
         lambda t: first(t, command=lambda w: w.replace("data=digits", "data=mnist")),
         "its command is not that of arm",
     ),
+    "further word": (
+        lambda t: first(t, command=lambda w: f"{w} trainer.max_epochs=200"),
+        "trainer.max_epochs=200, which the study does not say",
+    ),
+    "program": (
+        lambda t: first(t, command=lambda w: w.replace("python scripts", "rm scripts")),
+        "its command begins with rm scripts/train.py",
+    ),
+    "result of another seed": (
+        lambda t: first(t, **t.loc[1, ["test", "val", "result"]].to_dict()),
+        "seed of its command is",
+    ),
+    "result of another arm": (
+        lambda t: first(t, **t.loc[t["arm"].ne(t["arm"][0]).idxmax(), TOLD].to_dict()),
+        "its result says",
+    ),
+    "split": (lambda t: first(t, n_train=7), "n_train is 7, its result says 100"),
+    "no skill": (lambda t: first(t, no_skill=0.5), "no_skill is 0.5, its result says 0.1"),
     "diverged": (lambda t: first(t, status="diverged", result=""), "not that of no skill, 0.1"),
     "lucky": (
         lambda t: t.assign(test=t["test"].where(t["status"].eq("finished"), 0.9)),
@@ -175,6 +200,22 @@ FILES: dict[str, tuple[str, Any, str]] = {
     "nothing": ("runs.csv", lambda b: b"", "damaged ledger"),
     "verdict": ("verdicts.json", lambda b: b.replace(b'_seeds": 5', b'_seeds": 9'), "not follow"),
     "aggregate": ("aggregate.json", lambda b: b"{}", "does not follow"),
+    "small number": (
+        "verdicts.json",
+        lambda b: re.sub(rb'("p_value": 0\.\d{3})\d*', rb"\g<1>", b, count=1),
+        "does not follow",
+    ),
+    "study": (
+        "study.yaml",
+        lambda b: b.replace(b"max_epochs=2", b"max_epochs=9"),
+        "which has trainer.max_epochs=9",
+    ),
+    "share of data": (
+        "study.yaml",
+        lambda b: b.replace(b"train_fraction:\n- 1.0", b"train_fraction:\n- 0.1"),
+        "its command is not that of arm",
+    ),
+    "name": ("study.yaml", lambda b: b.replace(b"name: smoke", b"name: other"), "name=other"),
     "no JSON": ("verdicts.json", lambda b: b"better", "is not readable JSON"),
     "history": ("study.yaml", lambda b: b + b"added: 5\n", "added must list texts by the day"),
     "version": ("study.yaml", lambda b: b.replace(b"format: 2", b"format: 9"), "is of format 9"),
@@ -239,7 +280,8 @@ def test_items_of_corrupted_inputs_and_their_number(
     shutil.copytree(made, ledger)
     with np.load(ledger / "items.npz") as file:
         items = {name: file[name] for name in file.files}
-    more = {f"{name.rpartition('/')[0]}/noise_0.5.correct": x for name, x in items.items()}
+    right = {name: x for name, x in items.items() if name.endswith("correct")}
+    more = {f"{name.rpartition('/')[0]}/noise_0.5.correct": x for name, x in right.items()}
     np.savez(ledger / "items.npz", **items, **more)
     assert check_ledger(ledger) == 15
     np.savez(ledger / "items.npz", **{name: np.tile(x, 2) for name, x in items.items()})
@@ -250,8 +292,9 @@ def trials(row: dict[str, Any], **keys: list[Any]) -> pd.DataFrame:
     """Two trials of a row's kind, of which the second is the better."""
     kind = {key: [row[key]] * 2 for key in ("data", "model", "arm", "match", "grid")}
     columns = {"trial": [0, 1], "config_hash": ["0" * 8, "1" * 8], "value": [0.5, 0.75]}
-    columns |= {"scores": ["0.5", "0.5 1.0"], "failed": [0, 0], "reason": ["", ""]}
-    return pd.DataFrame({**kind, **columns, "chosen": [False, True], "seed": [0, 0], **keys})
+    columns |= {"first": [0.5, 0.5], "scores": ["0.5", "0.5 1.0"], "failed": [0, 0]}
+    columns |= {"reason": ["", ""], "chosen": [False, True]}
+    return pd.DataFrame({**kind, **columns, "seed": [0, 0], **keys})
 
 
 @pytest.mark.parametrize(
@@ -259,9 +302,17 @@ def trials(row: dict[str, Any], **keys: list[Any]) -> pd.DataFrame:
     [
         ({}, ""),
         ({"optim.lr": [0.1, 0.2]}, "optim.lr=0.2 is chosen, which a run does not have"),
+        ({"optim.momentum": [0.1, 0.2]}, "optim.momentum, which the study does not tune"),
         ({"chosen": [True, False]}, "trial 0 is chosen, the best is 1"),
         ({"value": [0.5, 0.9]}, "trial 1 has the value 0.9, its scores give 0.75"),
-        ({"config_hash": ["0" * 8] * 2}, "has 2 trials, others have 2"),
+        ({"first": [0.5, 0.7]}, "trial 1 has the first 0.7, its scores give 0.5"),
+        ({"scores": ["0.5", "nan nan"], "value": ["0.5", "nan"]}, "trial 1 has the value nan"),
+        (
+            {"scores": ["0.9", "0.5 1.0"], "value": [0.9, 0.75], "first": [0.9, 0.5]},
+            "trial 1 ran again, trial 0 did not and was better before",
+        ),
+        ({"scores": ["-", "-"]}, "trial 1 is chosen, the best is none"),
+        ({"config_hash": ["0" * 8] * 2}, "has 1 different trials, the study says 2"),
         ({"arm": ["other", "other"]}, "no trials of"),
         ({"scores": ["x", "y"]}, "is damaged"),
     ],
@@ -270,6 +321,8 @@ def test_trials_give_what_runs_were_tuned_to(
     keys: dict[str, list[Any]], message: str, made: Path
 ) -> None:
     ledger = read_ledger(made)
+    tune = replace(ledger.study.tune, trials=2, space={"optim.lr": {"low": 0.1, "high": 1.0}})
+    ledger = replace(ledger, record=Record(replace(ledger.study, tune=tune)))
     runs = ledger.runs.assign(is_tuned=ledger.runs.index == 0)
     table = trials(ledger.runs.iloc[0].to_dict(), **keys).drop(columns="seed")
     table.to_csv(made / "trials.csv", index=False)
@@ -278,6 +331,62 @@ def test_trials_give_what_runs_were_tuned_to(
             check_trials(made, replace(ledger, runs=runs))
     finally:
         (made / "trials.csv").unlink()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"test": 0.01}, "has two results"),
+        ({"val": 0.01}, "has two results"),
+        ({"status": "diverged"}, "has two results"),
+        ({"machine": "two"}, ""),
+    ],
+)
+def test_runs_of_two_ledgers_are_the_same_or_refused(
+    change: dict[str, Any], message: str, made: Path
+) -> None:
+    """Of what differs elsewhere without meaning the first ledger's is kept, the items with it."""
+    ledger = read_ledger(made)
+    finished = ledger.runs["status"].eq("finished").idxmax()
+    runs = ledger.runs.copy()
+    for name, value in change.items():
+        runs.loc[finished, name] = value
+    items = {
+        name: ~values if values.dtype == bool else values for name, values in ledger.items.items()
+    }
+    with pytest.raises(ValueError, match=message) if message else nullcontext():
+        joined = join(ledger, replace(ledger, runs=runs, items=items), made)
+        assert joined.runs.loc[finished, "machine"] == "one"
+        assert all(joined.items[name] is values for name, values in ledger.items.items())
+
+
+def test_a_ledger_grows_whole_or_not_at_all(
+    tmp_path: Path, made: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What is refused leaves it as it is; what it has stays, the days of its growth with it."""
+    ledger, lost = tmp_path / "ledger", tmp_path / "runs"
+    shutil.copytree(made, ledger)
+    before = files(ledger)
+    folder = run_all(study(lost, margin=0.5), better=-0.3)
+    assert "margin" in said(capsys, "add", folder, "--ledger", ledger)
+    arms = {**ARMS, "rbf": ["layers=kan", "basis=rbf"]}
+    folder = run_all(study(tmp_path / "more", arms=arms), better=-0.3)
+    result = next(folder.glob("**/*rbf*/seed3/result.json"))
+    result.write_text(result.read_text().replace("100", "99"))
+    assert "n_train is 100" in said(capsys, "add", folder, "--ledger", ledger)
+    assert files(ledger) == before
+    assert [*tmp_path.glob(".ledger*")] == []
+    for words in (["add", folder, "--ledger", ledger], ["merge", made, made, "--out", ledger]):
+        result.write_text(result.read_text().replace("99", "100"))
+        main([str(word) for word in words])
+        grown = read_ledger(ledger)
+        assert len(grown.runs) == 20
+        assert [*grown.record.added.values()] == [["arms rbf"]]
+    old = (ledger / "study.yaml").read_bytes().replace(b"added:\n  '2", b"added:\n  '1")
+    (ledger / "study.yaml").write_bytes(old)
+    main(["merge", str(ledger), "--out", str(tmp_path / "copy")])
+    assert read_ledger(tmp_path / "copy").record.added == read_ledger(ledger).record.added
+    assert next(iter(read_ledger(ledger).record.added)) < "2000"
 
 
 @pytest.mark.slow

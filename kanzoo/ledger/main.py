@@ -8,11 +8,12 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from kanzoo.ledger.grow import add, merge
 from kanzoo.ledger.missing import missing
 from kanzoo.ledger.page import write_page
 from kanzoo.ledger.release import release
 from kanzoo.ledger.repeat import draw, repeat
-from kanzoo.ledger.store import Ledger, add, merge, read_ledger, read_verdicts
+from kanzoo.ledger.store import Ledger, read_ledger, read_verdicts
 from kanzoo.ledger.verify import check_ledger
 from kanzoo.study.plan import active_axes
 from kanzoo.study.record import read_record

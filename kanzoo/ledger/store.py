@@ -20,13 +20,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from kanzoo.files import csv_of, read_arrays, read_json, write_arrays, write_atomic
+from kanzoo.files import read_arrays, read_json
 from kanzoo.settings import StudyConfig
 from kanzoo.study.judge import judge
 from kanzoo.study.plan import active_axes
-from kanzoo.study.record import FILE, Record, check_record, read_record, write_record
-from kanzoo.study.results import COSTS, as_csv
-from kanzoo.study.tune import NOT_RUN
+from kanzoo.study.record import FILE, Record, read_record
+from kanzoo.study.results import COSTS
 from kanzoo.study.verdict import Verdict
 
 KEY = ["config_hash", "seed"]
@@ -44,7 +43,7 @@ NUMBERS = ("flops_sparse", "n_train", "n_val", "n_test", "is_ordered", "is_tuned
 DAMAGES = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
 LEFT_OUT = ("items", "run_dir", "source")  # which are of this machine
 TRIALS = "trials.csv"
-RESULTS_OF_TRIALS = ("first", "value", "scores", "failed", "reason", "chosen")
+CONCLUSIONS = ("verdicts.json", "aggregate.json")
 Items = dict[str, np.ndarray]
 
 
@@ -82,7 +81,7 @@ def read_ledger(folder: Path) -> Ledger:
     if wrong := [name for name in items if not re.fullmatch(r"[0-9a-f]{8}/seed\d+/[\w.-]+", name)]:
         raise ValueError(f"{folder / 'items.npz'} has items of no run: {wrong[0]}")
     runs = in_order(runs, record.study)
-    twice = runs.duplicated(_cell(record.study))
+    twice = runs.duplicated(cell_of(record.study))
     if twice.any():
         raise ValueError(f"{folder / 'runs.csv'} has a run twice: {runs[twice]['command'].iloc[0]}")
     return Ledger(record, runs, items)
@@ -120,7 +119,7 @@ def seeds_of(ledger: Ledger, row: Mapping[str, Any]) -> pd.DataFrame:
     return runs
 
 
-def _cell(study: StudyConfig) -> list[str]:
+def cell_of(study: StudyConfig) -> list[str]:
     """What tells rows apart: arms of several tasks may share a run, such as linear models."""
     return [*KEY, "data", "model", "arm", "match", *active_axes(study)]
 
@@ -150,8 +149,8 @@ def read_study(folder: Path) -> Ledger:
 
 
 def _anywhere(command: str) -> str:
-    """A command with the usual folder of runs, not the one of this machine."""
-    words = shlex.split(command)
+    """A command with the usual folder of runs, not that of this machine; it keeps what is there."""
+    words = [word for word in shlex.split(command) if word != "overwrite=true"]
     return shlex.join("runs=runs" if word.startswith("runs=") else word for word in words)
 
 
@@ -177,36 +176,11 @@ def in_order(runs: pd.DataFrame, study: StudyConfig) -> pd.DataFrame:
     return runs.sort_values(keys, kind="stable", ignore_index=True)
 
 
-def join(first: Ledger, second: Ledger) -> Ledger:
-    """The runs of two ledgers of one study; where both have a run, its scores must be the same."""
-    by = _cell(first.study)
-    both = first.runs.merge(second.runs, on=by, suffixes=("", "_other"))
-    if len(wrong := both[both["test"].ne(both["test_other"])]):
-        row = wrong.iloc[0]
-        raise ValueError(
-            f"run {row['config_hash']} of seed {row['seed']} has two results, "
-            f"{row['test']:.6g} and {row['test_other']:.6g}: repeat it by {row['command']}"
-        )
-    runs = pd.concat([first.runs, second.runs]).drop_duplicates(by)
-    return Ledger(second.record, runs, {**first.items, **second.items})
-
-
-def write_ledger(ledger: Ledger, folder: Path) -> None:
-    """Write all files of a ledger, each in one step and the same bytes for the same runs."""
-    check_record(ledger.study, folder)
-    write_record(ledger.study, folder)
-    write_atomic(folder / "runs.csv", as_csv(in_order(ledger.runs, ledger.study)))
-    items = {name: ledger.items[name] for name in sorted(ledger.items)}
-    write_arrays(folder / "items.npz", items)
-    for name, text in conclusions(read_ledger(folder)).items():
-        write_atomic(folder / name, text)
-
-
 def conclusions(ledger: Ledger) -> dict[str, str]:
     """What follows from the runs: `verdicts.json`, and `aggregate.json` if there is any."""
     with tempfile.TemporaryDirectory() as folder:
         judged, aggregate = judge(ledger.study, with_items(ledger, Path(folder)))
-    texts = {"verdicts.json": [v.to_dict() for v in judged], "aggregate.json": aggregate}
+    texts = dict(zip(CONCLUSIONS, ([v.to_dict() for v in judged], aggregate), strict=True))
     return {k: json.dumps(v, indent=1, allow_nan=False) for k, v in texts.items() if v is not None}
 
 
@@ -231,58 +205,6 @@ def items_by_run(ledger: Ledger) -> dict[tuple[str, int], Items]:
         digest, seed, name = key.split("/")
         by_run.setdefault((digest, int(seed.removeprefix("seed"))), {})[name] = values
     return by_run
-
-
-def add(study: Path, folder: Path) -> int:
-    """Add the finished runs of a study to its ledger; the number of rows that are new."""
-    fresh = read_study(study)
-    before = read_ledger(folder) if (folder / "runs.csv").is_file() else None
-    joined = join(before, fresh) if before else fresh
-    write_ledger(joined, folder)
-    _join_trials([folder / TRIALS, study / "tuning" / TRIALS], folder)
-    return len(joined.runs) - (len(before.runs) if before else 0)
-
-
-def merge(others: list[Path], folder: Path) -> int:
-    """Write the runs of several ledgers of one protocol as one; the number of its rows."""
-    ledgers = sorted(
-        ((read_ledger(path), path) for path in others), key=lambda each: _size(each[0])
-    )
-    joined = ledgers[0][0]
-    for other, path in ledgers[1:]:
-        with tempfile.TemporaryDirectory() as temporary:
-            write_record(joined.study, Path(temporary))
-            try:
-                check_record(other.study, Path(temporary))
-            except ValueError as error:
-                keys = str(error).partition("differ: ")[2].partition(";")[0]
-                raise ValueError(
-                    f"{path} is of another protocol; these keys differ: {keys}"
-                ) from error
-        joined = join(joined, other)
-    write_ledger(joined, folder)
-    _join_trials([path / TRIALS for path in others], folder)
-    return len(joined.runs)
-
-
-def _join_trials(paths: Iterable[Path], folder: Path) -> None:
-    """Write the trials of these tables as one, each where it has run most."""
-    tables = [pd.read_csv(p, dtype=str, keep_default_na=False) for p in paths if p.is_file()]
-    if not tables:
-        return
-    table = pd.concat(tables, ignore_index=True).fillna("")
-    table = table[~table["reason"].str.contains(NOT_RUN)]
-    runs = table["scores"].str.count(" ")
-    last = table.assign(_runs=runs).sort_values("_runs", kind="stable")
-    keys = [name for name in table if name not in RESULTS_OF_TRIALS]
-    kept = last.drop_duplicates(keys, keep="last").index
-    write_atomic(folder / TRIALS, csv_of(table.loc[sorted(kept)]))
-
-
-def _size(ledger: Ledger) -> tuple[int, ...]:
-    """What orders ledgers from the smallest study to the largest."""
-    study = ledger.study
-    return study.seeds, len(study.arms), len(study.data), len(ledger.runs)
 
 
 def restored(ledger: Ledger) -> Mapping[tuple[str, int], dict[str, Any]]:

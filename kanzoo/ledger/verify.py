@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,10 +11,17 @@ from typing import Any
 import numpy as np
 
 from kanzoo.files import read_json
-from kanzoo.ledger.store import DAMAGES, Items, Ledger, conclusions, items_by_run, read_ledger
+from kanzoo.ledger.commands import says, wrong_command
+from kanzoo.ledger.store import (
+    CONCLUSIONS,
+    DAMAGES,
+    Items,
+    Ledger,
+    conclusions,
+    items_by_run,
+    read_ledger,
+)
 from kanzoo.ledger.tuned import check_trials
-from kanzoo.settings import StudyConfig
-from kanzoo.study.controls import chooses_model, control_arms, is_borrowing
 from kanzoo.study.plan import arms_of
 from kanzoo.study.results import COSTS
 
@@ -24,13 +30,15 @@ SCORES: dict[str, Callable[[Items], float]] = {
     "accuracy": lambda items: float(items["correct"].mean()),
     "mse": lambda items: float(items["loss"].mean(dtype=float)),
     "rmse": lambda items: math.sqrt(items["loss"].mean(dtype=float)),
-    "bits_per_char": lambda items: (
-        float(np.average(items["loss"].astype(float), weights=items["count"])) / math.log(2)
-    ),
+    "bits_per_char": lambda items: _mean_loss(items) / math.log(2),
 }
 SAMPLES = ("accuracy", "rmse")  # which have an item a test sample
 NEAR = 3e-5  # relative, of a score to that of its items
-ALIKE = 1e-6  # of what follows from the same runs elsewhere: where an optimum lies is known so well
+NEAR_LOSS = 1e-4  # which was summed in single precision
+SPLIT = {"n_train": "train", "n_val": "val", "n_test": "test",
+         "test_set": "test_set", "is_ordered": "is_ordered"}  # fmt: skip
+# Of what follows from the same runs elsewhere: where an optimum lies is known so well.
+ALIKE, ALIKE_ZERO = 1e-6, 1e-10
 
 
 def check_ledger(folder: Path) -> int:
@@ -60,8 +68,8 @@ def check_ledger(folder: Path) -> int:
         computed = conclusions(ledger)
     except DAMAGES as error:
         raise ValueError(f"{folder} cannot be judged: {error!r}") from error
-    for name, text in computed.items():
-        path = folder / name
+    for name in CONCLUSIONS:
+        path, text = folder / name, computed.get(name, "null")
         try:
             written = read_json(path) if path.is_file() else None
         except ValueError as error:
@@ -77,7 +85,7 @@ def _wrong_row(row: dict[str, Any], ledger: Ledger, items: Items) -> str:
     declared = {
         "data": study.data,
         "model": study.models,
-        "arm": {**study.arms, **control_arms(study)},
+        "arm": arms_of(study),
         "match": study.match,
         "seed": range(study.first_seed, study.first_seed + study.seeds),
         "status": ("finished", "diverged"),
@@ -87,43 +95,67 @@ def _wrong_row(row: dict[str, Any], ledger: Ledger, items: Items) -> str:
             return f"{key} {row[key]} is not of the study"
     if not isinstance(row["test"], float):
         return f"its test score {row['test']!r} is no number"
-    if words := _foreign_words(row, study):
-        return f"its command is not that of arm {row['arm']}, which has {words}"
+    if wrong := wrong_command(row, study):
+        return wrong
     if row["status"] == "diverged":
         least = row.get("no_skill", row["test"])
         is_known = not math.isnan(row["test"]) and not math.isnan(least)
-        wrong = is_known and row["test"] != least
-        return f"it diverged, but its test score is not that of no skill, {least}" if wrong else ""
+        is_other = is_known and row["test"] != least
+        return f"it diverged, but its test score is not that of no skill, {least}" * is_other
     result = json.loads(row["result"])
-    found = {"test": result["test"][row["metric"]], "val": result["val"][row["metric"]]}
-    found |= {"metric": result["metric"], "mode": result["mode"]}
+    said = [(name, row[name], value) for name, value in _of_result(row, result).items()]
+    said += [(f"{k} of its command", v, result.get(k)) for k, v in says(row).items()]
+    for name, ours, theirs in said:
+        if ours != theirs and not (theirs is None and ours != ours):
+            return f"{name} is {_short(ours)}, its result says {_short(theirs)}"
+    return _wrong_items(row, result, items) if row["metric"] in SCORES else ""
+
+
+def _of_result(row: dict[str, Any], result: dict[str, Any]) -> dict[str, Any]:
+    """What the columns of a row must be, by the result of its run."""
+    metric, split = row["metric"], result["split"]
+    found = {"test": result["test"][metric], "val": result["val"][metric]}
+    found |= {key: result[key] for key in ("metric", "mode", "config_hash")}
     found |= {key: result[key] for key in (*COSTS, "flops_sparse") if key in row}
-    for name in (key for key in row if key.startswith("test_") and key != "test_set"):
-        parts = name.removeprefix("test_").rsplit("_", 1)
-        at = result.get("corrupted", {}).get(parts[0], {}).get(parts[-1], {})
-        found[name] = result["test"].get(name.removeprefix("test_"), at.get(row["metric"]))
-    for name, value in found.items():
-        if row[name] != value and not (value is None and row[name] != row[name]):
-            return f"{name} is {_short(row[name])}, its result says {_short(value)}"
-    if row["metric"] in SCORES:
-        if not items:
-            return "it has no items"
-        count, size = len(next(iter(items.values()))), row.get("n_test", "")
-        if row["metric"] in SAMPLES and size == size != "" and count != size:
-            return f"it has {count} items of {size:.0f} test samples"
-        score = SCORES[row["metric"]](items)
-        if not math.isclose(score, row["test"], rel_tol=NEAR, abs_tol=NEAR**2):
-            return f"test is {_short(row['test'])}, its items give {_short(score)}"
+    found["sizes"] = result["sizes"] + (", trunk changed" if result["trunk_changed"] else "")
+    found |= {key: result[key] or "" for key in ("layers", "basis", "machine") if key in row}
+    found |= {key: split[part] for key, part in SPLIT.items()}
+    for name in row:
+        if name.startswith("test_") and name != "test_set":
+            key = name.removeprefix("test_")
+            kind, _, severity = key.rpartition("_")
+            at = result.get("corrupted", {}).get(kind, {}).get(severity, {})
+            found[name] = result["test"].get(key, at.get(metric))
+        elif name.startswith("no_skill"):
+            key = name.removeprefix("no_skill").removeprefix("_") or metric
+            found[name] = result["reference"]["test"].get(key)
+    return found
+
+
+def _wrong_items(row: dict[str, Any], result: dict[str, Any], items: Items) -> str:
+    """What is wrong with the test items of a run, empty if nothing is."""
+    if not items:
+        return "it has no items"
+    for name, values in items.items():
+        if values.ndim != 1 or not np.isfinite(values).all():
+            return f"its items {name} are not a finite number each"
+        if name.endswith("correct") and values.dtype != bool:
+            return f"its items {name} are not true or false"
+    sizes = {len(values) for values in items.values()}
+    count = result["split"]["test"]
+    if len(sizes) > 1 or (row["metric"] in SAMPLES and sizes != {count}):
+        return f"it has {', '.join(map(str, sorted(sizes)))} items of {count} test samples"
+    score = SCORES[row["metric"]](items)
+    if not math.isclose(score, row["test"], rel_tol=NEAR, abs_tol=NEAR**2):
+        return f"test is {_short(row['test'])}, its items give {_short(score)}"
+    loss = result["test"].get("loss")
+    if "loss" in items and not math.isclose(_mean_loss(items), loss, rel_tol=NEAR_LOSS):
+        return f"its loss is {_short(loss)}, its items give {_short(_mean_loss(items))}"
     return ""
 
 
-def _foreign_words(row: dict[str, Any], study: StudyConfig) -> str:
-    """The first overrides of a row's arm, model, data and seed that its command does not have."""
-    words = {*shlex.split(row["command"])}
-    own = [w for w in arms_of(study)[row["arm"]] if not is_borrowing(w)]
-    own += [] if chooses_model(own) else study.models[row["model"]]
-    own += [f"data={row['data']}", f"seed={row['seed']}"]
-    return " ".join(word for word in own if word not in words)
+def _mean_loss(items: Items) -> float:
+    return float(np.average(items["loss"].astype(float), weights=items.get("count")))
 
 
 def _short(value: Any) -> str:
@@ -143,7 +175,7 @@ def _difference(written: Any, computed: Any, path: str = "") -> str:
                 return text
         return ""
     if isinstance(written, float) and isinstance(computed, float):
-        if abs(written - computed) <= ALIKE * max(1.0, abs(computed)):
+        if math.isclose(written, computed, rel_tol=ALIKE, abs_tol=ALIKE_ZERO):
             return ""
     elif written == computed:
         return ""

@@ -56,17 +56,34 @@ def read_record(folder: Path) -> Record:
 
 def write_record(study: StudyConfig, folder: Path, overwrite: bool = False) -> None:
     """Write `study.yaml` in one step, with what was added since the last time."""
-    added: dict[str, list[str]] = {}
+    record = Record(study)
     if (folder / FILE).is_file() and not overwrite:
-        old = read_record(folder)
-        added = {day: list(texts) for day, texts in old.added.items()}
-        if texts := _grown(old.study, study, folder):
-            added.setdefault(f"{datetime.now(UTC):%Y-%m-%d}", []).extend(texts)
+        record = join_records(read_record(folder), record, folder)
+    write_joined(record, folder)
+
+
+def join_records(old: Record, new: Record, folder: Path) -> Record:
+    """A study that has grown, with the history of both; what neither tells was added today.
+
+    Raises `ValueError` where the new study is no growth of the old one; the error names `folder`.
+    """
+    added: dict[str, list[str]] = {}
+    for day, texts in sorted([*old.added.items(), *new.added.items()]):
+        added.setdefault(day, []).extend(t for t in texts if t not in added.get(day, []))
+    known = [text for texts in added.values() for text in texts]
+    today = [text for text in _grown(old.study, new.study, folder) if text not in known]
+    if today:
+        added.setdefault(f"{datetime.now(UTC):%Y-%m-%d}", []).extend(today)
+    return Record(new.study, added)
+
+
+def write_joined(record: Record, folder: Path) -> None:
+    """Write `study.yaml` as a record says."""
     folder.mkdir(parents=True, exist_ok=True)
-    declared = {key: value for key, value in asdict(study).items() if key != "select"}
-    content = {"format": FORMAT, **declared, **({"added": added} if added else {})}
-    text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
-    write_atomic(folder / FILE, text)
+    declared = {key: value for key, value in asdict(record.study).items() if key != "select"}
+    history = {"added": record.added} if record.added else {}
+    content = {"format": FORMAT, **declared, **history}
+    write_atomic(folder / FILE, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
 
 
 def _grown(old: StudyConfig, new: StudyConfig, folder: Path) -> list[str]:
