@@ -3,6 +3,7 @@
 import csv
 import html
 import json
+import math
 import re
 import shutil
 import subprocess
@@ -19,6 +20,7 @@ from engine_study import configured
 from kanzoo.ledger.grow import join
 from kanzoo.ledger.main import main
 from kanzoo.ledger.missing import missing
+from kanzoo.ledger.repeat import Repeated
 from kanzoo.ledger.restore import finished_in, take_finished
 from kanzoo.ledger.store import read_ledger, read_verdicts
 from kanzoo.ledger.tuned import check_trials
@@ -130,6 +132,9 @@ def test_a_ledger_concludes_what_the_report_did(
 
     assert "is not a ledger" in said(capsys, "show", tmp_path)
     assert "no ledger" in said(capsys, "page", tmp_path / "none")
+    assert "--cells" in said(capsys, "repeat", ledger, "--cells", "0")
+    (ledger / "aggregate.json").write_text("[]")
+    assert "of another version" in said(capsys, "page", tmp_path / "ledgers")
 
 
 def first(table: pd.DataFrame, **values: Any) -> pd.DataFrame:
@@ -387,6 +392,20 @@ def test_a_ledger_grows_whole_or_not_at_all(
     main(["merge", str(ledger), "--out", str(tmp_path / "copy")])
     assert read_ledger(tmp_path / "copy").record.added == read_ledger(ledger).record.added
     assert next(iter(read_ledger(ledger).record.added)) < "2000"
+
+
+@pytest.mark.parametrize(
+    ("is_same", "deviations", "verdict"),
+    [
+        (True, math.inf, "identical"),
+        (False, math.inf, "differs"),
+        (False, -3.9, "within seed noise"),
+        (False, 4.1, "differs"),
+        (False, math.nan, "differs"),
+    ],
+)
+def test_what_is_repeated_agrees_or_differs(is_same: bool, deviations: float, verdict: str) -> None:
+    assert Repeated("a run", 0.9, 0.8, is_same, deviations, ("", "")).verdict == verdict
 
 
 @pytest.mark.slow

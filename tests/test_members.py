@@ -136,8 +136,11 @@ def test_the_best_runs_by_validation_data_are_released_and_repeated(
         kanzoo.zoo.members.cache_clear()
     capsys.readouterr()
     again = ["repeat", str(ledger), "--cells", "2", "--runs", str(tmp_path / "again")]
-    main(again)
-    assert "2 identical" in capsys.readouterr().out
+    for _ in range(2):  # what was there before is trained again
+        main(again)
+        assert "2 identical" in capsys.readouterr().out
+        for path in (tmp_path / "again").glob("**/result.json"):
+            path.write_text(path.read_text().replace('"accuracy": 0.', '"accuracy": 0.0'))
     with pytest.raises(SystemExit):
         main([*words[:-1], str(tmp_path / "other")])
     assert "no checkpoint of" in capsys.readouterr().err

@@ -107,11 +107,14 @@ def test_figures_of_other_data_are_ratios_to_a_row_beside_them() -> None:
         return Outcome("gpt_ffn", row, figure, "", "", 1, runs, base=2.0)
 
     both = with_bases([outcome("GELU", 4.0, 8.0), outcome("SwiGLU", 3.0)])
-    assert [o.measured for o in both] == [1.0, 0.5]
+    assert [o.measured for o in both] == [1.0, 0.75], "over the same seeds"
     assert outcome("GELU", 2.0, 2.0).verdict == "agrees"
     assert outcome("B-spline, G = 2", 2.1, 2.06).verdict == "agrees"  # 1.0408 was published
     assert outcome("B-spline, G = 2", 2.2).verdict == "worse"
     assert "x0.98" in table([outcome("SwiGLU", 1.96)])
+    (alone,) = with_bases([outcome("SwiGLU", 3.0)])
+    assert (alone.verdict, alone.measured) == ("", None), "no ratio to what was not run"
+    assert "| 3 | 1 | - |  |" in table([alone])
 
 
 def test_runs_go_on_and_a_worse_figure_ends_with_an_error(
@@ -160,6 +163,15 @@ def test_runs_go_on_and_a_worse_figure_ends_with_an_error(
         assert page.read_text() == text
     with pytest.raises(AssertionError):
         published.main(["--runs", str(tmp_path / "none"), "--page", str(page), "--again"])
+    monkeypatch.setattr(published, "run", lambda *given: ["easy: it broke"])
+    monkeypatch.setattr(published, "repeat", lambda source: SeedRun(2e-9, 1.0, ""))
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        published.main(["--runs", str(tmp_path / "none"), "--page", str(page), "--again"])
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert message.startswith("kanzoo: 1 of 4 runs failed: easy: it broke; worse than published")
+    assert "| 1e-09 | 2e-09 |" in page.read_text(), "the rest is done"
+    monkeypatch.setattr(published, "run", never)
     # Of another recipe nothing was measured.
     other = {**rows, "hard": dataclasses.replace(hard, overrides=(*QUICK, "basis.grid_size=9"))}
     monkeypatch.setitem(only, "kanbefair_special", dataclasses.replace(tiny, rows=other))

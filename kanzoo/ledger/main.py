@@ -1,6 +1,7 @@
 """The command for ledgers: add runs, check, merge, show, repeat, release; one page of all."""
 
 import argparse
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from kanzoo.errors import BUSY_CODE, BusyError, Stopped
 from kanzoo.ledger.grow import add, merge
 from kanzoo.ledger.missing import missing
 from kanzoo.ledger.page import write_page
@@ -15,6 +17,7 @@ from kanzoo.ledger.release import release
 from kanzoo.ledger.repeat import draw, repeat
 from kanzoo.ledger.store import Ledger, read_ledger, read_verdicts
 from kanzoo.ledger.verify import check_ledger
+from kanzoo.run.command import shown, stopped, user_errors
 from kanzoo.study.plan import active_axes
 from kanzoo.study.record import read_record
 from kanzoo.study.verdict import interval_text
@@ -50,18 +53,21 @@ def main(words: list[str] | None = None) -> None:
     each.add_argument("--runs", type=Path, default=Path("runs"), help="folder of their studies")
     each.add_argument("--out", type=Path, default=RELEASE)
     chosen = parser.parse_args(words)
+    width = None if sys.stdout.isatty() else 140
     try:
-        _run(
-            chosen,
-            Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else 140),
-        )
-    except (ValueError, OSError) as error:
-        sys.stderr.write(f"kanzoo: {' '.join(str(error).split())}\n")
-        raise SystemExit(2) from None
+        with user_errors():
+            _run(chosen, Console(highlight=False, markup=False, width=width))
+    except KeyboardInterrupt:
+        stopped(Stopped(signal.SIGINT))
+    except BusyError as error:
+        sys.stderr.write(f"kanzoo: {shown(error)}\n")
+        raise SystemExit(BUSY_CODE) from None
 
 
 def _run(chosen: argparse.Namespace, console: Console) -> None:
     known = sorted(path.parent for path in ROOT.glob("*/runs.csv"))
+    if chosen.command in ("check", "repeat", "release") and not (chosen.ledgers or known):
+        raise ValueError(f"there is no ledger below {ROOT}: name some, or add one")
     if chosen.command == "add":
         folder = chosen.ledger or ROOT / read_record(chosen.study).study.name
         console.print(f"{add(chosen.study, folder)} runs added to {folder}")

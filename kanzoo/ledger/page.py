@@ -7,7 +7,7 @@ from typing import Any
 
 from kanzoo.files import read_json, write_atomic
 from kanzoo.ledger.missing import missing
-from kanzoo.ledger.store import Ledger, read_ledger, read_verdicts
+from kanzoo.ledger.store import DAMAGES, Ledger, read_ledger, read_verdicts
 from kanzoo.page.html import inline, render
 from kanzoo.page.style import svg_of
 from kanzoo.study.pool import aggregate_effects, pooled_rows, read_effects
@@ -34,18 +34,13 @@ def write_page(folder: Path, out: Path) -> None:
     for path in paths:
         ledger = read_ledger(path)
         run = [v for v in read_verdicts(path) if not v["contrast"] and v["n_seeds"]]
-        rows += [_row(path.name, ledger, verdict) for verdict in run]
-        aggregate = path / "aggregate.json"
-        pooled = read_json(aggregate)["arms"] if aggregate.is_file() else []
-        studies.append(
-            {
-                "name": path.name, "title": ledger.study.title, "question": ledger.study.question,
-                "runs": len(ledger.runs), "seeds": ledger.study.seeds,
-                "baseline": ledger.study.baseline,
-                "history": [*missing(ledger), *read_record(path).lines],
-                "pooled": pooled_rows(pooled),
-            }
-        )  # fmt: skip
+        try:
+            rows += [_row(path.name, ledger, verdict) for verdict in run]
+            studies.append(_study(path, ledger))
+        except DAMAGES as error:
+            raise ValueError(
+                f"{path} has conclusions of another version: see scripts/ledger.py check"
+            ) from error
     filters = [
         {"key": key, "label": label, "values": sorted({row[key] for row in rows})}
         for key, label in FILTERS.items()
@@ -61,6 +56,16 @@ def write_page(folder: Path, out: Path) -> None:
     }  # fmt: skip
     out.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(out, render(TEMPLATE, context))
+
+
+def _study(path: Path, ledger: Ledger) -> dict[str, Any]:
+    aggregate = path / "aggregate.json"
+    pooled = read_json(aggregate)["arms"] if aggregate.is_file() else []
+    return {
+        "name": path.name, "title": ledger.study.title, "question": ledger.study.question,
+        "runs": len(ledger.runs), "seeds": ledger.study.seeds, "baseline": ledger.study.baseline,
+        "history": [*missing(ledger), *read_record(path).lines], "pooled": pooled_rows(pooled),
+    }  # fmt: skip
 
 
 def _row(study: str, ledger: Ledger, verdict: dict[str, Any]) -> dict[str, Any]:

@@ -6,12 +6,15 @@ import json
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import inf, nan
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from kanzoo.checks import check_whole
+from kanzoo.errors import DivergedError
 from kanzoo.ledger.store import KEY, Ledger, read_ledger, seeds_of
 from kanzoo.run.config import compose
 from kanzoo.run.fit import train
@@ -25,7 +28,8 @@ class Repeated:
     """A run of a ledger beside the same run trained here.
 
     is_same: whether all scores agree to the last bit. deviations: between both test scores, in
-    deviations of the arm over seeds; 0 if these do not vary.
+    deviations of the arm over seeds; infinite where these are not known or do not vary. What
+    diverged here has no score, nan.
     """
 
     name: str
@@ -47,6 +51,8 @@ def draw(
     folders: Sequence[Path], count: int, seed: int
 ) -> list[tuple[str, Ledger, dict[str, Any]]]:
     """Finished rows of ledgers, drawn without return, and the name and the ledger of each."""
+    check_whole("--cells", count, 1)
+    check_whole("--seed", seed, 0)
     rows = []
     for path in folders:
         ledger = read_ledger(path)
@@ -80,21 +86,29 @@ def configuration(name: str, row: Mapping[str, Any]) -> Config:
 def repeat(name: str, ledger: Ledger, row: dict[str, Any], runs: str) -> Repeated:
     """Train a row's run by its command below a folder, and compare.
 
-    Raises `ValueError` as `configuration` does.
+    Raises `ValueError` as `configuration` does, and `BusyError` as training does. What an earlier
+    call left is trained again, too.
     """
-    config = configuration(name, row)
-    config["runs"] = runs
-    result, committed = train(config), json.loads(row["result"])
+    config = {**configuration(name, row), "runs": runs, "overwrite": True}
+    title = f"{name} {row['data']} {row['model']} {row['arm']} seed {row['seed']}"
+    committed = json.loads(row["result"])
+    there = committed.get("machine") or ""
+    try:
+        result = train(config)
+    except DivergedError:
+        return Repeated(title, row["test"], nan, False, inf, (there, there))
+    score = result["test"][row["metric"]]
+    deviation = _deviation(ledger, row)
     return Repeated(
-        f"{name} {row['data']} {row['model']} {row['arm']} seed {row['seed']}",
+        title,
         row["test"],
-        result["test"][row["metric"]],
+        score,
         all(result[part] == committed[part] for part in ("val", "test")),
-        (result["test"][row["metric"]] - row["test"]) / (_deviation(ledger, row) or float("inf")),
-        (committed.get("machine") or "", result["machine"]),
+        (score - row["test"]) / deviation if deviation > 0 else inf,
+        (there, result["machine"]),
     )
 
 
 def _deviation(ledger: Ledger, row: dict[str, Any]) -> float:
     """The deviation over seeds of the test scores of a row's arm."""
-    return float(pd.to_numeric(seeds_of(ledger, row)["test"]).std() or 0.0)
+    return float(pd.to_numeric(seeds_of(ledger, row)["test"]).std())

@@ -31,8 +31,9 @@ class Outcome:
     """A row beside its published figure; `runs` by seed, empty where it was not run.
 
     recipe: tells a row from one of the same name whose recipe was another. base: the mean of the
-    row that the figure is a ratio to. its_seed: the source's own steps with the seed of its figure,
-    scored as it scores, None where they were not taken.
+    row that the figure is a ratio to, over the same seeds; None where that has none of them.
+    its_seed: the source's own steps with the seed of its figure, scored as it scores, None where
+    they were not taken.
     """
 
     experiment: str
@@ -42,7 +43,7 @@ class Outcome:
     command: str
     params: int
     runs: Mapping[int, SeedRun] = field(default_factory=dict)
-    base: float = 1.0
+    base: float | None = 1.0
     its_seed: SeedRun | None = None
 
     @property
@@ -51,16 +52,18 @@ class Outcome:
         return [run.score for run in self.runs.values()]
 
     @property
-    def measured(self) -> float:
-        """What the published figure is held against."""
+    def measured(self) -> float | None:
+        """What the published figure is held against, None where nothing is."""
+        if not self.runs or self.base is None:
+            return None
         return statistics.fmean(self.scores) / self.base
 
     @property
     def verdict(self) -> str:
-        """ "agrees", "better", "worse", "not run", or empty without a figure."""
+        """ "agrees", "better", "worse", "not run", or empty without a figure or its base."""
         if not self.runs:
             return "not run"
-        if self.published is None:
+        if self.published is None or self.measured is None:
             return ""
         about = REPRODUCTIONS[self.experiment]
         return about.verdict(self.published, self.measured, about.is_error)
@@ -85,14 +88,20 @@ class Outcome:
 
 
 def read_records(file: Path) -> dict[Key, Outcome]:
-    """The outcomes beside an earlier page, none where there is no file."""
+    """The outcomes beside an earlier page, none where there is no file.
+
+    Raises `ValueError` for a file of another version.
+    """
     outcomes = {}
-    for record in read_json(file) if file.is_file() else []:
-        values = {key: value for key, value in record.items() if key != "verdict"}
-        values["runs"] = {int(seed): SeedRun(**run) for seed, run in record["runs"].items()}
-        its_seed = record.get("its_seed")
-        values["its_seed"] = its_seed and SeedRun(**its_seed)
-        outcomes[record["experiment"], record["row"]] = Outcome(**values)
+    try:
+        for record in read_json(file) if file.is_file() else []:
+            values = {key: value for key, value in record.items() if key != "verdict"}
+            values["runs"] = {int(seed): SeedRun(**run) for seed, run in record["runs"].items()}
+            its_seed = record.get("its_seed")
+            values["its_seed"] = its_seed and SeedRun(**its_seed)
+            outcomes[record["experiment"], record["row"]] = Outcome(**values)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{file} holds no records of this version: {error!r}") from error
     return outcomes
 
 
@@ -101,9 +110,11 @@ def with_bases(outcomes: Iterable[Outcome]) -> list[Outcome]:
     rows = {(o.experiment, o.row): o for o in outcomes}
     result = []
     for outcome in rows.values():
-        base = rows.get((outcome.experiment, REPRODUCTIONS[outcome.experiment].beside))
-        known = base is not None and base.runs
-        result.append(
-            replace(outcome, base=statistics.fmean(base.scores) if base and known else 1.0)
-        )
+        if beside := REPRODUCTIONS[outcome.experiment].beside:
+            other = rows.get((outcome.experiment, beside))
+            theirs = other.runs if other else {}
+            shared = [run.score for seed, run in theirs.items() if seed in outcome.runs]
+            base = statistics.fmean(shared) if shared else None
+            outcome = replace(outcome, base=base)
+        result.append(outcome)
     return result

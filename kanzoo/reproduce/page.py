@@ -72,7 +72,7 @@ def _line(outcome: Outcome, has_its_seed: bool) -> str:
     if outcome.runs:
         here = _mean(outcome.scores)
         seconds = f"{statistics.median(run.seconds for run in outcome.runs.values()):.0f}"
-        if outcome.published is not None:
+        if outcome.published is not None and outcome.measured is not None:
             difference = (
                 f"x{outcome.measured / outcome.published:.2f}"
                 if about.is_factor

@@ -17,7 +17,7 @@ from rich.console import Console
 
 from kanzoo import registry
 from kanzoo.checks import check_name
-from kanzoo.errors import Stopped
+from kanzoo.errors import Stopped, stop_at_once
 from kanzoo.files import read_yaml, write_atomic
 from kanzoo.models.build import build_layers, build_plan
 from kanzoo.reproduce.by_test import TestScores, best_by_test
@@ -117,17 +117,18 @@ def train_seed(config: Config) -> Config:
     return train(config, [TestScores(RunDir.of(config).path, about.metric)] * about.by_test)
 
 
-def run(todo: Sequence[tuple[str, str, int]], runs: str, workers: int | None) -> None:
-    """Train seeds of rows, as many at once as there are workers; what has finished stays."""
+def run(todo: Sequence[tuple[str, str, int]], runs: str, workers: int | None) -> list[str]:
+    """Train seeds of rows, as many at once as there are workers; what has finished stays.
+
+    Returns a line for each that has no result.
+    """
     cells = []
     for name, label, seed in todo:
         config = configuration(name, REPRODUCTIONS[name].rows[label], seed, runs)
         cells.append(Cell(name, label, "", "", seed, config, ()))
     with Runner(LocalEngine(workers=workers), Path(runs), train_seed, len(cells)) as runner:
         runner(cells)
-    failed = [f"{cell.title}: {cell.folder.failure}" for cell in cells if not cell.folder.result()]
-    if failed:
-        raise ValueError(f"{len(failed)} of {len(cells)} runs failed; {failed[0]}")
+    return [f"{cell.title}: {cell.folder.failure}" for cell in cells if not cell.folder.result()]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -139,8 +140,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--workers", type=int, help="runs at once; default: one a core")
     parser.add_argument("--page", type=Path, default=PAGE)
     parser.add_argument("--show", action="store_true", help="write the page of what has finished")
-    parser.add_argument("--again", action="store_true", help="run what the page has already, too")
+    parser.add_argument(
+        "--again", action="store_true", help="run what the page has and RUNS has not, too"
+    )
     options = parser.parse_args(argv)
+    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, stop_at_once)
     try:
         with user_errors():
             for name in options.names:
@@ -148,6 +153,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             _reproduce(options)
     except KeyboardInterrupt:
         stopped(Stopped(signal.SIGINT))
+    except Stopped as stop:
+        stopped(stop)
 
 
 def _reproduce(options: argparse.Namespace) -> None:
@@ -156,9 +163,10 @@ def _reproduce(options: argparse.Namespace) -> None:
     outcomes = _write_known(options.page, options.runs, records)
     names = [] if options.show else options.names or list(REPRODUCTIONS)
     todo = [t for t in planned(names) if options.again or t[2] not in outcomes[t[:2]].runs]
+    failed: list[str] = []
     if todo:
         try:
-            run(todo, options.runs, options.workers)
+            failed = run(todo, options.runs, options.workers)
         finally:
             outcomes = _write_known(options.page, options.runs, outcomes)
     for (name, label), known in outcomes.items():
@@ -170,8 +178,10 @@ def _reproduce(options: argparse.Namespace) -> None:
     judged = with_bases(outcomes.values())
     console.print(f"{options.page}: " + summary(judged))
     worse = [f"{o.experiment}: {o.row}" for o in judged if o.verdict == "worse"]
-    if worse:
-        raise ValueError(f"worse than published, beyond the tolerance: {'; '.join(worse)}")
+    wrong = [f"{len(failed)} of {len(todo)} runs failed: {'; '.join(failed)}"] * bool(failed)
+    wrong += [f"worse than published, beyond the tolerance: {'; '.join(worse)}"] * bool(worse)
+    if wrong:
+        raise ValueError("; ".join(wrong))
 
 
 def _write_known(page: Path, runs: str, earlier: Mapping[Key, Outcome]) -> dict[Key, Outcome]:
@@ -186,8 +196,12 @@ def _write_known(page: Path, runs: str, earlier: Mapping[Key, Outcome]) -> dict[
 
 
 def _write(page: Path, outcomes: Sequence[Outcome]) -> None:
-    """Write the page, and beside it what the next call goes on from."""
-    judged = with_bases(outcomes)
+    """Write the page, and beside it what the next call goes on from.
+
+    What another process has written meanwhile stays.
+    """
+    meanwhile = read_records(page.with_suffix(".json"))
+    judged = with_bases(o.joined(meanwhile.get((o.experiment, o.row))) for o in outcomes)
     write_atomic(page, table(judged))
     text = json.dumps([outcome.record() for outcome in judged], indent=1)
     write_atomic(page.with_suffix(".json"), text)
