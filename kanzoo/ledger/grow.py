@@ -39,7 +39,7 @@ def add(study: Path, folder: Path) -> int:
     """
     fresh = read_study(study)
     before = read_ledger(folder) if (folder / "runs.csv").is_file() else None
-    joined = join(before, fresh, study) if before else fresh
+    joined = join(before, fresh, folder) if before else fresh
     _write(joined, [folder / TRIALS, study / "tuning" / TRIALS], folder)
     return len(joined.runs) - (len(before.runs) if before else 0)
 
@@ -115,9 +115,9 @@ def _write(ledger: Ledger, trials: Iterable[Path], folder: Path) -> None:
         write_arrays(made / "items.npz", items)
         if tables:
             write_atomic(made / TRIALS, csv_of(_joined_trials(tables)))
-        for name, text in conclusions(read_ledger(made)).items():
-            write_atomic(made / name, text)
         try:
+            for name, text in conclusions(read_ledger(made)).items():
+                write_atomic(made / name, text)
             check_ledger(made)
         except ValueError as error:
             raise ValueError(str(error).replace(str(made), str(folder))) from error

@@ -128,7 +128,7 @@ def _of_result(row: dict[str, Any], result: dict[str, Any]) -> dict[str, Any]:
             found[name] = result["test"].get(key, at.get(metric))
         elif name.startswith("no_skill"):
             key = name.removeprefix("no_skill").removeprefix("_") or metric
-            found[name] = result["reference"]["test"].get(key)
+            found[name] = result["reference"].get("test", {}).get(key)
     return found
 
 
