@@ -31,7 +31,7 @@ test: $(STAMP) ## Fast tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not engines" -n $(WORKERS) --dist worksteal
 
 test-slow: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "slow and not engines" -n $(WORKERS) --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "slow and not engines" -n $(WORKERS) --dist worksteal --durations=20
 
 # They wait most of the time; a file has a cluster of its own.
 CLUSTERS := -m engines -n 2 --dist loadfile $(wildcard tests/test_engine_*.py)
