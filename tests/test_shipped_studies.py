@@ -11,6 +11,8 @@ from conftest import compose
 from kanzoo import registry
 from kanzoo.checks import value_text
 from kanzoo.compare import _job
+from kanzoo.ledger.grow import add
+from kanzoo.ledger.store import read_ledger
 from kanzoo.run.fit import train
 from kanzoo.study.plan import SHORT_AXES, Cell, distinct
 from kanzoo.study.run import Runner
@@ -80,3 +82,5 @@ def test_a_study_runs_from_plan_to_report(
     for verdict in verdicts:
         missing = verdict["metric"] == "forgetting"  # where two steps taught too little
         assert verdict["n_seeds"] == 2 or missing
+    ledger = tmp_path / "ledger"
+    assert add(tmp_path / name, ledger) == len(read_ledger(ledger).runs)  # once they pass its check
