@@ -8,12 +8,11 @@ from collections import Counter
 from typing import Any
 
 from kanzoo.settings import StudyConfig
-from kanzoo.study.controls import chooses_model, is_borrowing
+from kanzoo.study.controls import is_borrowing
 from kanzoo.study.overrides import key_of, match_words
-from kanzoo.study.plan import arms_of, axes_of
+from kanzoo.study.plan import arms_of, axes_of, words_of
 
 PROGRAM = ["python", "scripts/train.py"]
-OF_MODEL = ("model=", "model.", "budget=")  # words that an arm of another architecture leaves out
 # What a plan adds by what it solves: sizes and budgets of other arms, a fixed split, tags.
 BORROWED = ("match", "budget")
 ADDED = ("data.split_seed", "logger.wandb.tags")
@@ -46,29 +45,15 @@ def wrong_command(row: dict[str, Any], study: StudyConfig) -> str:
 def declared_words(row: dict[str, Any], study: StudyConfig) -> list[str]:
     """The overrides that a study declares for the cell of a row."""
     arm = row["arm"]
-    chosen = [word for word in arms_of(study)[arm] if not is_borrowing(word)]
-    own = study.models[row["model"]]
     at: list[str] = []
     for axis in axes_of(study):
         if axis.arms is None or arm in axis.arms:
             only = next(iter(axis.values)) if len(axis.values) == 1 else ""
             at += axis.values[row.get(axis.name, only)]
-    if chooses_model(chosen):
-        own = [word for word in own if not word.startswith(OF_MODEL)]
-        if arm not in study.arms:
-            at = [word for word in at if not word.startswith(OF_MODEL)]
-    elif not chooses_model(own):
-        own = [f"model={row['model']}", *own]
+    own, at, chosen = words_of(study, row["model"], arm, at)
     place = [f"data={row['data']}", f"name={study.name}", "runs=runs", f"seed={row['seed']}"]
-    return [
-        *place,
-        *study.overrides,
-        *study.further,
-        *own,
-        *match_words(row["match"]),
-        *at,
-        *chosen,
-    ]
+    shared = [*study.overrides, *study.further, *match_words(row["match"])]
+    return [*place, *shared, *own, *at, *chosen]
 
 
 def says(row: dict[str, Any]) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from kanzoo.ledger.store import (
     in_order,
     read_ledger,
     read_study,
+    run_of,
 )
 from kanzoo.ledger.verify import check_ledger
 from kanzoo.study.record import FILE, join_records, write_joined
@@ -93,13 +94,8 @@ def join(first: Ledger, second: Ledger, where: Path) -> Ledger:
     diverged = second.runs[second.runs["status"].eq("diverged")]
     runs = pd.concat([diverged, first.runs, second.runs]).drop_duplicates(by)
     known = {*zip(*(first.runs[key] for key in KEY), strict=True)}
-    items = {name: values for name, values in second.items.items() if _run_of(name) not in known}
+    items = {name: values for name, values in second.items.items() if run_of(name) not in known}
     return Ledger(record, runs, {**first.items, **items})
-
-
-def _run_of(name: str) -> tuple[str, int]:
-    digest, seed, _ = name.split("/")
-    return digest, int(seed.removeprefix("seed"))
 
 
 def _write(ledger: Ledger, trials: Iterable[Path], folder: Path) -> None:

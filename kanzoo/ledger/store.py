@@ -202,9 +202,14 @@ def items_by_run(ledger: Ledger) -> dict[tuple[str, int], Items]:
     """The values of the test items by their name, of every run by its hash and seed."""
     by_run: dict[tuple[str, int], Items] = {}
     for key, values in ledger.items.items():
-        digest, seed, name = key.split("/")
-        by_run.setdefault((digest, int(seed.removeprefix("seed"))), {})[name] = values
+        by_run.setdefault(run_of(key), {})[key.rpartition("/")[2]] = values
     return by_run
+
+
+def run_of(key: str) -> tuple[str, int]:
+    """The hash and the seed of the run that an array of items is of."""
+    digest, seed, _ = key.split("/")
+    return digest, int(seed.removeprefix("seed"))
 
 
 def restored(ledger: Ledger) -> Mapping[tuple[str, int], dict[str, Any]]:

@@ -106,15 +106,8 @@ def plan_cells(
         values = (value for value, _ in point)
         position: Axes = tuple(zip((axis.name for axis in axes), values, strict=True))
         cell = Cell(data, model, arm, match, 0, {}, (), position)
-        own, chosen = study.models[model], [w for w in arms[arm] if not is_borrowing(w)]
         at = [word for _, words in point for word in words]
-        if chooses_model(chosen):  # the sizes are those of the model's architecture
-            sizes = ("model=", "model.", "budget=")
-            own = [word for word in own if not word.startswith(sizes)]
-            if arm not in study.arms:  # a control is at every point, whatever its architecture
-                at = [word for word in at if not word.startswith(sizes)]
-        elif not chooses_model(own):
-            own = [f"model={model}", *own]
+        own, at, chosen = words_of(study, model, arm, at)
         words = [f"data={data}", *study.overrides, *own, *study.further, *match_words(match), *at]
         words += [*chosen, *identity, *(tuned or {}).get(cell.kind, ())]
         taken = borrowed(arms[arm], lambda other: cell_of(data, model, other, match, point).config)
@@ -151,6 +144,21 @@ def plan_cells(
         for seed in range(study.first_seed, study.first_seed + study.seeds)
         for cell in first
     ]
+
+
+def words_of(
+    study: StudyConfig, model: str, arm: str, at: list[str]
+) -> tuple[list[str], list[str], list[str]]:
+    """The overrides of a model, of a point of the axes (`at`) and of an arm, as a cell has them."""
+    own, chosen = study.models[model], [w for w in arms_of(study)[arm] if not is_borrowing(w)]
+    if chooses_model(chosen):  # the sizes are those of the model's architecture
+        sizes = ("model=", "model.", "budget=")
+        own = [word for word in own if not word.startswith(sizes)]
+        if arm not in study.arms:  # a control is at every point, whatever its architecture
+            at = [word for word in at if not word.startswith(sizes)]
+    elif not chooses_model(own):
+        own = [f"model={model}", *own]
+    return own, at, chosen
 
 
 def _without_twins(cells: list[Cell], study: StudyConfig) -> list[Cell]:
