@@ -6,7 +6,17 @@ from pathlib import Path
 PACKAGE = Path(__file__).resolve().parents[1] / "kanzoo"
 FILES = sorted(PACKAGE.rglob("*.py"))
 # Rooms from the ground up, and which others each may import.
-GROUND = {"checks", "settings", "trainer_settings", "registry", "rundir", "files", "errors", "zoo"}
+GROUND = {
+    "checks",
+    "settings",
+    "trainer_settings",
+    "registry",
+    "rundir",
+    "files",
+    "errors",
+    "zoo",
+    "hardware",
+}
 ROOMS: dict[str, set[str]] = {
     "page": set(),
     "bases": set(),

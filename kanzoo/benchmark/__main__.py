@@ -17,6 +17,7 @@ import torch
 from kanzoo.benchmark import device as accelerator
 from kanzoo.benchmark import roofline
 from kanzoo.files import write_atomic
+from kanzoo.hardware import processor
 from kanzoo.training.cards import CARDS
 
 SHOWN = ("H100", "H200", "A100")  # cards that are estimated unless others are named
@@ -165,8 +166,6 @@ def as_lines(content: dict[str, Any]) -> str:
 
 
 def _hardware(device: torch.device) -> dict[str, str]:
-    from kanzoo.training.measure import processor  # which imports all that trains
-
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
     return {"card": name, "device": device.type, "torch": torch.__version__}
 

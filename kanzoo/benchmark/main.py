@@ -18,6 +18,7 @@ from kanzoo.benchmark.inputs import architecture
 from kanzoo.benchmark.timing import ROUNDS
 from kanzoo.checks import check_name
 from kanzoo.files import write_atomic
+from kanzoo.hardware import processor
 from kanzoo.models.budget import MATCHES
 from kanzoo.run.command import user_errors
 from kanzoo.rundir import git_sha
@@ -156,8 +157,6 @@ def _tables(options: argparse.Namespace) -> Iterator[Any]:
 
 def hardware() -> dict[str, Any]:
     """What the numbers were measured on."""
-    from kanzoo.training.measure import processor  # which imports all that trains
-
     return {
         "cpu": processor(),
         "simd": torch.backends.cpu.get_cpu_capability(),

@@ -19,6 +19,7 @@ from kanzoo import registry
 from kanzoo.checks import check_name
 from kanzoo.errors import Stopped, stop_at_once
 from kanzoo.files import read_yaml, write_atomic
+from kanzoo.hardware import machine
 from kanzoo.models.build import build_layers, build_plan
 from kanzoo.reproduce.by_test import TestScores, best_by_test
 from kanzoo.reproduce.figures import REPRODUCTIONS, Reproduction, Row
@@ -33,7 +34,6 @@ from kanzoo.rundir import Config, RunDir
 from kanzoo.study.engines.local import LocalEngine
 from kanzoo.study.plan import Cell
 from kanzoo.study.run import Runner
-from kanzoo.training.measure import machine
 
 RUNS = "runs/reproductions"
 PAGE = Path("docs/reproductions.md")

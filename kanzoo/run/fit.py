@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from kanzoo import __version__
 from kanzoo.errors import DivergedError, Stopped
+from kanzoo.hardware import machine
 from kanzoo.run.prepare import Prepared, check_machine, prepare
 from kanzoo.rundir import Config, RunDir, SeedsDir, git_sha, is_first_process
 
@@ -202,7 +203,7 @@ def write_result(
 
     from kanzoo.training.cards import utilisation
     from kanzoo.training.evaluation import outside_grid
-    from kanzoo.training.measure import machine, peak_step_memory
+    from kanzoo.training.measure import peak_step_memory
     from kanzoo.training.strategy import is_sharded
 
     config, choices = prepared.config, prepared.config.choices

@@ -1,14 +1,10 @@
 """What training costs: time of a step, and peak memory."""
 
 import copy
-import os
-import platform
 import statistics
 import time
 import weakref
 from collections.abc import Callable
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,31 +18,7 @@ from kanzoo.data.loader import Batch
 from kanzoo.kernels.native.scratch import fresh_scratch
 
 WARMUP_STEPS = 3
-WORKERS = "KANZOO_WORKERS"  # variable: how many runs an engine trains at once on this machine
 EVERY_STEP, SAMPLED = 50, 10  # so many first steps are timed, then one in so many
-
-
-@cache
-def processor() -> str:
-    """The model of the CPU."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
-    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return models[0] if models else platform.processor() or platform.machine()
-
-
-def machine(device: torch.device) -> str:
-    """What a run was timed on: its GPU, or its CPU and threads, and what trained beside it.
-
-    A model of CPU may name several generations; their instructions are what sets digits apart.
-    """
-    if device.type == "cuda":
-        name = torch.cuda.get_device_name(device)
-    else:
-        instructions = torch.backends.cpu.get_cpu_capability()
-        name = f"{processor()}, {instructions}, threads: {torch.get_num_threads()}"
-    workers = os.environ.get(WORKERS)
-    return f"{name}, workers: {workers}" if workers else name
 
 
 class StepTimer(Callback):

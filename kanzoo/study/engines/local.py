@@ -17,6 +17,7 @@ from filelock import FileLock, Timeout
 from pebble import CONSTS, ProcessExpired, ProcessPool
 
 from kanzoo.checks import Count, check_value
+from kanzoo.hardware import WORKERS
 from kanzoo.study.engines.base import Engine, Session, cores
 from kanzoo.study.engines.cell import (
     FAILED,
@@ -224,7 +225,7 @@ def groups_of_seeds(cells: Sequence[Cell], workers: int) -> list[list[Cell]]:
 def _environment(threads: int, workers: int) -> Iterator[None]:
     """Variables that the spawned workers read when they load PyTorch, and their number."""
     ours = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
-    ours["KANZOO_WORKERS"] = str(workers)
+    ours[WORKERS] = str(workers)
     before = {name: os.environ.get(name) for name in ours}
     os.environ.update(ours)
     try:
