@@ -9,7 +9,7 @@ import torch
 
 from kanzoo import registry
 from kanzoo.layers.kan import KANLinear
-from kanzoo.reproduce import kanbefair, published
+from kanzoo.reproduce import kanbefair, outcomes, published
 from kanzoo.reproduce import page as page_module
 from kanzoo.reproduce.figures import REPRODUCTIONS, Reproduction, Row
 from kanzoo.reproduce.outcomes import Outcome, SeedRun, read_records, with_bases
@@ -108,9 +108,12 @@ def test_figures_of_other_data_are_ratios_to_a_row_beside_them() -> None:
 
     both = with_bases([outcome("GELU", 4.0, 8.0), outcome("SwiGLU", 3.0)])
     assert [o.measured for o in both] == [1.0, 0.75], "over the same seeds"
-    assert outcome("GELU", 2.0, 2.0).verdict == "agrees"
-    assert outcome("B-spline, G = 2", 2.1, 2.06).verdict == "agrees"  # 1.0408 was published
-    assert outcome("B-spline, G = 2", 2.2).verdict == "worse"
+    every = REPRODUCTIONS["gpt_ffn"].seeds
+    assert outcome("GELU", *[2.0] * every).verdict == "agrees"
+    spline = "B-spline, G = 2"  # 1.0408 was published
+    assert outcome(spline, 2.1, *[2.06] * (every - 1)).verdict == "agrees"
+    assert outcome(spline, *[2.2] * every).verdict == "worse"
+    assert outcome(spline, *[2.2] * (every - 1)).verdict == "1 seed is missing"
     assert "x0.98" in table([outcome("SwiGLU", 1.96)])
     (alone,) = with_bases([outcome("SwiGLU", 3.0)])
     assert (alone.verdict, alone.measured) == ("", None), "no ratio to what was not run"
@@ -129,7 +132,7 @@ def test_runs_go_on_and_a_worse_figure_ends_with_an_error(
     )
     large = REPRODUCTIONS["kat_imagenet"]
     only = {"kanbefair_special": tiny, "kat_imagenet": large}
-    for module in (published, page_module):
+    for module in (published, page_module, outcomes):
         monkeypatch.setattr(module, "REPRODUCTIONS", only)
     page = tmp_path / "page.md"
     words = ["--runs", str(tmp_path / "runs"), "--page", str(page)]

@@ -59,12 +59,23 @@ class Outcome:
         return statistics.fmean(self.scores) / self.base
 
     @property
+    def missing(self) -> int:
+        """How many seeds of the row were not run."""
+        about = REPRODUCTIONS[self.experiment]
+        return about.seeds_of(about.rows[self.row]) - len(self.runs)
+
+    @property
     def verdict(self) -> str:
-        """ "agrees", "better", "worse", "not run", or empty without a figure or its base."""
+        """ "agrees", "better", "worse", or why there is none; empty without a figure or its base.
+
+        Seeds may be far apart, so that a row is judged when it has all of them.
+        """
         if not self.runs:
             return "not run"
         if self.published is None or self.measured is None:
             return ""
+        if self.missing > 0:
+            return f"{self.missing} {'seed is' if self.missing == 1 else 'seeds are'} missing"
         about = REPRODUCTIONS[self.experiment]
         return about.verdict(self.published, self.measured, about.is_error)
 

@@ -9,9 +9,9 @@ from kanzoo.reproduce.outcomes import Outcome
 HEAD = """# Published figures, repeated
 
 Written by `make reproduce`, which runs what this page does not have yet. Every row is the mean and
-deviation of n seeds; "agrees" is within the tolerance, "better" and "worse" are beyond it. "Its
-seed" is what the source's own steps give, in plain PyTorch, with the seed of its figure. A network
-that was not run is composed and counted.
+deviation of n seeds, judged when it has all of them: "agrees" is within the tolerance, "better" and
+"worse" are beyond it. "Its seed" is what the source's own steps give, in plain PyTorch, with the
+seed of its figure. A network that was not run is composed and counted.
 Some sources take the best epoch by their test set: "source's rule" is what that would change here,
 in the n runs in which it was followed; all else is of the epoch that validation data chose.
 """
