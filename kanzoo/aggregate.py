@@ -16,7 +16,7 @@ def main(words: list[str] | None = None) -> None:
     """Entry of `scripts/aggregate.py`."""
     from kanzoo.files import write_atomic
     from kanzoo.page.style import save
-    from kanzoo.run.command import user_errors
+    from kanzoo.run.command import stops, user_errors
     from kanzoo.study.pool import aggregate_effects, pooled_rows, read_effects
     from kanzoo.study.report.tasks import picture
 
@@ -28,7 +28,7 @@ def main(words: list[str] | None = None) -> None:
     )
     parser.add_argument("--picture", type=Path, help="also draw all effects: a .svg, .png or .pdf")
     chosen = parser.parse_args(words)
-    with user_errors():
+    with stops("nothing is aggregated"), user_errors():
         if not 0 < chosen.alpha < 1:
             raise ValueError(f"--alpha must lie between 0 and 1, got {chosen.alpha}")
         if chosen.picture is not None and chosen.picture.suffix not in (".svg", ".png", ".pdf"):
@@ -39,9 +39,9 @@ def main(words: list[str] | None = None) -> None:
         record = aggregate_effects(effects, chosen.alpha)
         if chosen.picture is not None:
             save(picture(effects, record["arms"]), chosen.picture)
-    record["studies"] = [str(folder) for folder in chosen.studies]
-    chosen.out.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(chosen.out, json.dumps(record, indent=1, allow_nan=False) + "\n")
+        record["studies"] = [str(folder) for folder in chosen.studies]
+        chosen.out.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(chosen.out, json.dumps(record, indent=1, allow_nan=False) + "\n")
     _print(pooled_rows(record["arms"]), record["ranks"])
 
 

@@ -5,7 +5,7 @@ import signal
 from pathlib import Path
 
 from kanzoo.errors import EngineError, Stopped
-from kanzoo.run.command import fail, run_command, stopped, user_errors
+from kanzoo.run.command import GOES_ON, fail, run_command, stopped, user_errors
 from kanzoo.rundir import Config
 from kanzoo.study.comparison import (
     build_engine,
@@ -81,8 +81,9 @@ def _job(config: Config) -> None:
     except (KeyboardInterrupt, Stopped) as stop:
         done = sum(cell.folder.result() is not None for cell in cells)
         signaled = stop if isinstance(stop, Stopped) else Stopped(signal.SIGINT)
-        cells_done = f"{done} of {len(cells)} cells are finished, "  # by what tuning has chosen
-        stopped(signaled, cells_done if is_tuned else "tuning is not finished, ")
+        cells_done = f"{done} of {len(cells)} cells are finished"  # by what tuning has chosen
+        state = cells_done if is_tuned else "tuning is not finished"
+        stopped(signaled, f"{state}, {GOES_ON}")
     failed = report(config, cells, tunings)
     if failed:
         raise SystemExit(1)

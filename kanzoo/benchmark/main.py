@@ -20,7 +20,7 @@ from kanzoo.checks import check_name
 from kanzoo.files import write_atomic
 from kanzoo.hardware import processor
 from kanzoo.models.budget import MATCHES
-from kanzoo.run.command import user_errors
+from kanzoo.run.command import stops, user_errors
 from kanzoo.rundir import git_sha
 
 BACKENDS = ("auto", "blocked")
@@ -31,7 +31,8 @@ def main() -> None:
     """Parse the command line and run the benchmark that it names."""
     options = _parser().parse_args()
     torch.manual_seed(0)
-    with user_errors():  # a name, a file of rows or a ledger that is none
+    # Errors are of a name, a file of rows, or a ledger that is none.
+    with stops("rows in a file stay"), user_errors():
         rows = _collect(options.measure(options), options.json)
     Console().print(import_module(f"kanzoo.benchmark.{options.what}").shown(rows))
 

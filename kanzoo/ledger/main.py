@@ -1,7 +1,6 @@
 """The command for ledgers: add runs, check, merge, show, repeat, release; one page of all."""
 
 import argparse
-import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from kanzoo.errors import BUSY_CODE, BusyError, Stopped
+from kanzoo.errors import BUSY_CODE, BusyError
 from kanzoo.ledger.grow import add, merge
 from kanzoo.ledger.missing import missing
 from kanzoo.ledger.page import write_page
@@ -17,7 +16,7 @@ from kanzoo.ledger.release import release
 from kanzoo.ledger.repeat import draw, repeat
 from kanzoo.ledger.store import Ledger, read_ledger, read_verdicts
 from kanzoo.ledger.verify import check_ledger
-from kanzoo.run.command import shown, stopped, user_errors
+from kanzoo.run.command import shown, stops, user_errors
 from kanzoo.study.plan import active_axes
 from kanzoo.study.record import read_record
 from kanzoo.study.verdict import interval_text
@@ -55,10 +54,8 @@ def main(words: list[str] | None = None) -> None:
     chosen = parser.parse_args(words)
     width = None if sys.stdout.isatty() else 140
     try:
-        with user_errors():
+        with stops(), user_errors():
             _run(chosen, Console(highlight=False, markup=False, width=width))
-    except KeyboardInterrupt:
-        stopped(Stopped(signal.SIGINT))
     except BusyError as error:
         sys.stderr.write(f"kanzoo: {shown(error)}\n")
         raise SystemExit(BUSY_CODE) from None

@@ -5,7 +5,6 @@ import hashlib
 import json
 import logging
 import shlex
-import signal
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -17,7 +16,6 @@ from rich.console import Console
 
 from kanzoo import registry
 from kanzoo.checks import check_name
-from kanzoo.errors import Stopped, stop_at_once
 from kanzoo.files import read_yaml, write_atomic
 from kanzoo.hardware import machine
 from kanzoo.models.build import build_layers, build_plan
@@ -26,7 +24,7 @@ from kanzoo.reproduce.figures import REPRODUCTIONS, Reproduction, Row
 from kanzoo.reproduce.kanbefair import SourceRun
 from kanzoo.reproduce.outcomes import Key, Outcome, SeedRun, read_records, with_bases
 from kanzoo.reproduce.page import summary, table
-from kanzoo.run.command import stopped, user_errors
+from kanzoo.run.command import stops, user_errors
 from kanzoo.run.config import compose
 from kanzoo.run.fit import train
 from kanzoo.run.prepare import prepare
@@ -144,17 +142,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--again", action="store_true", help="run what the page has and RUNS has not, too"
     )
     options = parser.parse_args(argv)
-    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
-        signal.signal(signal.SIGTERM, stop_at_once)
-    try:
-        with user_errors():
-            for name in options.names:
-                check_name("reproduction", name, REPRODUCTIONS)
-            _reproduce(options)
-    except KeyboardInterrupt:
-        stopped(Stopped(signal.SIGINT))
-    except Stopped as stop:
-        stopped(stop)
+    with stops(), user_errors():
+        for name in options.names:
+            check_name("reproduction", name, REPRODUCTIONS)
+        _reproduce(options)
 
 
 def _reproduce(options: argparse.Namespace) -> None:

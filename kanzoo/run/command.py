@@ -30,6 +30,7 @@ from kanzoo.run.config import (
 from kanzoo.rundir import Config, is_first_process
 
 MAX_LINE = 2000  # characters of a message
+GOES_ON = "the same command goes on from here"
 
 
 def run_command(config_name: str, job: Callable[[Config], None]) -> None:
@@ -81,17 +82,10 @@ def run_command(config_name: str, job: Callable[[Config], None]) -> None:
             fail(f"{OUT_OF_MEMORY}: {error}; less data, batches or networks that are smaller fit")
 
     Extensions.register()
-    for name in ("SIGTERM", "SIGUSR1"):
-        number = getattr(signal, name, None)
-        if number is not None and signal.getsignal(number) is signal.SIG_DFL:
-            signal.signal(number, stop_at_once)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # it raises, where it would print several lines
     try:
-        main()
-    except KeyboardInterrupt:
-        stopped(Stopped(signal.SIGINT))
-    except Stopped as stop:
-        stopped(stop)
+        with stops():
+            main()
     except (HydraException, OmegaConfBaseException, ValueError, OSError) as error:
         if entered:
             raise
@@ -100,12 +94,27 @@ def run_command(config_name: str, job: Callable[[Config], None]) -> None:
         raise SystemExit(min(codes))
 
 
-def stopped(stop: Stopped, detail: str = "") -> NoReturn:
+@contextmanager
+def stops(after: str = GOES_ON) -> Iterator[None]:
+    """Let signals that ask this process to end do so as `stopped` says, and what comes `after`."""
+    for name in ("SIGTERM", "SIGUSR1"):
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, stop_at_once)
+    try:
+        yield
+    except KeyboardInterrupt:
+        stopped(Stopped(signal.SIGINT), after)
+    except Stopped as stop:
+        stopped(stop, after)
+
+
+def stopped(stop: Stopped, after: str = GOES_ON) -> NoReturn:
     """End a command that a signal has stopped, with the code that a shell would give it."""
     if stop.number == getattr(signal, "SIGUSR1", None):
         requeue()
     if is_first_process():
-        print(f"kanzoo: {stop}; {detail}the same command goes on from here", file=sys.stderr)
+        print(f"kanzoo: {stop}; {after}", file=sys.stderr)
     raise SystemExit(stop.code) from None
 
 
