@@ -460,9 +460,12 @@ def wandb_records(folder: Path) -> list[dict[str, Any]]:
 
 
 @pytest.mark.slow
-def test_the_offline_run_of_wandb_is_a_mirror(train_run: Run, tmp_path: Path) -> None:
+def test_the_offline_run_of_wandb_is_a_mirror(
+    train_run: Run, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     before = dict(os.environ)
     result = train_run("logger=wandb", "trainer.log_every_n_steps=1", "data.batch_size=32")
+    assert "wandb:" not in capfd.readouterr().err, "nothing to warn of"
     assert os.environ.get("WANDB_MODE") == before.get("WANDB_MODE")
     folder = only_folder(tmp_path)
     records = wandb_records(folder)

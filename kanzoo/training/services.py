@@ -94,7 +94,8 @@ def close_wandb() -> str | None:
     wandb = sys.modules.get("wandb")
     if wandb is None:
         return None
-    address = wandb.run.url if wandb.run is not None else None
+    run = wandb.run
+    address = None if run is None or run.offline else run.url
     try:
         wandb.finish()
     except Exception as error:  # its service was killed, say
