@@ -58,8 +58,9 @@ def add_conf_dir(folder: Path) -> None:
     """Add a folder of configuration files for the rest of the process, as `--config-dir` does."""
     if not folder.is_dir():
         raise ValueError(f"--config-dir {folder} is not a folder")
-    _added.append(folder.resolve())
-    targets.cache_clear()
+    if folder.resolve() not in conf_dirs():
+        _added.append(folder.resolve())
+        targets.cache_clear()
 
 
 def conf_dirs() -> list[Path]:

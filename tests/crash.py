@@ -11,6 +11,7 @@ has imported all that they need, so that a point costs little more than the comm
 
 import argparse
 import contextlib
+import copy
 import hashlib
 import importlib
 import json
@@ -28,6 +29,8 @@ from pathlib import Path
 from typing import Any
 
 from crash_points import Points
+
+from kanzoo import registry
 
 STUDY = """
 name: crash
@@ -126,6 +129,22 @@ def inline_engine() -> Any:
     return Inline()
 
 
+class Composed:
+    """Composes configurations once: what one fork has composed is there for the following ones."""
+
+    def __init__(self) -> None:
+        from kanzoo.run import config
+
+        self.compose, config._compose = config._compose, self  # type: ignore[assignment]
+        self.known: dict[tuple[str, ...], Any] = {}
+
+    def __call__(self, config_name: str, overrides: list[str]) -> Any:
+        key = (config_name, *overrides)
+        if key not in self.known:
+            self.known[key] = self.compose(config_name, overrides)
+        return copy.deepcopy(self.known[key])
+
+
 class Bench:
     """Forks commands below a folder; the first one says which modules to import for the others."""
 
@@ -134,6 +153,7 @@ class Bench:
         self.work = folder / "work"
         self.states = folder / "states"
         self.log = folder / "log.txt"
+        self.composed = Composed()
 
     def fork(
         self,
@@ -168,6 +188,10 @@ class Bench:
             if name not in sys.modules:
                 with contextlib.suppress(Exception):
                     importlib.import_module(name)
+        for path in facts["folders"]:
+            registry.add_conf_dir(Path(path))
+        for name, *overrides in facts["composed"]:
+            self.composed(name, overrides)
         return int(facts["points"])
 
     def _child(self, words: Sequence[str], places: Collection[int], full_from: int | None) -> None:
@@ -184,7 +208,12 @@ class Bench:
                 code = 0
             except SystemExit as end:
                 code = int(end.code or 0)
-            facts = {"points": points.count, "modules": sorted(sys.modules)}
+            facts = {
+                "points": points.count,
+                "modules": sorted(sys.modules),
+                "folders": [str(path) for path in registry.conf_dirs()],
+                "composed": list(self.composed.known),
+            }
             (self.folder / "facts.json").write_text(json.dumps(facts))
         except BaseException:
             import traceback
