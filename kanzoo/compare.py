@@ -1,7 +1,6 @@
 """Compare KANs with their MLP twins: run a study and write its report."""
 
 import logging
-import signal
 from pathlib import Path
 
 from kanzoo.errors import EngineError, Stopped
@@ -80,10 +79,9 @@ def _job(config: Config) -> None:
         fail(error)
     except (KeyboardInterrupt, Stopped) as stop:
         done = sum(cell.folder.result() is not None for cell in cells)
-        signaled = stop if isinstance(stop, Stopped) else Stopped(signal.SIGINT)
         cells_done = f"{done} of {len(cells)} cells are finished"  # by what tuning has chosen
         state = cells_done if is_tuned else "tuning is not finished"
-        stopped(signaled, f"{state}, {GOES_ON}")
+        stopped(stop, f"{state}, {GOES_ON}")
     failed = report(config, cells, tunings)
     if failed:
         raise SystemExit(1)

@@ -146,7 +146,7 @@ class Composed:
 
 
 class Bench:
-    """Forks commands below a folder; the first one says which modules to import for the others."""
+    """Forks commands below a folder; each says what to import and compose for the others."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

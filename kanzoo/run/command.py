@@ -103,14 +103,14 @@ def stops(after: str = GOES_ON) -> Iterator[None]:
             signal.signal(number, stop_at_once)
     try:
         yield
-    except KeyboardInterrupt:
-        stopped(Stopped(signal.SIGINT), after)
-    except Stopped as stop:
+    except (KeyboardInterrupt, Stopped) as stop:
         stopped(stop, after)
 
 
-def stopped(stop: Stopped, after: str = GOES_ON) -> NoReturn:
+def stopped(stop: KeyboardInterrupt | Stopped, after: str) -> NoReturn:
     """End a command that a signal has stopped, with the code that a shell would give it."""
+    if isinstance(stop, KeyboardInterrupt):
+        stop = Stopped(signal.SIGINT)
     if stop.number == getattr(signal, "SIGUSR1", None):
         requeue()
     if is_first_process():
